@@ -1,0 +1,1 @@
+"""Reads the tables; needs neither torch nor ray."""

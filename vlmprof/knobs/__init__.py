@@ -1,0 +1,1 @@
+"""One inference-time control a file, found by its name."""

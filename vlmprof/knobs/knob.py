@@ -1,0 +1,64 @@
+"""``AbstractKnob``: one inference-time control.
+
+A knob says which surface it needs, which values are legal (from the model's anatomy, without weights), how to apply a
+value and undo it, and whether the value did what it says. One loaded model outlives many trials, so ``applied`` is a
+context manager that restores the model exactly, also on error.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+from vlmprof.errors import KnobValueError
+from vlmprof.records import Effect, Observation
+from vlmprof.surfaces import Anatomy
+
+
+class AbstractKnob(ABC):
+    """One control, in three questions."""
+
+    needs: ClassVar[type]
+    """The surface (``vlmprof.surfaces``) this knob touches."""
+
+    @abstractmethod
+    def check(self, value: Any, anatomy: Anatomy) -> None:
+        """Whether this model can take this value; runs on the driver, without weights.
+
+        Raises:
+            KnobValueError: it cannot; says what was expected.
+        """
+
+    @abstractmethod
+    def applied(self, model: Any, value: Any) -> AbstractContextManager[None]:
+        """The model with this value, for the length of a ``with`` block. ``model`` provides ``needs``."""
+
+    @abstractmethod
+    def effect(self, value: Any, anatomy: Anatomy, seen: Observation) -> Effect:
+        """What the value did, judged by what was counted."""
+
+
+def axis(value: Any) -> float:
+    """The number a knob's value is plotted at: itself, the blocks it keeps, or the length of its list."""
+    if isinstance(value, dict):
+        return float(value["keep"])
+    return float(len(value)) if isinstance(value, list | tuple) else float(value)
+
+
+def label(value: Any) -> str:
+    """A knob's value as people read it: ``6``, ``prefix 4``, ``0,1,3``."""
+    if isinstance(value, dict):
+        return f"{value['policy']} {value['keep']}"
+    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def require_whole(value: Any, *, low: int, high: int | None = None, of: str) -> None:
+    """Refuse anything but a whole number in a range.
+
+    Raises:
+        KnobValueError: naming the range and the value.
+    """
+    bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise KnobValueError(f"{of}: expected a whole number {bound}, got {value!r}")

@@ -1,0 +1,1 @@
+"""What was measured and on what, one probe a file."""

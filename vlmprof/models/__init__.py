@@ -1,0 +1,1 @@
+"""One model family a leaf, found by its name."""

@@ -1,0 +1,100 @@
+"""``AbstractFamily`` (cheap, on the driver) and ``AbstractModel`` (loaded, on a device).
+
+A family says from the configuration alone what a checkpoint is made of; only ``load`` touches weights and torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from vlmprof.records import Prompt
+from vlmprof.surfaces import Anatomy, Batch, DecodeState, Router
+
+if TYPE_CHECKING:
+    import torch
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Which weights of a family, and in which precision."""
+
+    path: str
+    """A local folder or a Hub id; empty where the family ships its own."""
+    revision: str
+    dtype: str
+
+
+class AbstractModel(ABC):
+    """One checkpoint on one device: the token maker of the engine, with every surface it provides."""
+
+    max_crops: int
+    output_tokens: int | None
+    eos_ids: frozenset[int]
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Any:
+        """The module that owns the decoder blocks (``layers``) and the text ``config``."""
+
+    @property
+    @abstractmethod
+    def routers(self) -> Sequence[Router]:
+        """One router a mixture-of-experts block; empty for a dense model."""
+
+    @property
+    @abstractmethod
+    def kernels(self) -> Mapping[str, str]:
+        """``attention`` and ``experts_kernel``: which implementations run."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[Prompt]) -> Batch:
+        """See ``surfaces.TokenMaker``."""
+
+    @abstractmethod
+    def see(self, batch: Any) -> torch.Tensor:
+        """See ``surfaces.TokenMaker``."""
+
+    @abstractmethod
+    def prefill(self, batch: Any, features: torch.Tensor, max_new_tokens: int) -> DecodeState:
+        """See ``surfaces.TokenMaker``."""
+
+    @abstractmethod
+    def step(self, state: Any) -> DecodeState:
+        """See ``surfaces.TokenMaker``."""
+
+    @abstractmethod
+    def text(self, token_ids: Sequence[int]) -> str:
+        """See ``surfaces.TokenMaker``."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """See ``surfaces.TokenMaker``."""
+
+
+class AbstractFamily(ABC):
+    """A kind of checkpoint that vlmprof can read."""
+
+    @abstractmethod
+    def describe(self, checkpoint: Checkpoint) -> Anatomy:
+        """What the checkpoint is made of, from its configuration: no weights, no torch.
+
+        Raises:
+            ModelError: there is no such checkpoint, or it is not of this family.
+        """
+
+    @abstractmethod
+    def load(self, checkpoint: Checkpoint, device: str) -> AbstractModel:
+        """The model, ready to answer.
+
+        Raises:
+            ModelError: the weights cannot be read, or are not what the configuration says.
+        """

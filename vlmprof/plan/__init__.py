@@ -1,0 +1,1 @@
+"""What will run: pure values, no torch, no ray, no clock."""

@@ -1,0 +1,39 @@
+"""Spec x strategy -> trial plans. Pure: what identifies a checkpoint or a dataset is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from vlmprof import registry
+from vlmprof.plan.point import Point, Timing, TrialPlan
+from vlmprof.plan.strategy import AbstractStrategy
+from vlmprof.spec import ModelSpec, SweepSpec, TaskSpec
+
+
+def expand(
+    spec: SweepSpec, fingerprints: Mapping[ModelSpec, str], revisions: Mapping[TaskSpec, str]
+) -> tuple[TrialPlan, ...]:
+    """All trials of a sweep, grouped by model so that a loaded model serves as many as possible."""
+    return tuple(
+        TrialPlan(
+            model=model,
+            model_fingerprint=fingerprints[model],
+            task=task,
+            task_revision=revisions[task],
+            point=point,
+            measure=spec.measure,
+            timing=Timing(**spec.timing.model_dump()),
+            batch_size=None if spec.batch.size == "auto" else spec.batch.size,
+            batch_max=spec.batch.max,
+            accelerator=spec.resources.accelerator,
+        )
+        for model in spec.models
+        for task in spec.tasks
+        for point in _points(spec)
+    )
+
+
+def _points(spec: SweepSpec) -> Iterator[Point]:
+    strategy: AbstractStrategy = registry.load("strategies", spec.strategy)(spec.knobs)
+    while (point := strategy.ask()) is not None:
+        yield point

@@ -1,0 +1,80 @@
+"""``Point``, ``TrialPlan`` and the id that names a trial everywhere: its row, its files, its ledger lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+from vlmprof.spec import ModelSpec, TaskSpec
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value for each knob of a sweep, ordered by knob name, hashable."""
+
+    items: tuple[tuple[str, str], ...]
+    """(knob, canonical JSON of its value)"""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Point:
+        """A point from plain values; tuples and lists are the same thing."""
+        return cls(tuple((name, canonical(values[name])) for name in sorted(values)))
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """(knob, value) pairs, ordered by knob name."""
+        return ((name, json.loads(text)) for name, text in self.items)
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={text}" for name, text in self.items) or "as trained"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The timing pass: what one repeat does, and how many there are."""
+
+    batch_size: int
+    requests: int
+    warmup: int
+    repeats: int
+    output_tokens: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPlan:
+    """Everything that decides a trial's outcome; equal plans have equal ids."""
+
+    model: ModelSpec
+    model_fingerprint: str
+    task: TaskSpec
+    task_revision: str
+    point: Point
+    measure: tuple[str, ...]
+    timing: Timing
+    batch_size: int | None
+    """Pinned by the job; None lets the batch sizer choose."""
+    batch_max: int
+    accelerator: str
+
+    @property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of the sha256 of the canonical JSON of all fields.
+
+        The sizer's upper bound is left out: it decides how fast answers come, not which.
+        """
+        fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
+        del fields["batch_max"]
+        return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f"{self.model.label} {self.task.name} {self.point}"
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)

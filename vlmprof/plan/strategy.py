@@ -1,0 +1,24 @@
+"""``AbstractStrategy``: proposes points (ask) and may learn from what they gave (tell). Ray owns the running."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmprof.plan.point import Point
+
+Space = Mapping[str, Sequence[Any]]
+"""Knob -> the values the job lists, in the job's order."""
+
+
+class AbstractStrategy(ABC):
+    """One search over a space; made anew for each model and task."""
+
+    @abstractmethod
+    def ask(self) -> Point | None:
+        """The next point to run, or None when there is none."""
+
+    @abstractmethod
+    def tell(self, point: Point, objectives: Mapping[str, float]) -> None:
+        """What a point gave; a strategy that does not learn ignores it."""

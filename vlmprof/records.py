@@ -1,0 +1,142 @@
+"""The values that travel between packages: an example, a prompt, what a model made of it, a measurement.
+
+All are frozen. None knows torch, ray or a file. Times are milliseconds, sizes are bytes, images are RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, final
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EndReason = Literal["eos", "cap"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image whose size is known before its pixels are."""
+
+    width: int
+    height: int
+    load: Callable[[], Image]
+    """Returns the RGB image; called once per use, may decode or render."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One question of a dataset. One question is one sample, always."""
+
+    id: str
+    """The dataset's own id; samples of two configurations are joined on it."""
+    question: str
+    question_type: str
+    answers: tuple[str, ...]
+    picture: Picture
+    cluster: str
+    """Questions about one image share a cluster: they are not independent evidence."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a model is asked: the text of the turn, and the picture it is about."""
+
+    text: str
+    picture: Picture
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What a model's preprocessing made of one prompt: counts of what really happened, not of what was asked."""
+
+    tiling: tuple[int, int]
+    """Rows and columns of the crops of the high-resolution view."""
+    natural_tiling: tuple[int, int]
+    """The tiling this image would get without any cap."""
+    crops: int
+    """Crops through the vision encoder, the global view included."""
+    vision_tokens: int
+    """Vision features that reach the language model."""
+    prompt_tokens: int
+    """Length of the whole prompt in the language model, image tokens and markers included, padding excluded."""
+
+    @property
+    def capped(self) -> bool:
+        """Whether a cap kept this image from its natural tiling."""
+        return self.tiling != self.natural_tiling
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a model answered to one prompt."""
+
+    text: str
+    tokens: int
+    """Tokens generated, an end-of-sequence token included."""
+    end: EndReason
+    encoding: Encoding
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Where the time of ONE generation went, in milliseconds; the stages are consecutive and cover it all."""
+
+    preprocess_ms: float
+    vision_ms: float
+    """Transfer, vision encoder and connector."""
+    prefill_ms: float
+    """First forward of the language model up to the first token on the host."""
+    decode_ms: float
+    """All further tokens, detokenisation excluded."""
+    end_to_end_ms: float
+    """Measured by its own pair of clock readings, not by adding the stages."""
+    decode_steps: int
+
+    @property
+    def stage_sum_ms(self) -> float:
+        """The sum of the stages; within 2 % of ``end_to_end_ms`` or the measurement is invalid."""
+        return self.preprocess_ms + self.vision_ms + self.prefill_ms + self.decode_ms
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One batch through a model: an answer for each prompt, and where the time went."""
+
+    generations: tuple[Generation, ...]
+    stages: StageTimes
+
+
+Scalar = bool | int | float | str
+Row = Mapping[str, Scalar | None]
+"""A row of a table; its schema is in ``store.schema``."""
+
+Effect = Literal["effective", "saturated", "no-op", "mismatch"]
+"""What a knob's value did: changed the work, hit a limit that did not bind, is the model's own setting, or lied."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one trial really did, counted while it ran; the knobs judge themselves by it."""
+
+    capped_share: float
+    """Share of samples whose tiling a cap cut down."""
+    crops_max: int
+    """Most crops of one image through the vision encoder, the global view included."""
+    blocks_executed: tuple[int, ...]
+    """Indices of the decoder blocks that ran, as numbered in the checkpoint."""
+    experts_per_token: float | None
+    """Experts each token was sent to, mean over the blocks that ran; None for a dense model."""
+    tokens_max: int
+    """Longest answer of the score pass, in tokens; 0 when nothing was scored."""
+    cut_share: float
+    """Share of answers that ended at the cap and not by themselves."""

@@ -1,0 +1,78 @@
+"""File name -> object: a leaf is found by the name of its file, and nothing else is loaded.
+
+``moe_top_k:`` in a job loads ``vlmprof/knobs/moe_top_k.py`` and takes its one constant ``KNOB``. There is no list to
+edit and no decorator to remember. A third party adds a leaf by an entry point of the group ``vlmprof.<kind>`` whose
+name is the key and whose value is the constant. A built-in leaf wins over an entry point of the same name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, final
+
+from vlmprof.errors import UnknownNameError, VlmprofError
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Where the leaves of one kind live, and what each exports."""
+
+    package: str
+    constant: str
+    noun: str
+    frame: str
+    """The module of the package that is frame, not leaf."""
+
+    @property
+    def group(self) -> str:
+        """The entry-point group of third-party leaves."""
+        return self.package
+
+
+KINDS = {
+    "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", frame="knob"),
+    "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", frame="family"),
+    "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", frame="task"),
+    "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", frame="strategy"),
+    "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", frame="plot"),
+}
+
+
+def names(kind: str) -> list[str]:
+    """All leaves of a kind, sorted, without importing any of them."""
+    return sorted({*_builtin(KINDS[kind]), *(point.name for point in _external(KINDS[kind]))})
+
+
+def load(kind: str, name: str) -> Any:
+    """The one constant that the leaf ``name`` exports.
+
+    Raises:
+        UnknownNameError: no leaf has this name.
+        VlmprofError: the leaf exists but does not export its constant.
+    """
+    spec = KINDS[kind]
+    if name in _builtin(spec):
+        module = importlib.import_module(f"{spec.package}.{name}")
+        if not hasattr(module, spec.constant):
+            raise VlmprofError(f"{module.__name__} must export {spec.constant}")
+        return getattr(module, spec.constant)
+    for point in _external(spec):
+        if point.name == name:
+            return point.load()
+    raise UnknownNameError(spec.noun, name, names(kind))
+
+
+def _builtin(spec: Kind) -> Iterator[str]:
+    package = importlib.import_module(spec.package)
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_") and module.name != spec.frame:
+            yield module.name
+
+
+def _external(spec: Kind) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=spec.group))

@@ -1,0 +1,287 @@
+"""``SweepSpec``: what the user asked for, a validated and frozen copy of the YAML that knows only names and numbers.
+
+This is the only module that reads YAML. ``survey`` finds every fault it can in one pass and keeps the sections that
+are sound, so that the caller can check knob values against models in the same pass; ``read`` is a survey or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, final, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from vlmprof import registry
+from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+
+SLUG = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+def _known(kind: str) -> Callable[[Any], Any]:
+    def check(name: Any) -> Any:
+        if isinstance(name, str) and name not in registry.names(kind):
+            raise ValueError(str(UnknownNameError(registry.KINDS[kind].noun, name, registry.names(kind))))
+        return name
+
+    return check
+
+
+def _frozen(value: Any) -> Any:
+    """YAML lists become tuples, mappings keep their keys in one order: knob values compare by what they mean."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return {key: _frozen(value[key]) for key in sorted(value, key=str)} if isinstance(value, dict) else value
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{value!r} is listed twice")
+    return values
+
+
+Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
+FamilyName = Annotated[str, BeforeValidator(_known("models"))]
+TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
+KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
+StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
+Measure = Literal["accuracy", "latency"]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a job: no key it does not know, nothing coerced, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@final
+class ModelSpec(Section):
+    """One model: a family, and for all but the demo a checkpoint."""
+
+    family: FamilyName
+    checkpoint: str = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
+    revision: str = Field("", description="Commit of the Hub repository; pin it.")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"family": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and figures."""
+        return Path(self.checkpoint).name or self.family
+
+
+@final
+class TaskSpec(Section):
+    """One dataset: the same seeded subset for every configuration."""
+
+    name: TaskName
+    split: str = Field("", description="Empty: the split the task calls its default.")
+    samples: Positive | None = Field(None, description="How many questions; null: all of them.")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+@final
+class TimingSpec(Section):
+    """How latency is measured: fixed requests, fixed output length, a batch size that the job names."""
+
+    batch_size: Positive = 1
+    requests: Positive = Field(4, description="Fixed batches; a repeat runs each once.")
+    warmup: Positive = Field(3, description="Repeats thrown away.")
+    repeats: Annotated[int, Field(ge=6)] = Field(20, description="Six is the least that gives a 95 % interval.")
+    output_tokens: Positive = Field(16, description="Exact; end-of-sequence is ignored.")
+
+
+@final
+class BatchSpec(Section):
+    """Batch size of the score pass: a number is respected as it is; ``auto`` grows up to ``max``."""
+
+    size: Positive | Literal["auto"] = "auto"
+    max: Positive = 32
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"size": value} if isinstance(value, int | str) else value
+
+
+@final
+class ResourceSpec(Section):
+    """What one trial owns while it runs."""
+
+    gpus: Literal["auto", 0, 1] = Field("auto", description="auto: one where the cluster has any, else none.")
+    cpus: Positive = 1
+    accelerator: str = Field("", description="Ray's name of a GPU type, to keep latencies of unlike GPUs apart.")
+
+
+@final
+class SweepSpec(Section):
+    """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
+
+    name: Annotated[str, Field(pattern=SLUG)]
+    models: Annotated[tuple[ModelSpec, ...], *Many]
+    tasks: Annotated[tuple[TaskSpec, ...], *Many]
+    knobs: dict[KnobName, Annotated[tuple[Any, ...], *Many]] = Field(min_length=1)
+    strategy: StrategyName = "grid"
+    measure: Annotated[tuple[Measure, ...], *Many] = ("accuracy", "latency")
+    timing: TimingSpec = TimingSpec()
+    batch: BatchSpec = BatchSpec()
+    resources: ResourceSpec = ResourceSpec()
+    storage: str = Field("", description="Results folder; empty: results/<name>.")
+
+    @property
+    def folder(self) -> Path:
+        """Where the tables lie."""
+        return Path(self.storage or f"results/{self.name}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """All that could be learnt from one job file."""
+
+    source: str
+    spec: SweepSpec | None
+    """None when there is any fault."""
+    models: tuple[ModelSpec, ...]
+    """The models that are sound by themselves, also when something else is not."""
+    knobs: dict[str, tuple[Any, ...]]
+    """Likewise the knobs."""
+    faults: tuple[Fault, ...]
+
+
+def read(path: Path) -> SweepSpec:
+    """The job in ``path``.
+
+    Raises:
+        SpecError: with every fault that can be found without a model.
+    """
+    found = survey(path)
+    if found.spec is None:
+        raise SpecError(found.source, found.faults)
+    return found.spec
+
+
+def survey(path: Path) -> Survey:
+    """Everything right and wrong with the job in ``path``; never raises for what the file says."""
+    try:
+        raw, faults = _parse(path)
+    except OSError as error:
+        raise SpecError(str(path), [Fault(field="", problem=f"cannot be read: {error.strerror}")]) from None
+    spec = None
+    if raw is not None:
+        try:
+            spec = SweepSpec.model_validate(raw)
+        except ValidationError as error:
+            faults += [_fault(detail) for detail in error.errors()]
+    return Survey(
+        source=str(path),
+        spec=None if faults else spec,
+        models=tuple(_sound_models(raw or {})),
+        knobs=_sound_knobs(raw or {}),
+        faults=tuple(faults),
+    )
+
+
+def _sound_models(raw: dict[str, Any]) -> Iterator[ModelSpec]:
+    entries = raw.get("models")
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            yield ModelSpec.model_validate(entry)
+        except ValidationError:
+            continue  # its faults are already in the survey
+
+
+def _sound_knobs(raw: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    knobs = raw.get("knobs")
+    known = registry.names("knobs")
+    pairs = knobs.items() if isinstance(knobs, dict) else ()
+    return {name: _frozen(values) for name, values in pairs if name in known and isinstance(values, list)}
+
+
+@final
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that notices a key given twice, which YAML forbids and PyYAML lets pass."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.twice: list[Fault] = []
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if key in seen:
+                self.twice.append(Fault(field=str(key), problem=f"given twice, on lines {seen[key]} and {line}"))
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
+    loader = _Loader(path.read_text(encoding="utf-8"))
+    try:
+        raw = loader.get_single_data()
+    except (yaml.YAMLError, TypeError) as error:  # TypeError: an unhashable key
+        return None, [Fault(field="", problem=f"is not YAML: {' '.join(str(error).split())}")]
+    finally:
+        loader.dispose()
+    if not isinstance(raw, dict):
+        return None, [Fault(field="", problem=f"a job is a mapping with at least name, models, tasks, knobs; got {raw!r}")]
+    return raw, loader.twice
+
+
+def _fault(detail: ErrorDetails) -> Fault:
+    """Pydantic's words in ours: the field, the value, what was allowed, the nearest name."""
+    location = tuple(part for part in detail["loc"] if part != "[key]")
+    place = ".".join(str(part) for part in location if not _is_union_branch(part))
+    given, kind = detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        known = sorted(_section_at(location[:-1]).model_fields)
+        return Fault(field=place, problem=f"unknown key '{location[-1]}'{suggestion(str(location[-1]), known)}")
+    if kind == "missing":
+        return Fault(field=place, problem="is required")
+    if kind == "literal_error":
+        allowed = detail.get("ctx", {}).get("expected", "")
+        return Fault(field=place, problem=f"expected {allowed}, got {given!r}{_near(given, allowed)}")
+    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return Fault(field=place, problem=message)
+    return Fault(field=place, problem=f"{message[0].lower()}{message[1:]}, got {given!r}")
+
+
+def _near(given: Any, allowed: str) -> str:
+    words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
+    return suggestion(given, words).split(" (there are")[0] if isinstance(given, str) else ""
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Pydantic names the branch of a union it tried; that is no field of ours."""
+    return isinstance(part, str) and (part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str"})
+
+
+def _section_at(location: tuple[Any, ...]) -> type[Section]:
+    section: type[Section] = SweepSpec
+    for part in location:
+        field = section.model_fields.get(part) if isinstance(part, str) else None
+        inner = _section_of(field.annotation) if field else None
+        section = inner or section
+    return section
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _section_of(arg))), None)

@@ -1,0 +1,63 @@
+"""The ledger: append-only JSON lines, the one truth about which trial is in which state.
+
+A line is written and fsynced after the tables it speaks of are in place. A crash can tear the last line only; the
+next writer cuts it off, a reader passes over it. Lines of a trial that ended twice agree, the last one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+
+LEDGER = "ledger.jsonl"
+
+State = Literal["started", "done", "oom", "failed"]
+"""``done`` and ``oom`` are answers; ``started`` and ``failed`` trials run again."""
+FINISHED: tuple[State, ...] = ("done", "oom")
+
+
+@final
+class Ledger:
+    """The writing end; one at a time (the collector holds the folder's lock)."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / LEDGER
+        if path.is_file():
+            _cut_torn_tail(path)
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, event: str, **fields: Any) -> None:
+        """One line, on disk when this returns."""
+        self._file.write((json.dumps({"event": event, **fields}) + "\n").encode())
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def read(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """All whole lines, oldest first; nothing when there is no ledger."""
+    path = folder / LEDGER
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
+        if not line.endswith(b"\n"):
+            return
+        yield json.loads(line)
+
+
+def read_states(folder: Path) -> dict[str, State]:
+    """Trial id -> its last state."""
+    return {entry["trial"]: entry["event"] for entry in read(folder) if "trial" in entry}
+
+
+def _cut_torn_tail(path: Path) -> None:
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())

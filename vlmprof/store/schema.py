@@ -1,0 +1,161 @@
+"""The columns of the three tables, each with its type, unit and direction in the Arrow field metadata.
+
+``trials`` is Pareto-ready: a row a configuration; a column with a ``better`` of ``lower`` or ``higher`` is an
+objective, and ``interval`` names the pair of columns that hold its 95 % interval. ``samples`` has a row a question and
+configuration, ``timings`` a row a repeat. Columns of knobs are added by ``trials_schema``, one set a knob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Better = Literal["lower", "higher"]
+TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+
+def column(
+    name: str, kind: pa.DataType, unit: str = "", better: Better | None = None, interval: bool = False
+) -> pa.Field:
+    """One field; ``interval`` says that ``<name>_low`` and ``<name>_high`` hold its 95 % interval."""
+    metadata = {"unit": unit, "better": better or "", "interval": f"{name}_low,{name}_high" if interval else ""}
+    return pa.field(name, kind, metadata={key: value for key, value in metadata.items() if value})
+
+
+SAMPLES = pa.schema(
+    [
+        column("trial", TEXT),
+        column("sample", TEXT),
+        column("cluster", TEXT),
+        column("question_type", TEXT),
+        column("prediction", TEXT),
+        column("score", REAL, "fraction", "higher"),
+        column("end", TEXT),
+        column("tokens_generated", WHOLE, "tokens"),
+        column("tiling_rows", WHOLE, "crops"),
+        column("tiling_cols", WHOLE, "crops"),
+        column("capped", FLAG),
+        column("crops", WHOLE, "crops"),
+        column("vision_tokens", WHOLE, "tokens"),
+        column("prompt_tokens", WHOLE, "tokens"),
+        column("batch_size", WHOLE, "samples"),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+
+STAGES = ("preprocess", "vision", "prefill", "decode")
+
+TIMINGS = pa.schema(
+    [
+        column("trial", TEXT),
+        column("repeat", WHOLE),
+        column("request", WHOLE),
+        column("batch_size", WHOLE, "samples"),
+        column("output_tokens", WHOLE, "tokens"),
+        *(column(f"{stage}_ms", REAL, "ms", "lower") for stage in STAGES),
+        column("end_to_end_ms", REAL, "ms", "lower"),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+
+_IDENTITY = [
+    column("trial", TEXT),
+    column("sweep", TEXT),
+    column("state", TEXT),
+    column("error", TEXT),
+    column("model", TEXT),
+    column("family", TEXT),
+    column("architecture", TEXT),
+    column("checkpoint", TEXT),
+    column("revision", TEXT),
+    column("model_fingerprint", TEXT),
+    column("dtype", TEXT),
+    column("task", TEXT),
+    column("split", TEXT),
+    column("task_revision", TEXT),
+    column("seed", WHOLE),
+    column("point", TEXT),
+    column("work_key", TEXT),
+]
+
+_SCORE = [
+    column("samples", WHOLE, "samples"),
+    column("samples_failed", WHOLE, "samples", "lower"),
+    column("samples_empty", WHOLE, "samples", "lower"),
+    column("samples_cut", WHOLE, "samples", "lower"),
+    column("metric", TEXT),
+    column("accuracy", REAL, "fraction", "higher", interval=True),
+    column("accuracy_low", REAL, "fraction"),
+    column("accuracy_high", REAL, "fraction"),
+    column("batch_size", WHOLE, "samples"),
+    column("samples_per_s", REAL, "samples/s", "higher"),
+]
+
+_ACHIEVED = [
+    column("vision_tokens", REAL, "tokens", "lower"),
+    column("crops", REAL, "crops"),
+    column("capped_share", REAL, "fraction"),
+    column("prompt_tokens", REAL, "tokens"),
+    column("tokens_generated", REAL, "tokens"),
+    column("experts_per_token", REAL, "experts"),
+    column("blocks_executed", WHOLE, "blocks"),
+]
+
+_TIME = [
+    column("timing_batch_size", WHOLE, "samples"),
+    column("timing_output_tokens", WHOLE, "tokens"),
+    column("timing_requests", WHOLE),
+    column("repeats", WHOLE),
+    column("latency_ms_p50", REAL, "ms", "lower", interval=True),
+    column("latency_ms_p50_low", REAL, "ms"),
+    column("latency_ms_p50_high", REAL, "ms"),
+    *(column(f"{stage}_ms_p50", REAL, "ms", "lower") for stage in STAGES),
+    column("decode_step_ms_p50", REAL, "ms", "lower"),
+    column("stage_sum_error", REAL, "fraction"),
+    column("peak_bytes", WHOLE, "bytes", "lower"),
+]
+
+_PROVENANCE = [
+    column("device", TEXT),
+    column("gpu_driver", TEXT),
+    column("gpu_clock_mhz", WHOLE, "MHz"),
+    column("cpu", TEXT),
+    column("cpu_threads", WHOLE),
+    column("host", TEXT),
+    column("attention", TEXT),
+    column("experts_kernel", TEXT),
+    column("python", TEXT),
+    column("torch", TEXT),
+    column("transformers", TEXT),
+    column("vlmprof", TEXT),
+    column("vlmprof_commit", TEXT),
+    column("executor", TEXT),
+    column("load_average", REAL),
+    column("started", TEXT, "UTC"),
+    column("seconds", REAL, "s"),
+    column("schema_version", WHOLE),
+]
+
+
+def trials_schema(knobs: Iterable[str]) -> pa.Schema:
+    """The schema of ``trials`` for rows with these knobs.
+
+    Each knob has ``knob_<name>`` (the number it is plotted at), ``label_<name>`` (the value as written) and
+    ``effect_<name>`` (effective, saturated, no-op or mismatch).
+    """
+    extra = [
+        field
+        for knob in sorted(knobs)
+        for field in (column(f"knob_{knob}", REAL), column(f"label_{knob}", TEXT), column(f"effect_{knob}", TEXT))
+    ]
+    fields = [*_IDENTITY, *extra, *_SCORE, *_ACHIEVED, *_TIME, *_PROVENANCE]
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
+
+
+def knobs_of(names: Iterable[str]) -> list[str]:
+    """The knobs whose columns are among these column names."""
+    return sorted(name.removeprefix("knob_") for name in names if name.startswith("knob_"))

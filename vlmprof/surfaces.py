@@ -1,0 +1,138 @@
+"""The narrow waist between knobs and models.
+
+A knob needs exactly one surface; a model family provides some, known from its configuration alone (``Anatomy``), and
+``trial.resolve`` compares the two sets before a GPU is taken. A knob never reaches past its surface, a model never
+knows a knob: knobs x models stays a sum, not a product.
+
+``TokenMaker`` is the surface that the engine drives: it turns prompts into tokens step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from vlmprof.records import Encoding, Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VisionBudget(Protocol):
+    """How many crops of an image the model may look at."""
+
+    max_crops: int
+    """A cap: the preprocessing tiles an image into at most this many crops, often fewer."""
+
+
+class Router(Protocol):
+    """The part of a mixture-of-experts block that picks experts."""
+
+    top_k: int
+    """Experts computed for each token."""
+
+
+class ExpertRouting(Protocol):
+    """How many experts each token is sent to."""
+
+    @property
+    def routers(self) -> Sequence[Router]:
+        """One router for each mixture-of-experts block, in the order of the decoder."""
+        ...
+
+
+class DecoderStack(Protocol):
+    """Which blocks of the language model run."""
+
+    @property
+    def decoder(self) -> Any:
+        """The module that owns ``layers`` (a ``torch.nn.ModuleList``) and ``config``."""
+        ...
+
+
+class OutputBudget(Protocol):
+    """How many tokens an answer may have."""
+
+    output_tokens: int | None
+    """A cap while scoring, the exact length while timing; None leaves the task's cap and the job's length."""
+
+
+SURFACES: tuple[type, ...] = (VisionBudget, ExpertRouting, DecoderStack, OutputBudget)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """What an image of a known size becomes, before any pixel is touched."""
+
+    tiling: tuple[int, int]
+    crops: int
+    vision_tokens: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """What a checkpoint is made of, read from its configuration: no weights, no torch."""
+
+    family: str
+    architecture: str
+    fingerprint: str
+    """Identity of the weights: a hub revision, or a hash of the files."""
+    decoder_blocks: int
+    max_crops: int
+    """The cap the model was trained with."""
+    experts: int | None = None
+    """Experts per mixture-of-experts block; None for a dense model."""
+    experts_per_token: int | None = None
+    """The top-k the model was trained with; None for a dense model."""
+    provides: frozenset[type] = frozenset(SURFACES)
+    lacks: Mapping[type, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Why a surface is not provided, for the error that refuses a knob."""
+    count_tokens: Callable[[int, int, int], TokenCounts]
+    """(height, width, max_crops) -> what the image becomes."""
+
+
+class Batch(Protocol):
+    """Encoded prompts, padded together. The tensors are the model's own business."""
+
+    encodings: tuple[Encoding, ...]
+
+
+class DecodeState(Protocol):
+    """Where a batch stands between two decode steps."""
+
+    next_tokens: torch.Tensor
+    """(batch,) greedy choice of the last forward, on the model's device."""
+
+
+class TokenMaker(Protocol):
+    """The steps of one generation, in the order the engine takes them; every stage is timed apart."""
+
+    eos_ids: frozenset[int]
+
+    def encode(self, prompts: Sequence[Prompt]) -> Batch:
+        """Decode, resize, tile, tokenise and pad, on the host."""
+        ...
+
+    def see(self, batch: Batch) -> torch.Tensor:
+        """Transfer, vision encoder and connector -> (vision tokens of the batch, hidden)."""
+        ...
+
+    def prefill(self, batch: Batch, features: torch.Tensor, max_new_tokens: int) -> DecodeState:
+        """First forward of the language model over the whole prompt."""
+        ...
+
+    def step(self, state: DecodeState) -> DecodeState:
+        """One more token for every row; feeds ``state.next_tokens`` back."""
+        ...
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Tokens -> answer, without special tokens."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked; nothing to do on a CPU."""
+        ...
