@@ -1,0 +1,167 @@
+"""Reader of the Hub's flat ``config.json``: to the nested form that ``MolmoConfig`` takes.
+
+The Hub's checkpoints were written for remote code, with every setting in one flat object, in one of two spellings:
+OLMo's (``d_model``, ``n_layers``, ...; MolmoE) and Hugging Face's (``hidden_size``, ...; the 7B and 72B models). What
+the native model does not compute is refused, all faults at once. Source of the keys: allenai/molmo ``olmo/config.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmprof.errors import ModelError
+
+_SPECIAL_IDS: dict[tuple[str, int], int] = {("olmoe", 50304): 50280, ("qwen2", 152064): 152064}
+"""(text model, base rows of the embedding) -> id of <im_start>; end, patch and column follow. Released models only."""
+
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    # key of the flat config: the values the native model computes. An absent key means the first of them.
+    "activation_type": ("swiglu",),
+    "alibi": (False,),
+    "attn_logit_softcapping": (None, 0.0),
+    "clip_qkv": (None,),  # the original clips before q/k norm, OlmoeAttention after: not the same function
+    "final_logit_softcapping": (None, 0.0),
+    "image_padding_embed": ("pad_and_partial_pad",),
+    "image_pooling_2d": ("attention-meanq", "attention_meanq"),
+    "image_projector": ("mlp",),
+    "include_bias": (False,),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "moe_interleave": (False, None),
+    "moe_shared_expert": (False, None),
+    "multi_query_attention": (None, False),
+    "normalize_input_embeds": (False,),
+    "rope": (True,),
+    "scale_logits": (False,),
+    "tie_word_embeddings": (False,),
+    "use_cls_feature": (False,),
+    "use_col_tokens": (True,),
+    "weight_tying": (False,),
+}
+_PLAIN_VISION: dict[str, tuple[Any, ...]] = {
+    "image_model_type": ("openai",),
+    "image_mlp_activations": ("quick_gelu",),
+    "resize_mode": ("default",),
+}
+
+
+def is_flat(values: Mapping[str, Any]) -> bool:
+    """Whether this is the Hub's flat form."""
+    return "text_config" not in values and ("d_model" in values or "hidden_size" in values)
+
+
+def read_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the Hub's flat ``config.json`` into the nested form.
+
+    Raises:
+        ModelError: listing every unsupported setting with its value and what is supported.
+    """
+    tower = flat.get("vision_backbone") or {}
+    faults = [*_unsupported(flat, _PLAIN), *_unsupported(tower, _PLAIN_VISION)]
+    is_moe = flat.get("block_type") == "moe"
+    # The original MoE code falls back to interleaved rotary; only this value selects the one that we compute.
+    rotary = flat.get("rope_impl", "cockatoo" if is_moe else "llama")
+    if rotary != "llama":
+        faults.append(f"rope_impl is {rotary!r}; supported: 'llama' (half-rotation)")
+    pools = [flat.get("image_pooling_h", 2), flat.get("image_pooling_w", 2)]
+    if pools[0] != pools[1]:
+        faults.append(f"image_pooling_h, image_pooling_w are {pools}; supported: equal")
+    kind = _text_kind(flat, is_moe, faults)
+    if faults:
+        raise ModelError("this Molmo configuration is not supported:\n" + "\n".join(f"  {f}" for f in faults))
+    left, right = flat.get("overlap_margins", (4, 4))
+    base_rows = _first(flat, "embedding_size", "vocab_size")
+    first_id = _SPECIAL_IDS.get((kind, base_rows))
+    names = ("image_start_id", "image_end_id", "image_patch_id", "image_col_id")
+    return {
+        "text_config": _flat_text(flat, kind),
+        "vision_config": _flat_vision(flat, tower),
+        "adapter_intermediate_size": _inner_width(flat),
+        "additional_vocab_size": _first(flat, "additional_vocab_size", default=128),
+        "margin_left": left,
+        "margin_right": right,
+        "pool_size": pools[0],
+        **{name: None if first_id is None else first_id + n for n, name in enumerate(names)},
+        **{key: flat[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype") if key in flat},
+        "architectures": ["MolmoForConditionalGeneration"],
+    }
+
+
+def _unsupported(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    return [
+        f"{key} is {values[key]!r}; supported: {' or '.join(map(repr, choices))}"
+        for key, choices in allowed.items()
+        if key in values and values[key] not in choices
+    ]
+
+
+def _text_kind(flat: Mapping[str, Any], is_moe: bool, faults: list[str]) -> str:
+    norms = bool(flat.get("attention_layer_norm")), bool(flat.get("qkv_bias")), bool(flat.get("norm_after"))
+    if is_moe and norms == (True, False, False):
+        return "olmoe"
+    if not is_moe and norms == (True, False, True):
+        return "olmo2"
+    if not is_moe and norms == (False, True, False):
+        return "qwen2"
+    faults.append(
+        f"block_type {flat.get('block_type')!r} with (attention_layer_norm, qkv_bias, norm_after) = {norms}; "
+        "supported: 'moe' with (True, False, False), any other with (True, False, True) or (False, True, False)"
+    )
+    return ""
+
+
+def _first(flat: Mapping[str, Any], *keys: str, default: Any = None) -> Any:
+    for key in keys:
+        if flat.get(key) is not None:
+            return flat[key]
+    if default is None:
+        raise ModelError(f"this Molmo configuration names none of {', '.join(keys)}")
+    return default
+
+
+def _inner_width(flat: Mapping[str, Any]) -> int:
+    """Width of the gated MLP. The flat files count gate and up together, hence the half."""
+    width = _first(flat, "d_model", "hidden_size") * flat.get("mlp_ratio", 4)
+    return int(_first(flat, "mlp_hidden_size", "intermediate_size", default=width)) // 2
+
+
+def _flat_text(flat: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    heads = _first(flat, "n_heads", "num_attention_heads")
+    text: dict[str, Any] = {
+        "model_type": kind,
+        "vocab_size": _first(flat, "embedding_size", "vocab_size") + _first(flat, "additional_vocab_size", default=128),
+        "hidden_size": _first(flat, "d_model", "hidden_size"),
+        "intermediate_size": _inner_width(flat),
+        "num_hidden_layers": _first(flat, "n_layers", "num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": _first(flat, "n_kv_heads", "num_key_value_heads", default=heads),
+        "rms_norm_eps": flat.get("layer_norm_eps", 1e-5),
+        "max_position_embeddings": _first(flat, "max_sequence_length", "max_position_embeddings", default=4096),
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(flat.get("rope_theta", 10000.0))},
+        # Left to the whole model: a padding row would be excluded from training, and its id may lie outside the table.
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
+    }
+    if kind == "olmoe":
+        text |= {
+            "num_experts": _first(flat, "moe_num_experts"),
+            "num_experts_per_tok": _first(flat, "moe_top_k"),
+            "norm_topk_prob": False,  # softmax over all experts, top-k of it, never renormalised
+        }
+    return text
+
+
+def _flat_vision(flat: Mapping[str, Any], tower: Mapping[str, Any]) -> dict[str, Any]:
+    size: Sequence[int] = tower.get("image_default_input_size", (336, 336))
+    if size[0] != size[1]:
+        raise ModelError(f"vision_backbone.image_default_input_size is {list(size)}; supported: a square")
+    return {
+        "hidden_size": tower.get("image_emb_dim", 1024),
+        "intermediate_size": tower.get("image_mlp_dim", 4096),
+        "num_hidden_layers": tower.get("image_num_layers", 23),
+        "num_attention_heads": tower.get("image_num_heads", 16),
+        "layer_norm_eps": tower.get("image_norm_eps", 1e-5),
+        "image_size": size[0],
+        "patch_size": tower.get("image_patch_size", 14),
+        "vision_feature_layers": list(flat.get("vit_layers", (-2, -9))),
+    }

@@ -1,0 +1,301 @@
+"""Molmo v1 and MolmoE on transformers 5: the image side of ``vision.py`` in front of a text model of the library.
+
+The text models are the library's own (OLMoE for MolmoE, Qwen2 for 7B-D and 72B, OLMo2 for 7B-O), so every knob that
+works on those works here: ``model.decoder_layers`` are the blocks, ``layer.mlp.gate.top_k`` a MoE block's routing.
+
+Source of the architecture: allenai/molmo ``olmo/model.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
+
+from vlmprof.models.molmo.configuration import MolmoConfig
+from vlmprof.models.molmo.text_models import TEXT_MODELS
+from vlmprof.models.molmo.vision import MolmoAdapter, MolmoPreTrainedModel, MolmoVisionModel
+
+IMAGE_INPUTS = ("pixel_values", "image_masks", "image_token_pooling", "image_features")
+"""Arguments of ``forward`` that matter until the prompt is in the cache, and are dropped after."""
+_IMAGE_COUNTS = ("image_tilings", "image_num_crops")
+
+
+@dataclass
+class MolmoOutput(ModelOutput):
+    """Logits, and what else was asked for. ``image_features`` can be passed to another ``forward``."""
+
+    loss: Tensor | None = None
+    aux_loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None
+    image_features: Tensor | None = None
+
+
+@final
+class MolmoModel(MolmoPreTrainedModel):
+    """Molmo without the output layer."""
+
+    def __init__(self, config: MolmoConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = MolmoVisionModel(config.vision)
+        self.multi_modal_projector = MolmoAdapter(config)
+        self.language_model = TEXT_MODELS[config.text.model_type](config.text)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table of token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def get_image_features(self, pixel_values: Tensor, image_masks: Tensor, image_token_pooling: Tensor) -> Tensor:
+        """Run the vision tower and the connector.
+
+        Args:
+            pixel_values: (crops, patches, patch values) of the whole batch.
+            image_masks: (crops, patches).
+            image_token_pooling: (image tokens, window) patch indices, in token order over the whole batch.
+
+        Returns:
+            (image tokens, text hidden_size): exactly the features that the text model receives.
+        """
+        return self.multi_modal_projector(self.vision_tower(pixel_values), image_masks, image_token_pooling)  # type: ignore[no-any-return]
+
+    def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
+        """Return token embeddings (batch, sequence, hidden) with features added at the image tokens.
+
+        Added, not put in place of: the <im_patch> embedding itself is part of the sum.
+
+        Raises:
+            ValueError: if the prompt does not have one image token for each feature.
+        """
+        if self.config.image_patch_id is None:
+            raise ValueError("config.image_patch_id is None; set it to the tokenizer's id of '<im_patch>'")
+        embeds = self.get_input_embeddings()(input_ids)
+        places = input_ids == self.config.image_patch_id
+        _check_count(places, image_features)
+        # Index arithmetic instead of boolean assignment: no wait for the device, and it can be captured in a graph.
+        order = (places.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
+        return torch.where(places[..., None], embeds + image_features.to(embeds.dtype)[order], embeds)
+
+    def image_features_of(
+        self,
+        pixel_values: Tensor | None,
+        image_masks: Tensor | None,
+        image_token_pooling: Tensor | None,
+        image_features: Tensor | None,
+    ) -> Tensor | None:
+        """Return the features given, or compute them from pixels, or None when there is no image."""
+        if pixel_values is None:
+            return image_features
+        if image_features is not None:
+            raise ValueError("got pixel_values and image_features; pass one of them, the features replace the pixels")
+        if image_masks is None or image_token_pooling is None:
+            raise ValueError("pixel_values need image_masks and image_token_pooling; the processor returns all three")
+        return self.get_image_features(pixel_values, image_masks, image_token_pooling)
+
+    def forward(  # noqa: PLR0913 (transformers passes every input by name)
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        image_masks: Tensor | None = None,
+        image_token_pooling: Tensor | None = None,
+        image_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run images and tokens; see ``MolmoForConditionalGeneration.forward`` for the arguments."""
+        image_features = self.image_features_of(pixel_values, image_masks, image_token_pooling, image_features)
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if image_features is not None:
+            if input_ids is None or inputs_embeds is not None:
+                raise ValueError("images need input_ids, to know where their tokens are; got inputs_embeds")
+            inputs_embeds, input_ids = self.merge(input_ids, image_features), None
+        if position_ids is None and tokens is not None:
+            position_ids = _positions(attention_mask, tokens.shape[1])
+        return self.language_model(  # type: ignore[no-any-return]  # torch modules are not typed by their forward
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+
+@final
+class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
+    """Molmo with its output layer: text continues from images and a prompt."""
+
+    def __init__(self, config: MolmoConfig) -> None:
+        super().__init__(config)
+        self.model = MolmoModel(config)
+        self.lm_head = nn.Linear(config.text.hidden_size, config.output_vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The text model's blocks, in order. Replace ``model.language_model.layers`` to run fewer of them."""
+        layers: nn.ModuleList = self.model.language_model.layers
+        return layers
+
+    def get_image_features(self, pixel_values: Tensor, image_masks: Tensor, image_token_pooling: Tensor) -> Tensor:
+        """Run the vision tower and the connector; see ``MolmoModel.get_image_features``."""
+        return self.model.get_image_features(pixel_values, image_masks, image_token_pooling)
+
+    def forward(  # noqa: PLR0913 (transformers passes every input by name)
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        image_masks: Tensor | None = None,
+        image_token_pooling: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_tilings: Tensor | None = None,
+        image_num_crops: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> MolmoOutput:
+        """Predict the next token at every position.
+
+        Args:
+            input_ids: (batch, sequence); image tokens are those equal to ``config.image_patch_id``.
+            pixel_values: (crops of the batch, patches, patch values).
+            image_masks: (crops, patches), see ``MolmoAdapter.forward``.
+            image_token_pooling: (image tokens of the batch, window), see ``MolmoAdapter.forward``.
+            image_features: (image tokens of the batch, hidden), in place of pixels: what ``get_image_features`` gave.
+            image_tilings: accepted so that the processor's output can be passed whole; not used.
+            image_num_crops: likewise.
+            attention_mask: (batch, sequence so far), 0 at padding. Positions are counted from it.
+            position_ids: (batch, sequence), in place of counting.
+            past_key_values: the cache; the prompt's images are in it after the first step.
+            inputs_embeds: (batch, sequence, hidden), in place of ``input_ids`` for prompts without images.
+            labels: (batch, sequence), -100 where nothing is to be learned (image tokens and padding always).
+            use_cache: whether to fill a cache.
+            logits_to_keep: 0 for all positions, n for the last n, or a tensor of positions.
+            kwargs: passed to the text model: ``output_hidden_states``, ``output_attentions``, and for MolmoE
+                ``output_router_logits``, which also adds the load balancing term to a loss.
+
+        Returns:
+            ``logits`` (batch, kept positions, output_vocab_size) and what was asked for.
+
+        Raises:
+            ValueError: if image inputs contradict each other or the prompt.
+        """
+        del image_tilings, image_num_crops
+        kwargs.pop("return_dict", None)
+        image_features = self.model.image_features_of(pixel_values, image_masks, image_token_pooling, image_features)
+        outputs = self.model(
+            input_ids,
+            image_features=image_features,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept])
+        router_logits = outputs.get("router_logits")
+        loss, aux_loss = self._losses(logits, labels, router_logits, attention_mask)
+        return MolmoOutput(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=router_logits,
+            image_features=image_features,
+        )
+
+    def _losses(
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        router_logits: tuple[Tensor, ...] | None,
+        attention_mask: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        aux_loss = None
+        rows = router_logits[0].shape[0] if router_logits else 0
+        # In a cached step the mask is longer than what was routed; balance is a matter of training, so leave it.
+        if router_logits and (attention_mask is None or attention_mask.numel() == rows):
+            top_k = self.decoder_layers[0].mlp.gate.top_k
+            aux_loss = load_balancing_loss_func(router_logits, self.config.text.num_experts, top_k, attention_mask)
+        if labels is None:
+            return None, aux_loss
+        loss = self.loss_function(logits, labels, self.config.output_vocab_size)
+        if aux_loss is not None:
+            loss = loss + self.config.text.router_aux_loss_coef * aux_loss.to(loss.device)
+        return loss, aux_loss
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Drop the images once the prompt is in the cache; without a cache every step needs them again."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and inputs.get("past_key_values") is not None:
+            for name in IMAGE_INPUTS:
+                inputs.pop(name, None)
+        return inputs
+
+    def _expand_inputs_for_generation(  # type: ignore[override]
+        self, expand_size: int = 1, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        images = [name for name in (*IMAGE_INPUTS, *_IMAGE_COUNTS) if kwargs.get(name) is not None]
+        if expand_size > 1 and images:
+            # The library repeats every tensor along its first dimension, which for images is not the batch.
+            raise ValueError(
+                f"beams or several sequences per prompt ({expand_size}) are not supported with images "
+                f"({', '.join(images)}); repeat the prompts and images in the batch instead"
+            )
+        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[no-any-return]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save under the native tensor names.
+
+        The renames of the Hub's layout do not all invert: without this, transformers would write a mixture that only
+        this class reads.
+        """
+        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
+
+
+def _positions(attention_mask: Tensor | None, length: int) -> Tensor | None:
+    """Positions of the last ``length`` tokens, padding not counted, as in the original; None without a plain mask."""
+    if attention_mask is None or attention_mask.dim() != 2:  # noqa: PLR2004 (batch, sequence)
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+
+
+def _check_count(places: Tensor, image_features: Tensor) -> None:
+    # A wrong count would shift every later feature by a row without a sign. Looking costs a wait for the device, once
+    # per prompt, and is impossible while a graph is being recorded.
+    if torch.compiler.is_compiling() or (places.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    found = int(places.sum())
+    if found != image_features.shape[0]:
+        raise ValueError(
+            f"the prompt has {found} image tokens but there are {image_features.shape[0]} image features; pass the "
+            "input_ids and image inputs that one processor call returned, with the same max_crops"
+        )

@@ -1,0 +1,158 @@
+"""From the Hub's tensor names to ours, and loading that tolerates nothing missing and nothing left over.
+
+The Hub's Molmo files carry OLMo's names (``model.transformer.blocks.3.att_proj``, ``model.vision_backbone...``), fused
+projections and one tensor per expert. transformers converts while it reads, from the rules below: first every rename
+that matches, in order, then at most one fusing or splitting. Files that we saved have native names, which no rule
+matches.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import (
+    Chunk,
+    Concatenate,
+    MergeModulelist,
+    Split,
+    WeightConverter,
+    WeightRenaming,
+    WeightTransform,
+)
+
+from vlmprof.errors import ModelError
+from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
+
+_LISTED_KEYS = 6
+
+
+def whole_model_rules() -> list[WeightTransform]:
+    """Rules that apply to every Molmo: where the parts go, and the names inside the image side."""
+    renames = {
+        r"^model\.transformer\.ff_out\.": "lm_head.",  # dense models; MolmoE's file says lm_head already
+        r"^model\.transformer\.ln_f\.": "model.language_model.norm.",
+        r"^model\.transformer\.blocks\.": "model.language_model.layers.",
+        r"^model\.transformer\.wte\.": "model.language_model.wte.",
+        r"^model\.vision_backbone\.image_vit\.transformer\.resblocks\.": "model.vision_tower.layers.",
+        r"^model\.vision_backbone\.image_vit\.": "model.vision_tower.",
+        r"^model\.vision_backbone\.": "model.multi_modal_projector.",
+        r"\.attention\.wq\.": ".self_attn.q_proj.",
+        r"\.attention\.wk\.": ".self_attn.k_proj.",
+        r"\.attention\.wv\.": ".self_attn.v_proj.",
+        r"\.attention\.wo\.": ".self_attn.out_proj.",
+        r"\.feed_forward\.w1\.": ".mlp.fc1.",
+        r"\.feed_forward\.w2\.": ".mlp.fc2.",
+        r"\.attention_norm\.": ".layer_norm1.",
+        r"\.ffn_norm\.": ".layer_norm2.",
+        r"\.image_pooling_2d\.wq\.": ".image_pooling_2d.q_proj.",
+        r"\.image_pooling_2d\.wk\.": ".image_pooling_2d.k_proj.",
+        r"\.image_pooling_2d\.wv\.": ".image_pooling_2d.v_proj.",
+        r"\.image_pooling_2d\.wo\.": ".image_pooling_2d.o_proj.",
+        r"\.image_projector\.w1\.": ".image_projector.gate_proj.",
+        r"\.image_projector\.w2\.": ".image_projector.down_proj.",
+        r"\.image_projector\.w3\.": ".image_projector.up_proj.",
+    }
+    return _renamings(renames)
+
+
+def text_model_rules(*, norm_after: bool) -> list[WeightTransform]:
+    """Rules for one text model, scoped to it by its class name.
+
+    Args:
+        norm_after: whether the two norms follow their sub-layers (7B-O). The Hub's names do not tell.
+    """
+    attention_norm, mlp_norm = (
+        ("post_attention_layernorm", "post_feedforward_layernorm")
+        if norm_after
+        else ("input_layernorm", "post_attention_layernorm")
+    )
+    renames = {
+        # MolmoE groups a block's tensors under attn. and mlp., the dense models do not.
+        r"\.attn\.attn_norm\.": f".{attention_norm}.",
+        r"\.mlp\.ff_norm\.": f".{mlp_norm}.",
+        r"\.attn_norm\.": f".{attention_norm}.",
+        r"\.ff_norm\.": f".{mlp_norm}.",
+        r"\.attn\.": ".self_attn.",
+        r"(?<!self_attn)\.att_proj\.": ".self_attn.att_proj.",
+        r"(?<!self_attn)\.attn_out\.": ".self_attn.attn_out.",
+        r"(?<!self_attn)\.q_norm\.": ".self_attn.q_norm.",
+        r"(?<!self_attn)\.k_norm\.": ".self_attn.k_norm.",
+        r"\.attn_out\.": ".o_proj.",
+        r"\.ff_out\.": ".mlp.down_proj.",
+        r"\.ff_proj\.": ".mlp.ff_proj.",
+    }
+    converters = [
+        WeightConverter(
+            "self_attn.att_proj",
+            ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            operations=[Split(dim=0)],  # sized like the targets: key and value are narrower under grouped attention
+        ),
+        # Up first: the dense original computes silu(second half) * first half.
+        WeightConverter(
+            "mlp.ff_proj.weight", ["mlp.up_proj.weight", "mlp.gate_proj.weight"], operations=[Chunk(dim=0)]
+        ),
+        WeightConverter(["wte.embedding", "wte.new_embedding"], "embed_tokens.weight", operations=[Concatenate(dim=0)]),
+        WeightConverter(
+            ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
+            "mlp.experts.gate_up_proj",
+            operations=[MergeModulelist(dim=0), Concatenate(dim=1)],
+        ),
+        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", operations=[MergeModulelist(dim=0)]),
+    ]
+    return [*_renamings(renames), *converters]
+
+
+def _renamings(renames: dict[str, str]) -> list[WeightTransform]:
+    return [WeightRenaming(source_patterns=source, target_patterns=target) for source, target in renames.items()]
+
+
+def register_weight_rules() -> None:
+    """Teach transformers to read the Hub's Molmo files with our classes. Calling it again changes nothing."""
+    rules = {
+        "MolmoForConditionalGeneration": whole_model_rules(),
+        "MolmoOlmoeModel": text_model_rules(norm_after=False),
+        "MolmoQwen2Model": text_model_rules(norm_after=False),
+        "MolmoOlmo2Model": text_model_rules(norm_after=True),
+    }
+    for class_name, mapping in rules.items():
+        register_checkpoint_conversion_mapping(class_name, mapping, overwrite=True)
+
+
+def load_strict(path: str | os.PathLike[str], **kwargs: Any) -> MolmoForConditionalGeneration:
+    """Load a checkpoint, and refuse one that does not fill every parameter exactly once.
+
+    Args:
+        path: folder or Hub name, in the Hub's layout or our own.
+        kwargs: passed to ``from_pretrained``; ``dtype`` and ``device_map`` above all.
+
+    Raises:
+        ModelError: naming the tensors that are missing, left over or of another shape.
+    """
+    register_weight_rules()
+    try:
+        model, report = MolmoForConditionalGeneration.from_pretrained(path, output_loading_info=True, **kwargs)
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"{os.fspath(path)} cannot be read as a Molmo checkpoint: {error}") from error
+    faults = {
+        "missing": report["missing_keys"],
+        "not expected": report["unexpected_keys"],
+        "of another shape": {key for key, *_ in report["mismatched_keys"]},
+        "failed to convert": {key for key, *_ in _pairs(report.get("error_msgs"))},
+    }
+    lines = [f"  {len(keys)} {kind}: {_listed(sorted(map(str, keys)))}" for kind, keys in faults.items() if keys]
+    if lines:
+        raise ModelError(
+            f"{os.fspath(path)} does not hold exactly the tensors of this Molmo configuration:\n" + "\n".join(lines)
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _pairs(messages: Any) -> list[tuple[Any, ...]]:
+    return [(message,) for message in messages or ()]
+
+
+def _listed(keys: list[str]) -> str:
+    more = len(keys) - _LISTED_KEYS
+    return ", ".join(keys[:_LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
