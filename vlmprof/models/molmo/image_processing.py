@@ -175,7 +175,7 @@ def rgb_array(picture: Picture) -> Array:
     """
     if isinstance(picture, Image.Image):
         return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:  # noqa: PLR2004 (h, w, RGB)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(
             f"an image array must be (height, width, 3) of uint8; got {picture.shape} of {picture.dtype}. "
             "PIL.Image.fromarray(...).convert('RGB') makes one from most others"

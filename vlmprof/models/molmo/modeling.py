@@ -55,7 +55,8 @@ class MolmoModel(MolmoPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of token embeddings."""
-        return self.language_model.get_input_embeddings()
+        table: nn.Module = self.language_model.get_input_embeddings()
+        return table
 
     def get_image_features(self, pixel_values: Tensor, image_masks: Tensor, image_token_pooling: Tensor) -> Tensor:
         """Run the vision tower and the connector.
@@ -68,7 +69,9 @@ class MolmoModel(MolmoPreTrainedModel):
         Returns:
             (image tokens, text hidden_size): exactly the features that the text model receives.
         """
-        return self.multi_modal_projector(self.vision_tower(pixel_values), image_masks, image_token_pooling)  # type: ignore[no-any-return]
+        patches = self.vision_tower(pixel_values)
+        features: Tensor = self.multi_modal_projector(patches, image_masks, image_token_pooling)
+        return features
 
     def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """Return token embeddings (batch, sequence, hidden) with features added at the image tokens.
@@ -125,7 +128,7 @@ class MolmoModel(MolmoPreTrainedModel):
             inputs_embeds, input_ids = self.merge(input_ids, image_features), None
         if position_ids is None and tokens is not None:
             position_ids = _positions(attention_mask, tokens.shape[1])
-        return self.language_model(  # type: ignore[no-any-return]  # torch modules are not typed by their forward
+        return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -239,7 +242,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         rows = router_logits[0].shape[0] if router_logits else 0
         # In a cached step the mask is longer than what was routed; balance is a matter of training, so leave it.
         if router_logits and (attention_mask is None or attention_mask.numel() == rows):
-            top_k = self.decoder_layers[0].mlp.gate.top_k
+            top_k = self.config.text.num_experts_per_tok
             aux_loss = load_balancing_loss_func(router_logits, self.config.text.num_experts, top_k, attention_mask)
         if labels is None:
             return None, aux_loss
@@ -260,9 +263,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
                 inputs.pop(name, None)
         return inputs
 
-    def _expand_inputs_for_generation(  # type: ignore[override]
-        self, expand_size: int = 1, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         images = [name for name in (*IMAGE_INPUTS, *_IMAGE_COUNTS) if kwargs.get(name) is not None]
         if expand_size > 1 and images:
             # The library repeats every tensor along its first dimension, which for images is not the batch.
@@ -270,7 +271,8 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
                 f"beams or several sequences per prompt ({expand_size}) are not supported with images "
                 f"({', '.join(images)}); repeat the prompts and images in the batch instead"
             )
-        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[no-any-return]
+        expanded: tuple[Tensor, dict[str, Any]] = super()._expand_inputs_for_generation(expand_size, **kwargs)
+        return expanded
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save under the native tensor names.
@@ -283,7 +285,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
 
 def _positions(attention_mask: Tensor | None, length: int) -> Tensor | None:
     """Positions of the last ``length`` tokens, padding not counted, as in the original; None without a plain mask."""
-    if attention_mask is None or attention_mask.dim() != 2:  # noqa: PLR2004 (batch, sequence)
+    if attention_mask is None or attention_mask.dim() != 2:
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 

@@ -25,7 +25,7 @@ class MolmoPreTrainedModel(PreTrainedModel):
 
     config_class = MolmoConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = [
         "OlmoeDecoderLayer",
@@ -61,7 +61,7 @@ class MolmoVisionModel(MolmoPreTrainedModel):
 
     config_class = MolmoVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities: ClassVar[tuple[str, ...]] = ("image",)
 
     def __init__(self, config: MolmoVisionConfig) -> None:
         super().__init__(config)
@@ -168,4 +168,6 @@ class MolmoAdapter(nn.Module):
         padded, partly = image_masks == 0, (image_masks < 1) & (image_masks != 0)
         kinds = torch.stack([padded, partly], dim=-1).to(features.dtype)
         features = (features + kinds @ self.pad_embed.to(features.dtype)).flatten(0, 1)
-        return self.image_projector(self.image_pooling_2d(features[image_token_pooling]))  # type: ignore[no-any-return]
+        pooled = self.image_pooling_2d(features[image_token_pooling])
+        output: Tensor = self.image_projector(pooled)
+        return output

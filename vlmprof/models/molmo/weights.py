@@ -9,7 +9,7 @@ matches.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import (
@@ -146,7 +146,7 @@ def load_strict(path: str | os.PathLike[str], **kwargs: Any) -> MolmoForConditio
         raise ModelError(
             f"{os.fspath(path)} does not hold exactly the tensors of this Molmo configuration:\n" + "\n".join(lines)
         )
-    return model  # type: ignore[no-any-return]
+    return cast(MolmoForConditionalGeneration, model)
 
 
 def _pairs(messages: Any) -> list[tuple[Any, ...]]:
