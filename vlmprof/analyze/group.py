@@ -1,0 +1,116 @@
+"""Which trials may be compared: the same model, data, machine and timing pass. Everything that compares starts here.
+
+Latencies of two GPUs, or accuracies on two subsets, in one front would be a wrong answer that looks right. So trials
+are split into groups by what they are (``KEYS``, always named), by what must be equal for a comparison to mean
+anything (``IDENTITY``, named only where it differs), and what else may shift a time (``ENVIRONMENT``) is reported
+when it differs within a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from vlmprof.errors import UserError, suggestion
+
+KEYS = ("model", "task", "split", "device", "timing_batch_size", "timing_output_tokens")
+IDENTITY = ("model_fingerprint", "revision", "dtype", "task_revision", "seed", "samples", "metric", "timing_requests")
+ENVIRONMENT = (
+    "host",
+    "cpu",
+    "cpu_threads",
+    "gpu_driver",
+    "attention",
+    "experts_kernel",
+    "torch",
+    "transformers",
+    "vlmprof_commit",
+    "executor",
+)
+ON_CPU = "CPU"
+"""What the column ``device`` says where no GPU ran; the processor then is the machine."""
+AS_SWEPT = "as swept"
+
+
+def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The finished trials with a ``group`` each; only trials of one group may be compared.
+
+    Where the job swept ``output_tokens``, the timed length is what the knob set: it does not split the group.
+
+    Args:
+        trials: the ``trials`` table as ``store.tables.read`` gives it.
+        by: further columns to split groups by.
+
+    Returns:
+        The rows in state ``done``, by group and trial id. ``attrs`` hold the table's ``schema``, ``left_out`` (state ->
+        number of trials in it) and ``mixed`` (a sentence for each column of ``ENVIRONMENT`` that differs in a group).
+
+    Raises:
+        UserError: a column of ``by`` does not exist.
+    """
+    unknown = next((name for name in by if name not in trials.columns), None)
+    if unknown is not None:
+        raise UserError(f"no column named '{unknown}' to group by{suggestion(unknown, _groupable(trials))}")
+    states = trials["state"].value_counts()
+    done = trials[trials["state"] == "done"].copy()
+    done["group"] = _labels(done, by)
+    done = done.sort_values(["group", "trial"], ignore_index=True)
+    left_out = {str(state): int(states[state]) for state in sorted(states.index) if state != "done"}
+    done.attrs = {**trials.attrs, "left_out": left_out, "mixed": _mixed(done)}
+    return done
+
+
+def groups(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    """The groups of a ``comparable`` frame, sorted by name, each with the frame's ``attrs``."""
+    for name in sorted(frame["group"].unique()):
+        part = frame[frame["group"] == name].reset_index(drop=True)
+        part.attrs = {**frame.attrs, "mixed": _mixed(part)}
+        yield name, part
+
+
+def machine(row: pd.Series[Any]) -> str:
+    """What the trial ran on: the GPU, or the processor and its threads."""
+    if row["device"] != ON_CPU:
+        return _text(row["device"])
+    threads = f", {_text(row['cpu_threads'])} threads" if pd.notna(row["cpu_threads"]) else ""
+    return f"{ON_CPU} {_text(row['cpu']) if pd.notna(row['cpu']) else ''}".strip() + threads
+
+
+def _labels(done: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    named = [name for name in (*KEYS, *by) if name in done.columns]
+    differing = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
+    columns = list(dict.fromkeys([*named, *differing]))
+    return [", ".join(_parts(row, columns)) for _, row in done.iterrows()]
+
+
+def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
+    for name in columns:
+        if name == "timing_output_tokens" and pd.notna(row.get("knob_output_tokens")):
+            yield f"{name}={AS_SWEPT}"
+        elif name == "device" and pd.notna(row[name]):
+            yield machine(row)
+        elif pd.notna(row[name]):
+            yield _text(row[name]) if name in ("model", "task", "split") else f"{name}={_text(row[name])}"
+        elif name not in KEYS:
+            yield f"{name}=none"
+
+
+def _mixed(done: pd.DataFrame) -> tuple[str, ...]:
+    sentences = []
+    for group, part in done.groupby("group"):
+        for name in ENVIRONMENT:
+            values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
+            if len(values) > 1:
+                sentences.append(f"{group}: {len(values)} different values of {name}: {', '.join(values)}")
+    return tuple(sentences)
+
+
+def _text(value: Any) -> str:
+    # A whole number in a column with gaps comes back as a float.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _groupable(trials: pd.DataFrame) -> list[str]:
+    return [str(name) for name in trials.columns if trials[name].notna().any()]
