@@ -239,7 +239,8 @@ def _parse(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     finally:
         loader.dispose()
     if not isinstance(raw, dict):
-        return None, [Fault(field="", problem=f"a job is a mapping with at least name, models, tasks, knobs; got {raw!r}")]
+        expected = "a job is a mapping with at least name, models, tasks and knobs"
+        return None, [Fault(field="", problem=f"{expected}; got {raw!r}")]
     return raw, loader.twice
 
 
@@ -269,7 +270,7 @@ def _near(given: Any, allowed: str) -> str:
 
 def _is_union_branch(part: Any) -> bool:
     """Pydantic names the branch of a union it tried; that is no field of ours."""
-    return isinstance(part, str) and (part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str"})
+    return isinstance(part, str) and part.startswith(("literal[", "constrained", "function-", "int", "str"))
 
 
 def _section_at(location: tuple[Any, ...]) -> type[Section]:

@@ -98,14 +98,19 @@ class Anatomy:
 class Batch(Protocol):
     """Encoded prompts, padded together. The tensors are the model's own business."""
 
-    encodings: tuple[Encoding, ...]
+    @property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """One for each prompt, in order."""
+        ...
 
 
 class DecodeState(Protocol):
     """Where a batch stands between two decode steps."""
 
-    next_tokens: torch.Tensor
-    """(batch,) greedy choice of the last forward, on the model's device."""
+    @property
+    def next_tokens(self) -> torch.Tensor:
+        """(batch,) greedy choice of the last forward, on the model's device."""
+        ...
 
 
 class TokenMaker(Protocol):

@@ -43,6 +43,7 @@ SAMPLES = pa.schema(
         column("vision_tokens", WHOLE, "tokens"),
         column("prompt_tokens", WHOLE, "tokens"),
         column("batch_size", WHOLE, "samples"),
+        column("error", TEXT),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
@@ -115,6 +116,7 @@ _TIME = [
     column("latency_ms_p50_high", REAL, "ms"),
     *(column(f"{stage}_ms_p50", REAL, "ms", "lower") for stage in STAGES),
     column("decode_step_ms_p50", REAL, "ms", "lower"),
+    column("timings_redone", WHOLE),
     column("stage_sum_error", REAL, "fraction"),
     column("peak_bytes", WHOLE, "bytes", "lower"),
 ]

@@ -62,15 +62,19 @@ def _tables(folder: Path, table: TableName) -> list[pa.Table]:
 
 def _frame(tables: list[pa.Table], table: TableName) -> pd.DataFrame:
     kind = _schema(table, {name for part in tables for name in part.column_names})
-    whole = pa.concat_tables([part.cast(_subset(kind, part.column_names)) for part in tables], promote_options="default")
-    frame: pd.DataFrame = whole.to_pandas() if tables else kind.empty_table().to_pandas()
-    frame = frame.reindex(columns=kind.names)
+    # Folders may hold trials of different knobs: each part gets the columns of all, null where it has none.
+    parts = [_widened(part, kind) for part in tables]
+    frame: pd.DataFrame = (pa.concat_tables(parts) if parts else kind.empty_table()).to_pandas()
     frame.attrs["schema"] = kind
     return frame
 
 
-def _subset(kind: pa.Schema, names: Iterable[str]) -> pa.Schema:
-    return pa.schema([kind.field(name) for name in names])
+def _widened(part: pa.Table, kind: pa.Schema) -> pa.Table:
+    columns = [
+        part.column(field.name).cast(field.type) if field.name in part.column_names else pa.nulls(len(part), field.type)
+        for field in kind
+    ]
+    return pa.Table.from_arrays(columns, schema=kind)
 
 
 def _schema(table: TableName, names: Iterable[str]) -> pa.Schema:

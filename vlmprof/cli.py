@@ -1,0 +1,246 @@
+"""The command line. Imports neither ray nor torch until a command needs them: ``vlmprof --help`` answers at once.
+
+Exit codes: 0 all trials are done; 1 a bug; 2 the user can fix it; 3 some trials failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlmprof import __version__, registry
+from vlmprof.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vlmprof.trial.resolve import Job
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+WIDE = 160
+"""Columns where the output is no terminal: a table in a log must not be cut to eighty."""
+out = Console(width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
+
+JobFile = Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)]
+Results = Annotated[Path, typer.Argument(help="A results folder, such as results/quickstart.", show_default=False)]
+
+SOME_FAILED, INTERRUPTED = 3, 130
+
+
+def main() -> None:
+    """Entry point: an error that the user can fix is one line, any other keeps its trace."""
+    try:
+        app()
+    except UserError as error:
+        err.print(f"vlmprof: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"vlmprof {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def vlmprof(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Sweep the knobs of a vision-language model: accuracy, latency that can be trusted, Pareto fronts."""
+
+
+@app.command()
+def check(files: Annotated[list[Path], typer.Argument(help="Job files.", show_default=False)]) -> None:
+    """Prove job files right without a GPU, weights or a cluster; every fault is reported."""
+    from vlmprof.trial.resolve import prepare
+
+    faulty = []
+    for file in files:
+        try:
+            job = prepare(file)
+            out.print(f"{file}: ok, {_plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
+        except UserError as error:
+            faulty.append(str(error))
+    if faulty:
+        raise UserError("\n".join(faulty))
+
+
+@app.command()
+def plan(file: JobFile) -> None:
+    """Show the trials of a job: which are done, and how many vision tokens each will see."""
+    from vlmprof.store.ledger import FINISHED, read_states
+    from vlmprof.trial.resolve import predicted_vision_tokens, prepare, resolve
+
+    job = prepare(file)
+    states = read_states(job.spec.folder)
+    table = Table("trial", "model", "task", *job.spec.knobs, "vision tokens", "state", box=None, header_style="bold")
+    for each in job.plans:
+        state = states.get(each.id, "missing")
+        labels = _labels(each, list(job.spec.knobs))
+        tokens = f"{predicted_vision_tokens(resolve(each)):.0f}"
+        table.add_row(each.id, each.model.label, each.task.name, *labels, tokens, state)
+    out.print(table)
+    done = sum(states.get(each.id) in FINISHED for each in job.plans)
+    left = len(job.plans) - done
+    out.print(f"\n{_plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.folder}")
+
+
+@app.command()
+def run(
+    file: JobFile,
+    inline: Annotated[bool, typer.Option("--inline", help="One after another in this process, without Ray.")] = False,
+    address: Annotated[str, typer.Option(help="A Ray cluster; 'local' starts one on this machine.")] = "local",
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak.")] = False,
+) -> None:
+    """Run what is missing of a job, then show its front. Running it again is how to resume."""
+    from vlmprof.trial.resolve import prepare
+
+    job = prepare(file)
+    out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {job.spec.folder}", soft_wrap=True)
+    with _interruptible(file):
+        bad = _run_inline(job) if inline else _run_on_ray(job, address, verbose)
+    _show_front(job.spec.folder, None, [])
+    _say_next(file, job, bad)
+    if bad:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def status(folder: Results) -> None:
+    """Say where a sweep stands, from its folder alone."""
+    from vlmprof.analyze.progress import status as read_status
+
+    found = read_status(folder)
+    table = Table(box=None, show_header=False)
+    for name, value in found.lines():
+        table.add_row(name, value)
+    out.print(table)
+
+
+@app.command()
+def pareto(
+    folder: Results,
+    objectives: Annotated[str, typer.Option(help="Columns, comma-separated; each knows its direction.")] = "",
+    by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
+) -> None:
+    """Print the Pareto front of a sweep, and write it to pareto.parquet."""
+    _show_front(folder, _names(objectives) or None, _names(by))
+
+
+@app.command()
+def plot(
+    folder: Results,
+    to: Annotated[Path | None, typer.Option(help="Where the figures go; by default into the folder.")] = None,
+) -> None:
+    """Draw the front, and each knob against each objective."""
+    from vlmprof.plots.render import render
+
+    for path in render(folder, to or folder / "plots"):
+        out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(help="knobs, models, tasks, strategies or plots")] = "") -> None:
+    """List what there is of a kind."""
+    from vlmprof.errors import UnknownNameError
+
+    if kind and kind not in registry.KINDS:
+        raise UnknownNameError("kind of leaf", kind, list(registry.KINDS))
+    for name in [kind] if kind else registry.KINDS:
+        out.print(f"{name}: {', '.join(registry.names(name))}", highlight=False, soft_wrap=True)
+
+
+def _run_inline(job: Job) -> int:
+    import torch
+
+    from vlmprof.console import display
+    from vlmprof.store.collector import Collector
+    from vlmprof.sweep.inline import run_inline
+
+    spec = job.spec
+    gpus = int(torch.cuda.is_available()) if spec.resources.gpus == "auto" else spec.resources.gpus
+    collector = Collector(spec.folder, spec.name, wait_s=5)
+    finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"))
+    left = [each for each in job.plans if each.id not in finished]
+    with display(out, {each.id: str(each) for each in job.plans}) as shown:
+        run_inline(left, len(finished), collector, shown, gpus=gpus, cpus=spec.resources.cpus)
+    collector.close()
+    return _bad(collector.settled())
+
+
+def _run_on_ray(job: Job, address: str, verbose: bool) -> int:
+    from vlmprof.console import display
+    from vlmprof.sweep.launch import launch
+
+    with display(out, {each.id: str(each) for each in job.plans}) as shown:
+        return _bad(launch(job.spec, job.plans, address, shown, verbose=verbose))
+
+
+def _bad(settled: dict[str, Any]) -> int:
+    return sum(state != "done" for state in settled.values())
+
+
+@contextmanager
+def _interruptible(file: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM: what is finished is on disk already; say how to go on, and leave."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"\ninterrupted; what was finished is kept. Resume: vlmprof run {file}", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show_front(folder: Path, objectives: list[str] | None, by: list[str]) -> None:
+    from vlmprof.report.front import front_table, write_front
+
+    found = write_front(folder, objectives, by)
+    for part in front_table(found):
+        out.print(part)
+
+
+def _say_next(file: Path, job: Job, bad: int) -> None:
+    folder = job.spec.folder
+    if bad:
+        err.print(
+            f"\n{_plural(bad, 'trial')} did not finish: 'vlmprof status {folder}' says why; failed ones run again with"
+            f" 'vlmprof run {file}'",
+            style="yellow",
+            soft_wrap=True,
+        )
+    out.print(f"\nTables: {folder}/{{trials,samples,timings}}/, front: {folder}/pareto.parquet", soft_wrap=True)
+    out.print(f"Next:   vlmprof plot {folder}", soft_wrap=True)
+
+
+def _labels(each: Any, knobs: Sequence[str]) -> list[str]:
+    from vlmprof.knobs.knob import label
+
+    point = dict(each.point)
+    return [label(point[name]) for name in knobs]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+if __name__ == "__main__":
+    main()

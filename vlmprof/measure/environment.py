@@ -1,0 +1,73 @@
+"""Where a row comes from: machine, clocks, versions, commit. Every trial row carries all of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from vlmprof import __version__
+from vlmprof.records import Row
+
+
+def environment(device: str) -> Row:
+    """The provenance columns of a trial row that do not depend on the trial."""
+    on_gpu = device.startswith("cuda")
+    driver, clock_mhz = _gpu_state() if on_gpu else (None, None)
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else "CPU",
+        "gpu_driver": driver,
+        "gpu_clock_mhz": clock_mhz,
+        "cpu": _cpu_name(),
+        "cpu_threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "vlmprof": __version__,
+        "vlmprof_commit": _commit(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _gpu_state() -> tuple[str | None, int | None]:
+    """Driver version and the SM clock now, in MHz; None where the driver does not tell."""
+    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm", "--format=csv,noheader,nounits", "-i", _gpu_id()]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    driver, clock = (part.strip() for part in answer.splitlines()[0].split(","))
+    return driver, int(clock) if clock.isdigit() else None
+
+
+def _gpu_id() -> str:
+    """The first visible GPU, as nvidia-smi names it: it ignores CUDA_VISIBLE_DEVICES."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+
+
+@cache
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the source tree vlmprof runs from, with ``+`` when the tree differs from it; None if installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changed.strip() else "")

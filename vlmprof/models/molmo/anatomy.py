@@ -1,0 +1,168 @@
+"""What a Molmo checkpoint is made of, from its JSON files alone: no torch, no transformers, no weights.
+
+A local folder is read as it is. A Hub id is looked up among the released models first, so that a job can be checked
+and planned without a network, then in the local cache and on the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vlmprof.errors import ModelError, suggestion
+from vlmprof.models.family import Checkpoint
+from vlmprof.models.molmo.hub_config import is_flat, read_flat
+from vlmprof.models.molmo.tiling import Geometry, token_counts
+from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, TokenCounts
+
+SMALL_WEIGHTS_BYTES = 256 * 2**20
+"""Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
+
+TRAINED_MAX_CROPS = 12
+"""Of every released Molmo v1; a checkpoint's own processor configuration wins."""
+
+ARCHITECTURES = {"olmoe": "MolmoE", "qwen2": "Molmo (Qwen2)", "olmo2": "Molmo (OLMo2)"}
+
+RELEASED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Sources: launch_scripts/utils.py of allenai/molmo for the text models; the Hub's config.json of MolmoE-1B.
+        "allenai/MolmoE-1B-0924": {
+            "model_type": "olmoe",
+            "num_hidden_layers": 16,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+        },
+        "allenai/Molmo-7B-D-0924": {"model_type": "qwen2", "num_hidden_layers": 28},
+        "allenai/Molmo-7B-O-0924": {"model_type": "olmo2", "num_hidden_layers": 32},
+        "allenai/Molmo-72B-0924": {"model_type": "qwen2", "num_hidden_layers": 80},
+    }
+)
+
+
+def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
+    """The anatomy of a checkpoint.
+
+    Raises:
+        ModelError: no such checkpoint, one that is not a Molmo v1, or one with settings that are not supported.
+    """
+    if not checkpoint.path:
+        known = ", ".join(RELEASED)
+        raise ModelError(f"{family}: name a checkpoint, a local folder or a Hub id such as one of {known}")
+    folder = Path(checkpoint.path).expanduser()
+    if folder.is_dir():
+        return _from_folder(family, folder)
+    if checkpoint.path in RELEASED:
+        config: Mapping[str, Any] = {"text_config": RELEASED[checkpoint.path]}
+        return _anatomy(family, config, TRAINED_MAX_CROPS, _hub_identity(checkpoint))
+    return _from_hub(family, checkpoint)
+
+
+def _from_folder(family: str, folder: Path) -> Anatomy:
+    config = _nested(_json(folder / "config.json"), str(folder))
+    return _anatomy(family, config, _max_crops(folder), _fingerprint(folder))
+
+
+def _from_hub(family: str, checkpoint: Checkpoint) -> Anatomy:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = hf_hub_download(checkpoint.path, "config.json", revision=checkpoint.revision or None)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = suggestion(checkpoint.path, list(RELEASED))
+        raise ModelError(f"'{checkpoint.path}' is no folder here, and the Hub gave nothing ({reason}){hint}") from None
+    config = _nested(_json(Path(path)), checkpoint.path)
+    return _anatomy(family, config, TRAINED_MAX_CROPS, _hub_identity(checkpoint))
+
+
+def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint: str) -> Anatomy:
+    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    kind = text.get("model_type", "olmoe")
+    if kind not in ARCHITECTURES:
+        raise ModelError(f"no Molmo text model of type '{kind}'{suggestion(str(kind), list(ARCHITECTURES))}")
+    geometry = Geometry(
+        crop_px=vision.get("image_size", 336),
+        patch_px=vision.get("patch_size", 14),
+        margin_left=config.get("margin_left", 4),
+        margin_right=config.get("margin_right", 4),
+        pool=config.get("pool_size", 2),
+    )
+    dense = "num_experts" not in text
+    architecture = ARCHITECTURES[kind]
+    return Anatomy(
+        family=family,
+        architecture=architecture,
+        fingerprint=fingerprint,
+        decoder_blocks=text["num_hidden_layers"],
+        max_crops=max_crops,
+        experts=text.get("num_experts"),
+        experts_per_token=text.get("num_experts_per_tok"),
+        provides=frozenset(SURFACES) - ({ExpertRouting} if dense else set()),
+        lacks={ExpertRouting: f"{architecture} is dense, it routes no experts"} if dense else {},
+        count_tokens=_counter(geometry),
+    )
+
+
+def _counter(geometry: Geometry) -> Any:
+    def count(height: int, width: int, max_crops: int) -> TokenCounts:
+        counts = token_counts(height, width, max_crops, geometry)
+        return TokenCounts(tiling=counts.tiling, crops=counts.crops, vision_tokens=counts.vision_tokens)
+
+    return count
+
+
+def _nested(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    if is_flat(config):
+        return read_flat(config)
+    if config.get("model_type") != "molmo":
+        raise ModelError(f"{source} holds a '{config.get('model_type')}' model, not a Molmo v1 ('molmo')")
+    return config
+
+
+def _max_crops(folder: Path) -> int:
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            values = _json(folder / name)
+            values = values.get("image_processor", values)
+            if "max_crops" in values:
+                return int(values["max_crops"])
+    return TRAINED_MAX_CROPS
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; a checkpoint folder holds it") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return values
+
+
+def _hub_identity(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.path}@{checkpoint.revision or 'main'}"
+
+
+def _fingerprint(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
+    state = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _digest(folder, state)
+
+
+@lru_cache(maxsize=16)
+def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    """Sixteen hexadecimal digits of sha256; the same weights in another folder have the same, if small."""
+    digest = hashlib.sha256()
+    by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
+    for name, size, changed in state:
+        digest.update(f"{name}:{size}".encode())
+        digest.update((folder / name).read_bytes() if by_content else str(changed).encode())
+    return digest.hexdigest()[:16]

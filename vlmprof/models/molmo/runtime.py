@@ -1,0 +1,155 @@
+"""A loaded Molmo: the token maker that the engine drives, with the surfaces that knobs touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, DynamicCache
+
+from vlmprof.errors import ModelError
+from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
+from vlmprof.models.molmo.processing import MolmoProcessor
+from vlmprof.models.molmo.registration import register
+from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts
+from vlmprof.models.molmo.weights import load_strict
+from vlmprof.records import Encoding, Prompt
+from vlmprof.surfaces import Router
+
+EXPERTS_KERNEL = "grouped_mm"
+"""Pinned for prefill and decode alike: the library's own generation would change it between the two on a GPU."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBatch:
+    """Prompts of a batch as the processor left them, on the host."""
+
+    inputs: Mapping[str, Tensor]
+    encodings: tuple[Encoding, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedRows:
+    """A batch between two decode steps."""
+
+    next_tokens: Tensor
+    """(batch,) greedy choice."""
+    cache: DynamicCache
+    mask: Tensor
+    """(batch, tokens in the cache), 0 at padding."""
+
+
+@final
+class LoadedMolmo(AbstractModel):
+    """One Molmo checkpoint on one device."""
+
+    def __init__(self, model: MolmoForConditionalGeneration, processor: MolmoProcessor, device: str) -> None:
+        self._model, self._processor, self._device = model, processor, device
+        self.max_crops: int = processor.image_processor.max_crops
+        self.output_tokens: int | None = None
+        self.eos_ids = frozenset({processor.tokenizer.eos_token_id})
+
+    @property
+    def decoder(self) -> Any:
+        return self._model.model.language_model
+
+    @property
+    def routers(self) -> Sequence[Router]:
+        gates = (getattr(layer.mlp, "gate", None) for layer in self._model.decoder_layers)
+        return [gate for gate in gates if gate is not None]
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        config = self.decoder.config
+        experts = config._experts_implementation if self.routers else ""
+        return {"attention": config._attn_implementation, "experts_kernel": experts or ""}
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    def encode(self, prompts: Sequence[Prompt]) -> EncodedBatch:
+        texts = [self._turn(prompt.text) for prompt in prompts]
+        pictures = [prompt.picture.load() for prompt in prompts]
+        inputs = self._processor(text=texts, images=pictures, max_crops=self.max_crops, return_tensors="pt")
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        tilings = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
+        rows = zip(tilings, prompts, lengths, strict=True)
+        return EncodedBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+
+    @torch.inference_mode()
+    def see(self, batch: EncodedBatch) -> Tensor:
+        names = ("pixel_values", "image_masks", "image_token_pooling")
+        pixels, masks, pooling = (batch.inputs[name].to(self._device, non_blocking=True) for name in names)
+        return self._model.get_image_features(pixels.to(self._model.dtype), masks, pooling)
+
+    @torch.inference_mode()
+    def prefill(self, batch: EncodedBatch, features: Tensor, max_new_tokens: int) -> CachedRows:
+        ids, mask = (batch.inputs[name].to(self._device) for name in ("input_ids", "attention_mask"))
+        return self._forward(ids, mask, DynamicCache(config=self.decoder.config), features)
+
+    @torch.inference_mode()
+    def step(self, state: CachedRows) -> CachedRows:
+        mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
+        return self._forward(state.next_tokens[:, None], mask, state.cache, None)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        decoded: str = self._processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return decoded.strip()
+
+    def synchronize(self) -> None:
+        if self._device.startswith("cuda"):
+            torch.cuda.synchronize(self._device)
+
+    def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache, features: Tensor | None) -> CachedRows:
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            image_features=features,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return CachedRows(next_tokens=output.logits[:, -1].argmax(-1), cache=output.past_key_values, mask=mask)
+
+    def _turn(self, question: str) -> str:
+        turn = [{"role": "user", "content": question}]
+        text: str = self._processor.apply_chat_template(turn, add_generation_prompt=True)
+        return text
+
+    def _encoding(self, tiling: tuple[int, int], prompt: Prompt, length: int) -> Encoding:
+        geometry = self._processor.image_processor.geometry
+        counts = tiling_counts(tiling, geometry)
+        return Encoding(
+            tiling=tiling,
+            natural_tiling=natural_tiling(prompt.picture.height, prompt.picture.width, geometry),
+            crops=counts.crops,
+            vision_tokens=counts.vision_tokens,
+            prompt_tokens=length,
+        )
+
+
+def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
+    """Load a checkpoint, every tensor accounted for.
+
+    Raises:
+        ModelError: the files cannot be read, or do not hold exactly the tensors of the configuration.
+    """
+    register()
+    revision = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **revision)
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False, **revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{checkpoint.path} has no readable processor: {error}") from error
+    model.eval().to(device)
+    loaded = LoadedMolmo(model, processor, device)
+    if loaded.routers:
+        loaded.decoder.set_experts_implementation(EXPERTS_KERNEL)
+    return loaded

@@ -1,0 +1,120 @@
+"""The cluster a sweep runs on: a private one on this machine's loopback, or one that is named. Never a guess.
+
+A bare ``ray.init()`` joins whatever cluster it finds; here the address is always said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+from vlmprof.errors import UserError
+from vlmprof.spec import ResourceSpec
+
+NAMESPACE = "vlmprof"
+LOCAL = "local"
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Plans and rows are small; images never travel through Ray."""
+
+# Read by Ray when it is imported, hence set before. Tune's own records and reports are noise here: the ledger is the
+# truth, and the terminal has a display of its own.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AUTH_MODE": "token",
+}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's switch for machines that must not open ports to the network: every server then listens on 127.0.0.1 only."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one trial owns, and how many can run at once."""
+
+    gpus: int
+    cpus: int
+    concurrent: int
+    accelerator: str
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """As Ray counts it."""
+        resources: dict[str, float] = {"CPU": self.cpus}
+        if self.gpus:
+            resources["GPU"] = self.gpus
+        if self.accelerator:
+            resources[f"accelerator_type:{self.accelerator}"] = 0.001
+        return resources
+
+
+@contextmanager
+def connected(address: str, *, verbose: bool) -> Iterator[str]:
+    """A connection to a cluster for the length of a ``with`` block; gives the dashboard's address, or ''.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    quiet = {} if verbose else {"TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
+    for name, value in {**ENVIRONMENT, **quiet, **(LOOPBACK if address == LOCAL else {})}.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import tune  # noqa: F401 (its loggers exist once it is imported)
+
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+    size = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True} if address == LOCAL else {}
+    try:
+        context = ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=verbose,
+            logging_level="info" if verbose else "error",
+            configure_logging=verbose,
+            **size,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster at '{address}': {str(error).splitlines()[0]}; start one with 'ray start --head', or leave"
+            " --address out to run on this machine"
+        ) from None
+    try:
+        yield context.dashboard_url or ""
+    finally:
+        ray.shutdown()
+
+
+def share_of(resources: ResourceSpec) -> Share:
+    """What one trial gets of the connected cluster.
+
+    Raises:
+        UserError: no node can ever hold one trial.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = resources.gpus if resources.gpus != "auto" else int(any(node.get("GPU", 0) for node in nodes))
+    share = Share(gpus=gpus, cpus=resources.cpus, concurrent=0, accelerator=resources.accelerator)
+    concurrent = sum(_fits(node, share.bundle) for node in nodes)
+    if not concurrent:
+        have = "; ".join(", ".join(f"{key}: {value:g}" for key, value in _counted(node).items()) for node in nodes)
+        raise UserError(f"no node has what one trial needs ({share.bundle}); the nodes have: {have}")
+    return Share(gpus=gpus, cpus=resources.cpus, concurrent=concurrent, accelerator=resources.accelerator)
+
+
+def _fits(node: dict[str, float], bundle: dict[str, float]) -> int:
+    return int(min(node.get(name, 0) // amount for name, amount in bundle.items()))
+
+
+def _counted(node: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in node.items() if name in {"CPU", "GPU"} or name.startswith("accelerator")}

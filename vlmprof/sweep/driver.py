@@ -1,0 +1,160 @@
+"""``run_on_ray``: plans -> Ray Tune trials. Tune is a thin scheduler; the ledger is the truth.
+
+One Tuner a model, so that a warm actor never changes its weights; at most ``CHUNK`` trials a Tuner, because Tune's own
+bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it) and a trial
+can die with its process, so what counts is asked of the collector: whatever has not settled runs again, and a plan that
+has ended its process ``LIVES`` times is quarantined as failed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, final
+
+import ray
+from ray import tune
+
+from vlmprof.plan.point import TrialPlan
+from vlmprof.store.collector import Collector
+from vlmprof.store.ledger import State
+from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor, SizerActor
+from vlmprof.sweep.cluster import Share
+from vlmprof.sweep.snapshot import Display, Snapshot
+from vlmprof.sweep.trainable import Shared, VlmTrainable
+from vlmprof.trial.plain import lost
+
+CHUNK = 1000
+LIVES = 3
+REFRESH_S = 0.3
+"""Between two looks at the board."""
+
+_DURABLE = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+"""For actors: no CPU of the trials', back after a death, calls in flight repeated."""
+
+
+@final
+class Session:
+    """One run of a sweep on a connected cluster."""
+
+    def __init__(self, folder: Path, sweep: str, display: Display, share: Share, *, verbose: bool) -> None:
+        """Take the folder and start the sweep's actors.
+
+        Raises:
+            StoreError: another sweep is writing there, or nothing can be written.
+        """
+        self._display, self._share, self._verbose = display, share, verbose
+        # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
+        Collector(folder, sweep, wait_s=WRITER_WAIT_S).close()
+        self._collector = ray.remote(CollectorActor).options(**_DURABLE).remote(str(folder.absolute()), sweep)
+        self._sizer = ray.remote(SizerActor).options(**_DURABLE).remote()
+        self._total, self._skipped = 0, 0
+
+    def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:
+        """Note the run; returns what is left to do."""
+        finished = ray.get(self._collector.open_run.remote([plan.id for plan in plans], job))
+        self._total, self._skipped = len(plans), len(finished)
+        return [plan for plan in plans if plan.id not in finished]
+
+    def run(self, plans: Sequence[TrialPlan]) -> None:
+        """Run plans until each has settled."""
+        deaths: Counter[str] = Counter()
+        left = list(plans)
+        with self._watching():
+            while left:
+                for chunk in _chunks(left):
+                    self._fit(chunk)
+                left = self._unsettled(left, deaths)
+
+    def close(self) -> dict[str, State]:
+        """Let go of the folder, so that the next run need not wait; how each trial of this run ended."""
+        settled, _ = ray.get(self._collector.board.remote())
+        ray.get(self._collector.close.remote())
+        return dict(settled)
+
+    def _unsettled(self, plans: Sequence[TrialPlan], deaths: Counter[str]) -> list[TrialPlan]:
+        settled, _ = ray.get(self._collector.board.remote())
+        left = [plan for plan in plans if plan.id not in settled]
+        ray.get(self._collector.abandon.remote([plan.id for plan in left]))
+        deaths.update(plan.id for plan in left)
+        for plan in left:
+            if deaths[plan.id] >= LIVES:
+                ray.get(self._collector.finish.remote(lost(plan, LIVES)))
+            else:
+                self._display.note(f"{plan}: its process died; trying again ({deaths[plan.id]} of {LIVES - 1})")
+        return [plan for plan in left if deaths[plan.id] < LIVES]
+
+    def _fit(self, plans: Sequence[TrialPlan]) -> None:
+        share = self._share
+        shared = Shared(
+            plans={plan.id: plan for plan in plans},
+            collector=self._collector,
+            sizer=self._sizer,
+            gpus=share.gpus,
+            cpus=share.cpus,
+        )
+        scratch = tempfile.mkdtemp(prefix="vlmprof-tune-")
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory([share.bundle])
+            ),
+            param_space={"trial": tune.grid_search([plan.id for plan in plans])},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=share.concurrent,
+                trial_name_creator=lambda trial: f"vlmprof-{trial.config['trial']}",
+                trial_dirname_creator=lambda trial: trial.config["trial"],
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=1 if self._verbose else 0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        except Exception as error:  # the whole fit can fall; what it settled is kept, the rest is tried again
+            self._display.note(f"Ray Tune ended early: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        while True:
+            last = over.wait(REFRESH_S)
+            try:
+                settled, running = ray.get(self._collector.board.remote(), timeout=10)
+            except ray.exceptions.RayError:  # the collector is restarting, or the cluster is gone: nothing to show
+                if last:
+                    return
+                continue
+            self._display.update(
+                Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running)
+            )
+            if last:
+                return
+
+
+def _chunks(plans: Sequence[TrialPlan]) -> Iterator[list[TrialPlan]]:
+    for _, group in groupby(plans, key=lambda plan: (plan.model_fingerprint, plan.model.dtype)):
+        same_model = list(group)
+        for start in range(0, len(same_model), CHUNK):
+            yield same_model[start : start + CHUNK]
+

@@ -1,0 +1,30 @@
+"""A job on a cluster, from connecting to letting go. What the command line calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vlmprof.plan.point import TrialPlan
+from vlmprof.spec import SweepSpec
+from vlmprof.store.ledger import State
+from vlmprof.sweep.cluster import connected, share_of
+from vlmprof.sweep.snapshot import Display
+
+
+def launch(
+    spec: SweepSpec, plans: Sequence[TrialPlan], address: str, display: Display, *, verbose: bool
+) -> dict[str, State]:
+    """Run what is missing of a job; how each trial of this run ended.
+
+    Raises:
+        UserError: no cluster at the address, or none of its nodes can hold a trial.
+        StoreError: another sweep is writing to the folder, or nothing can be written there.
+    """
+    with connected(address, verbose=verbose) as dashboard:
+        from vlmprof.sweep.driver import Session
+
+        if dashboard:
+            display.note(f"dashboard: http://{dashboard}")
+        session = Session(spec.folder, spec.name, display, share_of(spec.resources), verbose=verbose)
+        session.run(session.open_run(plans, spec.model_dump(mode="json")))
+        return session.close()

@@ -1,0 +1,53 @@
+"""``shapes_qa``: questions about procedurally drawn shapes, the demo model's own task.
+
+Nothing is downloaded: a scene is a function of its number. Images vary in size and shape; question types ask for
+different things of a model (``reading`` needs the high-resolution crops, ``code`` needs memorised facts, ``colour``
+needs neither), so that knobs trade off per type as they do on real tasks. Licence: that of vlmprof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from vlmprof.metrics.vqa import vqa
+from vlmprof.records import Example, Picture
+from vlmprof.tasks._shapes_questions import Question, scene_questions
+from vlmprof.tasks._shapes_scenes import Scene
+from vlmprof.tasks.task import Task
+
+SCENES = 600
+"""Scenes of a split; about six questions each."""
+
+
+def _examples(split: str) -> Iterator[Example]:
+    return iter(_all(split))
+
+
+@lru_cache(maxsize=4)
+def _all(split: str) -> tuple[Example, ...]:
+    scenes = (scene_questions(split, number) for number in range(SCENES))
+    return tuple(_example(scene, question) for scene, asked in scenes for question in asked)
+
+
+def _example(scene: Scene, question: Question) -> Example:
+    return Example(
+        id=question.id,
+        question=question.text,
+        question_type=question.type,
+        answers=question.answers,
+        picture=Picture(width=scene.width, height=scene.height, load=scene.render),
+        cluster=question.id.rpartition("/")[0],
+    )
+
+
+TASK = Task(
+    name="shapes_qa",
+    revision="1",
+    splits=("held_out", "train"),
+    examples=_examples,
+    prompt=lambda example: example.question,
+    metric=vqa,
+    metric_name="vqa",
+    max_new_tokens=8,
+)

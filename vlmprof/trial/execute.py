@@ -1,0 +1,81 @@
+"""``Executor``: keeps one model loaded and turns plans into results, whatever happens on the way.
+
+The same object serves the cluster and ``--inline``: the cluster is a detail.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from vlmprof.errors import OutOfMemory
+from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import TrialPlan
+from vlmprof.records import Row
+from vlmprof.store.collector import TrialResult, now
+from vlmprof.trial.plain import unfinished
+from vlmprof.trial.progress import Progress
+from vlmprof.trial.resolve import Resolved, resolve
+from vlmprof.trial.rows import finished
+from vlmprof.trial.run import run_trial
+from vlmprof.trial.score import Sizer
+
+Report = Callable[[Progress], None]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    identity: tuple[str, str]
+    model: AbstractModel
+
+
+@final
+class Executor:
+    """Runs plans one after another on one device."""
+
+    def __init__(self, sizer: Sizer, *, gpus: float, cpus: int, name: str) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            sizer: Answers batch sizes; shared with others or not.
+            gpus: Above 0, the first visible GPU is used; else the CPU.
+            cpus: Threads of the CPU's share of the work.
+            name: Recorded in every row: ``tune`` or ``inline``.
+        """
+        self._sizer, self._name = sizer, name
+        self._device = "cuda" if gpus else "cpu"
+        self._loaded: _Loaded | None = None
+        torch.set_num_threads(cpus)
+
+    def run(self, plan: TrialPlan, report: Report) -> TrialResult:
+        """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace."""
+        began, started = time.monotonic(), now()
+
+        def about() -> Row:
+            return {"started": started, "seconds": time.monotonic() - began, "executor": self._name}
+
+        try:
+            resolved = resolve(plan)
+            model = self._model(resolved, report)
+            outcome = run_trial(resolved, model, self._sizer, report)
+            return finished(outcome, model, about())
+        except OutOfMemory as error:
+            return unfinished(plan, "oom", error, traceback.format_exc(), about())
+        except Exception as error:  # the one place that catches everything: a failed trial is a row, not a dead sweep
+            self._loaded = None  # whatever state the failure left the model in, the next trial starts from the files
+            return unfinished(plan, "failed", error, traceback.format_exc(), about())
+
+    def _model(self, resolved: Resolved, report: Report) -> AbstractModel:
+        identity = (resolved.plan.model_fingerprint, resolved.plan.model.dtype)
+        if self._loaded is None or self._loaded.identity != identity:
+            self._loaded = None  # free the old weights before the new ones arrive
+            report(Progress(phase="load", done=0, total=1))
+            model = resolved.family.load(resolved.checkpoint, self._device)
+            self._loaded = _Loaded(identity=identity, model=model)
+        return self._loaded.model

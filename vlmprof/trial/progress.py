@@ -1,0 +1,18 @@
+"""How far a trial has come: small enough to be sent every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+Phase = Literal["load", "count", "score", "warm up", "time"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a trial has come."""
+
+    phase: Phase
+    done: int
+    total: int

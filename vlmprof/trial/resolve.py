@@ -1,0 +1,149 @@
+"""Names -> objects, and every mismatch found here: without weights, before a GPU is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from vlmprof import registry
+from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError
+from vlmprof.knobs.knob import AbstractKnob
+from vlmprof.models.family import AbstractFamily, Checkpoint
+from vlmprof.plan.expand import expand
+from vlmprof.plan.point import TrialPlan
+from vlmprof.spec import ModelSpec, Survey, SweepSpec, TaskSpec, survey
+from vlmprof.surfaces import Anatomy
+from vlmprof.tasks.task import Task
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One knob at one value."""
+
+    name: str
+    knob: AbstractKnob
+    value: Any
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A plan whose every name is an object, and whose every pairing is legal."""
+
+    plan: TrialPlan
+    family: AbstractFamily
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    task: Task
+    settings: tuple[Setting, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job file that passed every check."""
+
+    spec: SweepSpec
+    plans: tuple[TrialPlan, ...]
+
+
+def prepare(path: Path) -> Job:
+    """Read, check and expand a job file. No weights, no GPU, no cluster.
+
+    Raises:
+        SpecError: with every fault of the file: its form, unknown names, values that a model cannot take.
+    """
+    found = survey(path)
+    anatomies: dict[ModelSpec, Anatomy] = {}
+    faults = [*found.faults, *_model_faults(found, anatomies), *_knob_faults(found, anatomies), *_task_faults(found)]
+    if found.spec is None or faults:
+        raise SpecError(found.source, faults)
+    fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
+    revisions = {task: task_of(task).revision for task in found.spec.tasks}
+    return Job(spec=found.spec, plans=expand(found.spec, fingerprints, revisions))
+
+
+def resolve(plan: TrialPlan) -> Resolved:
+    """The objects behind a plan, on whatever machine runs it.
+
+    Raises:
+        ModelError: the checkpoint is not the one the plan was made for.
+        KnobValueError: a value this model cannot take.
+    """
+    family, checkpoint = family_of(plan.model)
+    anatomy = family.describe(checkpoint)
+    if anatomy.fingerprint != plan.model_fingerprint:
+        raise ModelError(
+            f"{plan.model.label}: the checkpoint here is {anatomy.fingerprint}, the sweep was planned for"
+            f" {plan.model_fingerprint}; run the job again to plan anew"
+        )
+    settings = tuple(Setting(name=name, knob=registry.load("knobs", name), value=value) for name, value in plan.point)
+    for setting in settings:
+        _check(setting.name, setting.value, anatomy)
+    return Resolved(
+        plan=plan,
+        family=family,
+        checkpoint=checkpoint,
+        anatomy=anatomy,
+        task=task_of(plan.task),
+        settings=settings,
+    )
+
+
+def family_of(model: ModelSpec) -> tuple[AbstractFamily, Checkpoint]:
+    """The family a job names, and which of its weights."""
+    checkpoint = Checkpoint(path=model.checkpoint, revision=model.revision, dtype=model.dtype)
+    return registry.load("models", model.family), checkpoint
+
+
+def task_of(task: TaskSpec) -> Task:
+    """The task a job names."""
+    found: Task = registry.load("tasks", task.name)
+    return found
+
+
+def predicted_vision_tokens(resolved: Resolved) -> float:
+    """Mean vision tokens a sample over the trial's own subset, from image sizes alone."""
+    plan, anatomy = resolved.plan, resolved.anatomy
+    cap = dict(plan.point).get("max_crops", anatomy.max_crops)
+    examples = resolved.task.subset(plan.task.split, plan.task.samples, plan.task.seed)
+    counts = [anatomy.count_tokens(e.picture.height, e.picture.width, cap).vision_tokens for e in examples]
+    return sum(counts) / len(counts)
+
+
+def _check(name: str, value: Any, anatomy: Anatomy) -> None:
+    knob: AbstractKnob = registry.load("knobs", name)
+    if knob.needs not in anatomy.provides:
+        reason = anatomy.lacks.get(knob.needs, f"{anatomy.architecture} has nothing for it to act on")
+        raise KnobValueError(f"{name}: {reason}")
+    knob.check(value, anatomy)
+
+
+def _model_faults(found: Survey, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:
+    for model in found.models:
+        family, checkpoint = family_of(model)
+        try:
+            anatomies[model] = family.describe(checkpoint)
+        except UserError as error:
+            yield Fault(field="models", problem=str(error))
+
+
+def _knob_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+    for name, values in found.knobs.items():
+        for value in values:
+            for model, anatomy in anatomies.items():
+                try:
+                    _check(name, value, anatomy)
+                except KnobValueError as error:
+                    yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
+
+
+def _task_faults(found: Survey) -> Iterator[Fault]:
+    for task in found.spec.tasks if found.spec else ():
+        try:
+            task_of(task).split(task.split)
+        except UserError as error:
+            yield Fault(field="tasks", problem=str(error))

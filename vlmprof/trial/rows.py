@@ -1,0 +1,214 @@
+"""What a trial produced -> rows of the three tables. The arithmetic of a row lives here and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from vlmprof.errors import Mismatch
+from vlmprof.measure.environment import environment
+from vlmprof.metrics.interval import mean_interval, median_interval
+from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import canonical
+from vlmprof.records import Generation, Observation, Row, StageTimes
+from vlmprof.store.collector import TrialResult
+from vlmprof.store.ledger import State
+from vlmprof.store.schema import STAGES
+from vlmprof.trial.plain import identity
+from vlmprof.trial.run import Outcome, Timed, stage_sum_error
+from vlmprof.trial.samples import Scored
+
+
+def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
+    """The rows of a trial that ran to its end.
+
+    Raises:
+        Mismatch: a knob did not do what it was set to.
+    """
+    resolved = outcome.resolved
+    seen = _observed(outcome)
+    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, seen) for s in resolved.settings}
+    lies = sorted(name for name, effect in effects.items() if effect == "mismatch")
+    if lies:
+        raise Mismatch(f"{', '.join(lies)}: what ran is not what was set; seen: {seen}")
+    failed = [one for one in outcome.scored if one.generation is None]
+    state: State = "failed" if failed else "done"
+    row = {
+        **identity(resolved.plan),
+        **about,
+        "state": state,
+        "error": _failure(failed, len(outcome.scored)),
+        "architecture": resolved.anatomy.architecture,
+        "split": resolved.task.split(resolved.plan.task.split),
+        "work_key": _work_key(outcome, seen),
+        **{f"effect_{name}": effect for name, effect in effects.items()},
+        **_accuracy(outcome, complete=not failed),
+        **_achieved(outcome, seen),
+        **_latency(outcome),
+        **model.kernels,
+        **environment(model.device),
+    }
+    samples = tuple(_sample_row(resolved.plan.id, one) for one in outcome.scored)
+    timings = tuple(_timing_row(outcome, one) for one in outcome.timed)
+    return TrialResult(
+        trial=resolved.plan.id,
+        knobs=tuple(effects),
+        state=state,
+        row=row,
+        samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
+        timings=timings,
+    )
+
+
+def _observed(outcome: Outcome) -> Observation:
+    answers = _answers(outcome)
+    seen = answers or [generation for one in outcome.timed for generation in one.run.generations]
+    return Observation(
+        capped_share=_mean(generation.encoding.capped for generation in seen) or 0.0,
+        crops_max=max(generation.encoding.crops for generation in seen),
+        blocks_executed=outcome.counts.blocks_executed,
+        experts_per_token=outcome.counts.experts_per_token,
+        tokens_max=max((generation.tokens for generation in answers), default=0),
+        cut_share=_mean(generation.end == "cap" for generation in answers) or 0.0,
+    )
+
+
+def _answers(outcome: Outcome) -> list[Generation]:
+    return [one.generation for one in outcome.scored if one.generation is not None]
+
+
+def _failure(failed: Sequence[Scored], samples: int) -> str | None:
+    if not failed:
+        return None
+    return f"{len(failed)} of {samples} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
+
+
+def _accuracy(outcome: Outcome, *, complete: bool) -> dict[str, float | int | str | None]:
+    if not outcome.scored:
+        return {"samples": 0}
+    answers = _answers(outcome)
+    scores = [one.score for one in outcome.scored if one.score is not None]
+    clusters = [one.example.cluster for one in outcome.scored if one.score is not None]
+    row: dict[str, float | int | str | None] = {
+        "samples": len(outcome.scored),
+        "samples_failed": len(outcome.scored) - len(answers),
+        "samples_empty": sum(not generation.text for generation in answers),
+        "samples_cut": sum(generation.end == "cap" for generation in answers),
+        "metric": outcome.resolved.task.metric_name,
+        "batch_size": outcome.batch_size,
+        "samples_per_s": len(outcome.scored) / outcome.score_seconds,
+    }
+    if complete:  # an average over whichever samples did not fail is not this configuration's accuracy
+        interval = mean_interval(scores, clusters)
+        row |= {"accuracy": interval.mean, "accuracy_low": interval.low, "accuracy_high": interval.high}
+    return row
+
+
+def _achieved(outcome: Outcome, seen: Observation) -> dict[str, float | int | None]:
+    answers = _answers(outcome)
+    every = answers or [generation for one in outcome.timed for generation in one.run.generations]
+    return {
+        "vision_tokens": _mean(generation.encoding.vision_tokens for generation in every),
+        "crops": _mean(generation.encoding.crops for generation in every),
+        "capped_share": seen.capped_share,
+        "prompt_tokens": _mean(generation.encoding.prompt_tokens for generation in every),
+        "tokens_generated": _mean(generation.tokens for generation in answers),
+        "experts_per_token": seen.experts_per_token,
+        "blocks_executed": len(seen.blocks_executed),
+    }
+
+
+def _latency(outcome: Outcome) -> dict[str, float | int | None]:
+    if not outcome.timed:
+        return {}
+    timing = outcome.resolved.plan.timing
+    repeats = _repeats(outcome.timed)
+    totals = [statistics.fmean(stages.end_to_end_ms for stages in repeat) for repeat in repeats]
+    interval = median_interval(totals)
+    steps = [stages.decode_ms / stages.decode_steps for repeat in repeats for stages in repeat if stages.decode_steps]
+    return {
+        "timing_batch_size": timing.batch_size,
+        "timing_output_tokens": outcome.timing_output_tokens,
+        "timing_requests": len(repeats[0]),
+        "repeats": len(repeats),
+        "latency_ms_p50": statistics.median(totals),
+        "latency_ms_p50_low": interval.low if interval else None,
+        "latency_ms_p50_high": interval.high if interval else None,
+        **{f"{stage}_ms_p50": _stage_median(repeats, f"{stage}_ms") for stage in STAGES},
+        "decode_step_ms_p50": statistics.median(steps) if steps else None,
+        "timings_redone": sum(one.redone for one in outcome.timed),
+        "stage_sum_error": max(stage_sum_error(one.run) for one in outcome.timed),
+        "peak_bytes": outcome.peak.peak_bytes if outcome.peak else None,
+    }
+
+
+def _repeats(timed: Sequence[Timed]) -> list[list[StageTimes]]:
+    """The stage times of each repeat, a request each: a repeat is one pass over the same fixed requests."""
+    repeats: dict[int, list[StageTimes]] = {}
+    for one in timed:
+        repeats.setdefault(one.repeat, []).append(one.run.stages)
+    return [repeats[repeat] for repeat in sorted(repeats)]
+
+
+def _stage_median(repeats: Sequence[Sequence[StageTimes]], stage: str) -> float:
+    return statistics.median(statistics.fmean(getattr(stages, stage) for stages in repeat) for repeat in repeats)
+
+
+def _work_key(outcome: Outcome, seen: Observation) -> str:
+    """Equal for configurations that did the same work on every sample, whatever they were asked for."""
+    work = [
+        sorted([one.example.id, *one.generation.encoding.tiling] for one in outcome.scored if one.generation),
+        [[*generation.encoding.tiling] for one in outcome.timed for generation in one.run.generations],
+        seen.blocks_executed,
+        seen.experts_per_token,
+        seen.tokens_max if seen.cut_share else None,
+        outcome.timing_output_tokens,
+        outcome.resolved.plan.model_fingerprint,
+    ]
+    return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
+
+
+def _sample_row(trial: str, one: Scored) -> Row:
+    row: dict[str, float | int | str | None] = {
+        "trial": trial,
+        "sample": one.example.id,
+        "cluster": one.example.cluster,
+        "question_type": one.example.question_type,
+        "score": one.score,
+        "batch_size": one.batch_size,
+        "error": one.error or None,
+    }
+    if one.generation is None:
+        return {**row, "end": "failed"}
+    encoding = one.generation.encoding
+    return {
+        **row,
+        "prediction": one.generation.text,
+        "end": one.generation.end,
+        "tokens_generated": one.generation.tokens,
+        "tiling_rows": encoding.tiling[0],
+        "tiling_cols": encoding.tiling[1],
+        "capped": encoding.capped,
+        "crops": encoding.crops,
+        "vision_tokens": encoding.vision_tokens,
+        "prompt_tokens": encoding.prompt_tokens,
+    }
+
+
+def _timing_row(outcome: Outcome, one: Timed) -> Row:
+    stages: Mapping[str, float] = {f"{stage}_ms": getattr(one.run.stages, f"{stage}_ms") for stage in STAGES}
+    return {
+        "trial": outcome.resolved.plan.id,
+        "repeat": one.repeat,
+        "request": one.request,
+        "batch_size": len(one.run.generations),
+        "output_tokens": outcome.timing_output_tokens,
+        **stages,
+        "end_to_end_ms": one.run.stages.end_to_end_ms,
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return statistics.fmean(listed) if listed else None

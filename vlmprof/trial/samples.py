@@ -1,0 +1,65 @@
+"""The samples of a trial on their way from a question to a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from vlmprof.records import Example, Generation, Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """An example and what the model is shown for it."""
+
+    example: Example
+    prompt: Prompt
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """An example with its answer, or with why there is none."""
+
+    example: Example
+    generation: Generation | None
+    score: float | None
+    batch_size: int
+    error: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """Samples whose picture is in memory, and those whose picture could not be read."""
+
+    readable: tuple[Asked, ...]
+    broken: tuple[Scored, ...]
+
+
+def open_pictures(asked: Sequence[Asked]) -> Opened:
+    """Decode every picture once, before anything is batched or timed.
+
+    A picture that cannot be read costs its sample, which is counted and named, and nobody else's.
+    """
+    readable, broken = [], []
+    for one in asked:
+        try:
+            image = one.prompt.picture.load()
+        except Exception as error:  # whatever a decoder raises: the sample is failed, not the trial
+            reason = f"{type(error).__name__}: {error}"
+            broken.append(Scored(example=one.example, generation=None, score=None, batch_size=0, error=reason))
+            continue
+        picture = replace(one.prompt.picture, load=partial(_same, image))
+        readable.append(replace(one, prompt=replace(one.prompt, picture=picture)))
+    return Opened(readable=tuple(readable), broken=tuple(broken))
+
+
+def _same(image: Image) -> Image:
+    return image

@@ -1,0 +1,100 @@
+"""The score pass: every sample answered once, at whatever batch is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from vlmprof.engine.greedy import generate
+from vlmprof.errors import OutOfMemory
+from vlmprof.measure.memory import read_peak
+from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import canonical
+from vlmprof.trial.resolve import Resolved
+from vlmprof.trial.samples import Asked, Scored, open_pictures
+
+
+class Sizer(Protocol):
+    """What a trial needs of the batch sizer; see ``trial.batching.BatchSizer``."""
+
+    def ask(self, key: str, most: int, total_bytes: int | None) -> int: ...
+    def tell_fit(self, key: str, size: int, peak_bytes: int | None) -> None: ...
+    def tell_out_of_memory(self, key: str, size: int) -> None: ...
+
+
+def score(
+    resolved: Resolved,
+    asked: Sequence[Asked],
+    model: AbstractModel,
+    max_new_tokens: int,
+    sizer: Sizer,
+    report: Callable[[int], None],
+) -> Iterator[Scored]:
+    """Answer and score all samples, the longest prompts first: what fits them fits all that follow.
+
+    Raises:
+        OutOfMemory: not even one sample fits.
+    """
+    key = sizing_key(resolved, model.device)
+    left = _longest_first(resolved, asked)
+    report(0)
+    while left:
+        size = _next_size(resolved, sizer, key, model.device)
+        opened = open_pictures(left[:size])
+        yield from opened.broken
+        try:
+            yield from _answer(resolved, opened.readable, model, max_new_tokens)
+        except OutOfMemory:
+            sizer.tell_out_of_memory(key, len(opened.readable))
+            if resolved.plan.batch_size is not None:
+                raise
+            left = [one for one in left if one.example.id not in {b.example.id for b in opened.broken}]
+            continue
+        peak = read_peak(model.device)
+        sizer.tell_fit(key, len(opened.readable), peak.peak_bytes if peak else None)
+        left = left[size:]
+        report(len(asked) - len(left))
+
+
+def sizing_key(resolved: Resolved, device: str) -> str:
+    """Everything that decides how much memory a sample of this configuration takes."""
+    plan = resolved.plan
+    return canonical([device, plan.model_fingerprint, plan.model.dtype, plan.task.name, plan.point.items])
+
+
+def _next_size(resolved: Resolved, sizer: Sizer, key: str, device: str) -> int:
+    if resolved.plan.batch_size is not None:
+        return resolved.plan.batch_size
+    peak = read_peak(device)
+    size = sizer.ask(key, resolved.plan.batch_max, peak.total_bytes if peak else None)
+    if size == 0:
+        raise OutOfMemory(1, "not even one sample fits")
+    return size
+
+
+def _answer(
+    resolved: Resolved, asked: Sequence[Asked], model: AbstractModel, max_new_tokens: int
+) -> list[Scored]:
+    if not asked:
+        return []
+    run = generate(model, [one.prompt for one in asked], max_new_tokens=max_new_tokens)
+    return [
+        Scored(
+            example=one.example,
+            generation=generation,
+            score=resolved.task.metric(generation.text, one.example.answers),
+            batch_size=len(asked),
+        )
+        for one, generation in zip(asked, run.generations, strict=True)
+    ]
+
+
+def _longest_first(resolved: Resolved, asked: Sequence[Asked]) -> list[Asked]:
+    anatomy = resolved.anatomy
+    cap = dict(resolved.plan.point).get("max_crops", anatomy.max_crops)
+
+    def length(one: Asked) -> int:
+        picture = one.prompt.picture
+        return anatomy.count_tokens(picture.height, picture.width, cap).vision_tokens + len(one.prompt.text)
+
+    return sorted(asked, key=length, reverse=True)
