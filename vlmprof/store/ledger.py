@@ -18,8 +18,8 @@ from vlmprof.errors import StoreError
 LEDGER = "ledger.jsonl"
 
 State = Literal["started", "done", "oom", "failed"]
-STATES: tuple[State, ...] = get_args(State)
 """``done`` and ``oom`` are answers; ``started`` and ``failed`` trials run again."""
+STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = ("done", "oom")
 
 

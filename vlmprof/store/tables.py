@@ -27,8 +27,12 @@ def write(folder: Path, table: TableName, trial: str, rows: Sequence[Row], kind:
     """Write the rows of one trial: data, fsync, rename, fsync of the folder.
 
     Raises:
-        pyarrow.ArrowInvalid: a row does not fit the schema.
+        pyarrow.ArrowInvalid: a value does not fit its column.
+        ValueError: a row has a column that the schema lacks; Arrow alone would drop it without a word.
     """
+    unknown = sorted({name for row in rows for name in row} - set(kind.names))
+    if unknown:
+        raise ValueError(f"the table '{table}' has no column named {', '.join(unknown)}")
     target = folder / table / f"{trial}.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")

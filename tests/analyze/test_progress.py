@@ -1,0 +1,104 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.builders import combined_sweep, trial_row, write_results
+from vlmprof.analyze.progress import status
+from vlmprof.errors import StoreError
+from vlmprof.store.ledger import Ledger
+
+
+def write(folder, *lines):
+    ledger = Ledger(folder)
+    for line in lines:
+        ledger.append(**line)
+    ledger.close()
+
+
+def sweep(*trials, at="2026-08-01T10:00:00+00:00"):
+    return {"event": "sweep", "name": "crops", "trials": list(trials), "time": at}
+
+
+def event(kind, trial, **fields):
+    return {"event": kind, "trial": trial, "time": "2026-08-01T10:05:00+00:00", **fields}
+
+
+def test_a_finished_sweep(tmp_path):
+    state = status(write_results(tmp_path, combined_sweep()))
+    assert (state.name, state.total, state.finished) == ("combined", 16, 16)
+    assert state.counts == {"waiting": 0, "running": 0, "done": 16, "oom": 0, "failed": 0}
+    assert state.without_row == ()
+    assert state.trial_seconds == 480
+    assert state.last_event == "done"
+    assert state.last_time == datetime(2026, 8, 1, 10, 15, 30, tzinfo=UTC)
+
+
+def test_a_sweep_in_full_swing(tmp_path):
+    write(
+        tmp_path,
+        sweep("a", "b", "c", "d", "e"),
+        event("started", "a"),
+        event("done", "a", seconds=2.0),
+        event("started", "b"),
+        event("oom", "b", seconds=None),
+        event("started", "c"),
+        event("failed", "c", seconds=1.5, error="Mismatch: it lied", trace="..."),
+        event("started", "d"),
+    )
+    state = status(tmp_path)
+    assert state.counts == {"waiting": 1, "running": 1, "done": 1, "oom": 1, "failed": 1}
+    assert state.running == ("d",)
+    assert state.failed == {"c": "Mismatch: it lied"}
+    assert state.finished == 2
+    assert state.trial_seconds == 3.5
+    assert state.without_row == ("a", "b", "c")
+
+
+def test_a_new_run_takes_over_what_the_last_one_left_running(tmp_path):
+    write(tmp_path, sweep("a", "b"), event("started", "a"), sweep("a", "b"))
+    assert status(tmp_path).counts["waiting"] == 2
+    write(tmp_path, event("started", "a"), event("done", "a"))
+    assert status(tmp_path).counts == {"waiting": 1, "running": 0, "done": 1, "oom": 0, "failed": 0}
+
+
+def test_a_grown_sweep_keeps_what_was_done(tmp_path):
+    write(tmp_path, sweep("a"), event("started", "a"), event("done", "a"), sweep("a", "b", "c"))
+    state = status(tmp_path)
+    assert (state.total, state.counts["done"], state.counts["waiting"]) == (3, 1, 2)
+
+
+def test_a_failed_trial_that_runs_again(tmp_path):
+    write(tmp_path, sweep("a"), event("failed", "a", error="x"), sweep("a"), event("started", "a"))
+    state = status(tmp_path)
+    assert state.counts["running"] == 1
+    assert state.failed == {}
+
+
+def test_a_trial_counts_once_and_its_last_line_counts(tmp_path):
+    write(tmp_path, sweep("a"), event("done", "a"), event("done", "a"))
+    assert status(tmp_path).total == 1
+
+
+def test_rows_that_are_missing_are_named(tmp_path):
+    row = trial_row({"max_crops": 1})
+    write_results(tmp_path, [row])
+    (tmp_path / "trials" / f"{row['trial']}.parquet").unlink()
+    assert status(tmp_path).without_row == (row["trial"],)
+
+
+def test_lines_of_other_kinds_are_passed_over(tmp_path):
+    write(tmp_path, sweep("a"), {"event": "note", "trial": "a", "time": "2026-08-01T11:00:00+00:00"})
+    state = status(tmp_path)
+    assert state.counts["waiting"] == 1
+    assert state.last_event == "note"
+
+
+def test_an_empty_ledger(tmp_path):
+    write(tmp_path)
+    state = status(tmp_path)
+    assert (state.name, state.total, state.last_time) == ("", 0, None)
+
+
+def test_a_folder_without_a_sweep(tmp_path):
+    with pytest.raises(StoreError, match="holds no sweep"):
+        status(tmp_path)

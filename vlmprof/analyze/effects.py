@@ -1,0 +1,135 @@
+"""What each knob does to an objective: over all settings of the others, and alone with the others at their fullest.
+
+The two answer different questions. ``marginal`` shows how far the effect of a knob depends on the rest: its spread is
+the spread of settings, not an error bar. ``one_at_a_time`` changes nothing else, and its intervals are the 95 % ones
+that were measured. Trials that set different knobs are kept apart (``swept``), and so are groups that may not be
+compared (``analyze.group``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import pandas as pd
+
+from vlmprof.analyze.group import comparable
+from vlmprof.analyze.pareto import Objective
+from vlmprof.store.schema import knobs_of
+
+MARGINAL = ("group", "swept", "knob", "axis", "label", "effect", "trials", "mean", "median", "low", "high")
+ALONE = ("group", "swept", "knob", "axis", "label", "effect", "held", "trial", "value", "low", "high")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SameWork:
+    """Configurations that were asked for differently and did the same work on every sample."""
+
+    group: str
+    work_key: str
+    trials: tuple[str, ...]
+    points: tuple[str, ...]
+
+
+def marginal(trials: pd.DataFrame, objective: Objective, by: Sequence[str] = ()) -> pd.DataFrame:
+    """A row for each knob and value: the objective over all settings of the other knobs.
+
+    Returns:
+        The columns of ``MARGINAL``, by group, knob and axis. ``trials`` counts the settings; ``mean``, ``median``,
+        ``low`` (smallest) and ``high`` (largest) are over them, in the unit of the objective. ``effect`` joins what the
+        trials say where they differ. Trials without the objective are left out.
+
+    Raises:
+        UserError: an unknown column in ``by``.
+    """
+    rows = [
+        {**about, "axis": axis, "label": label, "effect": _effects(same, knob), **_spread(same[objective.column])}
+        for about, knob, part in _sets(trials, objective, by)
+        for (axis, label), same in part.groupby([f"knob_{knob}", f"label_{knob}"])
+    ]
+    return pd.DataFrame(rows, columns=list(MARGINAL))
+
+
+def one_at_a_time(trials: pd.DataFrame, objective: Objective, by: Sequence[str] = ()) -> pd.DataFrame:
+    """A row for each knob and value, every other knob at its most complete value: the largest on its axis.
+
+    A value whose trial is not there (a random or unfinished sweep) has no row. Where two values of another knob are
+    equally complete, the first label counts.
+
+    Returns:
+        The columns of ``ALONE``, by group, knob and axis. ``held`` says where the other knobs stood; ``value`` is the
+        objective in its unit, ``low`` and ``high`` its 95 % interval, NaN where none was measured.
+
+    Raises:
+        UserError: an unknown column in ``by``.
+    """
+    rows = [
+        row for about, knob, part in _sets(trials, objective, by) for row in _alone(about, knob, part, objective.column)
+    ]
+    return pd.DataFrame(rows, columns=list(ALONE))
+
+
+def same_work(trials: pd.DataFrame, by: Sequence[str] = ()) -> list[SameWork]:
+    """Groups of two or more finished trials whose ``work_key`` is equal, by group and key.
+
+    Differences between their times are noise, and a front needs only one of them.
+
+    Raises:
+        UserError: an unknown column in ``by``.
+    """
+    keyed = comparable(trials, by).dropna(subset=["work_key"])
+    return [
+        SameWork(group=str(group), work_key=str(key), trials=tuple(same["trial"]), points=tuple(same["point"]))
+        for (group, key), same in keyed.groupby(["group", "work_key"])
+        if len(same) > 1
+    ]
+
+
+def _sets(
+    trials: pd.DataFrame, objective: Objective, by: Sequence[str]
+) -> Iterator[tuple[dict[str, str], str, pd.DataFrame]]:
+    """(group, swept and knob; the knob; its trials) for each set of trials that differ in knob values only."""
+    frame = comparable(trials, by).dropna(subset=[objective.column])
+    knobs = knobs_of(str(name) for name in frame.columns)
+    frame["swept"] = [", ".join(name for name in knobs if pd.notna(row[f"knob_{name}"])) for _, row in frame.iterrows()]
+    for (group, swept), part in frame.groupby(["group", "swept"]):
+        for knob in filter(None, str(swept).split(", ")):
+            yield {"group": str(group), "swept": str(swept), "knob": knob}, knob, part
+
+
+def _alone(about: dict[str, str], knob: str, part: pd.DataFrame, objective: str) -> Iterator[dict[str, Any]]:
+    held = {}
+    for other in about["swept"].split(", "):
+        if other != knob:
+            fullest = part[part[f"knob_{other}"] == part[f"knob_{other}"].max()]
+            held[other] = min(fullest[f"label_{other}"])
+    for other, label in held.items():
+        part = part[part[f"label_{other}"] == label]
+    for _, row in part.sort_values([f"knob_{knob}", f"label_{knob}", "trial"]).iterrows():
+        yield {
+            **about,
+            "axis": row[f"knob_{knob}"],
+            "label": row[f"label_{knob}"],
+            "effect": row[f"effect_{knob}"],
+            "held": ", ".join(f"{other}={label}" for other, label in held.items()),
+            "trial": row["trial"],
+            "value": row[objective],
+            "low": row.get(f"{objective}_low", float("nan")),
+            "high": row.get(f"{objective}_high", float("nan")),
+        }
+
+
+def _effects(same: pd.DataFrame, knob: str) -> str:
+    return " or ".join(sorted(same[f"effect_{knob}"].dropna().unique()))
+
+
+def _spread(values: pd.Series[Any]) -> dict[str, float]:
+    return {
+        "trials": len(values),
+        "mean": float(values.mean()),
+        "median": float(values.median()),
+        "low": float(values.min()),
+        "high": float(values.max()),
+    }
