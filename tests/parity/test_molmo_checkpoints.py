@@ -58,7 +58,7 @@ def test_an_extra_tensor_is_an_error_that_names_it(hub_folder, tmp_path):
 
 def test_a_tensor_of_another_shape_is_an_error(hub_folder, tmp_path):
     rewrite(hub_folder, tmp_path, lambda tensors: tensors.update({"lm_head.weight": torch.ones(255, 64)}))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=r"1 of another shape: lm_head\.weight \(\[255, 64\] instead of \[256, 64\]\)"):
         load_strict(tmp_path, dtype=torch.float32)
 
 

@@ -9,37 +9,22 @@ Source of the architecture: allenai/molmo ``olmo/model.py``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from vlmprof.models.molmo.configuration import MolmoConfig
+from vlmprof.models.molmo.outputs import MolmoOutput
 from vlmprof.models.molmo.text_models import TEXT_MODELS
 from vlmprof.models.molmo.vision import MolmoAdapter, MolmoPreTrainedModel, MolmoVisionModel
 
 IMAGE_INPUTS = ("pixel_values", "image_masks", "image_token_pooling", "image_features")
 """Arguments of ``forward`` that matter until the prompt is in the cache, and are dropped after."""
-_IMAGE_COUNTS = ("image_tilings", "image_num_crops")
-
-
-@dataclass
-class MolmoOutput(ModelOutput):
-    """Logits, and what else was asked for. ``image_features`` can be passed to another ``forward``."""
-
-    loss: Tensor | None = None
-    aux_loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    router_logits: tuple[Tensor, ...] | None = None
-    image_features: Tensor | None = None
 
 
 @final
@@ -101,7 +86,7 @@ class MolmoModel(MolmoPreTrainedModel):
         if pixel_values is None:
             return image_features
         if image_features is not None:
-            raise ValueError("got pixel_values and image_features; pass one of them, the features replace the pixels")
+            raise ValueError("got pixel_values and image_features; pass one of them, features replace pixels")
         if image_masks is None or image_token_pooling is None:
             raise ValueError("pixel_values need image_masks and image_token_pooling; the processor returns all three")
         return self.get_image_features(pixel_values, image_masks, image_token_pooling)
@@ -119,7 +104,7 @@ class MolmoModel(MolmoPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Run images and tokens; see ``MolmoForConditionalGeneration.forward`` for the arguments."""
+        """Run images and tokens; see ``MolmoForConditionalGeneration`` for the arguments."""
         image_features = self.image_features_of(pixel_values, image_masks, image_token_pooling, image_features)
         tokens = input_ids if input_ids is not None else inputs_embeds
         if image_features is not None:
@@ -139,7 +124,27 @@ class MolmoModel(MolmoPreTrainedModel):
 
 @final
 class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
-    """Molmo with its output layer: text continues from images and a prompt."""
+    """Molmo with its output layer: text continues from images and a prompt.
+
+    ``forward`` takes:
+
+        input_ids: (batch, sequence); image tokens are those equal to ``config.image_patch_id``.
+        pixel_values: (crops of the batch, patches, patch values).
+        image_masks: (crops, patches), see ``MolmoAdapter.forward``.
+        image_token_pooling: (image tokens of the batch, window), see ``MolmoAdapter.forward``.
+        image_features: (image tokens of the batch, hidden), in place of pixels: what ``get_image_features`` gave.
+        image_tilings: accepted so that the processor's output can be passed whole; not used.
+        image_num_crops: likewise.
+        attention_mask: (batch, sequence so far), 0 at padding. Positions are counted from it.
+        position_ids: (batch, sequence), in place of counting.
+        past_key_values: the cache; the prompt's images are in it after the first step.
+        inputs_embeds: (batch, sequence, hidden), in place of ``input_ids`` for prompts without images.
+        labels: (batch, sequence), -100 where nothing is to be learned (image tokens and padding always).
+        use_cache: whether to fill a cache.
+        logits_to_keep: 0 for all positions, n for the last n, or a tensor of positions.
+        kwargs: passed to the text model: ``output_hidden_states``, ``output_attentions``, and for MolmoE
+            ``output_router_logits``, which also adds the load balancing term to a loss.
+    """
 
     def __init__(self, config: MolmoConfig) -> None:
         super().__init__(config)
@@ -176,25 +181,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> MolmoOutput:
-        """Predict the next token at every position.
-
-        Args:
-            input_ids: (batch, sequence); image tokens are those equal to ``config.image_patch_id``.
-            pixel_values: (crops of the batch, patches, patch values).
-            image_masks: (crops, patches), see ``MolmoAdapter.forward``.
-            image_token_pooling: (image tokens of the batch, window), see ``MolmoAdapter.forward``.
-            image_features: (image tokens of the batch, hidden), in place of pixels: what ``get_image_features`` gave.
-            image_tilings: accepted so that the processor's output can be passed whole; not used.
-            image_num_crops: likewise.
-            attention_mask: (batch, sequence so far), 0 at padding. Positions are counted from it.
-            position_ids: (batch, sequence), in place of counting.
-            past_key_values: the cache; the prompt's images are in it after the first step.
-            inputs_embeds: (batch, sequence, hidden), in place of ``input_ids`` for prompts without images.
-            labels: (batch, sequence), -100 where nothing is to be learned (image tokens and padding always).
-            use_cache: whether to fill a cache.
-            logits_to_keep: 0 for all positions, n for the last n, or a tensor of positions.
-            kwargs: passed to the text model: ``output_hidden_states``, ``output_attentions``, and for MolmoE
-                ``output_router_logits``, which also adds the load balancing term to a loss.
+        """Predict the next token at every position; the class says what the arguments are.
 
         Returns:
             ``logits`` (batch, kept positions, output_vocab_size) and what was asked for.
@@ -202,7 +189,6 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: if image inputs contradict each other or the prompt.
         """
-        del image_tilings, image_num_crops
         kwargs.pop("return_dict", None)
         image_features = self.model.image_features_of(pixel_values, image_masks, image_token_pooling, image_features)
         outputs = self.model(
@@ -215,9 +201,18 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden = outputs.last_hidden_state
+        return self._output(outputs, image_features, attention_mask, labels, logits_to_keep)
+
+    def _output(
+        self,
+        outputs: Any,
+        image_features: Tensor | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        logits_to_keep: int | Tensor,
+    ) -> MolmoOutput:
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, kept])
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
         router_logits = outputs.get("router_logits")
         loss, aux_loss = self._losses(logits, labels, router_logits, attention_mask)
         return MolmoOutput(
@@ -264,9 +259,9 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         return inputs
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
-        images = [name for name in (*IMAGE_INPUTS, *_IMAGE_COUNTS) if kwargs.get(name) is not None]
+        images = [name for name in IMAGE_INPUTS if kwargs.get(name) is not None]
         if expand_size > 1 and images:
-            # The library repeats every tensor along its first dimension, which for images is not the batch.
+            # The library repeats every tensor along its first dimension: for images that is not the batch.
             raise ValueError(
                 f"beams or several sequences per prompt ({expand_size}) are not supported with images "
                 f"({', '.join(images)}); repeat the prompts and images in the batch instead"
@@ -277,8 +272,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save under the native tensor names.
 
-        The renames of the Hub's layout do not all invert: without this, transformers would write a mixture that only
-        this class reads.
+        Not all renames of the Hub's layout invert: transformers would write a mixture that only this class reads.
         """
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
@@ -291,8 +285,7 @@ def _positions(attention_mask: Tensor | None, length: int) -> Tensor | None:
 
 
 def _check_count(places: Tensor, image_features: Tensor) -> None:
-    # A wrong count would shift every later feature by a row without a sign. Looking costs a wait for the device, once
-    # per prompt, and is impossible while a graph is being recorded.
+    # A wrong count would shift later features without a sign. Looking waits for the device, which a graph cannot.
     if torch.compiler.is_compiling() or (places.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     found = int(places.sum())

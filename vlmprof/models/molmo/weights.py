@@ -131,26 +131,30 @@ def load_strict(path: str | os.PathLike[str], **kwargs: Any) -> MolmoForConditio
         ModelError: naming the tensors that are missing, left over or of another shape.
     """
     register_weight_rules()
+    # Let other shapes pass here, to name them below: transformers' own error points to its log.
+    options = {**kwargs, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
-        model, report = MolmoForConditionalGeneration.from_pretrained(path, output_loading_info=True, **kwargs)
-    except (RuntimeError, OSError) as error:
+        model, report = MolmoForConditionalGeneration.from_pretrained(path, **options)
+    except OSError as error:
         raise ModelError(f"{os.fspath(path)} cannot be read as a Molmo checkpoint: {error}") from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"{os.fspath(path)} cannot be converted: a group of tensors that are fused (a block's experts, or gate and "
+            f"up) is incomplete or of unequal shapes. The log above names it. {error}"
+        ) from error
     faults = {
         "missing": report["missing_keys"],
         "not expected": report["unexpected_keys"],
-        "of another shape": {key for key, *_ in report["mismatched_keys"]},
-        "failed to convert": {key for key, *_ in _pairs(report.get("error_msgs"))},
+        "of another shape": [
+            f"{key} ({list(found)} instead of {list(expected)})" for key, found, expected in report["mismatched_keys"]
+        ],
     }
-    lines = [f"  {len(keys)} {kind}: {_listed(sorted(map(str, keys)))}" for kind, keys in faults.items() if keys]
+    lines = [f"  {len(keys)} {kind}: {_listed(sorted(keys))}" for kind, keys in faults.items() if keys]
     if lines:
         raise ModelError(
             f"{os.fspath(path)} does not hold exactly the tensors of this Molmo configuration:\n" + "\n".join(lines)
         )
     return cast(MolmoForConditionalGeneration, model)
-
-
-def _pairs(messages: Any) -> list[tuple[Any, ...]]:
-    return [(message,) for message in messages or ()]
 
 
 def _listed(keys: list[str]) -> str:
