@@ -7,7 +7,7 @@ positions of a second image. Source: allenai/molmo ``olmo/data/model_preprocesso
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 from transformers import BatchFeature
@@ -53,8 +53,6 @@ def image_token_ids(tiling: Tiling, geometry: Geometry, ids: Mapping[str, int]) 
 @final
 class MolmoProcessor(ProcessorMixin):
     """Prompts and pictures to model inputs. Loadable by ``AutoProcessor``, which finds this class by its name."""
-
-    valid_kwargs: ClassVar[list[str]] = ["chat_template"]
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
