@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vlmprof.engine.memory import catching_out_of_memory
-from vlmprof.errors import Mismatch
+from vlmprof.engine.memory import is_out_of_memory, release
+from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import Generation, Prompt, Run, StageTimes
 from vlmprof.surfaces import Batch, TokenMaker
 
@@ -32,8 +32,16 @@ def generate(model: TokenMaker, prompts: Sequence[Prompt], *, max_new_tokens: in
     """
     if not prompts or max_new_tokens < 1:
         raise ValueError(f"expected prompts and at least one token, got {len(prompts)} and {max_new_tokens}")
-    with catching_out_of_memory(len(prompts)):
+    try:
         return _generate(model, prompts, max_new_tokens, stop_at_eos)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        detail = str(error).splitlines()[0]
+    # Outside of the except block, and not in a context manager either, whose exit runs while the error is still
+    # being handled: only here is the failed frame gone, and with it its tensors.
+    release()
+    raise OutOfMemory(len(prompts), detail)
 
 
 def _generate(model: TokenMaker, prompts: Sequence[Prompt], max_new_tokens: int, stop_at_eos: bool) -> Run:

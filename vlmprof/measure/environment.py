@@ -26,6 +26,7 @@ def environment(device: str) -> Row:
         "cpu": _cpu_name(),
         "cpu_threads": torch.get_num_threads(),
         "host": platform.node(),
+        "process": f"{platform.node()}:{os.getpid()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),

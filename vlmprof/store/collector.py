@@ -92,9 +92,9 @@ class Collector:
         if result.timings:
             tables.write(self._folder, "timings", result.trial, result.timings, schema.TIMINGS)
         tables.write(self._folder, "trials", result.trial, [row], schema.trials_schema(result.knobs))
-        reason = {"error": row.get("error"), "trace": result.trace} if result.state != "done" else {}
+        told = {"point": row.get("point"), "seconds": row.get("seconds"), "error": row.get("error"), "trace": result.trace}
         self._ledger.append(
-            result.state, trial=result.trial, point=row.get("point"), seconds=row.get("seconds"), time=now(), **reason
+            result.state, trial=result.trial, time=now(), **{name: value for name, value in told.items() if value}
         )
         self._settled[result.trial] = result.state
 

@@ -136,6 +136,7 @@ _PROVENANCE = [
     column("vlmprof", TEXT),
     column("vlmprof_commit", TEXT),
     column("executor", TEXT),
+    column("process", TEXT),
     column("load_average", REAL),
     column("started", TEXT, "UTC"),
     column("seconds", REAL, "s"),

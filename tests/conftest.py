@@ -1,0 +1,96 @@
+"""Fixtures for the whole suite: no network, one thread, a tiny random checkpoint, one Ray cluster for all of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PLUGIN = str(Path(__file__).parent / "plugin")
+TOKEN = Path(tempfile.mkdtemp(prefix="vlmprof-token-")) / "token"
+
+# Before ray, torch or transformers are imported anywhere: all of them read these once.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN_PATH": str(TOKEN),
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": os.pathsep.join(filter(None, [PLUGIN, os.environ.get("PYTHONPATH")])),
+}
+sys.path.insert(0, PLUGIN)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two cores are shared with Ray; and one thread makes fp32 sums come out the same in every process."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo's architecture and random weights: every mechanism, no training, one second."""
+    import torch
+
+    from vlmprof.demo.config import demo_config, demo_image_processor
+    from vlmprof.demo.tokenizer import build_tokenizer
+    from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
+    from vlmprof.models.molmo.processing import MolmoProcessor
+    from vlmprof.models.molmo.registration import register
+
+    register()
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("tiny")
+    MolmoForConditionalGeneration(demo_config()).save_pretrained(folder)
+    MolmoProcessor(demo_image_processor(), build_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of one Ray cluster for all tests: two CPUs, loopback only, gone when the session ends."""
+    TOKEN.write_text(secrets.token_hex(32))
+    TOKEN.chmod(0o600)
+    home = Path(tempfile.mkdtemp(prefix="vp-ray-"))  # sockets in it have paths of at most 107 bytes
+    options = "--head --block --port=0 --num-cpus=2 --num-gpus=0 --include-dashboard=false --disable-usage-stats"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options.split()]
+    command += [f"--temp-dir={home}", f"--object-store-memory={200 * 2**20}"]
+    head = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield _address(home, head)
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+        _end_group(head.pid)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _address(home: Path, head: subprocess.Popen[bytes]) -> str:
+    known = home / "ray_current_cluster"
+    for _ in range(600):
+        if known.is_file() and (address := known.read_text().strip()):
+            return address
+        assert head.poll() is None, "the Ray head ended at its start"
+        time.sleep(0.1)
+    raise AssertionError("the Ray head did not come up in 60 s")
+
+
+def _end_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return

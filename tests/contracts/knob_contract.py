@@ -1,0 +1,149 @@
+"""What every knob owes, as an inheritable suite: the author of a new knob supplies values and inherits the tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import pytest
+import torch
+
+from vlmprof import registry
+from vlmprof.engine.greedy import generate
+from vlmprof.errors import KnobValueError
+from vlmprof.knobs.knob import AbstractKnob, axis, label
+from vlmprof.measure.observe import counted
+from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.records import Observation, Prompt
+from vlmprof.surfaces import SURFACES, Anatomy
+from vlmprof.tasks.task import Task
+
+SAMPLES = 6
+
+
+class KnobContract(ABC):
+    """Inherit, name the knob, give legal values that change the work, and illegal ones."""
+
+    name: str
+
+    @abstractmethod
+    def effective(self) -> Sequence[Any]:
+        """Legal values that change what the demo model does."""
+
+    @abstractmethod
+    def illegal(self) -> Sequence[Any]:
+        """Values that the demo model cannot take."""
+
+    @pytest.fixture
+    def knob(self) -> AbstractKnob:
+        knob: AbstractKnob = registry.load("knobs", self.name)
+        return knob
+
+    @final
+    def test_it_needs_one_known_surface(self, knob: AbstractKnob) -> None:
+        assert knob.needs in SURFACES
+
+    @final
+    def test_legal_values_are_known_without_weights(self, knob: AbstractKnob, anatomy: Anatomy) -> None:
+        for value in self.effective():
+            knob.check(value, anatomy)
+            assert axis(value) > 0
+            assert label(value)
+
+    @final
+    def test_illegal_values_are_refused_without_weights(self, knob: AbstractKnob, anatomy: Anatomy) -> None:
+        for value in self.illegal():
+            with pytest.raises(KnobValueError, match=self.name):
+                knob.check(value, anatomy)
+
+    @final
+    def test_the_effect_is_visible_in_what_the_model_did(
+        self, knob: AbstractKnob, anatomy: Anatomy, model: AbstractModel, prompts: list[Prompt]
+    ) -> None:
+        for value in self.effective():
+            assert knob.effect(value, anatomy, observe(model, prompts, knob, value)) == "effective", value
+
+    @final
+    def test_a_knob_that_does_nothing_is_caught(
+        self, knob: AbstractKnob, anatomy: Anatomy, model: AbstractModel, prompts: list[Prompt]
+    ) -> None:
+        idle = observe(model, prompts)
+        for value in self.effective():
+            assert knob.effect(value, anatomy, idle) == "mismatch", value
+
+    @final
+    def test_logits_after_leaving_are_those_before_bit_for_bit(
+        self, knob: AbstractKnob, model: AbstractModel, prompts: list[Prompt]
+    ) -> None:
+        before = logits(model, prompts)
+        for value in self.effective():
+            with knob.applied(model, value):
+                logits(model, prompts)
+            assert torch.equal(before, logits(model, prompts)), value
+
+    @final
+    def test_an_error_inside_leaves_the_model_as_it_was(
+        self, knob: AbstractKnob, model: AbstractModel, prompts: list[Prompt]
+    ) -> None:
+        before, state = logits(model, prompts), fingerprint(model)
+        for value in self.effective():
+            with pytest.raises(ZeroDivisionError), knob.applied(model, value):
+                raise ZeroDivisionError
+            assert fingerprint(model) == state
+        assert torch.equal(before, logits(model, prompts))
+
+
+def logits(model: AbstractModel, prompts: list[Prompt]) -> torch.Tensor:
+    """Raw logits of the whole prompts, (batch, vocabulary) at the last position, as this model is set now."""
+    batch = model.encode(prompts)
+    features = model.see(batch)
+    caught: list[torch.Tensor] = []
+    handle = model._model.lm_head.register_forward_hook(lambda module, args, output: caught.append(output))  # type: ignore[attr-defined]
+    try:
+        state = model.prefill(batch, features, 4)
+        model.step(state)
+    finally:
+        handle.remove()
+    return torch.cat(caught, dim=1)
+
+
+def observe(model: AbstractModel, prompts: list[Prompt], knob: AbstractKnob | None = None, value: Any = None) -> Observation:
+    """What a generation under a knob really did."""
+    from contextlib import nullcontext
+
+    with counted(model) as counts, knob.applied(model, value) if knob else nullcontext():
+        run = generate(model, prompts, max_new_tokens=model.output_tokens or 8, stop_at_eos=False)
+    seen = run.generations
+    return Observation(
+        capped_share=sum(g.encoding.capped for g in seen) / len(seen),
+        crops_max=max(g.encoding.crops for g in seen),
+        blocks_executed=counts.blocks_executed,
+        experts_per_token=counts.experts_per_token,
+        tokens_max=max(g.tokens for g in seen),
+        cut_share=sum(g.end == "cap" for g in seen) / len(seen),
+    )
+
+
+def fingerprint(model: AbstractModel) -> list[Any]:
+    """All that knobs may change."""
+    decoder = model.decoder
+    return [
+        model.max_crops,
+        model.output_tokens,
+        [router.top_k for router in model.routers],
+        [id(layer) for layer in decoder.layers],
+        [layer.self_attn.layer_idx for layer in decoder.layers],
+        decoder.config.to_dict(),
+    ]
+
+
+def demo_prompts(task: Task, count: int = SAMPLES) -> list[Prompt]:
+    """The first prompts of the demo's task."""
+    return [task.ask(example) for example in task.subset("", count, 0)]
+
+
+def demo_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint of the demo's architecture."""
+    return Checkpoint(path=str(folder), revision="", dtype="float32")

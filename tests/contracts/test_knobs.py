@@ -1,0 +1,65 @@
+"""Every knob of the package against the contract; one that is missing here fails the last test."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.contracts.knob_contract import KnobContract
+from vlmprof import registry
+from vlmprof.errors import KnobValueError
+from vlmprof.models.molmo.anatomy import read_anatomy
+from vlmprof.models.family import Checkpoint
+
+BROKEN_NUMBERS = [0, -1, 1.5, True, "2", None]
+
+
+class TestMaxCrops(KnobContract):
+    name = "max_crops"
+
+    def effective(self) -> Sequence[Any]:
+        return [1, 2, 4]
+
+    def illegal(self) -> Sequence[Any]:
+        return [*BROKEN_NUMBERS, 10_000]
+
+
+class TestMoeTopK(KnobContract):
+    name = "moe_top_k"
+
+    def effective(self) -> Sequence[Any]:
+        return [1, 2, 8]
+
+    def illegal(self) -> Sequence[Any]:
+        return [*BROKEN_NUMBERS, 9]
+
+
+class TestActiveBlocks(KnobContract):
+    name = "active_blocks"
+
+    def effective(self) -> Sequence[Any]:
+        return [{"keep": 3, "policy": "prefix"}, [0, 2, 7], [1, 3], [5]]
+
+    def illegal(self) -> Sequence[Any]:
+        return [4, [], [1, 0], [0, 0], [8], [-1], {"keep": 0, "policy": "prefix"}, {"keep": 2, "policy": "first"}, {}]
+
+
+class TestOutputTokens(KnobContract):
+    name = "output_tokens"
+
+    def effective(self) -> Sequence[Any]:
+        return [1, 2, 5]
+
+    def illegal(self) -> Sequence[Any]:
+        return BROKEN_NUMBERS
+
+
+def test_every_knob_of_the_package_is_held_to_the_contract() -> None:
+    held = {suite.name for suite in KnobContract.__subclasses__()}
+    assert held | {"trouble"} == set(registry.names("knobs"))
+
+
+def test_a_dense_model_refuses_top_k_before_any_weights() -> None:
+    dense = read_anatomy("molmo", Checkpoint(path="allenai/Molmo-7B-D-0924", revision="", dtype="bfloat16"))
+    with pytest.raises(KnobValueError, match="dense"):
+        registry.load("knobs", "moe_top_k").check(2, dense)

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmprof.plan.point import Point, Timing, TrialPlan, canonical
+from vlmprof.spec import ModelSpec, TaskSpec
+
+VALUES = st.one_of(st.integers(), st.lists(st.integers(), max_size=4), st.fixed_dictionaries({"keep": st.integers()}))
+
+
+def plan(**changes: object) -> TrialPlan:
+    base = TrialPlan(
+        model=ModelSpec(family="demo"),
+        model_fingerprint="f",
+        task=TaskSpec(name="shapes_qa"),
+        task_revision="1",
+        point=Point.of({"max_crops": 4}),
+        measure=("accuracy",),
+        timing=Timing(batch_size=1, requests=1, warmup=1, repeats=6, output_tokens=2),
+        batch_size=None,
+        batch_max=32,
+        accelerator="",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), VALUES, max_size=4))
+def test_a_point_does_not_depend_on_the_order_it_was_written_in(values: dict[str, object]) -> None:
+    backwards = dict(reversed(values.items()))
+    assert Point.of(values) == Point.of(backwards)
+    assert hash(Point.of(values)) == hash(Point.of(backwards))
+    assert dict(Point.of(values)) == values
+
+
+def test_tuples_and_lists_are_the_same_value() -> None:
+    assert Point.of({"active_blocks": (0, 1)}) == Point.of({"active_blocks": [0, 1]})
+
+
+def test_the_id_follows_from_what_decides_the_outcome_and_from_nothing_else() -> None:
+    ids = {
+        plan().id,
+        plan(point=Point.of({"max_crops": 5})).id,
+        plan(model_fingerprint="g").id,
+        plan(task=TaskSpec(name="shapes_qa", seed=1)).id,
+        plan(task_revision="2").id,
+        plan(batch_size=8).id,
+        plan(measure=("latency",)).id,
+        plan(accelerator="H200").id,
+        plan(timing=Timing(batch_size=1, requests=1, warmup=1, repeats=7, output_tokens=2)).id,
+    }
+    assert len(ids) == 9
+    assert plan(batch_max=64).id == plan().id
+
+
+def test_the_id_is_the_same_in_another_process() -> None:
+    code = "from tests.plan.test_point import plan; print(plan().id)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert told == plan().id
+
+
+def test_canonical_json_has_one_spelling() -> None:
+    assert canonical({"b": (1, 2), "a": 1}) == '{"a":1,"b":[1,2]}'
