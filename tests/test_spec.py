@@ -96,7 +96,10 @@ def test_a_key_given_twice_is_a_fault(tmp_path: Path) -> None:
         spec.read(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "a: [1,\n", "{[1]: 2}\n", "!!python/object:os.system x"])
+NO_JOBS = ["", "- a\n- b\n", "just words", "a: [1,\n", "{[1]: 2}\n", "!!python/object:os.system x"]
+
+
+@pytest.mark.parametrize("text", NO_JOBS)
 def test_what_is_no_job_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError):
         spec.read(write(tmp_path, text))

@@ -108,7 +108,7 @@ def run(
     out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {job.spec.folder}", soft_wrap=True)
     with _interruptible(file):
         bad = _run_inline(job) if inline else _run_on_ray(job, address, verbose)
-    _show_front(job.spec.folder, None, [])
+    _show_front(job.spec.folder, [], [])
     _say_next(file, job, bad)
     if bad:
         raise typer.Exit(SOME_FAILED)
@@ -121,8 +121,14 @@ def status(folder: Results) -> None:
 
     found = read_status(folder)
     table = Table(box=None, show_header=False)
-    for name, value in found.lines():
-        table.add_row(name, value)
+    table.add_row("sweep", found.name)
+    for phase, count in found.counts.items():
+        if count:
+            table.add_row(phase, f"{count} of {found.total}")
+    if found.last_time:
+        table.add_row("last event", f"{found.last_event} at {found.last_time:%Y-%m-%d %H:%M:%S} UTC")
+    for trial, reason in found.failed.items():
+        table.add_row(f"[red]{trial}[/red]", reason)
     out.print(table)
 
 
@@ -133,7 +139,7 @@ def pareto(
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
 ) -> None:
     """Print the Pareto front of a sweep, and write it to pareto.parquet."""
-    _show_front(folder, _names(objectives) or None, _names(by))
+    _show_front(folder, _names(objectives), _names(by))
 
 
 @app.command()
@@ -206,11 +212,12 @@ def _interruptible(file: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show_front(folder: Path, objectives: list[str] | None, by: list[str]) -> None:
-    from vlmprof.report.front import front_table, write_front
+def _show_front(folder: Path, objectives: list[str], by: list[str]) -> None:
+    from vlmprof.report.front import front_report, read_front, write_front
 
-    found = write_front(folder, objectives, by)
-    for part in front_table(found):
+    front = read_front(folder, objectives, by)
+    write_front(front, folder)
+    for part in front_report(front):
         out.print(part)
 
 

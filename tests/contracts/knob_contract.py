@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, final
 
@@ -109,10 +110,10 @@ def logits(model: AbstractModel, prompts: list[Prompt]) -> torch.Tensor:
     return torch.cat(caught, dim=1)
 
 
-def observe(model: AbstractModel, prompts: list[Prompt], knob: AbstractKnob | None = None, value: Any = None) -> Observation:
+def observe(
+    model: AbstractModel, prompts: list[Prompt], knob: AbstractKnob | None = None, value: Any = None
+) -> Observation:
     """What a generation under a knob really did."""
-    from contextlib import nullcontext
-
     with counted(model) as counts, knob.applied(model, value) if knob else nullcontext():
         run = generate(model, prompts, max_new_tokens=model.output_tokens or 8, stop_at_eos=False)
     seen = run.generations

@@ -8,8 +8,8 @@ import pytest
 from tests.contracts.knob_contract import KnobContract
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
-from vlmprof.models.molmo.anatomy import read_anatomy
 from vlmprof.models.family import Checkpoint
+from vlmprof.models.molmo.anatomy import read_anatomy
 
 BROKEN_NUMBERS = [0, -1, 1.5, True, "2", None]
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +41,7 @@ def test_a_measured_peak_grows_to_the_headroom_without_a_failure() -> None:
     best = (HEADROOM * total - base) / each
     assert asked[0] == 1
     assert 0.9 * best - 1 <= asked[-1] <= best
-    assert all(b <= GROWTH * a for a, b in zip(asked, asked[1:], strict=False))
+    assert all(b <= GROWTH * a for a, b in pairwise(asked))
 
 
 def test_what_does_not_fit_at_all_is_an_answer() -> None:

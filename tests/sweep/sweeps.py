@@ -1,0 +1,73 @@
+"""Running sweeps in tests, and comparing what they left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from vlmprof.store import tables
+from vlmprof.store.ledger import State, read
+from vlmprof.sweep.launch import launch
+from vlmprof.sweep.snapshot import Snapshot
+from vlmprof.trial.resolve import Job
+
+TIMES = ["seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep"]
+
+
+class Silent:
+    """A display that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.last: Snapshot | None = None
+
+    def update(self, snapshot: Snapshot) -> None:
+        self.last = snapshot
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+def run(job: Job, address: str, display: Silent | None = None) -> dict[str, State]:
+    """Run a job on the tests' cluster."""
+    return launch(job.spec, job.plans, address, display or Silent(), verbose=False)
+
+
+def command_line(*arguments: str) -> list[str]:
+    """``vlmprof`` as a user would start it."""
+    return [sys.executable, "-m", "vlmprof.cli", *arguments]
+
+
+def vlmprof(*arguments: str, cwd: Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        command_line(*arguments),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        env=os.environ,
+        check=False,
+    )
+
+
+def samples(folder: Path) -> pd.DataFrame:
+    """The samples table in a fixed order."""
+    return tables.read(folder, "samples").sort_values(["trial", "sample"], ignore_index=True)
+
+
+def what_was_measured(folder: Path) -> pd.DataFrame:
+    """The trials table without what time and place decide: two runs of one job must agree on the rest."""
+    trials = tables.read(folder, "trials").sort_values("trial", ignore_index=True)
+    timed = [name for name in trials if "_ms_" in name or name in ("stage_sum_error", "timings_redone")]
+    return trials.drop(columns=[*timed, *TIMES])
+
+
+def starts(folder: Path) -> list[str]:
+    """Trials in the order in which they were started, again counted again."""
+    return [entry["trial"] for entry in read(folder) if entry["event"] == "started"]

@@ -1,0 +1,241 @@
+"""Real Ray: what the cluster gives equals what the loop gives; nothing runs twice; failures cost only themselves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.jobs import job_file, small_job
+from tests.sweep.sweeps import Silent, command_line, run, samples, starts, vlmprof, what_was_measured
+from vlmprof.errors import StoreError, UserError
+from vlmprof.store import tables
+from vlmprof.store.collector import Collector
+from vlmprof.store.ledger import read, read_states
+from vlmprof.sweep.inline import run_inline
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The reference: the small job in a plain loop."""
+    job = small_job(tmp_path_factory.mktemp("inline"), tiny_checkpoint)
+    collector = Collector(job.spec.folder, job.spec.name, wait_s=1)
+    collector.open_run([plan.id for plan in job.plans], {})
+    run_inline(job.plans, 0, collector, Silent(), gpus=0, cpus=1)
+    collector.close()
+    return job.spec.folder
+
+
+def test_ray_and_the_loop_give_identical_samples(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str, undisturbed: Path
+) -> None:
+    job, display = small_job(tmp_path, tiny_checkpoint), Silent()
+    assert set(run(job, cluster, display).values()) == {"done"}
+    pd.testing.assert_frame_equal(samples(job.spec.folder), samples(undisturbed))
+    pd.testing.assert_frame_equal(what_was_measured(job.spec.folder), what_was_measured(undisturbed))
+    assert display.last is not None and len(display.last.settled) == 4 and not display.last.running
+
+
+def test_a_second_run_does_nothing_and_a_larger_grid_only_the_difference(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str
+) -> None:
+    job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1], "moe_top_k": [1, 4]})
+    run(job, cluster)
+    assert len(starts(job.spec.folder)) == 2
+    assert run(job, cluster) == {}
+    assert len(starts(job.spec.folder)) == 2
+    larger = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1], "moe_top_k": [1, 2, 4]})
+    assert len(run(larger, cluster)) == 1
+    assert len(set(starts(job.spec.folder))) == len(starts(job.spec.folder)) == 3
+    assert len(tables.read(job.spec.folder, "trials")) == 3
+
+
+def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str
+) -> None:
+    job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["none", "raise", "oom"], "moe_top_k": [4]})
+    states = run(job, cluster)
+    assert sorted(states.values()) == ["done", "failed", "oom"]
+    trials = tables.read(job.spec.folder, "trials").set_index("label_trouble")
+    assert trials.loc["raise", "error"] == "ValueError: the knob made the model raise"
+    assert pd.isna(trials.loc["raise", "accuracy"])
+    assert trials.loc["none", "state"] == "done"
+    trace = next(entry["trace"] for entry in read(job.spec.folder) if entry["event"] == "failed")
+    assert "in hook" in trace
+    assert len(run(job, cluster)) == 1, "a failed trial runs again, an out-of-memory one is an answer"
+
+
+def test_a_configuration_that_kills_its_process_is_quarantined(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str
+) -> None:
+    job, display = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["none", "die"]}), Silent()
+    states = run(job, cluster, display)
+    assert sorted(states.values()) == ["done", "failed"]
+    trials = tables.read(job.spec.folder, "trials").set_index("label_trouble")
+    assert "ended its process 3 times" in trials.loc["die", "error"]
+    assert sum("its process died; trying again" in note for note in display.notes) == 2
+
+
+def test_both_workers_work_though_a_model_takes_longer_to_load_than_a_trial_to_run(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str
+) -> None:
+    knobs = {"max_crops": [1, 2, 3, 4], "moe_top_k": [1, 2, 3, 4]}
+    job = small_job(tmp_path, tiny_checkpoint, knobs=knobs, measure=["accuracy"])
+    run(job, cluster)
+    shares = tables.read(job.spec.folder, "trials")["process"].value_counts()
+    assert len(shares) == 2, f"one worker did it all: {shares.to_dict()}"
+    assert shares.min() >= 3
+
+
+def test_a_trial_that_fits_no_node_is_refused_at_once(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
+    job = small_job(tmp_path, tiny_checkpoint, resources={"cpus": 64})
+    with pytest.raises(UserError, match="no node has what one trial needs"):
+        run(job, cluster)
+
+
+def test_a_second_sweep_on_a_folder_is_refused_by_name(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmprof.sweep.actors.WRITER_WAIT_S", 0.2)
+    monkeypatch.setattr("vlmprof.sweep.driver.WRITER_WAIT_S", 0.2)
+    job = small_job(tmp_path, tiny_checkpoint)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(job.spec.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline() == "held\n"
+    with pytest.raises(StoreError, match=f"process {holder.pid} on"):
+        run(job, cluster)
+    holder.communicate("go\n")
+    assert set(run(job, cluster).values()) == {"done"}
+
+
+_HOLD = """
+import sys; from pathlib import Path; from vlmprof.store.collector import Collector
+held = Collector(Path(sys.argv[1]), "first", wait_s=1); print("held", flush=True); sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_ended_in_the_middle_and_rerun_gives_the_same_tables(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str, undisturbed: Path, how: signal.Signals
+) -> None:
+    path = job_file(tmp_path, tiny_checkpoint)
+    folder = tmp_path / "results"
+    driver = subprocess.Popen(
+        command_line("run", str(path), "--address", cluster), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: "done" in read_states(folder).values(), driver)
+    driver.send_signal(how)
+    _, said = driver.communicate(timeout=60)
+    finished = [trial for trial, state in read_states(folder).items() if state == "done"]
+    assert 1 <= len(finished) < 4, "ended too late to be in the middle"
+    if how is signal.SIGINT:
+        assert driver.returncode == 130
+        assert f"Resume: vlmprof run {path}" in said.replace("\n", " ")
+    again = vlmprof("run", str(path), "--address", cluster, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert all(starts(folder).count(trial) == 1 for trial in finished), "what was finished ran again"
+    pd.testing.assert_frame_equal(samples(folder), samples(undisturbed))
+    pd.testing.assert_frame_equal(what_was_measured(folder), what_was_measured(undisturbed))
+
+
+def _wait_for(condition: object, driver: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if condition():  # type: ignore[operator]
+            return
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        time.sleep(0.1)
+    raise AssertionError("nothing happened for two minutes")
+
+
+def test_the_command_line_says_with_3_that_trials_failed(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
+    path = job_file(tmp_path, tiny_checkpoint, knobs={"trouble": ["none", "raise"]})
+    done = vlmprof("run", str(path), "--address", cluster, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "1 trial did not finish" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_no_cluster_at_the_address_is_one_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = job_file(tmp_path, tiny_checkpoint)
+    done = vlmprof("run", str(path), "--address", "127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no Ray cluster at '127.0.0.1:1'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_collector_that_is_restarted_knows_what_had_settled(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    lines = [
+        {"event": "sweep", "name": "x", "trials": ["a", "b"], "schema_version": 1},
+        {"event": "done", "trial": "a"},
+        {"event": "sweep", "name": "x", "trials": ["a", "b"], "schema_version": 1},
+        {"event": "started", "trial": "b"},
+        {"event": "failed", "trial": "b"},
+    ]
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    collector = Collector(folder, "x", wait_s=1)
+    assert collector.settled() == {"b": "failed"}
+    assert collector.open_run(["a", "b"], {}) == {"a"}
+    assert collector.settled() == {}
+    collector.close()
+
+
+def test_no_ray_process_of_a_private_cluster_listens_beyond_loopback_or_outlives_its_driver(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    path = job_file(tmp_path, tiny_checkpoint, knobs={"trouble": ["slow"]})
+    driver = subprocess.Popen(
+        command_line("run", str(path)), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: "started" in read_states(tmp_path / "results").values(), driver)
+    family = _descendants(driver.pid)
+    assert any("raylet" in name for name in family.values())
+    beyond = [address for address in _listening(set(family)) if not address.startswith(("127.", "::1", "::ffff:127."))]
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not beyond
+    for _ in range(300):
+        alive = [name for pid, name in family.items() if Path(f"/proc/{pid}/cmdline").exists() and _alive(pid)]
+        if not alive:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still there 30 s after the driver was killed: {alive}")
+
+
+def _descendants(root: int) -> dict[int, str]:
+    import psutil
+
+    return {child.pid: child.name() for child in psutil.Process(root).children(recursive=True)}
+
+
+def _listening(pids: set[int]) -> list[str]:
+    import psutil
+
+    connections = psutil.net_connections(kind="tcp")
+    return [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN and c.pid in pids]
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_this_process_is_no_ray_driver_any_more(cluster: str) -> None:
+    """Every launch lets go of the cluster; a leak would make later tests share a namespace."""
+    import ray
+
+    assert not ray.is_initialized()
+    assert os.environ["RAY_AUTH_MODE"] == "token"

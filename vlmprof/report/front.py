@@ -1,0 +1,114 @@
+"""The Pareto front on the terminal, and as a file beside the tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlmprof.analyze.group import groups
+from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, to_arrow
+from vlmprof.store import tables
+from vlmprof.store.schema import knobs_of
+
+FILE = "pareto.parquet"
+MANY = 40
+"""From this many trials in a group on, the terminal shows the front alone; the file has them all."""
+MARKS = {"saturated": "=", "no-op": "", "effective": "", "mismatch": "!"}
+LEGEND = {
+    "=": "= saturated: this limit did not bind for any sample",
+    "*": "* same work as another row: another setting, nothing else",
+}
+
+
+def read_front(folder: Path, objectives: Sequence[str] = (), by: Sequence[str] = ()) -> pd.DataFrame:
+    """The finished trials of a folder with ``group`` and ``on_front``, and the objectives in ``attrs``.
+
+    Without objectives, accuracy and latency are traded off, or whichever of the two was measured.
+
+    Raises:
+        UserError: no sweep in the folder, an unknown column, or trials that did not measure an objective.
+    """
+    trials = tables.read(folder, "trials")
+    measured = [name for name in DEFAULT_OBJECTIVES if trials[name].notna().any()]
+    chosen = parse_objectives(objectives or measured or DEFAULT_OBJECTIVES, trials.attrs["schema"])
+    frame = pareto(trials, chosen, by)
+    frame.attrs["objectives"] = chosen
+    return frame
+
+
+def write_front(frame: pd.DataFrame, folder: Path) -> Path:
+    """Write all rows of a front, units and directions included, whole or not at all."""
+    target = folder / FILE
+    partial = target.with_suffix(f".{os.getpid()}.partial")
+    pq.write_table(to_arrow(frame), partial)
+    partial.replace(target)
+    return target
+
+
+def front_report(frame: pd.DataFrame) -> Iterator[RenderableType]:
+    """What to print: a table a group, then what a reader must know about it."""
+    objectives: list[Objective] = frame.attrs["objectives"]
+    for name, part in groups(frame):
+        yield _table(name, part, objectives)
+        yield from _footnotes(part)
+    if frame.empty:
+        yield Text("no trial has finished", style="yellow")
+    for state, count in frame.attrs["left_out"].items():
+        yield Text(f"left out: {count} {state}", style="yellow")
+
+
+def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Table:
+    knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
+    shown = part[part["on_front"]] if len(part) >= MANY else part
+    front = int(part["on_front"].sum())
+    title = f"{name}: {front} of {len(part)} on the front"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    table.add_column("front")
+    for header in (*knobs, *(_header(objective) for objective in objectives), "vision tokens"):
+        table.add_column(header, justify="right")
+    table.add_column("")
+    repeated = set(part["work_key"][part["work_key"].duplicated()])
+    for _, row in shown.iterrows():
+        cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective) for objective in objectives]
+        mark = "*" if row["work_key"] in repeated else ""
+        style = "bold green" if row["on_front"] else "dim"
+        table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)
+    return table
+
+
+def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
+    effects = {effect for knob in knobs_of(part.columns) for effect in part[f"effect_{knob}"].dropna()}
+    if "saturated" in effects:
+        yield Text(LEGEND["="], style="dim")
+    if part["work_key"].duplicated().any():
+        yield Text(LEGEND["*"], style="dim")
+    for sentence in part.attrs["mixed"]:
+        yield Text(f"beware: {sentence}", style="yellow")
+
+
+def _header(objective: Objective) -> str:
+    unit = f" ({objective.unit})" if objective.unit not in ("", "fraction") else ""
+    return f"{objective.column}{unit} [95 %]"
+
+
+def _knob_cell(row: pd.Series[Any], knob: str) -> str:
+    if pd.isna(row[f"knob_{knob}"]):
+        return "-"
+    return f"{row[f'label_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
+
+
+def _value(row: pd.Series[Any], objective: Objective) -> str:
+    value, low, high = (row.get(f"{objective.column}{end}") for end in ("", "_low", "_high"))
+    digits = 3 if objective.unit == "fraction" else 2
+    if value is None or pd.isna(value):
+        return "-"
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if low is not None and pd.notna(low) else ""
+    return f"{value:.{digits}f}{interval}"
