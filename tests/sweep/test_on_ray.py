@@ -132,6 +132,7 @@ def test_a_driver_that_is_ended_in_the_middle_and_rerun_gives_the_same_tables(
         command_line("run", str(path), "--address", cluster), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     _wait_for(lambda: "done" in read_states(folder).values(), driver)
+    assert len(tables.read(folder, "trials")) >= 1, "the tables must be readable while the sweep runs"
     driver.send_signal(how)
     _, said = driver.communicate(timeout=60)
     finished = [trial for trial, state in read_states(folder).items() if state == "done"]

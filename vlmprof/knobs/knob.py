@@ -39,11 +39,13 @@ class AbstractKnob(ABC):
         """What the value did, judged by what was counted."""
 
 
-def axis(value: Any) -> float:
-    """The number a knob's value is plotted at: itself, the blocks it keeps, or the length of its list."""
+def axis(value: Any) -> float | None:
+    """The number a knob's value is plotted at: itself, the blocks it keeps, the length of its list; None for a word."""
     if isinstance(value, dict):
         return float(value["keep"])
-    return float(len(value)) if isinstance(value, list | tuple) else float(value)
+    if isinstance(value, list | tuple):
+        return float(len(value))
+    return None if isinstance(value, str) else float(value)
 
 
 def label(value: Any) -> str:

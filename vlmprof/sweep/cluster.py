@@ -71,7 +71,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
 
     if not verbose:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it has to say of a trial is in the ledger
 
     size = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True} if address == LOCAL else {}
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,8 +53,11 @@ class Session:
         self._display, self._share, self._verbose = display, share, verbose
         # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
         Collector(folder, sweep, wait_s=WRITER_WAIT_S).close()
-        self._collector = ray.remote(CollectorActor).options(**_DURABLE).remote(str(folder.absolute()), sweep)
-        self._sizer = ray.remote(SizerActor).options(**_DURABLE).remote()
+        # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
+        run = uuid.uuid4().hex[:6]
+        collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **_DURABLE)
+        sizer = ray.remote(SizerActor).options(name=f"{sweep}-batch-sizer-{run}", **_DURABLE)
+        self._collector, self._sizer = collector.remote(str(folder.absolute()), sweep), sizer.remote()
         self._total, self._skipped = 0, 0
 
     def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:
