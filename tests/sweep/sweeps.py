@@ -15,7 +15,7 @@ from vlmprof.sweep.launch import launch
 from vlmprof.sweep.snapshot import Snapshot
 from vlmprof.trial.resolve import Job
 
-TIMES = ["seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep"]
+TIMES = ["seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep", "vlmprof_commit"]
 
 
 class Silent:

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 from vlmprof.errors import ModelError
 from vlmprof.models.family import AbstractModel, Checkpoint
@@ -142,6 +143,7 @@ def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
         ModelError: the files cannot be read, or do not hold exactly the tensors of the configuration.
     """
     register()
+    disable_progress_bar()  # a sweep has a display of its own
     revision = {"revision": checkpoint.revision} if checkpoint.revision else {}
     model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **revision)
     try:
