@@ -1,0 +1,22 @@
+import torch
+import transformers
+
+from vlmprof import __version__
+from vlmprof.measure.environment import environment
+from vlmprof.measure.memory import read_peak, reset_peak
+from vlmprof.store.schema import trials_schema
+
+
+def test_every_fact_has_a_column_and_none_is_made_up() -> None:
+    facts = environment("cpu")
+    assert set(facts) <= set(trials_schema([]).names)
+    assert facts["device"] == "CPU" and facts["gpu_driver"] is None and facts["gpu_clock_mhz"] is None
+    assert facts["torch"] == torch.__version__
+    assert facts["transformers"] == transformers.__version__
+    assert facts["vlmprof"] == __version__
+    assert facts["cpu_threads"] == torch.get_num_threads()
+
+
+def test_a_cpu_has_no_peak_to_report() -> None:
+    reset_peak("cpu")
+    assert read_peak("cpu") is None
