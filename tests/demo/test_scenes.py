@@ -55,7 +55,9 @@ def test_a_square_is_drawn_where_the_description_says():
 
 
 def test_noise_stays_within_its_amplitude():
-    scene = Scene(width=64, height=64, background=(122, 120, 116), noise_amplitude=6, noise_seed=1, shapes=(), plate=None)
+    scene = Scene(
+        width=64, height=64, background=(122, 120, 116), noise_amplitude=6, noise_seed=1, shapes=(), plate=None
+    )
     low, high = scene.render().getextrema()[0]
     assert (low, high) == (116, 128)
 

@@ -32,8 +32,8 @@ ADAPTER_WIDTH: Final = 192
 # A multiple of 8 keeps the matrices aligned; the rows above the vocabulary are never trained.
 VOCABULARY_ROWS: Final = 216
 MAX_POSITIONS: Final = 512
-# About 0.6 / sqrt(width), as in models of normal width. At the customary 0.02 so narrow a tower starts out almost linear:
-# it saw colours after 250 steps and still no shapes after 500.
+# About 0.6 / sqrt(width), as in models of normal width. At the customary 0.02 so narrow a tower starts out almost
+# linear: it saw colours after 250 steps and still no shapes after 500.
 INITIALIZER_RANGE: Final = 0.06
 
 

@@ -21,7 +21,7 @@ class Recipe:
     # often.
     caps: tuple[int, ...] = (9, 9, 6, 4, 2, 1)
     scenes_per_step: int = 16
-    vision_steps: int = 700
+    vision_steps: int = 1_100
     joint_steps: int = 5_000
     easy_share: float = 0.06
     vision_rate: float = 2e-3
@@ -32,8 +32,8 @@ class Recipe:
     clip_norm: float = 1.0
     balance_weight: float = 0.01
     dense_weight: float = 0.5
-    # The share of the joint stage after which the dense heads have no more say.
-    dense_until: float = 0.5
+    # The share of the joint stage after which the dense heads have no more say. Digits need them longest.
+    dense_until: float = 0.9
     # Blocks 1.. are each left out of a step this often, so that losing one later degrades answers and does not end
     # them.
     layer_drop: float = 0.1

@@ -1,0 +1,84 @@
+"""The weights that ship: loadable as any other model, the ones the model card measured, and better than guessing."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import vlmprof.demo
+from vlmprof.demo.config import MAX_CROPS, demo_config
+from vlmprof.demo.corpus import build_corpus
+from vlmprof.demo.evaluate import generated_verdicts, load, packed_verdicts, wilson
+from vlmprof.demo.export import WEIGHTS, weights_sha256
+from vlmprof.demo.packing import accuracy_by_type
+from vlmprof.tasks._shapes_questions import scene_questions
+from vlmprof.tasks._shapes_scenes import make_scene
+
+CARD = Path(vlmprof.demo.__file__).parent / "MODEL_CARD.md"
+SCENES = 80
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load()
+    torch.set_num_threads(threads)
+
+
+def test_the_card_speaks_of_these_weights():
+    (stated,) = re.findall(r"\b[0-9a-f]{64}\b", CARD.read_text())
+    assert stated == weights_sha256()
+
+
+def test_they_are_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 10e6
+
+
+def test_they_load_through_the_auto_classes(loaded):
+    model, processor = loaded
+    assert type(model).__name__ == "MolmoForConditionalGeneration"
+    assert type(processor).__name__ == "MolmoProcessor"
+    assert processor.image_processor.max_crops == MAX_CROPS
+    assert model.config.text.num_hidden_layers == demo_config().text.num_hidden_layers
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_the_processor_spends_the_tokens_it_promises(loaded):
+    model, processor = loaded
+    scene = make_scene(2)
+    for cap in (1, MAX_CROPS):
+        inputs = processor(text=" User: where is the ring? Assistant:", images=scene.render(), max_crops=cap)
+        rows, cols = inputs["image_tilings"][0].tolist()
+        vision_tokens = int((inputs["input_ids"] == model.config.image_patch_id).sum())
+        assert rows * cols <= cap
+        assert vision_tokens == 16 + (2 * rows + 2) * (2 * cols + 2)
+
+
+def test_a_user_who_generates_gets_the_answers_that_were_measured(loaded):
+    alone, packed = generated_verdicts(*loaded, 24), packed_verdicts(loaded[0], 24)
+    assert sum(a == b for a, b in zip(alone, packed, strict=True)) >= 23
+
+
+def test_they_beat_the_best_blind_answer_on_colour_and_count(loaded):
+    corpus = build_corpus("held_out", range(SCENES), "full", (MAX_CROPS,))
+    accuracy = accuracy_by_type(loaded[0], corpus)
+    assert sum(asked for _, asked in accuracy.values()) > 400
+    for kind in ("colour", "count"):
+        answers = Counter(
+            question.answer
+            for number in range(SCENES)
+            for question in scene_questions("held_out", number)[1]
+            if question.type == kind
+        )
+        assert wilson(*accuracy[kind])[0] > max(answers.values()) / answers.total()
+
+
+def test_the_wilson_interval_of_known_values():
+    assert wilson(0, 0) == (0.0, 1.0)
+    low, high = wilson(50, 100)
+    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+    assert wilson(0, 10)[0] == pytest.approx(0, abs=1e-12)
+    assert round(wilson(0, 10)[1], 3) == 0.278
