@@ -26,6 +26,7 @@ os.environ |= {
     "RAY_AUTH_TOKEN_PATH": str(TOKEN),
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     "PYTHONPATH": os.pathsep.join(filter(None, [PLUGIN, os.environ.get("PYTHONPATH")])),
 }
 sys.path.insert(0, PLUGIN)

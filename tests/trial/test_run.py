@@ -85,6 +85,21 @@ def test_timing_takes_the_job_s_batch_and_length_not_the_sizer_s(plan_of: Any, l
     assert max(s["batch_size"] for s in result.samples) == 5  # type: ignore[type-var]
 
 
+def test_nothing_is_timed_with_a_hook_on_the_model(
+    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, hooks = greedy.generate, []
+
+    def looking(model: Any, *args: Any, **kwargs: Any) -> Run:
+        hooks.append(sum(len(module._forward_hooks) for module in model.decoder.modules()))
+        return honest(model, *args, **kwargs)
+
+    monkeypatch.setattr(trial_run, "generate", looking)
+    run(plan_of(measure=["latency"]), loaded)
+    counted, timed = hooks[: trial_run.COUNTED_REQUESTS], hooks[trial_run.COUNTED_REQUESTS :]
+    assert all(counted) and timed and not any(timed)
+
+
 def test_output_tokens_caps_answers_and_fixes_the_timed_length(plan_of: Any, loaded: AbstractModel) -> None:
     result = run(plan_of(knobs={"output_tokens": [2]}), loaded)
     assert {s["tokens_generated"] for s in result.samples} == {2}

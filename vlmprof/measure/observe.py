@@ -22,6 +22,20 @@ class Observable(Protocol):
 
 
 @final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """All blocks and routers of a model as it was loaded. Take it before any knob, count inside them."""
+
+    blocks: tuple[Any, ...]
+    routers: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, model: Observable) -> Whole:
+        """The parts of a model that no knob has touched yet."""
+        return cls(blocks=tuple(model.decoder.layers), routers=tuple(model.routers))
+
+
+@final
 @dataclass(slots=True)
 class Counts:
     """What has been counted so far."""
@@ -41,13 +55,13 @@ class Counts:
 
 
 @contextmanager
-def counted(model: Observable) -> Iterator[Counts]:
-    """Count while the block lasts. Enter it before any knob."""
+def counted(whole: Whole) -> Iterator[Counts]:
+    """Count while the block lasts, and leave no hook behind: a hook costs time, so nothing is timed meanwhile."""
     counts = Counts()
     with ExitStack() as hooks:
-        for index, block in enumerate(model.decoder.layers):
+        for index, block in enumerate(whole.blocks):
             hooks.callback(block.register_forward_hook(_counting_block(counts, index)).remove)
-        for router in model.routers:
+        for router in whole.routers:
             hooks.callback(router.register_forward_hook(_counting_experts(counts)).remove)
         yield counts
 

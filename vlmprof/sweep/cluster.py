@@ -31,8 +31,13 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_AUTH_MODE": "token",
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray's switch for machines that must not open ports to the network: every server then listens on 127.0.0.1 only."""
+PRIVATE = {
+    # Ray's switch for machines that must not open ports to the network: every server listens on 127.0.0.1 only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray lowers its workers' priority by 15 otherwise: anything else on the host would be timed with the model.
+    "RAY_worker_niceness": "0",
+}
+"""For a cluster of our own; on another's these are its owner's to set."""
 
 
 @final
@@ -64,7 +69,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
         UserError: there is no cluster at the address.
     """
     quiet = {} if verbose else {"TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
-    for name, value in {**ENVIRONMENT, **quiet, **(LOOPBACK if address == LOCAL else {})}.items():
+    for name, value in {**ENVIRONMENT, **quiet, **(PRIVATE if address == LOCAL else {})}.items():
         os.environ.setdefault(name, value)
     import ray
     from ray import tune  # noqa: F401 (its loggers exist once it is imported)

@@ -16,7 +16,7 @@ from typing import final
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
-from vlmprof.measure.observe import Counts, counted
+from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt, Run
 from vlmprof.trial.progress import Phase, Progress
@@ -70,9 +70,10 @@ def run_trial(
     plan = resolved.plan
     examples = resolved.task.subset(plan.task.split, plan.task.samples, plan.task.seed)
     asked = [Asked(example=example, prompt=resolved.task.ask(example)) for example in examples]
-    with counted(model) as counts, applied(resolved, model):
+    whole = Whole.of(model)
+    with applied(resolved, model):
         output_tokens = model.output_tokens
-        _count(asked[:COUNTED_REQUESTS], model, report)
+        counts = _count(whole, asked[:COUNTED_REQUESTS], model, report)
         began = time.perf_counter()
         scored: tuple[Scored, ...] = ()
         reset_peak(model.device)
@@ -107,11 +108,15 @@ def applied(resolved: Resolved, model: AbstractModel) -> Iterator[None]:
         yield
 
 
-def _count(asked: Sequence[Asked], model: AbstractModel, report: Callable[[Progress], None]) -> None:
-    """Let the hooks see a prefill and a decode step of a few requests; nothing is scored or timed."""
+def _count(
+    whole: Whole, asked: Sequence[Asked], model: AbstractModel, report: Callable[[Progress], None]
+) -> Counts:
+    """Let hooks see a prefill and a decode step of a few requests; nothing is scored or timed."""
     report(Progress(phase="count", done=0, total=len(asked)))
-    for one in open_pictures(asked).readable:
-        generate(model, [one.prompt], max_new_tokens=2, stop_at_eos=False)
+    with counted(whole) as counts:
+        for one in open_pictures(asked).readable:
+            generate(model, [one.prompt], max_new_tokens=2, stop_at_eos=False)
+    return counts
 
 
 def _time(
