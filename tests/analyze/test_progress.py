@@ -102,3 +102,23 @@ def test_an_empty_ledger(tmp_path):
 def test_a_folder_without_a_sweep(tmp_path):
     with pytest.raises(StoreError, match="holds no sweep"):
         status(tmp_path)
+
+
+def test_lines_for_a_terminal(tmp_path):
+    write(
+        tmp_path,
+        sweep("a", "b", "c"),
+        event("done", "a"),
+        event("failed", "b", error="Mismatch: it lied"),
+    )
+    assert status(tmp_path).lines() == [
+        ("sweep", "crops"),
+        ("finished", "1 of 3"),
+        ("waiting", "1"),
+        ("done", "1"),
+        ("failed", "1"),
+        ("last event", "failed, 2026-08-01 10:05:00+00:00"),
+        ("failed b", "Mismatch: it lied"),
+        ("lost a", "the ledger lists it, trials/ has no file of it"),
+        ("lost b", "the ledger lists it, trials/ has no file of it"),
+    ]

@@ -97,14 +97,22 @@ def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
             yield f"{name}=none"
 
 
+def differing(part: pd.DataFrame) -> dict[str, list[str]]:
+    """Column of ``ENVIRONMENT`` -> its values, for those that are not the same in all of these trials."""
+    found = {}
+    for name in ENVIRONMENT:
+        values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
+        if len(values) > 1:
+            found[name] = values
+    return found
+
+
 def _mixed(done: pd.DataFrame) -> tuple[str, ...]:
-    sentences = []
-    for group, part in done.groupby("group"):
-        for name in ENVIRONMENT:
-            values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
-            if len(values) > 1:
-                sentences.append(f"{group}: {len(values)} different values of {name}: {', '.join(values)}")
-    return tuple(sentences)
+    return tuple(
+        f"{group}: {len(values)} different values of {name}: {', '.join(values)}"
+        for group, part in done.groupby("group")
+        for name, values in differing(part).items()
+    )
 
 
 def _text(value: Any) -> str:

@@ -45,6 +45,16 @@ class Status:
         """Trials that need no further run."""
         return self.counts["done"] + self.counts["oom"]
 
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, how it stands) for a terminal; reasons and warnings come last."""
+        lines = [("sweep", self.name), ("finished", f"{self.finished} of {self.total}")]
+        lines += [(phase, str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
+        if self.last_time:
+            lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
+        lines += [(f"failed {trial}", reason or "no reason given") for trial, reason in self.failed.items()]
+        lines += [(f"lost {trial}", "the ledger lists it, trials/ has no file of it") for trial in self.without_row]
+        return lines
+
 
 def status(folder: Path) -> Status:
     """Where the sweep in this folder stands.

@@ -1,0 +1,148 @@
+import itertools
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+
+from tests.builders import combined_sweep, read_rows, trial_row
+from vlmprof.analyze.group import comparable, groups
+from vlmprof.analyze.pareto import Objective, pareto
+from vlmprof.errors import UserError
+from vlmprof.plots import _style
+from vlmprof.plots.pareto_front import PLOT
+
+OBJECTIVES = [
+    Objective(column="accuracy", better="higher"),
+    Objective(column="latency_ms_p50", better="lower"),
+]
+
+
+def one_group(folder, rows):
+    ((_, part),) = groups(comparable(read_rows(folder, rows)))
+    return part
+
+
+def drawn(data):
+    with _style.applied():
+        figure = Figure(figsize=(_style.WIDTH_INCHES, 4.4))
+        FigureCanvasAgg(figure)
+        PLOT.draw(data, figure)
+        figure.canvas.draw()
+    return figure
+
+
+def test_data_of_a_sweep(tmp_path):
+    part = one_group(tmp_path, combined_sweep())
+    data = PLOT.data(part)
+    assert data.title == "MolmoE-1B-0924 on vqa_v2 (val), n = 500, NVIDIA H200"
+    assert "latency at batch size 1, output tokens 16" in data.subtitle
+    assert (data.x_label, data.y_label) == ("median latency (ms)", "accuracy (%)")
+    assert data.label_key == "active_blocks · max_crops · moe_top_k"
+    assert len(data.marks) == 16
+    assert not data.logarithmic
+    frame = pareto(part, OBJECTIVES)
+    assert {m.trial for m in data.marks if m.on_front} == set(frame.loc[frame["on_front"], "trial"])
+    assert sum(m.saturated for m in data.marks) == 4
+    assert {m.label for m in data.marks} >= {"8 · 1 · 1", "16 · 9 · 4"}
+
+
+def test_values_are_in_the_units_of_the_axes(tmp_path):
+    interval = {"latency_ms_p50_low": 99.0, "latency_ms_p50_high": 101.5}
+    row = trial_row({"max_crops": 1}, accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, **interval)
+    (mark,) = PLOT.data(one_group(tmp_path, [row])).marks
+    assert (mark.y.low, mark.y.value, mark.y.high) == (40, 50, 60)
+    assert (mark.x.low, mark.x.value, mark.x.high) == (99.0, 100.0, 101.5)
+
+
+def test_without_an_interval_there_is_no_bar(tmp_path):
+    row = trial_row({"max_crops": 1}, latency_ms_p50_low=None, latency_ms_p50_high=None)
+    (mark,) = PLOT.data(one_group(tmp_path, [row])).marks
+    assert mark.x.low == mark.x.value == mark.x.high
+
+
+def test_steps_by_hand(tmp_path):
+    points = [(0.2, 10.0), (0.5, 20.0), (0.4, 25.0), (0.7, 40.0)]
+    rows = [trial_row({"max_crops": i}, accuracy=a, latency_ms_p50=m) for i, (a, m) in enumerate(points)]
+    data = PLOT.data(one_group(tmp_path, rows))
+    assert data.steps == ((10, 20), (20, 20), (20, 50), (40, 50), (40, 70))
+
+
+def test_the_staircase_never_falls(tmp_path):
+    steps = PLOT.data(one_group(tmp_path, combined_sweep())).steps
+    assert all(x1 <= x2 and y1 <= y2 for (x1, y1), (x2, y2) in itertools.pairwise(steps))
+
+
+def test_ties_on_the_front_are_drawn_on_one_spot(tmp_path):
+    rows = [trial_row({"max_crops": crops}) for crops in (1, 2)]
+    data = PLOT.data(one_group(tmp_path, rows))
+    assert all(mark.on_front for mark in data.marks)
+    drawn(data)
+
+
+def test_what_differs_in_the_machine_is_said(tmp_path):
+    rows = [trial_row({"max_crops": 1}, torch="2.11"), trial_row({"max_crops": 2}, torch="2.12")]
+    assert "not all alike: torch" in PLOT.data(one_group(tmp_path, rows)).subtitle
+
+
+@pytest.mark.parametrize("missing", ["accuracy", "latency_ms_p50"])
+def test_trials_without_an_axis_are_refused(tmp_path, missing):
+    with pytest.raises(UserError, match=f"{missing} is missing"):
+        PLOT.data(one_group(tmp_path, [trial_row({"max_crops": 1}, **{missing: None})]))
+
+
+def rows_of_many(count):
+    return [
+        trial_row(
+            {"max_crops": i + 1, "moe_top_k": i % 8},
+            accuracy=0.3 + 0.4 * i / count,
+            accuracy_low=0.28 + 0.4 * i / count,
+            accuracy_high=0.32 + 0.4 * i / count,
+            latency_ms_p50=50.0 + i,
+            latency_ms_p50_low=49.8 + i,
+            latency_ms_p50_high=50.3 + i,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("make", [combined_sweep, lambda: rows_of_many(24)])
+def test_labels_touch_nothing(tmp_path, make):
+    data = PLOT.data(one_group(tmp_path, make()))
+    figure = drawn(data)
+    (axes,) = figure.axes
+    renderer = figure.canvas.get_renderer()
+    boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    dots = axes.transData.transform([(mark.x.value, mark.y.value) for mark in data.marks])
+    assert not any(box.contains(*dot) for box in boxes for dot in dots)
+    inside = axes.get_window_extent()
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+
+
+def test_labels_that_find_no_room_are_counted(tmp_path):
+    names = {i: f"{i} {'long ' * 40}" for i in (1, 2)}
+    rows = [
+        trial_row({"max_crops": i}, label_max_crops=names[i], accuracy=i / 10, latency_ms_p50=10.0 * i) for i in (1, 2)
+    ]
+    (axes,) = drawn(PLOT.data(one_group(tmp_path, rows))).axes
+    assert not [text for text in axes.texts if isinstance(text, Annotation)]
+    notes = [text.get_text() for text in axes.texts]
+    assert notes[1] == "2 labels left out for want of room; the table has them all"
+
+
+def test_latencies_far_apart_get_a_logarithmic_axis(tmp_path):
+    rows = [trial_row({"max_crops": i}, accuracy=i / 10, latency_ms_p50=ms) for i, ms in ((1, 10.0), (2, 200.0))]
+    data = PLOT.data(one_group(tmp_path, rows))
+    assert data.logarithmic
+    (axes,) = drawn(data).axes
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlim()[0] > 0
+
+
+def test_a_long_title_fits(tmp_path):
+    cpu = "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz with a very long name indeed"
+    data = PLOT.data(one_group(tmp_path, [trial_row({"max_crops": 1}, device="CPU", cpu=cpu)]))
+    figure = drawn(data)
+    renderer = figure.canvas.get_renderer()
+    assert all(text.get_window_extent(renderer).x1 <= figure.bbox.x1 for text in figure.texts)

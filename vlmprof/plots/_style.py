@@ -1,0 +1,172 @@
+"""How every figure looks: type, sizes, colours that all readers can tell apart, and quantities with their units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import matplotlib as mpl
+import pandas as pd
+import pyarrow as pa
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlmprof.analyze.group import AS_SWEPT, differing, machine
+from vlmprof.analyze.pareto import Objective
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with every common colour vision, and in grey print.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, SOFT, GREY, PALE = "#222222", "#5A5A5A", "#8C8C8C", "#DDDDDD"
+
+MARGIN_INCHES = 0.12
+WIDTH_INCHES = 7.0
+"""The text width of a paper; figures are drawn at the size they are read at."""
+
+RC: Any = {  # matplotlib types its keys as one long Literal
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same figure on every machine
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "figure.dpi": 200,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "vlmprof",  # equal data give equal files
+}
+
+BARS: Any = {"elinewidth": 0.8, "capsize": 1.8, "capthick": 0.8}
+"""How intervals are drawn, for ``Axes.errorbar``."""
+
+_SCALES = {"fraction": ("%", 100.0), "bytes": ("GiB", 1 / 1024**3)}
+_WORDS = {
+    "latency_ms_p50": "median latency",
+    "peak_bytes": "peak memory",
+    "samples_per_s": "throughput",
+    "decode_step_ms_p50": "median decode step",
+}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """A column as a reader sees it: its words, its unit, and the factor from the table's unit to that one."""
+
+    column: str
+    words: str
+    unit: str
+    factor: float
+
+    @property
+    def label(self) -> str:
+        """For an axis."""
+        return f"{self.words} ({self.unit})" if self.unit else self.words
+
+
+def quantity(objective: Objective) -> Quantity:
+    """The quantity of an objective; its unit comes from the schema."""
+    unit, factor = _SCALES.get(objective.unit, (objective.unit, 1.0))
+    words = _WORDS.get(objective.column, objective.column.replace("_", " "))
+    return Quantity(column=objective.column, words=words, unit=unit, factor=factor)
+
+
+def interval_columns(column: str, schema: pa.Schema) -> tuple[str, str] | None:
+    """The columns that hold the 95 % interval of a column; None where it has none."""
+    names = (schema.field(column).metadata or {}).get(b"interval", b"").decode()
+    if not names:
+        return None
+    low, high = names.split(",")
+    return low, high
+
+
+def bars(values: Sequence[tuple[float, float, float]]) -> list[list[float]]:
+    """(value, low, high) of each point -> what ``Axes.errorbar`` takes: the distances down, then up."""
+    return [[value - low for value, low, _ in values], [high - value for value, _, high in values]]
+
+
+def short(label: Any) -> str:
+    """A knob's value as short as it stays clear: runs of blocks by their ends, ``0-3,5-15``."""
+    if pd.isna(label):
+        return "none"
+    parts = str(label).removeprefix("prefix ").split(",")
+    if len(parts) < 3 or not all(part.isdigit() for part in parts):
+        return ",".join(parts)
+    runs: list[list[int]] = []
+    for number in map(int, parts):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def heading(trials: pd.DataFrame) -> tuple[str, str]:
+    """Title and subtitle of a figure about one group: model, task, samples and machine; then the timing pass.
+
+    What differs between its trials although times depend on it is named too.
+    """
+    first = trials.iloc[0]
+    samples = f", n = {int(first['samples']):,}" if pd.notna(first["samples"]) and first["samples"] else ""
+    split = f" ({first['split']})" if first["split"] else ""
+    title = f"{first['model']} on {first['task']}{split}{samples}, {machine(first)}"
+    unlike = list(differing(trials))
+    return title, "; ".join(filter(None, [_timing(trials), f"not all alike: {', '.join(unlike)}" if unlike else ""]))
+
+
+def _timing(trials: pd.DataFrame) -> str:
+    first = trials.iloc[0]
+    if pd.isna(first["timing_batch_size"]):
+        return ""
+    swept = "knob_output_tokens" in trials and trials["knob_output_tokens"].notna().any()
+    tokens = AS_SWEPT if swept else f"{int(first['timing_output_tokens'])}"
+    return f"latency at batch size {int(first['timing_batch_size'])}, output tokens {tokens}"
+
+
+def write_heading(figure: Figure, title: str, subtitle: str) -> None:
+    """Title and subtitle at the top left, smaller where they would not fit."""
+    for words, inches, size, weight, colour in ((title, 0.16, 10, "bold", INK), (subtitle, 0.38, 8, "normal", SOFT)):
+        left, top = MARGIN_INCHES / WIDTH_INCHES, 1 - inches / figure.get_figheight()
+        text = figure.text(left, top, words, fontsize=size, fontweight=weight, color=colour, va="center")
+        room = (WIDTH_INCHES - 2 * MARGIN_INCHES) * figure.dpi
+        text.set_fontsize(size * min(1.0, room / max(1.0, text.get_window_extent().width)))
+
+
+def write_legend(figure: Figure, entries: Sequence[Artist]) -> None:
+    """One row below the heading, where it can cover no data."""
+    figure.legend(
+        handles=entries,
+        loc="center left",
+        bbox_to_anchor=(MARGIN_INCHES / WIDTH_INCHES, 1 - 0.59 / figure.get_figheight()),
+        ncols=len(entries),
+        handletextpad=0.4,
+        columnspacing=1.2,
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=1.2,
+    )
+
+
+def clean(axes: Axes) -> None:
+    """Faint horizontal and vertical rules, no more than a handful of ticks."""
+    axes.grid(visible=True, color=PALE, linewidth=0.5)
+    axes.tick_params(length=2.5, width=0.6)
+
+
+def applied() -> Any:
+    """The style, for the length of a ``with`` block; nothing global is left changed."""
+    return mpl.rc_context(RC)

@@ -1,0 +1,247 @@
+"""Each knob against each objective, in small multiples: alone, and over all settings of the other knobs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, final
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from vlmprof.analyze.effects import marginal, one_at_a_time
+from vlmprof.analyze.pareto import Objective, parse_objectives
+from vlmprof.errors import UserError
+from vlmprof.plots import _style
+from vlmprof.plots.plot import AbstractPlot
+
+OBJECTIVES = ("accuracy", "latency_ms_p50", "peak_bytes")
+COLOURS = (_style.BLUE, _style.VERMILION, _style.GREEN)
+PANEL_HEIGHT_INCHES, FEWEST_VALUES = 1.55, 2
+LETTER_INCHES = 0.07
+"""Width of a letter of a tick label."""
+LOGARITHMIC_FROM = 16.0
+"""A knob whose values span this factor is drawn on a logarithmic axis."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """One value of a knob, the other knobs at their fullest; in the unit of the axis."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    """``low`` to ``high`` is the 95 % interval; ``y`` itself where none was measured."""
+    saturated: bool
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """One value of a knob over all settings of the others, in the unit of the axis."""
+
+    x: float
+    median: float
+    low: float
+    high: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One knob against one objective."""
+
+    knob: str
+    y_label: str
+    ticks: tuple[tuple[float, str], ...]
+    """Where each value stands, and how it is written."""
+    logarithmic: bool
+    ordered: bool
+    """Whether the values lie on a scale; lists of equal length do not, and no line joins them."""
+    alone: tuple[Value, ...]
+    spread: tuple[Spread, ...]
+    """Empty where no other knob varies, or where the values have no order to join them in."""
+    held: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveData:
+    """Everything the figure says; a row an objective, a column a knob."""
+
+    title: str
+    subtitle: str
+    rows: tuple[tuple[Panel | None, ...], ...]
+    """None where no two values of the knob measured the objective."""
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """All panels there are."""
+        return tuple(panel for row in self.rows for panel in row if panel)
+
+
+@final
+class KnobCurve(AbstractPlot[CurveData]):
+    """Small multiples of every knob that took two values or more."""
+
+    def data(self, trials: pd.DataFrame) -> CurveData:
+        measured = [name for name in OBJECTIVES if trials[name].notna().any()]
+        if not measured:
+            raise UserError(f"these trials measured none of {', '.join(OBJECTIVES)}")
+        objectives = parse_objectives(measured, trials.attrs["schema"])
+        found = [_panels(trials, objective) for objective in objectives]
+        knobs = sorted({key for panels in found for key in panels})
+        if not knobs:
+            raise UserError("no knob took two values or more")
+        rows = tuple(tuple(panels.get(key) for key in knobs) for panels in found)
+        title, timing = _style.heading(trials)
+        return CurveData(title=title, subtitle=f"bars: 95 % intervals; {timing}".rstrip("; "), rows=rows)
+
+    def draw(self, data: CurveData, figure: Figure) -> None:
+        rows, columns = len(data.rows), len(data.rows[0])
+        below = 0.45 + _tick_inches(data, columns)
+        height = 0.75 + PANEL_HEIGHT_INCHES * rows + below
+        figure.set_size_inches(_style.WIDTH_INCHES, height)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
+        figure.subplots_adjust(
+            left=0.6 / _style.WIDTH_INCHES,
+            right=1 - 0.1 / _style.WIDTH_INCHES,
+            top=1 - 0.85 / height,
+            bottom=below / height,
+            hspace=0.22,
+            wspace=0.1,
+        )
+        for i, row in enumerate(data.rows):
+            for j, (axes, panel) in enumerate(zip(grid[i], row, strict=True)):
+                if panel is None:
+                    axes.set_axis_off()
+                    continue
+                _draw_panel(axes, panel, COLOURS[i])
+                _write_axes(axes, panel, bottom=i == rows - 1, left=j == 0, upright=below > 0.45)
+        figure.align_ylabels(list(grid[:, 0]))
+        _style.write_heading(figure, data.title, data.subtitle)
+        _style.write_legend(figure, _legend(data))
+
+
+def _panels(trials: pd.DataFrame, objective: Objective) -> dict[tuple[str, str], Panel]:
+    """(knobs swept, knob) -> its panel."""
+    alone, over_all = one_at_a_time(trials, objective), marginal(trials, objective)
+    panels = {}
+    for key, spread in over_all.groupby(["swept", "knob"]):
+        swept, knob = key
+        if len(spread) >= FEWEST_VALUES:
+            curve = alone[(alone["swept"] == swept) & (alone["knob"] == knob)]
+            panels[str(swept), str(knob)] = _panel(str(knob), objective, curve, spread)
+    return panels
+
+
+def _panel(knob: str, objective: Objective, curve: pd.DataFrame, spread: pd.DataFrame) -> Panel:
+    quantity = _style.quantity(objective)
+    ordered = spread["axis"].is_unique
+    spread = spread if ordered else spread.sort_values("label", key=lambda labels: labels.map(_numbers))
+    positions = [float(x) for x in spread["axis"]] if ordered else [float(i) for i in range(len(spread))]
+    ticks = [(x, _style.short(label)) for x, label in zip(positions, spread["label"], strict=True)]
+    at = dict(zip(spread["label"], positions, strict=True))
+    return Panel(
+        knob=knob,
+        y_label=quantity.label,
+        ticks=tuple(ticks),
+        logarithmic=positions[0] > 0 and positions[-1] >= LOGARITHMIC_FROM * positions[0],
+        ordered=ordered,
+        alone=tuple(_value(row, at[row["label"]], quantity.factor) for _, row in curve.iterrows()),
+        spread=tuple(_spread(row, at[row["label"]], quantity.factor) for _, row in spread.iterrows())
+        if ordered and spread["trials"].max() > 1
+        else (),
+        held=next(iter(curve["held"]), ""),
+    )
+
+
+def _numbers(label: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", label)))
+
+
+def _value(row: pd.Series[Any], x: float, factor: float) -> Value:
+    y = float(row["value"]) * factor
+    low, high = (y if pd.isna(row[name]) else float(row[name]) * factor for name in ("low", "high"))
+    return Value(x=x, y=y, low=low, high=high, saturated=row["effect"] == "saturated")
+
+
+def _spread(row: pd.Series[Any], x: float, factor: float) -> Spread:
+    median, low, high = (float(row[name]) * factor for name in ("median", "low", "high"))
+    return Spread(x=x, median=median, low=low, high=high)
+
+
+def _draw_panel(axes: Axes, panel: Panel, colour: str) -> None:
+    _style.clean(axes)
+    if panel.logarithmic:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if panel.spread:
+        xs = [each.x for each in panel.spread]
+        lows, highs = [each.low for each in panel.spread], [each.high for each in panel.spread]
+        axes.fill_between(xs, lows, highs, color=_style.GREY, alpha=0.16, linewidth=0, zorder=1)
+        medians = [each.median for each in panel.spread]
+        axes.plot(xs, medians, color=_style.GREY, linewidth=0.9, linestyle="--", zorder=2)
+    if panel.ordered:
+        xs, ys = [each.x for each in panel.alone], [each.y for each in panel.alone]
+        axes.plot(xs, ys, color=colour, linewidth=1.1, zorder=3)
+    for saturated in (False, True):
+        alike = [each for each in panel.alone if each.saturated == saturated]
+        axes.errorbar(
+            [each.x for each in alike],
+            [each.y for each in alike],
+            yerr=_style.bars([(each.y, each.low, each.high) for each in alike]),
+            fmt="o",
+            markersize=4.5,
+            color=colour,
+            markerfacecolor="white" if saturated else colour,
+            zorder=4,
+            **_style.BARS,
+        )
+
+
+def _write_axes(axes: Axes, panel: Panel, *, bottom: bool, left: bool, upright: bool) -> None:
+    axes.margins(x=0.08, y=0.1)
+    axes.set_xticks([x for x, _ in panel.ticks], [label for _, label in panel.ticks], rotation=90 if upright else 0)
+    if bottom:
+        axes.set_xlabel(panel.knob)
+    else:
+        axes.tick_params(labelbottom=False)
+    if left:
+        axes.set_ylabel(panel.y_label)
+
+
+def _tick_inches(data: CurveData, columns: int) -> float:
+    """What upright tick labels need below the figure; 0 where all labels fit lying."""
+    room = (_style.WIDTH_INCHES - 0.7) / columns
+    widths = [sum(len(label) + 1.5 for _, label in panel.ticks) * LETTER_INCHES for panel in data.panels]
+    longest = max(len(label) for panel in data.panels for _, label in panel.ticks)
+    return longest * LETTER_INCHES if max(widths) > room else 0.0
+
+
+def _legend(data: CurveData) -> list[Line2D | Patch]:
+    panels = data.panels
+    held = any(panel.held for panel in panels)
+    name = "alone, the other knobs at their fullest" if held else "measured"
+    entries: list[Line2D | Patch] = [_dot(name, joined=any(panel.ordered for panel in panels), filled=True)]
+    if any(value.saturated for panel in panels for value in panel.alone):
+        entries.append(_dot("saturated: a limit that did not bind", joined=False, filled=False))
+    if any(panel.spread for panel in panels):
+        entries.append(Line2D([], [], color=_style.GREY, linestyle="--", label="median of all settings"))
+        entries.append(Patch(color=_style.GREY, alpha=0.16, label="their range"))
+    return entries
+
+
+def _dot(label: str, *, joined: bool, filled: bool) -> Line2D:
+    face = _style.INK if filled else "white"
+    dot = Line2D([], [], color=_style.INK, marker="o", markerfacecolor=face, markersize=4.5, label=label)
+    dot.set_linestyle("-" if joined else "none")
+    return dot
+
+
+PLOT = KnobCurve()

@@ -1,0 +1,232 @@
+"""The Pareto front of accuracy and latency: what can be had, what is dominated, and how sure both axes are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Transform
+
+from vlmprof.analyze.pareto import Objective, pareto, parse_objectives
+from vlmprof.errors import UserError
+from vlmprof.plots import _style
+from vlmprof.plots._labels import line_boxes, place
+from vlmprof.plots.plot import AbstractPlot
+from vlmprof.store.schema import knobs_of
+
+X, Y = "latency_ms_p50", "accuracy"
+LABEL_SIZE = 7.5
+DOMINATED = "#B5B5B5"
+LOGARITHMIC_FROM = 8.0
+"""Latencies that span this factor are drawn on a logarithmic axis, or the fast ones would stand on one spot."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinate:
+    """A value in the unit of its axis; ``low`` and ``high`` are its 95 % interval, itself where none was measured."""
+
+    value: float
+    low: float
+    high: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """One configuration."""
+
+    trial: str
+    x: Coordinate
+    y: Coordinate
+    on_front: bool
+    saturated: bool
+    """A knob's value hit a limit that did not bind: the work was that of another value."""
+    label: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontData:
+    """Everything the figure says; ``marks`` go from the best latency on."""
+
+    title: str
+    subtitle: str
+    x_label: str
+    y_label: str
+    label_key: str
+    """What the parts of a label are, in their order; empty when no knob varies."""
+    logarithmic: bool
+    """Whether latency is drawn on a logarithmic axis."""
+    marks: tuple[Mark, ...]
+
+    @property
+    def steps(self) -> tuple[tuple[float, float], ...]:
+        """Corners of the staircase: up to each point of the front only once its latency is spent."""
+        front = [mark for mark in self.marks if mark.on_front]
+        corners = [(front[0].x.value, front[0].y.value)]
+        for mark in front[1:]:
+            corners += [(mark.x.value, corners[-1][1]), (mark.x.value, mark.y.value)]
+        return tuple(corners)
+
+
+@final
+class ParetoFront(AbstractPlot[FrontData]):
+    """Median latency across, accuracy up; the front as a staircase."""
+
+    def data(self, trials: pd.DataFrame) -> FrontData:
+        schema = trials.attrs["schema"]
+        x, y = parse_objectives([X, Y], schema)
+        if trials.empty:
+            raise UserError("no finished trial to draw")
+        frame = pareto(trials, [x, y])
+        varied = [name for name in knobs_of(frame.columns) if frame[f"label_{name}"].nunique(dropna=False) > 1]
+        title, timing = _style.heading(frame)
+        marks = [_mark(row, (x, y), schema, varied) for _, row in frame.iterrows()]
+        count = sum(mark.on_front for mark in marks)
+        summary = f"{count} of {len(marks)} configurations on the front; bars: 95 % intervals"
+        return FrontData(
+            title=title,
+            subtitle=f"{summary}; {timing}" if timing else summary,
+            x_label=_style.quantity(x).label,
+            y_label=_style.quantity(y).label,
+            label_key=" · ".join(varied),
+            logarithmic=_is_wide([mark.x.value for mark in marks]),
+            marks=tuple(sorted(marks, key=lambda mark: (mark.x.value, -mark.y.value, mark.trial))),
+        )
+
+    def draw(self, data: FrontData, figure: Figure) -> None:
+        axes = figure.add_axes((0.085, 0.115, 0.895, 0.725))
+        _style.clean(axes)
+        for on_front, saturated in itertools.product((False, True), repeat=2):
+            _draw_marks(axes, data.marks, on_front=on_front, saturated=saturated)
+        _set_limits(axes, data)
+        corners = _draw_steps(axes, data.steps)
+        axes.set_xlabel(data.x_label)
+        axes.set_ylabel(data.y_label)
+        _style.write_heading(figure, data.title, data.subtitle)
+        _draw_legend(figure, data)
+        _draw_labels(axes, data, corners)
+
+
+def _mark(row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str]) -> Mark:
+    x, y = (_coordinate(row, objective, schema) for objective in objectives)
+    knobs = knobs_of(str(name) for name in row.index)
+    return Mark(
+        trial=row["trial"],
+        x=x,
+        y=y,
+        on_front=bool(row["on_front"]),
+        saturated=any(row[f"effect_{name}"] == "saturated" for name in knobs),
+        label=" · ".join(_style.short(row[f"label_{name}"]) for name in varied),
+    )
+
+
+def _coordinate(row: pd.Series[Any], objective: Objective, schema: Any) -> Coordinate:
+    factor = _style.quantity(objective).factor
+    value = float(row[objective.column]) * factor
+    columns = _style.interval_columns(objective.column, schema)
+    low, high = (row[name] for name in columns) if columns else (None, None)
+    return Coordinate(
+        value=value,
+        low=value if pd.isna(low) else float(low) * factor,
+        high=value if pd.isna(high) else float(high) * factor,
+    )
+
+
+def _draw_marks(axes: Axes, marks: Sequence[Mark], *, on_front: bool, saturated: bool) -> None:
+    """All marks of one look."""
+    alike = [mark for mark in marks if mark.on_front == on_front and mark.saturated == saturated]
+    if not alike:
+        return
+    colour = _style.BLUE if on_front else DOMINATED
+    axes.errorbar(
+        [mark.x.value for mark in alike],
+        [mark.y.value for mark in alike],
+        xerr=_style.bars([(mark.x.value, mark.x.low, mark.x.high) for mark in alike]),
+        yerr=_style.bars([(mark.y.value, mark.y.low, mark.y.high) for mark in alike]),
+        fmt="o" if on_front else "s",
+        # Wider where hollow: the same work under another name lands on the same spot, and shows as a ring around it.
+        markersize=(5.5 if on_front else 4.5) + (2.5 if saturated else 0.0),
+        color=colour,
+        markerfacecolor="white" if saturated else colour,
+        zorder=(4 if on_front else 3) - 0.5 * saturated,
+        **_style.BARS,
+    )
+
+
+def _is_wide(latencies: Sequence[float]) -> bool:
+    return min(latencies) > 0 and max(latencies) >= LOGARITHMIC_FROM * min(latencies)
+
+
+def _set_limits(axes: Axes, data: FrontData) -> None:
+    if data.logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(*_limits(axes.xaxis.get_transform(), [mark.x for mark in data.marks]))
+    axes.set_ylim(*_limits(axes.yaxis.get_transform(), [mark.y for mark in data.marks]))
+
+
+def _limits(scale: Transform, coordinates: Sequence[Coordinate]) -> tuple[float, float]:
+    """The ends of all intervals and a margin, which is equal on both sides as the axis is drawn."""
+    ends = np.array([min(each.low for each in coordinates), max(each.high for each in coordinates)])
+    low, high = scale.transform(ends)
+    margin = 0.07 * (high - low or abs(high) or 1.0)
+    left, right = scale.inverted().transform(np.array([low - margin, high + margin]))
+    return float(left), float(right)
+
+
+def _draw_steps(axes: Axes, steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The staircase, carried on to the edges: nothing beyond it was seen."""
+    bottom, right = axes.get_ylim()[0], axes.get_xlim()[1]
+    corners = [(steps[0][0], bottom), *steps, (right, steps[-1][1])]
+    xs, ys = zip(*corners, strict=True)
+    axes.plot(xs, ys, color=_style.BLUE, linewidth=1.0, alpha=0.45, zorder=2)
+    axes.fill_between(xs, ys, bottom, color=_style.BLUE, alpha=0.05, linewidth=0, zorder=1)
+    return corners
+
+
+def _draw_legend(figure: Figure, data: FrontData) -> None:
+    entries = [_entry("on the front", "o", _style.BLUE, filled=True)]
+    if not all(mark.on_front for mark in data.marks):
+        entries.append(_entry("dominated", "s", DOMINATED, filled=True))
+    if any(mark.saturated for mark in data.marks):
+        entries.append(_entry("saturated: a limit that did not bind", "o", _style.GREY, filled=False))
+    _style.write_legend(figure, entries)
+
+
+def _entry(label: str, marker: str, colour: str, *, filled: bool) -> Line2D:
+    face = colour if filled else "white"
+    return Line2D([], [], linestyle="none", marker=marker, color=colour, markerfacecolor=face, label=label)
+
+
+def _draw_labels(axes: Axes, data: FrontData, corners: Sequence[tuple[float, float]]) -> None:
+    if not data.label_key:
+        return
+    # Top left, where a front has no points: nothing is that good and that fast.
+    about: dict[str, Any] = {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "va": "top", "color": _style.SOFT}
+    key = axes.text(0.008, 0.985, f"labels: {data.label_key}", **about)
+    obstacles = [key.get_window_extent(), *line_boxes(axes, corners, 1.0)]
+    for mark in data.marks:
+        across = [(mark.x.low, mark.y.value), (mark.x.high, mark.y.value)]
+        up = [(mark.x.value, mark.y.low), (mark.x.value, mark.y.high)]
+        dot = [(mark.x.value, mark.y.value), (mark.x.value, mark.y.value)]
+        obstacles += [*line_boxes(axes, across, 1.0), *line_boxes(axes, up, 1.0), *line_boxes(axes, dot, 7.0)]
+    spots = [(mark.x.value, mark.y.value, mark.label) for mark in data.marks if mark.on_front]
+    left_over = place(axes, spots, obstacles, LABEL_SIZE)
+    if left_over:
+        note = f"{len(left_over)} labels left out for want of room; the table has them all"
+        axes.text(0.008, 0.93, note, **about)
+
+
+PLOT = ParetoFront()
