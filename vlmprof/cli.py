@@ -148,7 +148,7 @@ def plot(
     to: Annotated[Path | None, typer.Option(help="Where the figures go; by default into the folder.")] = None,
 ) -> None:
     """Draw the front, and each knob against each objective."""
-    from vlmprof.plots.render import render
+    from vlmprof.plots.plot import render
 
     for path in render(folder, to or folder / "plots"):
         out.print(str(path), highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from vlmprof.errors import StoreError
 from vlmprof.records import Row
 from vlmprof.store import schema, tables
-from vlmprof.store.ledger import FINISHED, Ledger, State, read, read_states
+from vlmprof.store.ledger import ENDED, FINISHED, Ledger, State, read, read_states
 
 LOCK, HOLDER = ".writer.lock", ".writer.json"
 
@@ -92,7 +92,7 @@ class Collector:
         if result.timings:
             tables.write(self._folder, "timings", result.trial, result.timings, schema.TIMINGS)
         tables.write(self._folder, "trials", result.trial, [row], schema.trials_schema(result.knobs))
-        told = {"point": row.get("point"), "seconds": row.get("seconds"), "error": row.get("error"), "trace": result.trace}
+        told = {name: row.get(name) for name in ("point", "seconds", "error")} | {"trace": result.trace}
         self._ledger.append(
             result.state, trial=result.trial, time=now(), **{name: value for name, value in told.items() if value}
         )
@@ -113,7 +113,7 @@ def _settled_since_last_run(folder: Path) -> dict[str, State]:
     for entry in read(folder):
         if entry["event"] == "sweep":
             settled.clear()
-        elif entry["event"] != "started":
+        elif "trial" in entry and entry["event"] in ENDED:
             settled[entry["trial"]] = entry["event"]
     return settled
 

@@ -21,6 +21,7 @@ State = Literal["started", "done", "oom", "failed"]
 """``done`` and ``oom`` are answers; ``started`` and ``failed`` trials run again."""
 STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = ("done", "oom")
+ENDED: tuple[State, ...] = (*FINISHED, "failed")
 
 
 @final

@@ -75,6 +75,7 @@ _IDENTITY = [
     column("revision", TEXT),
     column("model_fingerprint", TEXT),
     column("dtype", TEXT),
+    column("trust_remote_code", FLAG),
     column("task", TEXT),
     column("split", TEXT),
     column("task_revision", TEXT),
