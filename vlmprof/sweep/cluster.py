@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vlmprof.spec import ResourceSpec
 
 NAMESPACE = "vlmprof"
 LOCAL = "local"
+REACH_S = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20
 """Plans and rows are small; images never travel through Ray."""
 
@@ -71,6 +73,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     quiet = {} if verbose else {"TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
     for name, value in {**ENVIRONMENT, **quiet, **(PRIVATE if address == LOCAL else {})}.items():
         os.environ.setdefault(name, value)
+    _require_reachable(address)
     import ray
     from ray import tune  # noqa: F401 (its loggers exist once it is imported)
 
@@ -89,14 +92,29 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
             **size,
         )
     except (ConnectionError, ValueError) as error:
-        raise UserError(
-            f"no Ray cluster at '{address}': {str(error).splitlines()[0]}; start one with 'ray start --head', or leave"
-            " --address out to run on this machine"
-        ) from None
+        raise _no_cluster(address, str(error).splitlines()[0]) from None
     try:
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes to reach an address where nobody listens."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return  # 'local', 'auto', or something for Ray to judge
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster at '{address}': {reason}; start one with 'ray start --head', or leave --address out to run on"
+        " this machine"
+    )
 
 
 def share_of(resources: ResourceSpec) -> Share:
