@@ -167,6 +167,8 @@ def in_words(default: Any) -> str:
         return "required"
     if isinstance(default, spec.Section):
         return "see there"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"  # as YAML spells it
     if isinstance(default, tuple):
         return f"`[{', '.join(default)}]`"
     return f"`{default}`" if default != "" else "empty"
