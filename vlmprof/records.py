@@ -56,9 +56,9 @@ class Encoding:
     """What a model's preprocessing made of one prompt: counts of what really happened, not of what was asked."""
 
     tiling: tuple[int, int]
-    """Rows and columns of the crops of the high-resolution view."""
+    """Rows and columns of the crops of the high-resolution view; (1, n) where an image is n tokens and not cut."""
     natural_tiling: tuple[int, int]
-    """The tiling this image would get without any cap."""
+    """The tiling this image would get without any cap; under the trained one where tiling has no end of its own."""
     crops: int
     """Crops through the vision encoder, the global view included."""
     vision_tokens: int
@@ -140,3 +140,7 @@ class Observation:
     """Longest answer of the score pass, in tokens; 0 when nothing was scored."""
     cut_share: float
     """Share of answers that ended at the cap and not by themselves."""
+    vision_tokens_max: int = 0
+    """Most vision tokens of one image."""
+    tilings: frozenset[tuple[int, int]] = frozenset()
+    """Every tiling that occurred."""

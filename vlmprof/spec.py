@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, final, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import functional_serializers as serializers
+from pydantic import functional_validators as validators
 from pydantic_core import ErrorDetails
 
 from vlmprof import registry
@@ -67,8 +69,15 @@ class ModelSpec(Section):
     checkpoint: str = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
     revision: str = Field("", description="Commit of the Hub repository; pin it.")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = Field(False, description="Run Python code that lies with the weights; rows say so.")
+    allow_pickle: bool = Field(False, description="Read weights in formats that can hold code, such as .bin.")
 
-    @model_validator(mode="before")
+    @serializers.model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # A trial's id is a hash of this: a field that was added later must not change the ids of jobs without it.
+        return {name: value for name, value in plain(self).items() if value is not False}
+
+    @validators.model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"family": value} if isinstance(value, str) else value
@@ -88,7 +97,7 @@ class TaskSpec(Section):
     samples: Positive | None = Field(None, description="How many questions; null: all of them.")
     seed: Annotated[int, Field(ge=0)] = 0
 
-    @model_validator(mode="before")
+    @validators.model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
@@ -112,7 +121,7 @@ class BatchSpec(Section):
     size: Positive | Literal["auto"] = "auto"
     max: Positive = 32
 
-    @model_validator(mode="before")
+    @validators.model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"size": value} if isinstance(value, int | str) else value

@@ -9,7 +9,7 @@ knows a knob: knobs x models stays a sum, not a product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -27,6 +27,27 @@ class VisionBudget(Protocol):
     """A cap: the preprocessing tiles an image into at most this many crops, often fewer."""
 
 
+class TokenBudget(Protocol):
+    """How many vision tokens an image may become, whatever the unit of the preprocessing."""
+
+    vision_tokens: int | None
+    """A target: each image gets the largest budget that stays within it; None leaves the budget of the unit."""
+
+
+class PixelBudget(Protocol):
+    """How many pixels an image is resized to at most, where images keep their shape and are not cut into crops."""
+
+    max_pixels: int
+    """A cap, in pixels of the resized image."""
+
+
+class FreeTiling(Protocol):
+    """Which tiling an image gets, whatever its size: equal work on every image."""
+
+    tiling: tuple[int, int] | None
+    """Rows and columns of crops for every image; None lets the image's size decide."""
+
+
 class Router(Protocol):
     """The part of a mixture-of-experts block that picks experts."""
 
@@ -39,7 +60,7 @@ class ExpertRouting(Protocol):
 
     @property
     def routers(self) -> Sequence[Router]:
-        """One router for each mixture-of-experts block, in the order of the decoder."""
+        """The routers in the order of the checkpoint's blocks, also of blocks that are left out for the moment."""
         ...
 
 
@@ -59,7 +80,15 @@ class OutputBudget(Protocol):
     """A cap while scoring, the exact length while timing; None leaves the task's cap and the job's length."""
 
 
-SURFACES: tuple[type, ...] = (VisionBudget, ExpertRouting, DecoderStack, OutputBudget)
+SURFACES: tuple[type, ...] = (
+    VisionBudget,
+    TokenBudget,
+    PixelBudget,
+    FreeTiling,
+    ExpertRouting,
+    DecoderStack,
+    OutputBudget,
+)
 
 
 @final
@@ -83,16 +112,26 @@ class Anatomy:
     """Identity of the weights: a hub revision, or a hash of the files."""
     decoder_blocks: int
     max_crops: int
-    """The cap the model was trained with."""
+    """The cap the model was trained with, in ``vision_unit``."""
+    min_crops: int = 1
+    """The smallest cap that the preprocessing can follow, in ``vision_unit``."""
+    vision_unit: str = "crops"
+    """What the vision budget is counted in."""
     experts: int | None = None
     """Experts per mixture-of-experts block; None for a dense model."""
     experts_per_token: int | None = None
     """The top-k the model was trained with; None for a dense model."""
+    router_blocks: tuple[int, ...] = ()
+    """The decoder block of each router, ascending; empty: one router in every block."""
+    renormalises: bool | None = False
+    """Whether the chosen experts' weights are scaled to sum to one; None where the code leaves no choice."""
+    attention_blocks: tuple[int, ...] = ()
+    """The blocks that keep keys and values; empty: all do."""
     provides: frozenset[type] = frozenset(SURFACES)
     lacks: Mapping[type, str] = field(default_factory=lambda: MappingProxyType({}))
     """Why a surface is not provided, for the error that refuses a knob."""
     count_tokens: Callable[[int, int, int], TokenCounts]
-    """(height, width, max_crops) -> what the image becomes."""
+    """(height, width, budget in ``vision_unit``) -> what the image becomes."""
 
 
 class Batch(Protocol):
@@ -122,11 +161,11 @@ class TokenMaker(Protocol):
         """Decode, resize, tile, tokenise and pad, on the host."""
         ...
 
-    def see(self, batch: Batch) -> torch.Tensor:
-        """Transfer, vision encoder and connector -> (vision tokens of the batch, hidden)."""
+    def see(self, batch: Batch) -> Sized:
+        """Transfer, vision encoder and connector -> features, as many as the batch has vision tokens."""
         ...
 
-    def prefill(self, batch: Batch, features: torch.Tensor, max_new_tokens: int) -> DecodeState:
+    def prefill(self, batch: Batch, features: Any, max_new_tokens: int) -> DecodeState:
         """First forward of the language model over the whole prompt."""
         ...
 

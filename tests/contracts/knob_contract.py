@@ -14,7 +14,7 @@ import torch
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import KnobValueError
-from vlmprof.knobs.knob import AbstractKnob, axis, label
+from vlmprof.knobs.knob import AbstractKnob, label
 from vlmprof.measure.observe import Whole, counted
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Observation, Prompt
@@ -22,6 +22,7 @@ from vlmprof.surfaces import SURFACES, Anatomy
 from vlmprof.tasks.task import Task
 
 SAMPLES = 6
+BUDGETS = ("max_crops", "max_pixels", "vision_tokens", "tiling", "output_tokens")
 
 
 class KnobContract(ABC):
@@ -50,7 +51,7 @@ class KnobContract(ABC):
     def test_legal_values_are_known_without_weights(self, knob: AbstractKnob, anatomy: Anatomy) -> None:
         for value in self.effective():
             knob.check(value, anatomy)
-            assert axis(value) is not None
+            assert knob.axis(value) is not None
             assert label(value)
 
     @final
@@ -125,6 +126,8 @@ def observe(
         experts_per_token=counts.experts_per_token,
         tokens_max=max(g.tokens for g in seen),
         cut_share=sum(g.end == "cap" for g in seen) / len(seen),
+        vision_tokens_max=max(g.encoding.vision_tokens for g in seen),
+        tilings=frozenset(g.encoding.tiling for g in seen),
     )
 
 
@@ -132,8 +135,10 @@ def fingerprint(model: AbstractModel) -> list[Any]:
     """All that knobs may change."""
     decoder = model.decoder
     return [
-        model.max_crops,
-        model.output_tokens,
+        *(
+            getattr(model, name, None)
+            for name in ("max_crops", "max_pixels", "vision_tokens", "tiling", "output_tokens")
+        ),
         [router.top_k for router in model.routers],
         [id(layer) for layer in decoder.layers],
         [layer.self_attn.layer_idx for layer in decoder.layers],

@@ -24,24 +24,69 @@ class TestMaxCrops(KnobContract):
         return [*BROKEN_NUMBERS, 10_000]
 
 
+class TestVisionTokens(KnobContract):
+    name = "vision_tokens"
+
+    def effective(self) -> Sequence[Any]:
+        return [40, 60]
+
+    def illegal(self) -> Sequence[Any]:
+        return [*BROKEN_NUMBERS, 31]
+
+
+class TestTiling(KnobContract):
+    name = "tiling"
+
+    def effective(self) -> Sequence[Any]:
+        return [[1, 2], [3, 1]]
+
+    def illegal(self) -> Sequence[Any]:
+        return [4, [], [1], [1, 2, 3], [0, 1], [1.0, 2], [200, 200], "1x2", {"rows": 1}]
+
+
 class TestMoeTopK(KnobContract):
     name = "moe_top_k"
 
     def effective(self) -> Sequence[Any]:
-        return [1, 2, 8]
+        return [1, 2, 8, [1, 2, 3, 4, 5, 6, 7, 8], {"k": 2, "renormalise": True}]
 
     def illegal(self) -> Sequence[Any]:
-        return [*BROKEN_NUMBERS, 9]
+        lists = [[], [1, 2], [1, 2, 3, 4, 5, 6, 7, 9], [True] * 8]
+        mappings = [{"k": 2}, {"k": 2, "renormalise": False}, {"k": 9, "renormalise": True}, {"renormalise": True}]
+        return [*BROKEN_NUMBERS, 9, *lists, *mappings]
 
 
 class TestActiveBlocks(KnobContract):
     name = "active_blocks"
 
     def effective(self) -> Sequence[Any]:
-        return [{"keep": 3, "policy": "prefix"}, [0, 2, 7], [1, 3], [5]]
+        random = [{"keep": 3, "policy": "nested_random", "seed": 1}, {"keep": 5, "policy": "legacy_random"}]
+        return [{"keep": 3, "policy": "prefix"}, [0, 2, 7], [1, 3], [5], {"drop": [0, 4], "policy": "drop"}, *random]
 
     def illegal(self) -> Sequence[Any]:
-        return [4, [], [1, 0], [0, 0], [8], [-1], {"keep": 0, "policy": "prefix"}, {"keep": 2, "policy": "first"}, {}]
+        mappings = [
+            {"keep": 2, "policy": "nested_random"},
+            {"keep": 3, "policy": "legacy_random"},
+            {"keep": 2, "policy": "prefix", "seed": 1},
+            {"drop": list(range(8)), "policy": "drop"},
+            {"drop": [8], "policy": "drop"},
+            {"drop": 1, "policy": "drop"},
+            {"keep": 2, "policy": "importance", "table": "no-such.json"},
+            {"keep": 2, "policy": "importance", "table": "../outside.json"},
+            {"keep": 2},
+        ]
+        return [
+            *mappings,
+            4,
+            [],
+            [1, 0],
+            [0, 0],
+            [8],
+            [-1],
+            {"keep": 0, "policy": "prefix"},
+            {"keep": 2, "policy": "first"},
+            {},
+        ]
 
 
 class TestOutputTokens(KnobContract):
@@ -56,7 +101,7 @@ class TestOutputTokens(KnobContract):
 
 def test_every_knob_of_the_package_is_held_to_the_contract() -> None:
     held = {suite.name for suite in KnobContract.__subclasses__()}
-    assert held | {"trouble"} == set(registry.names("knobs"))
+    assert held | {"trouble", "max_pixels"} == set(registry.names("knobs"))
 
 
 def test_a_dense_model_refuses_top_k_before_any_weights() -> None:

@@ -30,6 +30,10 @@ class AbstractKnob(ABC):
             KnobValueError: it cannot; says what was expected.
         """
 
+    def axis(self, value: Any) -> float | None:
+        """The number a value is plotted at; a knob whose lists mean something else says so itself."""
+        return axis(value)
+
     @abstractmethod
     def applied(self, model: Any, value: Any) -> AbstractContextManager[None]:
         """The model with this value, for the length of a ``with`` block. ``model`` provides ``needs``."""
@@ -40,18 +44,21 @@ class AbstractKnob(ABC):
 
 
 def axis(value: Any) -> float | None:
-    """The number a knob's value is plotted at: itself, the blocks it keeps, the length of its list; None for a word."""
+    """The number a knob's value is plotted at: itself, how many it keeps or drops, its length; None for a word."""
     if isinstance(value, dict):
-        return float(value["keep"])
+        return float(value["keep"]) if "keep" in value else float(len(value["drop"]))
     if isinstance(value, list | tuple):
         return float(len(value))
     return None if isinstance(value, str) else float(value)
 
 
 def label(value: Any) -> str:
-    """A knob's value as people read it: ``6``, ``prefix 4``, ``0,1,3``."""
+    """A knob's value as people read it: ``6``, ``prefix 4``, ``drop 0,3``, ``nested_random 4 seed 1``, ``0,1,3``."""
     if isinstance(value, dict):
-        return f"{value['policy']} {value['keep']}"
+        first = str(value.get("policy", ""))
+        first += " " + label(value.get("keep", value.get("drop", value.get("k", ""))))
+        rest = {key: item for key, item in value.items() if key not in ("policy", "keep", "drop", "k")}
+        return " ".join([first.strip(), *(key if item is True else f"{key} {item}" for key, item in rest.items())])
     return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 

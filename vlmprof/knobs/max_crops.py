@@ -25,7 +25,7 @@ class MaxCrops(AbstractKnob):
     needs = VisionBudget
 
     def check(self, value: Any, anatomy: Anatomy) -> None:
-        require_whole(value, low=1, high=BEYOND_TRAINING * anatomy.max_crops, of="max_crops")
+        require_whole(value, low=anatomy.min_crops, high=BEYOND_TRAINING * anatomy.max_crops, of="max_crops")
 
     @contextmanager
     def applied(self, model: VisionBudget, value: int) -> Iterator[None]:

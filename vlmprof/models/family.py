@@ -6,15 +6,12 @@ A family says from the configuration alone what a checkpoint is made of; only ``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from vlmprof.records import Prompt
 from vlmprof.surfaces import Anatomy, Batch, DecodeState, Router
-
-if TYPE_CHECKING:
-    import torch
 
 
 @final
@@ -26,6 +23,10 @@ class Checkpoint:
     """A local folder or a Hub id; empty where the family ships its own."""
     revision: str
     dtype: str
+    trust_remote_code: bool = False
+    """Whether Python code that lies with the weights may run."""
+    allow_pickle: bool = False
+    """Whether weights in a format that can hold code (``.bin``, ``.pt``) may be read."""
 
 
 class AbstractModel(ABC):
@@ -43,7 +44,7 @@ class AbstractModel(ABC):
     @property
     @abstractmethod
     def routers(self) -> Sequence[Router]:
-        """One router a mixture-of-experts block; empty for a dense model."""
+        """All routers of the checkpoint, in the order of its blocks; empty for a dense model."""
 
     @property
     @abstractmethod
@@ -60,11 +61,11 @@ class AbstractModel(ABC):
         """See ``surfaces.TokenMaker``."""
 
     @abstractmethod
-    def see(self, batch: Any) -> torch.Tensor:
+    def see(self, batch: Any) -> Sized:
         """See ``surfaces.TokenMaker``."""
 
     @abstractmethod
-    def prefill(self, batch: Any, features: torch.Tensor, max_new_tokens: int) -> DecodeState:
+    def prefill(self, batch: Any, features: Any, max_new_tokens: int) -> DecodeState:
         """See ``surfaces.TokenMaker``."""
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlmprof.knobs.knob import axis, label
+from vlmprof import registry
+from vlmprof.knobs.knob import label
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Row
 from vlmprof.store.collector import TrialResult
@@ -36,12 +37,13 @@ def identity(plan: TrialPlan) -> Row:
         "revision": plan.model.revision,
         "model_fingerprint": plan.model_fingerprint,
         "dtype": plan.model.dtype,
+        "trust_remote_code": plan.model.trust_remote_code,
         "task": plan.task.name,
         "split": plan.task.split,
         "task_revision": plan.task_revision,
         "seed": plan.task.seed,
         "point": str(plan.point),
-        **{f"knob_{name}": axis(value) for name, value in point.items()},
+        **{f"knob_{name}": registry.load("knobs", name).axis(value) for name, value in point.items()},
         **{f"label_{name}": label(value) for name, value in point.items()},
         "schema_version": SCHEMA_VERSION,
     }

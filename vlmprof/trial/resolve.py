@@ -95,7 +95,13 @@ def resolve(plan: TrialPlan) -> Resolved:
 
 def family_of(model: ModelSpec) -> tuple[AbstractFamily, Checkpoint]:
     """The family a job names, and which of its weights."""
-    checkpoint = Checkpoint(path=model.checkpoint, revision=model.revision, dtype=model.dtype)
+    checkpoint = Checkpoint(
+        path=model.checkpoint,
+        revision=model.revision,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        allow_pickle=model.allow_pickle,
+    )
     return registry.load("models", model.family), checkpoint
 
 

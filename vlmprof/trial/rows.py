@@ -71,6 +71,8 @@ def _observed(outcome: Outcome) -> Observation:
         experts_per_token=outcome.counts.experts_per_token,
         tokens_max=max((generation.tokens for generation in answers), default=0),
         cut_share=_mean(generation.end == "cap" for generation in answers) or 0.0,
+        vision_tokens_max=max(generation.encoding.vision_tokens for generation in seen),
+        tilings=frozenset(generation.encoding.tiling for generation in seen),
     )
 
 

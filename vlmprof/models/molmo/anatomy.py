@@ -18,7 +18,7 @@ from vlmprof.errors import ModelError, suggestion
 from vlmprof.models.family import Checkpoint
 from vlmprof.models.molmo.hub_config import is_flat, read_flat
 from vlmprof.models.molmo.tiling import Geometry, token_counts
-from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, TokenCounts
+from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, PixelBudget, TokenCounts
 
 SMALL_WEIGHTS_BYTES = 256 * 2**20
 """Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
@@ -95,6 +95,9 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
     )
     dense = "num_experts" not in text
     architecture = ARCHITECTURES[kind]
+    lacks: dict[type, str] = {PixelBudget: f"{architecture} cuts images into crops of one size; use max_crops"}
+    if dense:
+        lacks[ExpertRouting] = f"{architecture} is dense, it routes no experts"
     return Anatomy(
         family=family,
         architecture=architecture,
@@ -103,8 +106,9 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
         max_crops=max_crops,
         experts=text.get("num_experts"),
         experts_per_token=text.get("num_experts_per_tok"),
-        provides=frozenset(SURFACES) - ({ExpertRouting} if dense else set()),
-        lacks={ExpertRouting: f"{architecture} is dense, it routes no experts"} if dense else {},
+        renormalises=bool(text.get("norm_topk_prob", False)),
+        provides=frozenset(SURFACES) - set(lacks),
+        lacks=lacks,
         count_tokens=_counter(geometry),
     )
 

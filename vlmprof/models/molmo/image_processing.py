@@ -87,7 +87,7 @@ class MolmoImageProcessor(BaseImageProcessor):
         self,
         images: Picture | Sequence[Picture],
         max_crops: int | None = None,
-        tiling: Tiling | None = None,
+        tiling: Tiling | Sequence[Tiling] | None = None,
         return_tensors: str | None = "pt",
         **_: Any,
     ) -> BatchFeature:
@@ -96,8 +96,8 @@ class MolmoImageProcessor(BaseImageProcessor):
         Args:
             images: PIL images (EXIF rotation is applied) or uint8 arrays (height, width, 3).
             max_crops: cap on crops per image; the processor's own when None.
-            tiling: (rows, cols) for every image, whatever its size. Equal work on every image, for timing; the model
-                was not trained on it.
+            tiling: (rows, cols) for every image, whatever its size, or one for each image. Equal work on every image,
+                for timing; the model was not trained on it.
             return_tensors: "pt" or "np".
 
         Returns:
@@ -113,9 +113,9 @@ class MolmoImageProcessor(BaseImageProcessor):
         parts: dict[str, list[Array]] = {"pixel_values": [], "image_masks": [], "image_token_pooling": []}
         tilings: list[Tiling] = []
         crops = 0
-        for picture in pictures:
+        for picture, given in zip(pictures, _one_each(tiling, len(pictures)), strict=True):
             pixels = rgb_array(picture)
-            chosen = tiling or select_tiling(pixels.shape[0], pixels.shape[1], cap, geometry)
+            chosen = given or select_tiling(pixels.shape[0], pixels.shape[1], cap, geometry)
             views, masks = self._views(pixels, chosen)
             parts["pixel_values"].append(views)
             parts["image_masks"].append(masks)
@@ -165,6 +165,12 @@ class MolmoImageProcessor(BaseImageProcessor):
         canvas -= np.array(self.image_mean, dtype=np.float32)
         canvas /= np.array(self.image_std, dtype=np.float32)
         return canvas, mask
+
+
+def _one_each(tiling: Tiling | Sequence[Tiling] | None, pictures: int) -> Sequence[Tiling | None]:
+    if tiling is None or isinstance(tiling[0], int):
+        return [cast("Tiling | None", tiling)] * pictures
+    return cast("Sequence[Tiling]", tiling)
 
 
 def rgb_array(picture: Picture) -> Array:

@@ -91,7 +91,7 @@ class MolmoProcessor(ProcessorMixin):
         images: Any = None,
         *,
         max_crops: int | None = None,
-        tiling: Tiling | None = None,
+        tiling: Tiling | Sequence[Tiling] | None = None,
         padding: bool = True,
         return_tensors: str | None = "pt",
         **others: Any,
@@ -102,7 +102,7 @@ class MolmoProcessor(ProcessorMixin):
             text: prompts as the model shall read them; ``apply_chat_template`` makes " User: ... Assistant:".
             images: a picture, or one entry per prompt: a picture, a list of one, or None for a prompt without.
             max_crops: cap on high-resolution crops per image; the image processor's own when None.
-            tiling: (rows, cols) for every image, see ``MolmoImageProcessor.preprocess``.
+            tiling: (rows, cols) for every image, or one for each, see ``MolmoImageProcessor.preprocess``.
             padding: whether to pad on the left to the longest sequence. Without, all must be equally long.
             return_tensors: "pt" or "np".
             others: what transformers passes to every processor and Molmo has no use for; anything else is refused.

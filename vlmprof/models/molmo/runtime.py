@@ -16,7 +16,7 @@ from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
 from vlmprof.models.molmo.registration import register
-from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts
+from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
 from vlmprof.surfaces import Router
@@ -53,8 +53,12 @@ class LoadedMolmo(AbstractModel):
     def __init__(self, model: MolmoForConditionalGeneration, processor: MolmoProcessor, device: str) -> None:
         self._model, self._processor, self._device = model, processor, device
         self.max_crops: int = processor.image_processor.max_crops
+        self.vision_tokens: int | None = None
+        self.tiling: tuple[int, int] | None = None
         self.output_tokens: int | None = None
         self.eos_ids = frozenset({processor.tokenizer.eos_token_id})
+        gates = (getattr(layer.mlp, "gate", None) for layer in model.decoder_layers)
+        self._routers = [gate for gate in gates if gate is not None]
 
     @property
     def decoder(self) -> Any:
@@ -62,8 +66,7 @@ class LoadedMolmo(AbstractModel):
 
     @property
     def routers(self) -> Sequence[Router]:
-        gates = (getattr(layer.mlp, "gate", None) for layer in self._model.decoder_layers)
-        return [gate for gate in gates if gate is not None]
+        return self._routers
 
     @property
     def kernels(self) -> Mapping[str, str]:
@@ -78,7 +81,10 @@ class LoadedMolmo(AbstractModel):
     def encode(self, prompts: Sequence[Prompt]) -> EncodedBatch:
         texts = [self._turn(prompt.text) for prompt in prompts]
         pictures = [prompt.picture.load() for prompt in prompts]
-        inputs = self._processor(text=texts, images=pictures, max_crops=self.max_crops, return_tensors="pt")
+        chosen: dict[str, Any] = {"max_crops": self.max_crops}
+        if self.tiling or self.vision_tokens is not None:
+            chosen = {"tiling": [self._tiling(prompt) for prompt in prompts]}
+        inputs = self._processor(text=texts, images=pictures, return_tensors="pt", **chosen)
         lengths = inputs["attention_mask"].sum(1).tolist()
         tilings = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
         rows = zip(tilings, prompts, lengths, strict=True)
@@ -118,6 +124,16 @@ class LoadedMolmo(AbstractModel):
             logits_to_keep=1,
         )
         return CachedRows(next_tokens=output.logits[:, -1].argmax(-1), cache=output.past_key_values, mask=mask)
+
+    def _tiling(self, prompt: Prompt) -> tuple[int, int]:
+        """One tiling for all images, or for each the largest under the cap that stays within the target."""
+        if self.tiling:
+            return self.tiling
+        geometry, target = self._processor.image_processor.geometry, self.vision_tokens or 0
+        height, width = prompt.picture.height, prompt.picture.width
+        capped = [token_counts(height, width, cap, geometry) for cap in range(1, self.max_crops + 1)]
+        within = [counts for counts in capped if counts.vision_tokens <= target] or capped[:1]
+        return within[-1].tiling  # counts never shrink when the cap grows
 
     def _turn(self, question: str) -> str:
         turn = [{"role": "user", "content": question}]

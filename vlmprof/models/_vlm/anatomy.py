@@ -1,0 +1,115 @@
+"""The anatomy of any image-text-to-text model, from its configuration and processor: no weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from vlmprof.models._vlm.budgets import BY_IMAGE_PROCESSOR, Budget, budget_class
+from vlmprof.models._vlm.files import fingerprint
+from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks
+from vlmprof.models._vlm.skeleton import read_processor, skeleton_parts
+from vlmprof.models.family import Checkpoint
+from vlmprof.surfaces import (
+    SURFACES,
+    Anatomy,
+    DecoderStack,
+    ExpertRouting,
+    FreeTiling,
+    PixelBudget,
+    TokenBudget,
+    TokenCounts,
+    VisionBudget,
+)
+
+VISION_SURFACES = (VisionBudget, TokenBudget, PixelBudget)
+
+
+def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
+    """The anatomy of a checkpoint.
+
+    Raises:
+        ModelError: there is no such checkpoint, it is not pinned, or transformers cannot take it here.
+    """
+    identity = fingerprint(checkpoint)
+    model, parts = skeleton_parts(checkpoint, identity)
+    processor = read_processor(checkpoint, identity)
+    name = type(model).__name__
+    text = parts.decoder.config
+    budget = budget_of(processor)
+    lacks = reasons(name, parts, type(processor.image_processor).__name__)
+    return Anatomy(
+        family=family,
+        architecture=f"{name} ({type(parts.decoder).__name__})",
+        fingerprint=identity,
+        decoder_blocks=len(parts.decoder.layers),
+        max_crops=budget.trained if budget else 1,
+        min_crops=budget.lowest if budget else 1,
+        vision_unit=budget.unit if budget else "fixed",
+        experts=parts.experts,
+        experts_per_token=parts.routers[0].top_k if parts.routers else None,
+        router_blocks=parts.router_blocks,
+        renormalises=_renormalises(parts),
+        attention_blocks=attention_blocks(text, len(parts.decoder.layers)),
+        provides=frozenset(SURFACES) - set(lacks),
+        lacks=lacks,
+        count_tokens=budget.count if budget else _by_doing(processor),
+    )
+
+
+def budget_of(processor: Any) -> Budget | None:
+    """The vision budget of a processor; None where its image processor's is not known."""
+    found: Callable[[Any], Budget] | None = budget_class(type(processor.image_processor).__name__)
+    return found(processor) if found else None
+
+
+def reasons(name: str, parts: Parts, image_processor: str) -> dict[type, str]:
+    """Why this model does not provide a surface, for each that it does not."""
+    lacks: dict[type, str] = {FreeTiling: f"{image_processor} chooses the tiling itself; max_crops caps it"}
+    if parts.dense_compute:
+        lacks[ExpertRouting] = (
+            f"{name} runs every expert on every token and only weighs them: a smaller k would change answers and save"
+            " nothing"
+        )
+    elif not parts.routers:
+        lacks[ExpertRouting] = f"{name} is dense, it routes no experts"
+    if parts.shares_cache:
+        lacks[DecoderStack] = f"{name}: its blocks read keys and values of other blocks, so none can be left out alone"
+    return {**lacks, **_vision_reasons(image_processor)}
+
+
+def _vision_reasons(image_processor: str) -> dict[type, str]:
+    found = budget_class(image_processor)
+    if found is None:
+        known = ", ".join(BY_IMAGE_PROCESSOR)
+        why = f"what limits a {image_processor} is not known to vlmprof; known are {known}"
+        return dict.fromkeys(VISION_SURFACES, why)
+    why = f"{image_processor} counts its budget in {found.unit}; use " + _instead(found)
+    return {surface: why for surface in VISION_SURFACES if surface not in found.surfaces}
+
+
+def _instead(found: type[Budget]) -> str:
+    knobs: Mapping[type, str] = {VisionBudget: "max_crops", PixelBudget: "max_pixels", TokenBudget: "vision_tokens"}
+    return " or ".join(knob for surface, knob in knobs.items() if surface in found.surfaces)
+
+
+def _renormalises(parts: Parts) -> bool | None:
+    if always_normalised(parts.routers):
+        return None
+    return all(router.norm_topk_prob for router in parts.routers if hasattr(router, "norm_topk_prob"))
+
+
+def _by_doing(processor: Any) -> Callable[[int, int, int], TokenCounts]:
+    """Counts of a processor that is not known: from what it makes of a blank image of that size."""
+
+    @lru_cache(maxsize=1024)
+    def count(height: int, width: int, _: int) -> TokenCounts:
+        from PIL import Image
+
+        blank = Image.new("RGB", (width, height))
+        made = processor(text=[processor.image_token], images=[[blank]], return_tensors="pt")
+        tokens = int((made["input_ids"] == processor.image_token_id).sum())
+        return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
+
+    return count

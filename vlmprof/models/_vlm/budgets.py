@@ -1,0 +1,258 @@
+"""How much of an image a model may look at, by the class of its image processor.
+
+What unit a budget has, which values are legal and how a value reaches the preprocessing is decided by the image
+processor, not by the model around it: InternVL and GOT-OCR share one. Counts are computed from image sizes alone, and
+the loaded model compares them with what the processor really made of every prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol, final
+
+from vlmprof.models._vlm.pinpoints import Pinpoints
+from vlmprof.surfaces import PixelBudget, TokenBudget, TokenCounts, VisionBudget
+
+IDEFICS_LARGEST_PX = 4096
+"""Idefics3 and SmolVLM never resize an image to more than this."""
+
+FEW = 64
+"""Up to so many budgets are tried one by one."""
+
+
+class Budget(Protocol):
+    """One image processor's way to look at less of an image."""
+
+    unit: ClassVar[str]
+    surfaces: ClassVar[frozenset[type]]
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def lowest(self) -> int:
+        """The smallest legal budget."""
+        ...
+
+    @property
+    def trained(self) -> int:
+        """The budget of the checkpoint's own configuration."""
+        ...
+
+    def values(self) -> Sequence[int]:
+        """The budgets to choose from for a number of vision tokens, ascending."""
+        ...
+
+    def count(self, height: int, width: int, value: int) -> TokenCounts:
+        """What an image becomes under a budget."""
+        ...
+
+    def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
+        """What a call of the processor is told."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SquareTiles:
+    """Idefics3, SmolVLM: the longest edge becomes a whole number of tiles; a global view comes on top of any split."""
+
+    processor: Any
+    unit: ClassVar[str] = "crops"
+    surfaces: ClassVar[frozenset[type]] = frozenset({VisionBudget, TokenBudget})
+    lowest: ClassVar[int] = 1
+
+    @property
+    def trained(self) -> int:
+        edges = -(-self._trained_px // self._tile_px)
+        return edges * edges if self.processor.image_processor.do_image_splitting else 1
+
+    def values(self) -> Sequence[int]:
+        return range(self.lowest, self.trained + 1)
+
+    def count(self, height: int, width: int, value: int) -> TokenCounts:
+        rows, cols = self._tiling(height, width, self._longest_edge(height, width, value))
+        crops = 1 + (rows * cols if rows * cols > 1 else 0)
+        tokens = crops * self.processor.image_seq_len
+        return TokenCounts(tiling=(rows, cols), crops=crops, vision_tokens=tokens)
+
+    def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
+        return {"size": {"longest_edge": self._longest_edge(height, width, value)}}
+
+    @property
+    def _tile_px(self) -> int:
+        return int(self.processor.image_processor.max_image_size["longest_edge"])
+
+    @property
+    def _trained_px(self) -> int:
+        return int(self.processor.image_processor.size["longest_edge"])
+
+    def _longest_edge(self, height: int, width: int, value: int) -> int:
+        """The largest edge, up to the trained one, whose tiles fit under the cap."""
+        whole_tiles = range(self._tile_px, self._trained_px, self._tile_px)
+        for edge in (self._trained_px, *reversed(whole_tiles)):
+            if math.prod(self._tiling(height, width, edge)) <= value:
+                return edge
+        return self._tile_px
+
+    def _tiling(self, height: int, width: int, edge: int) -> tuple[int, int]:
+        from transformers.models.idefics3 import image_processing_pil_idefics3 as library
+
+        if not self.processor.image_processor.do_image_splitting:
+            return 1, 1
+        # The library's own rounding, step by step: a pixel less here is a row of tiles less there.
+        height, width = library._resize_output_size_rescale_to_max_len(height, width, max_len=edge)
+        height, width = library._resize_output_size_scale_below_upper_bound(height, width, max_len=IDEFICS_LARGEST_PX)
+        aspect = width / height
+        if width >= height:
+            cols = -(-width // self._tile_px)
+            return -(-int(cols * self._tile_px / aspect) // self._tile_px), cols
+        rows = -(-height // self._tile_px)
+        return rows, -(-int(rows * self._tile_px * aspect) // self._tile_px)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BestCanvas:
+    """InternVL and the others on GOT-OCR's processor: the grid of at most n crops nearest to the image's shape."""
+
+    processor: Any
+    unit: ClassVar[str] = "crops"
+    surfaces: ClassVar[frozenset[type]] = frozenset({VisionBudget, TokenBudget})
+    lowest: ClassVar[int] = 1
+
+    @property
+    def trained(self) -> int:
+        return int(self.processor.image_processor.max_patches)
+
+    def values(self) -> Sequence[int]:
+        return range(self.lowest, self.trained + 1)
+
+    def count(self, height: int, width: int, value: int) -> TokenCounts:
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+        size = self.processor.image_processor.size
+        cols, rows = get_optimal_tiled_canvas(
+            (height, width), (size["height"], size["width"]), self._fewest(value), value
+        )
+        crops = rows * cols + (1 if rows * cols > 1 else 0)
+        tokens = crops * self.processor.image_seq_length
+        return TokenCounts(tiling=(rows, cols), crops=crops, vision_tokens=tokens)
+
+    def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
+        return {"crop_to_patches": True, "min_patches": self._fewest(value), "max_patches": value}
+
+    def _fewest(self, value: int) -> int:
+        return min(int(self.processor.image_processor.min_patches), value)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MergedPatches:
+    """Qwen-VL and its kin: an image keeps its shape and is resized to at most so many pixels."""
+
+    processor: Any
+    unit: ClassVar[str] = "pixels"
+    surfaces: ClassVar[frozenset[type]] = frozenset({PixelBudget, TokenBudget})
+
+    @property
+    def lowest(self) -> int:
+        """Pixels behind one vision token."""
+        image_processor = self.processor.image_processor
+        return int((image_processor.patch_size * image_processor.merge_size) ** 2)
+
+    @property
+    def trained(self) -> int:
+        return int(self.processor.image_processor.size["longest_edge"])
+
+    def values(self) -> Sequence[int]:
+        return range(self.lowest, self.trained + 1, self.lowest)
+
+    def count(self, height: int, width: int, value: int) -> TokenCounts:
+        size = self._size(value)
+        named = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"], "size": size}
+        image_processor = self.processor.image_processor
+        patches = image_processor.get_number_of_image_patches(height, width, named)
+        tokens = int(patches) // image_processor.merge_size**2
+        return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
+
+    def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
+        return {"size": self._size(value)}
+
+    def _size(self, value: int) -> dict[str, int]:
+        fewest = int(self.processor.image_processor.size["shortest_edge"])
+        return {"shortest_edge": min(fewest, value), "longest_edge": value}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TwoSizes:
+    """Aria: every crop is a square of one of two sizes, each worth a fixed number of tokens."""
+
+    processor: Any
+    unit: ClassVar[str] = "px a side"
+    surfaces: ClassVar[frozenset[type]] = frozenset({TokenBudget})
+
+    @property
+    def lowest(self) -> int:
+        return min(self.values())
+
+    @property
+    def trained(self) -> int:
+        return int(type(self.processor).images_kwargs["max_image_size"])
+
+    def values(self) -> Sequence[int]:
+        return sorted(self.processor.size_conversion)
+
+    def count(self, height: int, width: int, value: int) -> TokenCounts:
+        tokens = int(self.processor.size_conversion[value])
+        return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
+
+    def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
+        return {"max_image_size": value, "split_image": False}
+
+
+BY_IMAGE_PROCESSOR: Mapping[str, type[Budget]] = {
+    "Idefics3ImageProcessor": SquareTiles,
+    "SmolVLMImageProcessor": SquareTiles,
+    "GotOcr2ImageProcessor": BestCanvas,
+    "LlavaNextImageProcessor": Pinpoints,
+    "LlavaOnevisionImageProcessor": Pinpoints,
+    "Qwen2VLImageProcessor": MergedPatches,
+    "Glm4vImageProcessor": MergedPatches,
+    "Ernie4_5_VLMoeImageProcessor": MergedPatches,
+    "PaddleOCRVLImageProcessor": MergedPatches,
+    "AriaImageProcessor": TwoSizes,
+}
+
+
+def budget_class(image_processor: str) -> type[Budget] | None:
+    """The kind of budget that an image processor of this class name has; None for one that is not known."""
+    return BY_IMAGE_PROCESSOR.get(image_processor.removesuffix("Pil").removesuffix("Fast"))
+
+
+def largest_within(budget: Budget, height: int, width: int, target: int) -> int:
+    """The largest budget under which an image has at most ``target`` vision tokens; the smallest where none has.
+
+    Few budgets are all tried, because counts need not grow with them where padding is cut off; pixels are bisected.
+    """
+    return _largest_within(budget, height, width, target)
+
+
+@lru_cache(maxsize=65536)
+def _largest_within(budget: Budget, height: int, width: int, target: int) -> int:
+    values = budget.values()
+
+    def tokens(value: int) -> int:
+        return budget.count(height, width, value).vision_tokens
+
+    if len(values) <= FEW:
+        fitting = [value for value in values if tokens(value) <= target]
+        return max(fitting, key=tokens, default=values[0])
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tokens(values[middle]) <= target else (low, middle - 1)
+    return values[low]

@@ -1,0 +1,85 @@
+"""Where a checkpoint's files are, and which of them may be read: folder or pinned Hub revision, no code, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vlmprof.errors import ModelError
+from vlmprof.models.family import Checkpoint
+
+SMALL_WEIGHTS_BYTES = 256 * 2**20
+"""Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
+
+KINDS = {".json", ".safetensors", ".py", ".jinja", ".model", ".txt", ".bin", ".pt"}
+COMMIT_LENGTH = 40
+
+
+def options(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What every ``from_pretrained`` of this checkpoint is told."""
+    pinned = {} if local_folder(checkpoint) else {"revision": checkpoint.revision}
+    return {**pinned, "trust_remote_code": checkpoint.trust_remote_code}
+
+
+def local_folder(checkpoint: Checkpoint) -> Path | None:
+    """The folder of a local checkpoint; None for one on the Hub."""
+    folder = Path(checkpoint.path).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Identity of the weights: a pinned revision, or a hash of the files.
+
+    Raises:
+        ModelError: nothing is named, or a Hub id has no revision to pin it.
+    """
+    if not checkpoint.path:
+        raise ModelError("transformers_vlm: name a checkpoint, a local folder or a Hub id with its revision")
+    folder = local_folder(checkpoint)
+    if folder:
+        return _of_folder(folder)
+    if not checkpoint.revision:
+        raise ModelError(
+            f"'{checkpoint.path}' is no folder here; as a Hub id it needs a pinned revision, or the weights may change"
+            " between two trials: add 'revision: <commit>', the commit hash from the model's page under Files"
+        )
+    if len(checkpoint.revision) != COMMIT_LENGTH or set(checkpoint.revision) - set("0123456789abcdef"):
+        raise ModelError(
+            f"'{checkpoint.path}': revision '{checkpoint.revision}' can move; expected a commit hash of"
+            f" {COMMIT_LENGTH} hexadecimal digits, found on the model's page under Files"
+        )
+    return f"{checkpoint.path}@{checkpoint.revision}"
+
+
+def refuse_pickle(checkpoint: Checkpoint) -> None:
+    """Refuse a local folder whose weights are not safetensors, unless the job allows others.
+
+    Raises:
+        ModelError: naming the files.
+    """
+    folder = local_folder(checkpoint)
+    if folder is None or checkpoint.allow_pickle or any(folder.glob("*.safetensors")):
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth"})
+    if others:
+        raise ModelError(
+            f"{folder} has its weights in {', '.join(others[:3])}, a format that can run code when it is read; convert"
+            " them to safetensors, or say 'allow_pickle: true' beside the checkpoint"
+        )
+
+
+def _of_folder(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
+    return _digest(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=16)
+def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
+    for name, size, changed in state:
+        digest.update(f"{name}:{size}".encode())
+        digest.update((folder / name).read_bytes() if by_content else str(changed).encode())
+    return digest.hexdigest()[:16]
