@@ -217,7 +217,7 @@ def _show_front(folder: Path, objectives: list[str], by: list[str]) -> None:
 
     front = read_front(folder, objectives, by)
     write_front(front, folder)
-    for part in front_report(front):
+    for part in front_report(front, out.width):
         out.print(part)
 
 

@@ -80,7 +80,8 @@ def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
 def test_a_configuration_that_kills_its_process_is_quarantined(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
-    job, display = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER), Silent()
+    display = Silent()
+    job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER)
     states = run(job, cluster, display)
     assert sorted(states.values()) == ["done", "failed"]
     trials = tables.read(job.spec.folder, "trials").set_index("label_trouble")

@@ -36,7 +36,8 @@ class OutputTokens(AbstractKnob):
     def effect(self, value: int, anatomy: Anatomy, seen: Observation) -> Effect:
         if seen.tokens_max > value:
             return "mismatch"
-        return "effective" if seen.cut_share > 0 else "saturated"
+        # With nothing scored there is no answer to cut; the timed length is this value all the same.
+        return "effective" if seen.cut_share > 0 or not seen.tokens_max else "saturated"
 
 
 KNOB = OutputTokens()

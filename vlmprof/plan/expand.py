@@ -26,6 +26,8 @@ def expand(
             batch_size=None if spec.batch.size == "auto" else spec.batch.size,
             batch_max=spec.batch.max,
             accelerator=spec.resources.accelerator,
+            gpus=str(spec.resources.gpus),
+            cpus=spec.resources.cpus,
         )
         for model in spec.models
         for task in spec.tasks

@@ -60,15 +60,20 @@ class TrialPlan:
     """Pinned by the job; None lets the batch sizer choose."""
     batch_max: int
     accelerator: str
+    gpus: str
+    """As the job asks: ``auto``, ``0`` or ``1``."""
+    cpus: int
 
     @property
     def id(self) -> str:
         """First 12 hexadecimal digits of the sha256 of the canonical JSON of all fields.
 
-        The sizer's upper bound is left out: it decides how fast answers come, not which.
+        What decides only how fast answers come is left out: the sizer's upper bound, and, where nothing is timed, the
+        share of the machine.
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
-        del fields["batch_max"]
+        for name in ("batch_max", *(() if "latency" in self.measure else ("gpus", "cpus"))):
+            del fields[name]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:

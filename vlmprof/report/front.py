@@ -21,6 +21,8 @@ from vlmprof.store.schema import knobs_of
 FILE = "pareto.parquet"
 MANY = 40
 """From this many trials in a group on, the terminal shows the front alone; the file has them all."""
+WIDE = 120
+"""Columns from which both ends of every interval are shown."""
 MARKS = {"saturated": "=", "no-op": "", "effective": "", "mismatch": "!"}
 LEGEND = {
     "=": "= saturated: this limit did not bind for any sample",
@@ -53,11 +55,16 @@ def write_front(frame: pd.DataFrame, folder: Path) -> Path:
     return target
 
 
-def front_report(frame: pd.DataFrame) -> Iterator[RenderableType]:
-    """What to print: a table a group, then what a reader must know about it."""
+def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableType]:
+    """What to print: a table a group, then what a reader must know about it.
+
+    Args:
+        frame: What ``read_front`` gave.
+        width: Columns of the terminal; on a narrow one an interval is given as the larger of its two sides.
+    """
     objectives: list[Objective] = frame.attrs["objectives"]
     for name, part in groups(frame):
-        yield _table(name, part, objectives)
+        yield _table(name, part, objectives, narrow=width < WIDE)
         yield from _footnotes(part)
     if frame.empty:
         yield Text("no trial has finished", style="yellow")
@@ -65,19 +72,19 @@ def front_report(frame: pd.DataFrame) -> Iterator[RenderableType]:
         yield Text(f"left out: {count} {state}", style="yellow")
 
 
-def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Table:
+def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective], *, narrow: bool) -> Table:
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
     shown = part[part["on_front"]] if len(part) >= MANY else part
     front = int(part["on_front"].sum())
-    title = f"{name}: {front} of {len(part)} on the front"
+    title = f"\n{name}: {front} of {len(part)} on the front (●)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
-    table.add_column("front")
-    for header in (*knobs, *(_header(objective) for objective in objectives), "vision tokens"):
-        table.add_column(header, justify="right")
+    table.add_column("")
+    for header in (*knobs, *(_header(objective, narrow) for objective in objectives), "vision\ntokens"):
+        table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
     table.add_column("")
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
-        cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective) for objective in objectives]
+        cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective, narrow) for objective in objectives]
         mark = "*" if row["work_key"] in repeated else ""
         style = "bold green" if row["on_front"] else "dim"
         table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)
@@ -94,9 +101,10 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
         yield Text(f"beware: {sentence}", style="yellow")
 
 
-def _header(objective: Objective) -> str:
-    unit = f" ({objective.unit})" if objective.unit not in ("", "fraction") else ""
-    return f"{objective.column}{unit} [95 %]"
+def _header(objective: Objective, narrow: bool) -> str:
+    interval = "± 95 %" if narrow else "[95 %]"
+    unit = f"{objective.unit} " if objective.unit not in ("", "fraction") else ""
+    return f"{objective.column}\n{unit}{interval}"
 
 
 def _knob_cell(row: pd.Series[Any], knob: str) -> str:
@@ -105,10 +113,12 @@ def _knob_cell(row: pd.Series[Any], knob: str) -> str:
     return f"{row[f'label_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
 
 
-def _value(row: pd.Series[Any], objective: Objective) -> str:
+def _value(row: pd.Series[Any], objective: Objective, narrow: bool) -> str:
     value, low, high = (row.get(f"{objective.column}{end}") for end in ("", "_low", "_high"))
     digits = 3 if objective.unit == "fraction" else 2
     if value is None or pd.isna(value):
         return "-"
-    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if low is not None and pd.notna(low) else ""
-    return f"{value:.{digits}f}{interval}"
+    if low is None or high is None or pd.isna(low):
+        return f"{value:.{digits}f}"
+    interval = f"± {max(value - low, high - value):.{digits}f}" if narrow else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f} {interval}"

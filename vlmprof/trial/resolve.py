@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +139,12 @@ def _model_faults(found: Survey, anatomies: dict[ModelSpec, Anatomy]) -> Iterato
 
 
 def _knob_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
-    for name, values in found.knobs.items():
-        for value in values:
-            for model, anatomy in anatomies.items():
-                try:
-                    _check(name, value, anatomy)
-                except KnobValueError as error:
-                    yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
+    settings = ((name, value) for name, values in found.knobs.items() for value in values)
+    for (name, value), (model, anatomy) in itertools.product(settings, anatomies.items()):
+        try:
+            _check(name, value, anatomy)
+        except KnobValueError as error:
+            yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
 
 
 def _task_faults(found: Survey) -> Iterator[Fault]:

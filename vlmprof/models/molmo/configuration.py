@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, final
 
 from transformers import Olmo2Config, OlmoeConfig, PreTrainedConfig, Qwen2Config
 
@@ -18,6 +18,7 @@ TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"olmoe": OlmoeConfig, "olmo2"
 """Text models by ``model_type``: MolmoE, Molmo-7B-O, and Molmo-7B-D and 72B."""
 
 
+@final
 class MolmoVisionConfig(PreTrainedConfig):
     """The CLIP ViT that looks at crops. Defaults: ViT-L/14-336 with the 23 blocks that the checkpoints hold.
 
@@ -67,6 +68,7 @@ class MolmoVisionConfig(PreTrainedConfig):
         return [n % self.num_hidden_layers for n in self.vision_feature_layers or ()]
 
 
+@final
 class MolmoConfig(PreTrainedConfig):
     """A whole Molmo v1. Every size is free; the defaults are MolmoE-1B's.
 

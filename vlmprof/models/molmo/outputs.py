@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
 
+@final
 @dataclass
 class MolmoOutput(ModelOutput):
     """Logits, and what else was asked for. ``image_features`` can be passed to another ``forward``."""

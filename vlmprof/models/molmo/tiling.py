@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import final
 
 Tiling = tuple[int, int]
 
 
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
     """The sizes that fix a Molmo image layout. Margins are counted in patches, ``pool`` in patches per side.
@@ -96,6 +98,7 @@ class Geometry:
         return rows // self.pool, cols // self.pool
 
 
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCounts:
     """What one image costs. ``crops`` counts the global view; ``vision_tokens`` are those that carry a feature."""
