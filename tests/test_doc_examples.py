@@ -57,7 +57,7 @@ def test_the_three_examples_make_a_sweep_together(shown: dict[str, ModuleType], 
         measure=["accuracy"],  # a generation of 50 microseconds has no stages that a clock can tell apart
         knobs={"crop_share": [0.5, 1], "active_blocks": [[0], [0, 1]], "output_tokens": [2]},
     )
-    executor = Executor(BatchSizer(), gpus=0, cpus=1, name="inline")
+    executor = Executor(BatchSizer(), gpus=0, name="inline")
     results = [executor.run(plan, lambda progress: None) for plan in job.plans]
     assert [result.state for result in results] == ["done"] * 4, results[0].trace
     for result in results:

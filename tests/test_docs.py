@@ -144,7 +144,7 @@ SECTIONS: Mapping[str, type[spec.Section]] = {
     "batch": spec.BatchSpec,
     "resources": spec.ResourceSpec,
 }
-IN_WORDS = {"storage": "`results/<name>`", "samples": "all"}
+IN_WORDS = {"storage": "`results/<name>`", "samples": "all", "threads": "as `cpus`"}
 
 
 def test_every_section_of_a_job_is_told() -> None:

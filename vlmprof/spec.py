@@ -133,6 +133,7 @@ class ResourceSpec(Section):
 
     gpus: Literal["auto", 0, 1] = Field("auto", description="auto: one where the cluster has any, else none.")
     cpus: Positive = 1
+    threads: Positive | None = Field(None, description="That the arithmetic runs on; null: as many as cpus.")
     accelerator: str = Field("", description="Ray's name of a GPU type, to keep latencies of unlike GPUs apart.")
 
 

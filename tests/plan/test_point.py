@@ -24,7 +24,7 @@ def plan(**changes: object) -> TrialPlan:
         batch_max=32,
         accelerator="",
         gpus="auto",
-        cpus=1,
+        threads=1,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -54,9 +54,9 @@ def test_the_id_follows_from_what_decides_the_outcome_and_from_nothing_else() ->
         plan(timing=Timing(batch_size=1, requests=1, warmup=1, repeats=7, output_tokens=2)).id,
     }
     assert len(ids) == 9
-    assert plan(batch_max=64).id == plan(cpus=2).id == plan(gpus="1").id == plan().id
+    assert plan(batch_max=64).id == plan(threads=2).id == plan(gpus="1").id == plan().id
     timed = plan(measure=("accuracy", "latency"))
-    assert len({timed.id, replace(timed, cpus=2).id, replace(timed, gpus="0").id}) == 3
+    assert len({timed.id, replace(timed, threads=2).id, replace(timed, gpus="0").id}) == 3
 
 
 def test_the_id_is_the_same_in_another_process() -> None:

@@ -31,7 +31,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
     job = small_job(tmp_path_factory.mktemp("inline"), tiny_checkpoint)
     collector = Collector(job.spec.folder, job.spec.name, wait_s=1)
     collector.open_run([plan.id for plan in job.plans], {})
-    run_inline(job.plans, 0, collector, Silent(), gpus=0, cpus=1)
+    run_inline(job.plans, 0, collector, Silent(), gpus=0)
     collector.close()
     return job.spec.folder
 

@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_an_oom_row(plan_of: Any, monkeypatch: pytest.Monke
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(LoadedMolmo, "see", no_room)
-    result = Executor(BatchSizer(), gpus=0, cpus=1, name="test").run(plan_of(), ignore)
+    result = Executor(BatchSizer(), gpus=0, name="test").run(plan_of(), ignore)
     assert result.state == "oom"
     assert "out of memory at batch size 1" in str(result.row["error"])
     assert not result.samples and "accuracy" not in result.row
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_an_oom_row(plan_of: Any, monkeypatch: pytest.Monke
 
 def test_a_checkpoint_that_changed_since_planning_is_refused(plan_of: Any) -> None:
     plan = replace(plan_of(), model_fingerprint="0123456789abcdef")
-    result = Executor(BatchSizer(), gpus=0, cpus=1, name="test").run(plan, ignore)
+    result = Executor(BatchSizer(), gpus=0, name="test").run(plan, ignore)
     assert result.state == "failed"
     assert "planned for 0123456789abcdef" in str(result.row["error"])
     assert "Traceback" in result.trace

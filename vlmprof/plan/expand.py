@@ -27,7 +27,7 @@ def expand(
             batch_max=spec.batch.max,
             accelerator=spec.resources.accelerator,
             gpus=str(spec.resources.gpus),
-            cpus=spec.resources.cpus,
+            threads=spec.resources.threads or spec.resources.cpus,
         )
         for model in spec.models
         for task in spec.tasks

@@ -62,7 +62,7 @@ class TrialPlan:
     accelerator: str
     gpus: str
     """As the job asks: ``auto``, ``0`` or ``1``."""
-    cpus: int
+    threads: int
 
     @property
     def id(self) -> str:
@@ -72,7 +72,7 @@ class TrialPlan:
         share of the machine.
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
-        for name in ("batch_max", *(() if "latency" in self.measure else ("gpus", "cpus"))):
+        for name in ("batch_max", *(() if "latency" in self.measure else ("gpus", "threads"))):
             del fields[name]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 

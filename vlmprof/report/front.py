@@ -78,10 +78,10 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective], *, na
     front = int(part["on_front"].sum())
     title = f"\n{name}: {front} of {len(part)} on the front (●)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
-    table.add_column("")
+    table.add_column("", min_width=1)
     for header in (*knobs, *(_header(objective, narrow) for objective in objectives), "vision\ntokens"):
         table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
-    table.add_column("")
+    table.add_column("", min_width=1)
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
         cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective, narrow) for objective in objectives]

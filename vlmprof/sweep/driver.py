@@ -101,7 +101,6 @@ class Session:
             collector=self._collector,
             sizer=self._sizer,
             gpus=share.gpus,
-            cpus=share.cpus,
         )
         scratch = tempfile.mkdtemp(prefix="vlmprof-tune-")
         tuner = tune.Tuner(

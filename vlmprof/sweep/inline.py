@@ -15,12 +15,12 @@ from vlmprof.trial.progress import Progress
 
 
 def run_inline(
-    plans: Sequence[TrialPlan], skipped: int, collector: Collector, display: Display, *, gpus: float, cpus: int
+    plans: Sequence[TrialPlan], skipped: int, collector: Collector, display: Display, *, gpus: float
 ) -> None:
     """Run the plans one after another; each is kept as it ends."""
     from vlmprof.trial.execute import Executor
 
-    executor = Executor(BatchSizer(), gpus=gpus, cpus=cpus, name="inline")
+    executor = Executor(BatchSizer(), gpus=gpus, name="inline")
     total = len(plans) + skipped
     for plan in plans:
 

@@ -27,7 +27,6 @@ class Shared:
     collector: Any
     sizer: Any
     gpus: float
-    cpus: int
 
 
 @final
@@ -62,7 +61,7 @@ class VlmTrainable(tune.Trainable):
             from vlmprof.trial.execute import Executor
 
             shared = self._shared
-            self._executor = Executor(RemoteSizer(shared.sizer), gpus=shared.gpus, cpus=shared.cpus, name="tune")
+            self._executor = Executor(RemoteSizer(shared.sizer), gpus=shared.gpus, name="tune")
         return self._executor
 
     def _report(self, progress: Progress) -> None:

@@ -39,19 +39,17 @@ class _Loaded:
 class Executor:
     """Runs plans one after another on one device."""
 
-    def __init__(self, sizer: Sizer, *, gpus: float, cpus: int, name: str) -> None:
+    def __init__(self, sizer: Sizer, *, gpus: float, name: str) -> None:
         """Nothing is loaded yet.
 
         Args:
             sizer: Answers batch sizes; shared with others or not.
             gpus: Above 0, the first visible GPU is used; else the CPU.
-            cpus: Threads of the CPU's share of the work.
             name: Recorded in every row: ``tune`` or ``inline``.
         """
         self._sizer, self._name = sizer, name
         self._device = "cuda" if gpus else "cpu"
         self._loaded: _Loaded | None = None
-        torch.set_num_threads(cpus)
 
     def run(self, plan: TrialPlan, report: Report) -> TrialResult:
         """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace."""
@@ -61,6 +59,7 @@ class Executor:
             return {"started": started, "seconds": time.monotonic() - began, "executor": self._name}
 
         try:
+            torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
             model = self._model(resolved, report)
             outcome = run_trial(resolved, model, self._sizer, report)
