@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from vlmprof.models._vlm.budgets import BY_IMAGE_PROCESSOR, Budget, budget_class
+from vlmprof.models._vlm.budgets import Budget, budget_class
 from vlmprof.models._vlm.files import fingerprint
 from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks
 from vlmprof.models._vlm.skeleton import read_processor, skeleton_parts
@@ -82,9 +82,9 @@ def reasons(name: str, parts: Parts, image_processor: str) -> dict[type, str]:
 def _vision_reasons(image_processor: str) -> dict[type, str]:
     found = budget_class(image_processor)
     if found is None:
-        known = ", ".join(BY_IMAGE_PROCESSOR)
-        why = f"what limits a {image_processor} is not known to vlmprof; known are {known}"
-        return dict.fromkeys(VISION_SURFACES, why)
+        return dict.fromkeys(
+            VISION_SURFACES, f"how a {image_processor} is told to look at less is not known to vlmprof"
+        )
     why = f"{image_processor} counts its budget in {found.unit}; use " + _instead(found)
     return {surface: why for surface in VISION_SURFACES if surface not in found.surfaces}
 

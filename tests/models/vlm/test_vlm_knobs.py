@@ -1,0 +1,138 @@
+"""Every knob on every family: its effect, its absence, its undoing, and models that were really built so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from tests.contracts.knob_contract import fingerprint, logits, observe
+from tests.models.vlm.built import with_only, with_silent, with_top_k
+from tests.models.vlm.families import Family
+from tests.models.vlm.test_vlm_generation import ours
+from vlmprof import registry
+from vlmprof.errors import KnobValueError
+from vlmprof.measure.observe import Whole, counted
+from vlmprof.records import Prompt
+from vlmprof.surfaces import SURFACES, DecoderStack, ExpertRouting
+
+KEPT = [(0, 1, 2), (1, 3), (0, 2), (2,)]
+TOLERANCE = 2e-5
+
+
+def values(family: Family) -> Iterator[tuple[str, Any]]:
+    """(knob, value that changes the work) for every knob this family can turn."""
+    recipe, lacks = family.recipe, family.anatomy.lacks
+    yield "active_blocks", [1, 3]
+    yield "active_blocks", {"drop": [0], "policy": "drop"}
+    yield "output_tokens", 3
+    yield "vision_tokens", recipe.vision_tokens
+    if recipe.max_crops:
+        yield "max_crops", recipe.max_crops
+    if recipe.max_pixels:
+        yield "max_pixels", recipe.max_pixels
+    if ExpertRouting not in lacks:
+        yield from (("moe_top_k", k) for k in (1, 4, [1, 2, 3, 4]))
+    if family.anatomy.renormalises is False:
+        yield "moe_top_k", {"k": 1, "renormalise": True}
+
+
+def test_every_surface_is_provided_or_its_absence_explained(family: Family) -> None:
+    anatomy = family.anatomy
+    assert anatomy.provides | set(anatomy.lacks) == set(SURFACES)
+    assert not anatomy.provides & set(anatomy.lacks)
+    turned = {registry.load("knobs", name).needs for name, _ in values(family)}
+    assert turned == anatomy.provides
+
+
+def test_the_effect_is_visible_and_a_knob_that_does_nothing_is_caught(family: Family, prompts: list[Prompt]) -> None:
+    model, anatomy = family.model, family.anatomy
+    idle = observe(model, prompts)
+    for name, value in values(family):
+        knob = registry.load("knobs", name)
+        knob.check(value, anatomy)
+        assert knob.effect(value, anatomy, observe(model, prompts, knob, value)) == "effective", (name, value)
+        assert knob.effect(value, anatomy, idle) == "mismatch", (name, value)
+
+
+def test_leaving_a_knob_restores_bit_for_bit(family: Family, prompts: list[Prompt]) -> None:
+    model = family.model
+    before, state = logits(model, prompts), fingerprint(model)
+    for name, value in values(family):
+        knob = registry.load("knobs", name)
+        with knob.applied(model, value):
+            during = logits(model, prompts)
+        assert name == "output_tokens" or during.shape != before.shape or not torch.equal(during, before), (name, value)
+        assert fingerprint(model) == state
+        assert torch.equal(before, logits(model, prompts)), (name, value)
+        with pytest.raises(ZeroDivisionError), knob.applied(model, value):
+            raise ZeroDivisionError
+        assert fingerprint(model) == state
+
+
+def test_fewer_blocks_equal_a_model_built_with_only_these(family: Family, prompts: list[Prompt]) -> None:
+    model, deep = family.model, family.model._parts.deepstack
+    for kept in KEPT:
+        # Where vision features are added by position, a shorter model would add them elsewhere.
+        reference = with_silent(model, kept) if deep else with_only(model, kept)
+        with registry.load("knobs", "active_blocks").applied(model, kept):
+            assert torch.allclose(logits(model, prompts), logits(reference, prompts), atol=TOLERANCE, rtol=0), kept
+            assert ours(model, prompts) == ours(reference, prompts), kept
+
+
+def test_top_k_equals_a_model_built_with_it(family: Family, prompts: list[Prompt]) -> None:
+    if ExpertRouting in family.anatomy.lacks:
+        with pytest.raises(KnobValueError, match="dense"):
+            registry.load("knobs", "moe_top_k").check(1, family.anatomy)
+        return
+    knob = registry.load("knobs", "moe_top_k")
+    for k in (1, 3, 4):
+        reference = with_top_k(family.model, k)
+        with knob.applied(family.model, k):
+            assert torch.allclose(logits(family.model, prompts), logits(reference, prompts), atol=TOLERANCE, rtol=0)
+            assert ours(family.model, prompts) == ours(reference, prompts), k
+    with pytest.raises(KnobValueError, match="from 1 to 4, got 5"):
+        knob.check(5, family.anatomy)
+
+
+def test_renormalising_equals_a_model_built_so(family: Family, prompts: list[Prompt]) -> None:
+    knob, value = registry.load("knobs", "moe_top_k"), {"k": 1, "renormalise": True}
+    if family.anatomy.renormalises is None:
+        with pytest.raises(KnobValueError, match=r"renormalis|dense"):
+            knob.check(value, family.anatomy)
+        return
+    reference = with_top_k(family.model, 1, renormalise=True)
+    with knob.applied(family.model, value):
+        assert torch.allclose(logits(family.model, prompts), logits(reference, prompts), atol=TOLERANCE, rtol=0)
+
+
+def test_knobs_combine_and_all_come_undone(family: Family, prompts: list[Prompt]) -> None:
+    model, state = family.model, fingerprint(family.model)
+    before = logits(model, prompts)
+    blocks, whole = registry.load("knobs", "active_blocks"), Whole.of(model)
+    with blocks.applied(model, [1, 3]):
+        for name, value in values(family):
+            if registry.load("knobs", name).needs is not DecoderStack:
+                with registry.load("knobs", name).applied(model, value):
+                    with counted(whole) as counts:
+                        ours(model, prompts)
+                    assert counts.blocks_executed == (1, 3), (name, value)
+    assert fingerprint(model) == state
+    assert torch.equal(before, logits(model, prompts))
+
+
+def test_a_target_gives_each_image_the_most_it_may_have(family: Family, prompts: list[Prompt]) -> None:
+    model, target = family.model, family.recipe.vision_tokens
+    budget = model._budget
+    assert budget is not None
+    with registry.load("knobs", "vision_tokens").applied(model, target):
+        achieved = [encoding.vision_tokens for encoding in model.encode(prompts).encodings]
+    for prompt, count in zip(prompts, achieved, strict=True):
+        size = prompt.picture.height, prompt.picture.width
+        possible = {budget.count(*size, value).vision_tokens for value in budget.values()}
+        assert count == max(fit for fit in possible if fit <= target)
+    fewest = min(budget.count(512, 512, value).vision_tokens for value in budget.values())
+    with pytest.raises(KnobValueError, match=f"at least {fewest}"):
+        registry.load("knobs", "vision_tokens").check(fewest - 1, family.anatomy)
