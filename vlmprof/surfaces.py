@@ -132,6 +132,39 @@ class Anatomy:
     """Why a surface is not provided, for the error that refuses a knob."""
     count_tokens: Callable[[int, int, int], TokenCounts]
     """(height, width, budget in ``vision_unit``) -> what the image becomes."""
+    count_tiling: Callable[[tuple[int, int]], TokenCounts] | None = None
+    """What any image becomes under a tiling; None where tilings cannot be chosen."""
+    budgets: Sequence[int] = ()
+    """The legal budgets, ascending; empty: every whole number from ``min_crops`` to ``max_crops``."""
+
+    def within(self, height: int, width: int, target: int) -> TokenCounts:
+        """What an image becomes under the largest budget that makes at most ``target`` vision tokens of it."""
+        budgets = self.budgets or range(self.min_crops, self.max_crops + 1)
+        best = largest_within(budgets, lambda budget: self.count_tokens(height, width, budget).vision_tokens, target)
+        return self.count_tokens(height, width, best)
+
+
+FEW = 64
+"""Up to so many budgets are tried one by one."""
+
+
+def largest_within(budgets: Sequence[int], tokens: Callable[[int], int], target: int) -> int:
+    """The budget of the most tokens that stays within ``target``; the smallest budget where none does.
+
+    Few budgets are all tried, because counts need not grow with them where padding is cut off; many are bisected.
+
+    Args:
+        budgets: Ascending, at least one.
+        tokens: Vision tokens under a budget.
+        target: Most tokens there may be.
+    """
+    if len(budgets) <= FEW:
+        return max((budget for budget in budgets if tokens(budget) <= target), key=tokens, default=budgets[0])
+    low, high = 0, len(budgets) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tokens(budgets[middle]) <= target else (low, middle - 1)
+    return budgets[low]
 
 
 class Batch(Protocol):

@@ -125,8 +125,13 @@ def test_equal_work_has_an_equal_key_and_is_called_saturated(plan_of: Any, loade
     assert largest["vision_tokens"] == beyond["vision_tokens"] > small["vision_tokens"]  # type: ignore[operator]
 
 
-def test_the_plan_s_prediction_is_what_the_model_sees(plan_of: Any, loaded: AbstractModel) -> None:
-    plan = plan_of(knobs={"max_crops": [4]})
+@pytest.mark.parametrize(
+    "knobs", [{"max_crops": [4]}, {"vision_tokens": [40]}, {"tiling": [[2, 1]]}, {"moe_top_k": [1]}], ids=str
+)
+def test_the_plan_s_prediction_is_what_the_model_sees(
+    plan_of: Any, loaded: AbstractModel, knobs: dict[str, Any]
+) -> None:
+    plan = plan_of(knobs=knobs)
     assert predicted_vision_tokens(resolve(plan)) == pytest.approx(run(plan, loaded).row["vision_tokens"])
 
 

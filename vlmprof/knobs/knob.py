@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from vlmprof.errors import KnobValueError
 from vlmprof.records import Effect, Observation
-from vlmprof.surfaces import Anatomy
+from vlmprof.surfaces import Anatomy, TokenCounts
 
 
 class AbstractKnob(ABC):
@@ -33,6 +33,10 @@ class AbstractKnob(ABC):
     def axis(self, value: Any) -> float | None:
         """The number a value is plotted at; a knob whose lists mean something else says so itself."""
         return axis(value)
+
+    def counts(self, value: Any, anatomy: Anatomy, height: int, width: int) -> TokenCounts | None:
+        """What an image of this size becomes under a value; None for a knob that has no say in it."""
+        return None
 
     @abstractmethod
     def applied(self, model: Any, value: Any) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from vlmprof.knobs.knob import AbstractKnob, require_whole
 from vlmprof.records import Effect, Observation
-from vlmprof.surfaces import Anatomy, VisionBudget
+from vlmprof.surfaces import Anatomy, TokenCounts, VisionBudget
 
 BEYOND_TRAINING = 4
 """A cap of more than this many times the trained one is a slip of the keyboard, not an experiment."""
@@ -26,6 +26,9 @@ class MaxCrops(AbstractKnob):
 
     def check(self, value: Any, anatomy: Anatomy) -> None:
         require_whole(value, low=anatomy.min_crops, high=BEYOND_TRAINING * anatomy.max_crops, of="max_crops")
+
+    def counts(self, value: int, anatomy: Anatomy, height: int, width: int) -> TokenCounts | None:
+        return anatomy.count_tokens(height, width, value)
 
     @contextmanager
     def applied(self, model: VisionBudget, value: int) -> Iterator[None]:

@@ -14,7 +14,7 @@ from typing import Any, final
 from vlmprof.errors import KnobValueError
 from vlmprof.knobs.knob import AbstractKnob, require_whole
 from vlmprof.records import Effect, Observation
-from vlmprof.surfaces import Anatomy, FreeTiling
+from vlmprof.surfaces import Anatomy, FreeTiling, TokenCounts
 
 BEYOND_TRAINING = 4
 """More crops than this many times the trained cap are a slip of the keyboard, not an experiment."""
@@ -37,6 +37,9 @@ class Tiling(AbstractKnob):
 
     def axis(self, value: Any) -> float:
         return float(value[0] * value[1])
+
+    def counts(self, value: Any, anatomy: Anatomy, height: int, width: int) -> TokenCounts | None:
+        return anatomy.count_tiling((value[0], value[1])) if anatomy.count_tiling else None
 
     @contextmanager
     def applied(self, model: FreeTiling, value: Sequence[int]) -> Iterator[None]:

@@ -14,7 +14,7 @@ from typing import Any, final
 from vlmprof.errors import KnobValueError
 from vlmprof.knobs.knob import AbstractKnob, require_whole
 from vlmprof.records import Effect, Observation
-from vlmprof.surfaces import Anatomy, TokenBudget
+from vlmprof.surfaces import Anatomy, TokenBudget, TokenCounts
 
 SQUARE_PX = 512
 """The minimum is judged by a square image of this size; an odd shape may have a larger one, and then the trial says
@@ -35,6 +35,9 @@ class VisionTokens(AbstractKnob):
                 f"vision_tokens: expected at least {fewest}, got {value}: with its smallest budget"
                 f" ({anatomy.min_crops} {anatomy.vision_unit}) {anatomy.architecture} makes {fewest} of a square image"
             )
+
+    def counts(self, value: int, anatomy: Anatomy, height: int, width: int) -> TokenCounts | None:
+        return anatomy.within(height, width, value)
 
     @contextmanager
     def applied(self, model: TokenBudget, value: int) -> Iterator[None]:

@@ -15,7 +15,7 @@ from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ModelSpec, Survey, SweepSpec, TaskSpec, survey
-from vlmprof.surfaces import Anatomy
+from vlmprof.surfaces import Anatomy, TokenCounts
 from vlmprof.tasks.task import Task
 
 
@@ -114,11 +114,18 @@ def task_of(task: TaskSpec) -> Task:
 
 def predicted_vision_tokens(resolved: Resolved) -> float:
     """Mean vision tokens a sample over the trial's own subset, from image sizes alone."""
-    plan, anatomy = resolved.plan, resolved.anatomy
-    cap = dict(plan.point).get("max_crops", anatomy.max_crops)
+    plan = resolved.plan
     examples = resolved.task.subset(plan.task.split, plan.task.samples, plan.task.seed)
-    counts = [anatomy.count_tokens(e.picture.height, e.picture.width, cap).vision_tokens for e in examples]
+    counts = [planned_counts(resolved, e.picture.height, e.picture.width).vision_tokens for e in examples]
     return sum(counts) / len(counts)
+
+
+def planned_counts(resolved: Resolved, height: int, width: int) -> TokenCounts:
+    """What an image of this size becomes under the trial's knobs, by the knob that leaves least of it."""
+    anatomy = resolved.anatomy
+    said = [setting.knob.counts(setting.value, anatomy, height, width) for setting in resolved.settings]
+    counts = [one for one in said if one is not None] or [anatomy.count_tokens(height, width, anatomy.max_crops)]
+    return min(counts, key=lambda one: one.vision_tokens)
 
 
 def _check(name: str, value: Any, anatomy: Anatomy) -> None:

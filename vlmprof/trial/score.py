@@ -10,7 +10,7 @@ from vlmprof.errors import OutOfMemory
 from vlmprof.measure.memory import read_peak
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
-from vlmprof.trial.resolve import Resolved
+from vlmprof.trial.resolve import Resolved, planned_counts
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 
 
@@ -90,11 +90,8 @@ def _answer(
 
 
 def _longest_first(resolved: Resolved, asked: Sequence[Asked]) -> list[Asked]:
-    anatomy = resolved.anatomy
-    cap = dict(resolved.plan.point).get("max_crops", anatomy.max_crops)
-
     def length(one: Asked) -> int:
         picture = one.prompt.picture
-        return anatomy.count_tokens(picture.height, picture.width, cap).vision_tokens + len(one.prompt.text)
+        return planned_counts(resolved, picture.height, picture.width).vision_tokens + len(one.prompt.text)
 
     return sorted(asked, key=length, reverse=True)

@@ -12,7 +12,7 @@ from tests.jobs import small_job
 from tests.models.vlm.families import Family
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.execute import Executor
-from vlmprof.trial.resolve import resolve
+from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 from vlmprof.trial.rows import finished
 from vlmprof.trial.run import run_trial
 
@@ -43,6 +43,7 @@ def test_a_trial_runs_from_job_to_rows(tmp_path: Path, family_named: Callable[[s
     assert row["attention"] == "sdpa"
     assert row["trust_remote_code"] is False
     assert len(result.samples) == 12
+    assert predicted_vision_tokens(resolve(plan)) == pytest.approx(row["vision_tokens"])
     assert fingerprint(family.model) == state
 
 

@@ -55,6 +55,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         provides=frozenset(SURFACES) - set(lacks),
         lacks=lacks,
         count_tokens=budget.count if budget else _by_doing(processor),
+        budgets=budget.values() if budget else (1,),
     )
 
 

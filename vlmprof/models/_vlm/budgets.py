@@ -14,13 +14,10 @@ from functools import lru_cache
 from typing import Any, ClassVar, Protocol, final
 
 from vlmprof.models._vlm.pinpoints import Pinpoints
-from vlmprof.surfaces import PixelBudget, TokenBudget, TokenCounts, VisionBudget
+from vlmprof.surfaces import PixelBudget, TokenBudget, TokenCounts, VisionBudget, largest_within
 
 IDEFICS_LARGEST_PX = 4096
 """Idefics3 and SmolVLM never resize an image to more than this."""
-
-FEW = 64
-"""Up to so many budgets are tried one by one."""
 
 
 class Budget(Protocol):
@@ -233,26 +230,7 @@ def budget_class(image_processor: str) -> type[Budget] | None:
     return BY_IMAGE_PROCESSOR.get(image_processor.removesuffix("Pil").removesuffix("Fast"))
 
 
-def largest_within(budget: Budget, height: int, width: int, target: int) -> int:
-    """The largest budget under which an image has at most ``target`` vision tokens; the smallest where none has.
-
-    Few budgets are all tried, because counts need not grow with them where padding is cut off; pixels are bisected.
-    """
-    return _largest_within(budget, height, width, target)
-
-
 @lru_cache(maxsize=65536)
-def _largest_within(budget: Budget, height: int, width: int, target: int) -> int:
-    values = budget.values()
-
-    def tokens(value: int) -> int:
-        return budget.count(height, width, value).vision_tokens
-
-    if len(values) <= FEW:
-        fitting = [value for value in values if tokens(value) <= target]
-        return max(fitting, key=tokens, default=values[0])
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if tokens(values[middle]) <= target else (low, middle - 1)
-    return values[low]
+def budget_within(budget: Budget, height: int, width: int, target: int) -> int:
+    """The budget under which an image has the most vision tokens that a target allows."""
+    return largest_within(budget.values(), lambda value: budget.count(height, width, value).vision_tokens, target)

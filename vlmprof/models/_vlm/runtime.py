@@ -21,7 +21,7 @@ from transformers import ProcessorMixin
 
 from vlmprof.errors import Mismatch
 from vlmprof.models._vlm.anatomy import budget_of
-from vlmprof.models._vlm.budgets import largest_within
+from vlmprof.models._vlm.budgets import budget_within
 from vlmprof.models._vlm.collate import collate
 from vlmprof.models._vlm.features import Features, join, split_rows
 from vlmprof.models._vlm.loading import load_model
@@ -143,10 +143,11 @@ class LoadedVlm(AbstractModel):
     def _budget_of(self, prompt: Prompt) -> int | None:
         if self._budget is None:
             return None
-        if self.vision_tokens is not None:
-            picture = prompt.picture
-            return largest_within(self._budget, picture.height, picture.width, self.vision_tokens)
-        return self.max_pixels if self._budget.unit == "pixels" else self.max_crops
+        cap = self.max_pixels if self._budget.unit == "pixels" else self.max_crops
+        if self.vision_tokens is None:
+            return cap
+        picture = prompt.picture
+        return min(cap, budget_within(self._budget, picture.height, picture.width, self.vision_tokens))
 
     def _process(self, prompt: Prompt, value: int | None) -> dict[str, Tensor]:
         picture, budget = prompt.picture, self._budget

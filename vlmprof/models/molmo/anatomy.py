@@ -17,7 +17,7 @@ from typing import Any
 from vlmprof.errors import ModelError, suggestion
 from vlmprof.models.family import Checkpoint
 from vlmprof.models.molmo.hub_config import is_flat, read_flat
-from vlmprof.models.molmo.tiling import Geometry, token_counts
+from vlmprof.models.molmo.tiling import Geometry, tiling_counts, token_counts
 from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, PixelBudget, TokenCounts
 
 SMALL_WEIGHTS_BYTES = 256 * 2**20
@@ -110,12 +110,21 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
         provides=frozenset(SURFACES) - set(lacks),
         lacks=lacks,
         count_tokens=_counter(geometry),
+        count_tiling=_tiling_counter(geometry),
     )
 
 
 def _counter(geometry: Geometry) -> Any:
     def count(height: int, width: int, max_crops: int) -> TokenCounts:
         counts = token_counts(height, width, max_crops, geometry)
+        return TokenCounts(tiling=counts.tiling, crops=counts.crops, vision_tokens=counts.vision_tokens)
+
+    return count
+
+
+def _tiling_counter(geometry: Geometry) -> Any:
+    def count(tiling: tuple[int, int]) -> TokenCounts:
+        counts = tiling_counts(tiling, geometry)
         return TokenCounts(tiling=counts.tiling, crops=counts.crops, vision_tokens=counts.vision_tokens)
 
     return count

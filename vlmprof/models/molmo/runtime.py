@@ -19,7 +19,7 @@ from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Router
+from vlmprof.surfaces import Router, largest_within
 
 EXPERTS_KERNEL = "grouped_mm"
 """Pinned for prefill and decode alike: the library's own generation would change it between the two on a GPU."""
@@ -131,9 +131,9 @@ class LoadedMolmo(AbstractModel):
             return self.tiling
         geometry, target = self._processor.image_processor.geometry, self.vision_tokens or 0
         height, width = prompt.picture.height, prompt.picture.width
-        capped = [token_counts(height, width, cap, geometry) for cap in range(1, self.max_crops + 1)]
-        within = [counts for counts in capped if counts.vision_tokens <= target] or capped[:1]
-        return within[-1].tiling  # counts never shrink when the cap grows
+        caps = range(1, self.max_crops + 1)
+        best = largest_within(caps, lambda cap: token_counts(height, width, cap, geometry).vision_tokens, target)
+        return token_counts(height, width, best, geometry).tiling
 
     def _turn(self, question: str) -> str:
         turn = [{"role": "user", "content": question}]
