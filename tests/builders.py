@@ -48,7 +48,7 @@ def trial_row(knobs: Mapping[str, float] | None = None, **columns: Any) -> dict[
         "schema_version": schema.SCHEMA_VERSION,
     }
     for name, value in knobs.items():
-        row |= {f"knob_{name}": float(value), f"label_{name}": f"{value:g}", f"effect_{name}": "effective"}
+        row |= {f"knob_{name}": float(value), f"requested_{name}": f"{value:g}", f"effect_{name}": "effective"}
     row |= columns
     return {**_intervals(row), **row}
 
@@ -115,5 +115,5 @@ def _configuration(crops: int, experts: int, blocks: int, **columns: Any) -> dic
     )
     row["effect_max_crops"] = "saturated" if crops == 9 else "effective"
     row["effect_active_blocks"] = "no-op" if blocks == 16 else "effective"
-    row["label_active_blocks"] = f"prefix {blocks}"
+    row["requested_active_blocks"] = f"prefix {blocks}"
     return row

@@ -120,6 +120,8 @@ class BatchSpec(Section):
 
     size: Positive | Literal["auto"] = "auto"
     max: Positive = 32
+    audit_samples: Annotated[int, Field(ge=0)] = Field(64, description="Answered again at batch 1; 0: no audit.")
+    flip_rate_allowed: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @validators.model_validator(mode="before")
     @classmethod

@@ -59,7 +59,7 @@ def test_a_real_sweep(tmp_path):
 
 def test_lists_of_equal_length_are_values_of_their_own(tmp_path):
     rows = [
-        trial_row({"active_blocks": 15}, label_active_blocks=label, accuracy=accuracy)
+        trial_row({"active_blocks": 15}, requested_active_blocks=label, accuracy=accuracy)
         for label, accuracy in [("0,2", 0.4), ("0,1", 0.5)]
     ]
     table = marginal(read_rows(tmp_path, rows), ACCURACY)

@@ -192,9 +192,9 @@ def test_lengths_that_a_job_fixed_stay_apart_from_swept_ones(tmp_path):
 
 def test_by_splits_further(tmp_path):
     rows = combined_sweep()
-    frame = pareto(read_rows(tmp_path, rows), [ACCURACY, LATENCY], by=["label_active_blocks", "task"])
+    frame = pareto(read_rows(tmp_path, rows), [ACCURACY, LATENCY], by=["requested_active_blocks", "task"])
     assert sorted(frame["group"].value_counts()) == [8, 8]
-    assert "label_active_blocks=prefix 8" in frame["group"].str.cat()
+    assert "requested_active_blocks=prefix 8" in frame["group"].str.cat()
 
 
 def test_by_an_unknown_column(tmp_path):

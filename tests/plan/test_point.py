@@ -22,6 +22,8 @@ def plan(**changes: object) -> TrialPlan:
         timing=Timing(batch_size=1, requests=1, warmup=1, repeats=6, output_tokens=2),
         batch_size=None,
         batch_max=32,
+        audit_samples=0,
+        flip_rate_allowed=0.01,
         accelerator="",
         gpus="auto",
         threads=1,
@@ -49,12 +51,13 @@ def test_the_id_follows_from_what_decides_the_outcome_and_from_nothing_else() ->
         plan(task=TaskSpec(name="shapes_qa", seed=1)).id,
         plan(task_revision="2").id,
         plan(batch_size=8).id,
+        plan(audit_samples=64).id,
         plan(measure=("latency",)).id,
         plan(accelerator="H200").id,
         plan(timing=Timing(batch_size=1, requests=1, warmup=1, repeats=7, output_tokens=2)).id,
     }
-    assert len(ids) == 9
-    assert plan(batch_max=64).id == plan(threads=2).id == plan(gpus="1").id == plan().id
+    assert len(ids) == 10
+    assert {plan(batch_max=64).id, plan(flip_rate_allowed=0.5).id, plan(threads=2).id, plan(gpus="1").id} == {plan().id}
     timed = plan(measure=("accuracy", "latency"))
     assert len({timed.id, replace(timed, threads=2).id, replace(timed, gpus="0").id}) == 3
 

@@ -74,7 +74,7 @@ def test_a_panel_that_lacks_its_objective_stays_empty(tmp_path):
 
 def test_lists_of_equal_length_are_not_joined(tmp_path):
     labels = {"1,2,3": 0.4, "0,2,3": 0.5, "0,1,2": 0.6}
-    rows = [trial_row({"active_blocks": 3}, label_active_blocks=label, accuracy=a) for label, a in labels.items()]
+    rows = [trial_row({"active_blocks": 3}, requested_active_blocks=label, accuracy=a) for label, a in labels.items()]
     panel = PLOT.data(one_group(tmp_path, rows)).panels[0]
     assert not panel.ordered
     assert [label for _, label in panel.ticks] == ["0-2", "0,2-3", "1-3"]

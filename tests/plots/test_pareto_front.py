@@ -123,7 +123,8 @@ def test_labels_touch_nothing(tmp_path, make):
 def test_labels_that_find_no_room_are_counted(tmp_path):
     names = {i: f"{i} {'long ' * 40}" for i in (1, 2)}
     rows = [
-        trial_row({"max_crops": i}, label_max_crops=names[i], accuracy=i / 10, latency_ms_p50=10.0 * i) for i in (1, 2)
+        trial_row({"max_crops": i}, requested_max_crops=names[i], accuracy=i / 10, latency_ms_p50=10.0 * i)
+        for i in (1, 2)
     ]
     (axes,) = drawn(PLOT.data(one_group(tmp_path, rows))).axes
     assert not [text for text in axes.texts if isinstance(text, Annotation)]

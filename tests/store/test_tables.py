@@ -61,7 +61,7 @@ def test_different_knobs_in_one_folder(tmp_path):
     assert schema.knobs_of(frame.columns) == ["max_crops", "moe_top_k"]
     assert frame["knob_max_crops"].tolist()[::2] == [2, 6]
     assert frame["knob_max_crops"].isna().tolist() == [False, True, False]
-    assert frame["label_moe_top_k"].isna().tolist() == [True, False, False]
+    assert frame["requested_moe_top_k"].isna().tolist() == [True, False, False]
     assert frame.attrs["schema"].names == frame.columns.tolist()
 
 

@@ -68,7 +68,7 @@ def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
     job = small_job(tmp_path, tiny_checkpoint, knobs=knobs, resources=ONE_WORKER)
     states = run(job, cluster)
     assert sorted(states.values()) == ["done", "failed", "oom"]
-    trials = tables.read(job.spec.folder, "trials").set_index("label_trouble")
+    trials = tables.read(job.spec.folder, "trials").set_index("requested_trouble")
     assert trials.loc["raise", "error"] == "ValueError: the knob made the model raise"
     assert pd.isna(trials.loc["raise", "accuracy"])
     assert trials.loc["none", "state"] == "done"
@@ -84,7 +84,7 @@ def test_a_configuration_that_kills_its_process_is_quarantined(
     job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER)
     states = run(job, cluster, display)
     assert sorted(states.values()) == ["done", "failed"]
-    trials = tables.read(job.spec.folder, "trials").set_index("label_trouble")
+    trials = tables.read(job.spec.folder, "trials").set_index("requested_trouble")
     assert "ended its process 3 times" in trials.loc["die", "error"]
     assert sum("its process died; trying again" in note for note in display.notes) == 2
 

@@ -47,7 +47,7 @@ def marginal(trials: pd.DataFrame, objective: Objective, by: Sequence[str] = ())
     rows = [
         {**about, "axis": axis, "label": label, "effect": _effects(same, knob), **_spread(same[objective.column])}
         for about, knob, part in _sets(trials, objective, by)
-        for (axis, label), same in part.groupby([f"knob_{knob}", f"label_{knob}"])
+        for (axis, label), same in part.groupby([f"knob_{knob}", f"requested_{knob}"], dropna=False)
     ]
     return pd.DataFrame(rows, columns=list(MARGINAL))
 
@@ -104,14 +104,14 @@ def _alone(about: dict[str, str], knob: str, part: pd.DataFrame, objective: str)
     for other in about["swept"].split(", "):
         if other != knob:
             fullest = part[part[f"knob_{other}"] == part[f"knob_{other}"].max()]
-            held[other] = min(fullest[f"label_{other}"])
+            held[other] = min(fullest[f"requested_{other}"])
     for other, label in held.items():
-        part = part[part[f"label_{other}"] == label]
-    for _, row in part.sort_values([f"knob_{knob}", f"label_{knob}", "trial"]).iterrows():
+        part = part[part[f"requested_{other}"] == label]
+    for _, row in part.sort_values([f"knob_{knob}", f"requested_{knob}", "trial"]).iterrows():
         yield {
             **about,
             "axis": row[f"knob_{knob}"],
-            "label": row[f"label_{knob}"],
+            "label": row[f"requested_{knob}"],
             "effect": row[f"effect_{knob}"],
             "held": ", ".join(f"{other}={label}" for other, label in held.items()),
             "trial": row["trial"],

@@ -59,6 +59,8 @@ class TrialPlan:
     batch_size: int | None
     """Pinned by the job; None lets the batch sizer choose."""
     batch_max: int
+    audit_samples: int
+    flip_rate_allowed: float
     accelerator: str
     gpus: str
     """As the job asks: ``auto``, ``0`` or ``1``."""
@@ -69,10 +71,10 @@ class TrialPlan:
         """First 12 hexadecimal digits of the sha256 of the canonical JSON of all fields.
 
         What decides only how fast answers come is left out: the sizer's upper bound, and, where nothing is timed, the
-        share of the machine.
+        share of the machine. So is the flip rate that a report warns of.
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
-        for name in ("batch_max", *(() if "latency" in self.measure else ("gpus", "threads"))):
+        for name in ("batch_max", "flip_rate_allowed", *(() if "latency" in self.measure else ("gpus", "threads"))):
             del fields[name]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 

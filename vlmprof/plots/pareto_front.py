@@ -88,7 +88,7 @@ class ParetoFront(AbstractPlot[FrontData]):
         if trials.empty:
             raise UserError("no finished trial to draw")
         frame = pareto(trials, [x, y])
-        varied = [name for name in knobs_of(frame.columns) if frame[f"label_{name}"].nunique(dropna=False) > 1]
+        varied = [name for name in knobs_of(frame.columns) if frame[f"requested_{name}"].nunique(dropna=False) > 1]
         title, timing = _style.heading(frame)
         marks = [_mark(row, (x, y), schema, varied) for _, row in frame.iterrows()]
         count = sum(mark.on_front for mark in marks)
@@ -126,7 +126,7 @@ def _mark(row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: 
         y=y,
         on_front=bool(row["on_front"]),
         saturated=any(row[f"effect_{name}"] == "saturated" for name in knobs),
-        label=" · ".join(_style.short(row[f"label_{name}"]) for name in varied),
+        label=" · ".join(_style.short(row[f"requested_{name}"]) for name in varied),
     )
 
 

@@ -97,6 +97,12 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
         yield Text(LEGEND["="], style="dim")
     if part["work_key"].duplicated().any():
         yield Text(LEGEND["*"], style="dim")
+    flipping = int((part["flip_rate"] > part["flip_rate_allowed"]).sum())
+    if flipping:
+        yield Text(
+            f"beware: in {flipping} of {len(part)} the batch size changed more answers than allowed (see flip_rate)",
+            style="yellow",
+        )
     for sentence in part.attrs["mixed"]:
         yield Text(f"beware: {sentence}", style="yellow")
 
@@ -110,7 +116,7 @@ def _header(objective: Objective, narrow: bool) -> str:
 def _knob_cell(row: pd.Series[Any], knob: str) -> str:
     if pd.isna(row[f"knob_{knob}"]):
         return "-"
-    return f"{row[f'label_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
+    return f"{row[f'requested_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
 
 
 def _value(row: pd.Series[Any], objective: Objective, narrow: bool) -> str:

@@ -42,6 +42,7 @@ SAMPLES = pa.schema(
         column("crops", WHOLE, "crops"),
         column("vision_tokens", WHOLE, "tokens"),
         column("prompt_tokens", WHOLE, "tokens"),
+        column("effective_key", TEXT),
         column("batch_size", WHOLE, "samples"),
         column("error", TEXT),
     ],
@@ -95,6 +96,13 @@ _SCORE = [
     column("accuracy_high", REAL, "fraction"),
     column("batch_size", WHOLE, "samples"),
     column("samples_per_s", REAL, "samples/s", "higher"),
+    column("audit_samples", WHOLE, "samples"),
+    column("flips", WHOLE, "samples", "lower"),
+    column("flip_rate", REAL, "fraction", "lower", interval=True),
+    column("flip_rate_low", REAL, "fraction"),
+    column("flip_rate_high", REAL, "fraction"),
+    column("flip_p", REAL, "probability"),
+    column("flip_rate_allowed", REAL, "fraction"),
 ]
 
 _ACHIEVED = [
@@ -105,6 +113,8 @@ _ACHIEVED = [
     column("tokens_generated", REAL, "tokens"),
     column("experts_per_token", REAL, "experts"),
     column("blocks_executed", WHOLE, "blocks"),
+    column("flops_first_token", REAL, "FLOP", "lower"),
+    column("flops_decode_step", REAL, "FLOP", "lower"),
 ]
 
 _TIME = [
@@ -148,14 +158,11 @@ _PROVENANCE = [
 def trials_schema(knobs: Iterable[str]) -> pa.Schema:
     """The schema of ``trials`` for rows with these knobs.
 
-    Each knob has ``knob_<name>`` (the number it is plotted at), ``label_<name>`` (the value as written) and
-    ``effect_<name>`` (effective, saturated, no-op or mismatch).
+    Each knob has ``knob_<name>`` (the number it is plotted at), ``requested_<name>`` (the value as written),
+    ``achieved_<name>`` (what its surface really did) and ``effect_<name>`` (effective, saturated, no-op or mismatch).
     """
-    extra = [
-        field
-        for knob in sorted(knobs)
-        for field in (column(f"knob_{knob}", REAL), column(f"label_{knob}", TEXT), column(f"effect_{knob}", TEXT))
-    ]
+    kinds = {"knob": REAL, "requested": TEXT, "achieved": REAL, "effect": TEXT}
+    extra = [column(f"{prefix}_{knob}", kind) for knob in sorted(knobs) for prefix, kind in kinds.items()]
     fields = [*_IDENTITY, *extra, *_SCORE, *_ACHIEVED, *_TIME, *_PROVENANCE]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
 

@@ -44,6 +44,6 @@ def identity(plan: TrialPlan) -> Row:
         "seed": plan.task.seed,
         "point": str(plan.point),
         **{f"knob_{name}": registry.load("knobs", name).axis(value) for name, value in point.items()},
-        **{f"label_{name}": label(value) for name, value in point.items()},
+        **{f"requested_{name}": label(value) for name, value in point.items()},
         "schema_version": SCHEMA_VERSION,
     }

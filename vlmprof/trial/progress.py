@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
-Phase = Literal["load", "count", "score", "warm up", "time"]
+Phase = Literal["load", "count", "score", "audit", "warm up", "time"]
 
 
 @final

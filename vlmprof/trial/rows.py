@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
@@ -15,6 +16,7 @@ from vlmprof.records import Generation, Observation, Row, StageTimes
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.store.schema import STAGES
+from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.trial.plain import identity
 from vlmprof.trial.run import Outcome, Timed, stage_sum_error
 from vlmprof.trial.samples import Scored
@@ -44,12 +46,14 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         "work_key": _work_key(outcome, seen),
         **{f"effect_{name}": effect for name, effect in effects.items()},
         **_accuracy(outcome, complete=not failed),
+        **_audit(outcome),
+        **_achieved_by_knob(outcome, seen),
         **_achieved(outcome, seen),
         **_latency(outcome),
         **model.kernels,
         **environment(model.device),
     }
-    samples = tuple(_sample_row(resolved.plan.id, one) for one in outcome.scored)
+    samples = tuple(_sample_row(resolved.plan.id, one, seen) for one in outcome.scored)
     timings = tuple(_timing_row(outcome, one) for one in outcome.timed)
     return TrialResult(
         trial=resolved.plan.id,
@@ -107,6 +111,34 @@ def _accuracy(outcome: Outcome, *, complete: bool) -> dict[str, float | int | st
     return row
 
 
+def _audit(outcome: Outcome) -> dict[str, float | int]:
+    audit = outcome.audit
+    if audit is None:
+        return {}
+    return {
+        "audit_samples": audit.samples,
+        "flips": audit.flips,
+        "flip_rate": audit.flip_rate.mean,
+        "flip_rate_low": audit.flip_rate.low,
+        "flip_rate_high": audit.flip_rate.high,
+        "flip_p": audit.mcnemar_p,
+        "flip_rate_allowed": outcome.resolved.plan.flip_rate_allowed,
+    }
+
+
+def _achieved_by_knob(outcome: Outcome, seen: Observation) -> dict[str, float | int | None]:
+    """What each knob's surface really did, beside what was requested of it."""
+    achieved = _achieved(outcome, seen)
+    length = achieved["tokens_generated"] or outcome.timing_output_tokens
+    by_surface: dict[Any, float | int | None] = {
+        ExpertRouting: achieved["experts_per_token"],
+        DecoderStack: achieved["blocks_executed"],
+        OutputBudget: length,
+    }
+    settings = outcome.resolved.settings  # every other surface is about what the vision side makes of an image
+    return {f"achieved_{s.name}": by_surface.get(s.knob.needs, achieved["vision_tokens"]) for s in settings}
+
+
 def _achieved(outcome: Outcome, seen: Observation) -> dict[str, float | int | None]:
     answers = _answers(outcome)
     every = answers or [generation for one in outcome.timed for generation in one.run.generations]
@@ -118,6 +150,8 @@ def _achieved(outcome: Outcome, seen: Observation) -> dict[str, float | int | No
         "tokens_generated": _mean(generation.tokens for generation in answers),
         "experts_per_token": seen.experts_per_token,
         "blocks_executed": len(seen.blocks_executed),
+        "flops_first_token": outcome.flops.first_token,
+        "flops_decode_step": outcome.flops.decode_step,
     }
 
 
@@ -171,7 +205,7 @@ def _work_key(outcome: Outcome, seen: Observation) -> str:
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
 
-def _sample_row(trial: str, one: Scored) -> Row:
+def _sample_row(trial: str, one: Scored, seen: Observation) -> Row:
     row: dict[str, float | int | str | None] = {
         "trial": trial,
         "sample": one.example.id,
@@ -195,7 +229,16 @@ def _sample_row(trial: str, one: Scored) -> Row:
         "crops": encoding.crops,
         "vision_tokens": encoding.vision_tokens,
         "prompt_tokens": encoding.prompt_tokens,
+        "effective_key": _effective_key(one.generation, seen),
     }
+
+
+def _effective_key(generation: Generation, seen: Observation) -> str:
+    """Equal for configurations that did the same work on this sample, whatever they were asked for."""
+    encoding = generation.encoding
+    cap = generation.tokens if generation.end == "cap" else None  # a cap that did not cut is no setting of its own
+    work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, seen.experts_per_token, cap]
+    return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
 
 def _timing_row(outcome: Outcome, one: Timed) -> Row:

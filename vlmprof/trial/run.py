@@ -7,18 +7,22 @@ leaves as it came, also on error.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
+from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt, Run
+from vlmprof.trial.audit import Audit, audit
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import Resolved
 from vlmprof.trial.samples import Asked, Scored, open_pictures
@@ -26,10 +30,22 @@ from vlmprof.trial.score import Sizer, score
 
 COUNTED_REQUESTS = 4
 STAGE_SUM_TOLERANCE = 0.02
+"""Rule 3: stages that do not add up to the whole are not stages of it."""
 CLOCK_TOLERANCE_MS = 0.05
 """Reading the clock takes time too, which is no share of anything."""
-"""Rule 3: stages that do not add up to the whole are not stages of it."""
 ATTEMPTS = 3
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
+    """Floating-point operations of one request, mean over the counted ones."""
+
+    first_token: float
+    """Vision side and prefill."""
+    decode_step: float
+    """The second token: the first step with a cache."""
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +66,13 @@ class Outcome:
 
     resolved: Resolved
     counts: Counts
+    flops: Flops
     scored: tuple[Scored, ...]
     score_seconds: float
     batch_size: int | None
     """The largest batch of the score pass; None when nothing was scored."""
+    audit: Audit | None
+    """Of answers against batch 1; None when nothing was answered in a batch."""
     timed: tuple[Timed, ...]
     timing_output_tokens: int
     peak: Peak | None
@@ -75,14 +94,16 @@ def run_trial(
     whole = Whole.of(model)
     with applied(resolved, model):
         output_tokens = model.output_tokens
-        counts = _count(whole, asked[:COUNTED_REQUESTS], model, report)
+        counts, flops = _count(whole, asked[:COUNTED_REQUESTS], model, report)
         began = time.perf_counter()
         scored: tuple[Scored, ...] = ()
+        cap = output_tokens or resolved.task.max_new_tokens
         reset_peak(model.device)
         if "accuracy" in plan.measure:
-            cap = output_tokens or resolved.task.max_new_tokens
             scored = tuple(score(resolved, asked, model, cap, sizer, _reporter(report, "score", len(asked))))
         seconds = time.perf_counter() - began
+        report(Progress(phase="audit", done=0, total=plan.audit_samples))
+        audited = audit(resolved, asked, scored, model, cap)
         length = output_tokens or plan.timing.output_tokens
         timed: tuple[Timed, ...] = ()
         if "latency" in plan.measure:
@@ -92,6 +113,8 @@ def run_trial(
     return Outcome(
         resolved=resolved,
         counts=counts,
+        flops=flops,
+        audit=audited,
         scored=scored,
         score_seconds=seconds,
         batch_size=max((one.batch_size for one in scored), default=None),
@@ -112,13 +135,19 @@ def applied(resolved: Resolved, model: AbstractModel) -> Iterator[None]:
 
 def _count(
     whole: Whole, asked: Sequence[Asked], model: AbstractModel, report: Callable[[Progress], None]
-) -> Counts:
+) -> tuple[Counts, Flops]:
     """Let hooks see a prefill and a decode step of a few requests; nothing is scored or timed."""
     report(Progress(phase="count", done=0, total=len(asked)))
+    first, second = [], []
     with counted(whole) as counts:
         for one in open_pictures(asked).readable:
-            generate(model, [one.prompt], max_new_tokens=2, stop_at_eos=False)
-    return counts
+            spent = [
+                count_flops(partial(generate, model, [one.prompt], max_new_tokens=length, stop_at_eos=False))
+                for length in (1, 2)
+            ]
+            first.append(spent[0])
+            second.append(spent[1] - spent[0])  # counts, unlike times, may be subtracted
+    return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
 def _time(

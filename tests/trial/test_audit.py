@@ -1,0 +1,65 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.jobs import small_job
+from vlmprof.models.molmo.runtime import LoadedMolmo
+from vlmprof.trial.audit import mcnemar_mid_p
+from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.resolve import resolve
+from vlmprof.trial.rows import finished
+from vlmprof.trial.run import run_trial
+
+BATCH = {"size": "auto", "max": 6, "audit_samples": 12}
+
+
+def run(folder: Path, checkpoint: Path, **batch: Any) -> Any:
+    plan = small_job(folder, checkpoint, measure=["accuracy"], batch={**BATCH, **batch}).plans[0]
+    resolved = resolve(plan)
+    model = resolved.family.load(resolved.checkpoint, "cpu")
+    return finished(run_trial(resolved, model, BatchSizer(), lambda progress: None), model, {}).row
+
+
+def test_an_honest_model_answers_the_same_alone(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    row = run(tmp_path, tiny_checkpoint)
+    assert (row["audit_samples"], row["flips"], row["flip_rate"]) == (12, 0, 0.0)
+    assert row["flip_rate_high"] > 0
+    assert row["flip_p"] == 1.0
+    assert row["flip_rate_allowed"] == 0.01
+
+
+def test_features_that_leak_to_a_neighbour_are_caught(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predecessor's fault: in a batch, features land in another row."""
+    see = LoadedMolmo.see
+    monkeypatch.setattr(LoadedMolmo, "see", lambda self, batch: see(self, batch).roll(20, dims=0))
+    honest = run(tmp_path, tiny_checkpoint, size=1)
+    leaking = run(tmp_path, tiny_checkpoint)
+    assert honest.get("flips") is None
+    assert leaking["flips"] > 0 and leaking["flip_rate"] > leaking["flip_rate_allowed"]
+
+
+def test_a_job_may_do_without(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    assert "flips" not in run(tmp_path, tiny_checkpoint, audit_samples=0)
+
+
+def test_the_mid_p_is_the_textbook_s() -> None:
+    assert mcnemar_mid_p(0, 0) == 1.0
+    assert mcnemar_mid_p(3, 3) == 1.0
+    assert mcnemar_mid_p(1, 0) == pytest.approx(0.5)
+    assert mcnemar_mid_p(5, 0) == pytest.approx(2 * 0.5 * 0.5**5)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_the_mid_p_is_symmetric_and_a_probability(better: int, worse: int) -> None:
+    p = mcnemar_mid_p(better, worse)
+    assert 0 < p <= 1
+    assert p == mcnemar_mid_p(worse, better)
+    pairs, fewer = better + worse, min(better, worse)
+    tail = sum(math.comb(pairs, k) * 0.5**pairs for k in range(fewer + 1))
+    assert p == pytest.approx(min(1.0, 2 * tail - math.comb(pairs, fewer) * 0.5**pairs) if pairs else 1.0)

@@ -1,0 +1,72 @@
+"""The audit of batch invariance: the same samples again, one at a time.
+
+Padding, positions or a neighbour's features that leak, and in half precision the batch size itself, can change an
+answer. The audit answers a slice of the samples at batch 1 and says how often the chosen batch had answered otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from vlmprof.engine.greedy import generate
+from vlmprof.metrics.interval import MeanInterval, mean_interval
+from vlmprof.models.family import AbstractModel
+from vlmprof.trial.resolve import Resolved
+from vlmprof.trial.samples import Asked, Scored, open_pictures
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What the comparison with batch 1 gave."""
+
+    samples: int
+    flips: int
+    """Answers that differ."""
+    flip_rate: MeanInterval
+    mcnemar_p: float
+    """How likely score changes as one-sided as these are by chance; 1 when no score changed."""
+
+
+def audit(
+    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored], model: AbstractModel, max_new_tokens: int
+) -> Audit | None:
+    """Answer the first ``audit_samples`` of the subset one at a time and compare.
+
+    Returns:
+        None when nothing was answered in a batch of more than one, or the job asks for no audit.
+    """
+    batched = {one.example.id: one for one in scored if one.generation is not None and one.batch_size > 1}
+    slice_ = [one for one in asked if one.example.id in batched][: resolved.plan.audit_samples]
+    pairs = [
+        (batched[one.example.id], generate(model, [one.prompt], max_new_tokens=max_new_tokens).generations[0].text)
+        for one in open_pictures(slice_).readable
+    ]
+    if not pairs:
+        return None
+    flips = [float(before.generation is not None and before.generation.text != text) for before, text in pairs]
+    metric = resolved.task.metric
+    changes = [metric(text, before.example.answers) - (before.score or 0.0) for before, text in pairs]
+    return Audit(
+        samples=len(pairs),
+        flips=round(sum(flips)),
+        flip_rate=mean_interval(flips, [before.example.cluster for before, _ in pairs]),
+        mcnemar_p=mcnemar_mid_p(sum(change > 0 for change in changes), sum(change < 0 for change in changes)),
+    )
+
+
+def mcnemar_mid_p(better: int, worse: int) -> float:
+    """Two-sided mid-p of McNemar's exact test: of the discordant pairs, is each side equally likely?
+
+    Twice the smaller tail of Binomial(better + worse, 1/2), the observed count at half weight (Fagerland, Lydersen and
+    Laake 2013, "The McNemar test for binary matched-pairs data: mid-p and asymptotic are better than exact
+    conditional"). 1 without discordant pairs.
+    """
+    pairs, fewer = better + worse, min(better, worse)
+    if not pairs:
+        return 1.0
+    below = sum(math.comb(pairs, k) for k in range(fewer))
+    return min(1.0, float(2 * below + math.comb(pairs, fewer)) / float(2**pairs))
