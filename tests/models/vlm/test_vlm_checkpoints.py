@@ -71,6 +71,23 @@ def test_code_beside_the_weights_is_not_run_unless_allowed(leaf: AbstractFamily,
         leaf.describe(copied)
 
 
+def test_code_beside_the_weights_runs_where_the_job_allows_it(
+    leaf: AbstractFamily, copied: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = Path(copied.path)
+    library = "from transformers import Idefics3Config, Idefics3ForConditionalGeneration\n\n"
+    config_class = library + "class OwnConfig(Idefics3Config):\n    model_type = 'own'\n"
+    (folder / "own.py").write_text(
+        config_class + "\n\nclass OwnModel(Idefics3ForConditionalGeneration):\n    config_class = OwnConfig\n"
+    )
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForImageTextToText": "own.OwnModel"}
+    edit(folder / "config.json", model_type="own", auto_map=names)
+    trusted = replace(copied, trust_remote_code=True)
+    assert leaf.describe(trusted).architecture == "OwnModel (OlmoeModel)"
+    assert len(leaf.load(trusted, "cpu").routers) == 4
+
+
 def test_pickled_weights_are_not_read_unless_allowed(leaf: AbstractFamily, copied: Checkpoint) -> None:
     folder = Path(copied.path)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

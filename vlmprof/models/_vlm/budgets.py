@@ -180,7 +180,10 @@ class MergedPatches:
 
     def _size(self, value: int) -> dict[str, int]:
         fewest = int(self.processor.image_processor.size["shortest_edge"])
-        return {"shortest_edge": min(fewest, value), "longest_edge": value}
+        # A picture below the minimum is enlarged, each side up to a whole square, which can double a side of one
+        # square: a quarter of the cap is the most that is sure to stay under it. The trained pair is left alone.
+        lowered = fewest if value == self.trained else min(fewest, value // 4)
+        return {"shortest_edge": max(1, lowered), "longest_edge": value}
 
 
 @final

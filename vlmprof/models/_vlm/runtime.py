@@ -68,6 +68,7 @@ class LoadedVlm(AbstractModel):
         self._model, self._processor, self._device = model, processor, device
         self._parts = find_parts(model)
         self._budget = budget_of(processor)
+        self._image_token_id = getattr(model.config, "image_token_id", None) or processor.image_token_id
         self.max_crops: int = self._budget.trained if self._budget else 1
         self.max_pixels: int = self.max_crops
         self.vision_tokens: int | None = None
@@ -177,7 +178,7 @@ class LoadedVlm(AbstractModel):
         return text
 
     def _encoding(self, inputs: Mapping[str, Tensor], prompt: Prompt, value: int | None) -> Encoding:
-        places = int((inputs["input_ids"] == self._model.config.image_token_id).sum())
+        places = int((inputs["input_ids"] == self._image_token_id).sum())
         counts = natural = TokenCounts(tiling=(1, places), crops=1, vision_tokens=places)
         if self._budget is not None and value is not None:
             size = prompt.picture.height, prompt.picture.width
