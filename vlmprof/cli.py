@@ -163,6 +163,19 @@ def list_(kind: Annotated[str, typer.Argument(help="knobs, models, tasks, strate
         raise UnknownNameError("kind of leaf", kind, list(registry.KINDS))
     for name in [kind] if kind else registry.KINDS:
         out.print(f"{name}: {', '.join(registry.names(name))}", highlight=False, soft_wrap=True)
+    if kind == "models":
+        out.print(_family_table())
+
+
+def _family_table() -> Table:
+    """What each architecture can turn, found by building its modules without weights: some seconds."""
+    from vlmprof.models._table import family_table
+
+    table = Table("", "family", "vision unit", "knobs", "", box=None, header_style="bold", pad_edge=False)
+    for row in family_table():
+        note = "needs torchvision" if row.needs_torchvision else ""
+        table.add_row(row.name, row.family, row.vision_unit or "not known", " ".join(row.knobs), note)
+    return table
 
 
 def _run_inline(job: Job) -> int:
