@@ -74,8 +74,14 @@ def machine(row: pd.Series[Any]) -> str:
     """What the trial ran on: the GPU, or the processor and its threads."""
     if row["device"] != ON_CPU:
         return _text(row["device"])
-    threads = f", {_text(row['cpu_threads'])} threads" if pd.notna(row["cpu_threads"]) else ""
+    threads = _threads(row["cpu_threads"])
     return f"{ON_CPU} {_text(row['cpu']) if pd.notna(row['cpu']) else ''}".strip() + threads
+
+
+def _threads(count: Any) -> str:
+    if pd.isna(count):
+        return ""
+    return f", {_text(count)} thread{'s' if count != 1 else ''}"
 
 
 def _labels(done: pd.DataFrame, by: Sequence[str]) -> list[str]:
