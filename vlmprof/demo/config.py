@@ -41,7 +41,27 @@ def demo_config() -> MolmoConfig:
     """The configuration of the model that ships."""
     ids = vocabulary()
     start, end, patch, col, _ = (ids[token] for token in IMAGE_TOKENS)
-    text = OlmoeConfig(
+    return MolmoConfig(
+        text_config=_text_config(),
+        vision_config=_vision_config(),
+        adapter_intermediate_size=ADAPTER_WIDTH,
+        additional_vocab_size=0,
+        initializer_range=INITIALIZER_RANGE,
+        margin_left=MARGIN_PATCHES,
+        margin_right=MARGIN_PATCHES,
+        image_start_id=start,
+        image_end_id=end,
+        image_patch_id=patch,
+        image_col_id=col,
+        bos_token_id=ids[BOS_EOS],
+        eos_token_id=ids[BOS_EOS],
+        pad_token_id=ids[PAD],
+        architectures=["MolmoForConditionalGeneration"],
+    )
+
+
+def _text_config() -> OlmoeConfig:
+    return OlmoeConfig(
         vocab_size=VOCABULARY_ROWS,
         hidden_size=HIDDEN,
         intermediate_size=EXPERT_WIDTH,
@@ -57,7 +77,10 @@ def demo_config() -> MolmoConfig:
         bos_token_id=None,
         eos_token_id=None,
     )
-    vision = MolmoVisionConfig(
+
+
+def _vision_config() -> MolmoVisionConfig:
+    return MolmoVisionConfig(
         hidden_size=VISION_HIDDEN,
         intermediate_size=VISION_MLP,
         num_hidden_layers=VISION_BLOCKS,
@@ -66,23 +89,6 @@ def demo_config() -> MolmoConfig:
         patch_size=PATCH_PX,
         vision_feature_layers=[-1, -2],
         initializer_range=INITIALIZER_RANGE,
-    )
-    return MolmoConfig(
-        text_config=text,
-        vision_config=vision,
-        adapter_intermediate_size=ADAPTER_WIDTH,
-        additional_vocab_size=0,
-        initializer_range=INITIALIZER_RANGE,
-        margin_left=MARGIN_PATCHES,
-        margin_right=MARGIN_PATCHES,
-        image_start_id=start,
-        image_end_id=end,
-        image_patch_id=patch,
-        image_col_id=col,
-        bos_token_id=ids[BOS_EOS],
-        eos_token_id=ids[BOS_EOS],
-        pad_token_id=ids[PAD],
-        architectures=["MolmoForConditionalGeneration"],
     )
 
 
