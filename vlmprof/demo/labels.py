@@ -64,7 +64,8 @@ def _grid_labels(scene: Scene, grid: tuple[int, int], geometry: Geometry) -> np.
 def _overlap(start: float, end: float, cells: int) -> np.ndarray:
     """How much of each of `cells` unit intervals lies between start and end."""
     low = np.arange(cells)
-    return np.clip(np.minimum(end, low + 1) - np.maximum(start, low), 0.0, 1.0)
+    covered: np.ndarray = np.clip(np.minimum(end, low + 1) - np.maximum(start, low), 0.0, 1.0)
+    return covered
 
 
 def _label_cover(labels: np.ndarray, covered: np.ndarray, share: np.ndarray, shape: Shape) -> None:

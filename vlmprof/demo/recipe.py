@@ -1,7 +1,7 @@
 """The numbers of a training run, in one place: how many scenes, which stages, which rates.
 
-Two presets. `CPU_RECIPE` made the weights that ship (two shared cores, about an hour). `GPU_RECIPE` is the same
-recipe with room to learn to read; it is an estimate that nobody has run yet.
+Two presets. `CPU_RECIPE` is what made the weights that ship, on two shared cores in about an hour; MODEL_CARD.md says
+what was changed on the way. `GPU_RECIPE` is the same recipe with room to learn to read: an estimate, not yet run.
 """
 
 import math
@@ -20,9 +20,10 @@ class Recipe:
     # Scene n is tiled under caps[n % 6]: the model sees every tiling it can be asked to use, the trained cap most
     # often.
     caps: tuple[int, ...] = (9, 9, 6, 4, 2, 1)
+    # Of each process.
     scenes_per_step: int = 16
     vision_steps: int = 1_100
-    joint_steps: int = 5_000
+    joint_steps: int = 2_500
     easy_share: float = 0.06
     vision_rate: float = 2e-3
     joint_rate: float = 1.5e-3
@@ -38,7 +39,7 @@ class Recipe:
     # them.
     layer_drop: float = 0.1
     check_every: int = 250
-    save_every: int = 250
+    save_every: int = 100
 
     @property
     def steps(self) -> int:

@@ -198,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="cpu")
     parser.add_argument("--vision-steps", type=int, help="steps of the first stage, instead of the recipe's")
     parser.add_argument("--joint-steps", type=int, help="steps of the second stage, instead of the recipe's")
+    parser.add_argument("--scenes-per-step", type=int, help="of each process, instead of the recipe's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads; at these sizes one is nearly as fast as two"
@@ -206,8 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
-    given = {name: getattr(options, name) for name in ("vision_steps", "joint_steps")}
-    recipe = replace(RECIPES[options.recipe], **{name: steps for name, steps in given.items() if steps is not None})
+    given = {name: getattr(options, name) for name in ("vision_steps", "joint_steps", "scenes_per_step")}
+    recipe = replace(RECIPES[options.recipe], **{name: number for name, number in given.items() if number is not None})
     options.work_dir.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank() if dist.is_initialized() else 0
     scenes = corpora(recipe, options.work_dir, rank)
