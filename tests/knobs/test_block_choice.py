@@ -1,5 +1,6 @@
 """Every way to say which blocks are kept: what it keeps, and what it says when it cannot."""
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_importance_keeps_the_best_and_of_equals_the_first(storage: Path) -> Non
         check_choice(importance(4, table), BLOCKS)
         assert kept_blocks(importance(3, table), BLOCKS) == (0, 5, 15)
         assert kept_blocks(importance(4, table), BLOCKS) == (0, 2, 5, 15)
+
+
+def test_a_pinned_table_that_changed_is_refused(storage: Path) -> None:
+    path = storage / "scores.json"
+    path.write_text(json.dumps(SCORES))
+    pinned = {**importance(3, "scores.json"), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+    check_choice(pinned, BLOCKS)
+    path.write_text(json.dumps(SCORES[::-1]))
+    for wrong in (pinned, {**pinned, "sha256": "0"}):
+        with pytest.raises(KnobValueError, match=r"sha256: scores\.json has "):
+            check_choice(wrong, BLOCKS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -16,6 +17,9 @@ EXPECTED = "expected {keep: n, policy: prefix} or a list of block indices"
 
 LEGACY_FIRST = 4
 """Blocks that the predecessor's random choice always kept."""
+
+SHORTEST_DIGEST = 12
+"""Hexadecimal digits that pin a table of scores."""
 
 STORAGE = "VLMPROF_STORAGE"
 """Names the folder that tables of scores are read from; ``results`` where it is not set."""
@@ -76,7 +80,7 @@ def _legacy_random(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
 
 def _importance(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
     """The n blocks of the highest score; of equal scores the earlier block."""
-    scores = _scores(value["table"])
+    scores = _scores(value["table"], str(value.get("sha256", "")))
     if set(scores) != set(range(blocks)):
         raise KnobValueError(
             f"active_blocks: {value['table']} scores blocks {sorted(scores)}; expected every block from 0 to"
@@ -106,7 +110,8 @@ def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
     if policy is not None and policy not in POLICIES:
         raise KnobValueError(f"active_blocks: no policy named {policy!r}{suggestion(str(policy), list(POLICIES))}")
     keys = KEYS.get(str(policy), {"keep", "policy"})
-    if policy is None or set(value) != keys:
+    given = set(value) - ({"sha256"} if policy == "importance" else set())
+    if policy is None or given != keys:
         wanted = f"policy '{policy}' takes {', '.join(sorted(keys))}" if policy else EXPECTED
         raise KnobValueError(f"active_blocks: {wanted}; got {dict(value)!r}")
     if policy == "drop":
@@ -131,10 +136,14 @@ def _check_indices(value: Any, blocks: int, what: str) -> None:
         raise KnobValueError(f"active_blocks: expected ascending block indices, each once, got {list(value)!r}")
 
 
-def _scores(table: Any) -> dict[int, float]:
+def _scores(table: Any, sha256: str) -> dict[int, float]:
     """Block -> score, from JSON (a list, or an object by block) or Parquet (columns ``block`` and ``score``)."""
     path = _inside_storage(table)
     try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 and (len(sha256) < SHORTEST_DIGEST or not digest.startswith(sha256)):
+            # A trial's id holds the value, not the scores: pinned like this, other scores are another trial.
+            raise KnobValueError(f"active_blocks.sha256: {path.name} has {digest[:SHORTEST_DIGEST]}..., not {sha256}")
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
