@@ -51,13 +51,13 @@ def wilson(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def blind_accuracy(scenes: int) -> tuple[dict[str, float], dict[str, float]]:
+def blind_accuracy(numbers: range) -> tuple[dict[str, float], dict[str, float]]:
     """Accuracy a type without looking: the best single answer of a type, and the likeliest answer to the very question.
 
     The first is fitted on the held-out split itself, hence an upper bound; the second on the training split.
     """
     by_type: dict[str, Counter[str]] = defaultdict(Counter)
-    for number in range(scenes):
+    for number in numbers:
         for question in scene_questions("held_out", number)[1]:
             by_type[question.type][question.answer] += 1
     learnt: dict[str, Counter[str]] = defaultdict(Counter)
@@ -65,7 +65,7 @@ def blind_accuracy(scenes: int) -> tuple[dict[str, float], dict[str, float]]:
         for question in scene_questions("train", number)[1]:
             learnt[question.text][question.answer] += 1
     guessed: Counter[str] = Counter()
-    for number in range(scenes):
+    for number in numbers:
         for question in scene_questions("held_out", number)[1]:
             likely = learnt[question.text].most_common(1)
             guessed[question.type] += bool(likely) and likely[0][0] == question.answer
@@ -99,13 +99,13 @@ def kept_blocks(model: MolmoForConditionalGeneration, kept: list[int]) -> Iterat
         text.layers = every
 
 
-def curves(model: MolmoForConditionalGeneration, scenes: int) -> dict[str, dict[str, TypeCounts]]:
+def curves(model: MolmoForConditionalGeneration, numbers: range) -> dict[str, dict[str, TypeCounts]]:
     """Counts a type for every setting of every knob, one knob at a time, on the same questions."""
-    full = build_corpus("held_out", range(scenes), "full", (MAX_CROPS,))
+    full = build_corpus("held_out", numbers, "full", (MAX_CROPS,))
     found: dict[str, dict[str, TypeCounts]] = defaultdict(dict)
     found["default"]["all"] = accuracy_by_type(model, full)
     for cap in CROPS_CURVE:
-        corpus = full if cap == MAX_CROPS else build_corpus("held_out", range(scenes), "full", (cap,))
+        corpus = full if cap == MAX_CROPS else build_corpus("held_out", numbers, "full", (cap,))
         found["max_crops"][str(cap)] = accuracy_by_type(model, corpus)
     for top_k in range(1, EXPERTS + 1):
         with routed(model, top_k):
@@ -143,9 +143,9 @@ def packed_verdicts(model: MolmoForConditionalGeneration, n: int) -> list[bool]:
     return found[:n]
 
 
-def table(found: dict[str, dict[str, TypeCounts]], scenes: int) -> str:
+def table(found: dict[str, dict[str, TypeCounts]], numbers: range) -> str:
     """The measured numbers as Markdown."""
-    constant, reader = blind_accuracy(scenes)
+    constant, reader = blind_accuracy(numbers)
     default = found["default"]["all"]
     lines = [
         "| type | n | accuracy | 95 % interval | best blind answer | blind, reads the question |",
@@ -176,13 +176,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the demo model on held-out shapes_qa questions.")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--scenes", type=int, default=400, help="held-out scenes, six to seven questions each")
+    parser.add_argument("--first", type=int, default=0, help="number of the first held-out scene")
     parser.add_argument("--generate", type=int, default=0, metavar="N", help="check N questions against generate()")
     parser.add_argument("--json", type=Path, help="write the counts here as well")
     options = parser.parse_args(arguments)
     model, processor = load(options.weights)
-    found = curves(model, options.scenes)
-    print(f"weights {weights_sha256(options.weights)}, {options.scenes} held-out scenes, trained top-k {TOP_K}")
-    print(table(found, options.scenes))
+    numbers = range(options.first, options.first + options.scenes)
+    found = curves(model, numbers)
+    print(f"weights {weights_sha256(options.weights)}, held-out scenes {numbers}, trained top-k {TOP_K}")
+    print(table(found, numbers))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     if options.generate:
