@@ -28,7 +28,7 @@ from vlmprof.trial.resolve import Resolved
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 from vlmprof.trial.score import Sizer, score
 
-COUNTED_REQUESTS = 4
+COUNTED_REQUESTS = 2
 STAGE_SUM_TOLERANCE = 0.02
 """Rule 3: stages that do not add up to the whole are not stages of it."""
 CLOCK_TOLERANCE_MS = 0.05
