@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vlmprof.errors import ModelError
+from vlmprof.models._fingerprint import folder_fingerprint
 from vlmprof.models.family import Checkpoint
 
-SMALL_WEIGHTS_BYTES = 256 * 2**20
-"""Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
-
-KINDS = {".json", ".safetensors", ".py", ".jinja", ".model", ".txt", ".bin", ".pt"}
+KINDS = frozenset({".json", ".safetensors", ".py", ".jinja", ".model", ".txt", ".bin", ".pt"})
 COMMIT_LENGTH = 40
 
 
@@ -39,7 +35,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         raise ModelError("transformers_vlm: name a checkpoint, a local folder or a Hub id with its revision")
     folder = local_folder(checkpoint)
     if folder:
-        return _of_folder(folder)
+        return folder_fingerprint(folder, KINDS)
     if not checkpoint.revision:
         raise ModelError(
             f"'{checkpoint.path}' is no folder here; as a Hub id it needs a pinned revision, or the weights may change"
@@ -68,18 +64,3 @@ def refuse_pickle(checkpoint: Checkpoint) -> None:
             f"{folder} has its weights in {', '.join(others[:3])}, a format that can run code when it is read; convert"
             " them to safetensors, or say 'allow_pickle: true' beside the checkpoint"
         )
-
-
-def _of_folder(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
-    return _digest(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=16)
-def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
-    for name, size, changed in state:
-        digest.update(f"{name}:{size}".encode())
-        digest.update((folder / name).read_bytes() if by_content else str(changed).encode())
-    return digest.hexdigest()[:16]

@@ -6,22 +6,21 @@ and planned without a network, then in the local cache and on the Hub.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from vlmprof.errors import ModelError, suggestion
+from vlmprof.models._fingerprint import folder_fingerprint
 from vlmprof.models.family import Checkpoint
 from vlmprof.models.molmo.hub_config import is_flat, read_flat
 from vlmprof.models.molmo.tiling import Geometry, tiling_counts, token_counts
 from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, PixelBudget, TokenCounts
 
-SMALL_WEIGHTS_BYTES = 256 * 2**20
-"""Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
+FILES = frozenset({".json", ".safetensors"})
+"""What a checkpoint is identified by."""
 
 TRAINED_MAX_CROPS = 12
 """Of every released Molmo v1; a checkpoint's own processor configuration wins."""
@@ -64,7 +63,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
 
 def _from_folder(family: str, folder: Path) -> Anatomy:
     config = _nested(_json(folder / "config.json"), str(folder))
-    return _anatomy(family, config, _max_crops(folder), _fingerprint(folder))
+    return _anatomy(family, config, _max_crops(folder), folder_fingerprint(folder, FILES))
 
 
 def _from_hub(family: str, checkpoint: Checkpoint) -> Anatomy:
@@ -162,20 +161,3 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 def _hub_identity(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.path}@{checkpoint.revision or 'main'}"
-
-
-def _fingerprint(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
-    state = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return _digest(folder, state)
-
-
-@lru_cache(maxsize=16)
-def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
-    """Sixteen hexadecimal digits of sha256; the same weights in another folder have the same, if small."""
-    digest = hashlib.sha256()
-    by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
-    for name, size, changed in state:
-        digest.update(f"{name}:{size}".encode())
-        digest.update((folder / name).read_bytes() if by_content else str(changed).encode())
-    return digest.hexdigest()[:16]

@@ -1,0 +1,29 @@
+"""The identity of weights in a folder: what makes two trials' models the same."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+SMALL_WEIGHTS_BYTES = 256 * 2**20
+"""Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
+
+
+def folder_fingerprint(folder: Path, suffixes: frozenset[str]) -> str:
+    """Sixteen hexadecimal digits of sha256 over the files with these suffixes.
+
+    Small checkpoints have the same in another folder; large ones are not read, so a copy counts as another.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+    return _digest(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=16)
+def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
+    for name, size, changed in state:
+        digest.update(f"{name}:{size}".encode())
+        digest.update((folder / name).read_bytes() if by_content else str(changed).encode())
+    return digest.hexdigest()[:16]
