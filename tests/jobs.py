@@ -18,6 +18,7 @@ def job_file(folder: Path, checkpoint: Path | str, **sections: Any) -> Path:
         "tasks": [{"name": "shapes_qa", "samples": 12, "seed": 3}],
         "knobs": {"max_crops": [1, 4], "moe_top_k": [1, 4]},
         "timing": {"repeats": 6, "warmup": 1, "requests": 1, "output_tokens": 2},
+        "batch": {"audit_samples": 0},  # the audit has tests of its own
         "storage": str(folder / "results"),
         **sections,
     }

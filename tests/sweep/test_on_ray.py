@@ -46,13 +46,11 @@ def test_ray_and_the_loop_give_identical_samples(
     assert display.last is not None and len(display.last.settled) == 4 and not display.last.running
 
 
-def test_a_second_run_does_nothing_and_a_larger_grid_only_the_difference(
+def test_a_larger_grid_runs_only_the_difference(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
     job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1], "moe_top_k": [1, 4]}, resources=ONE_WORKER)
     run(job, cluster)
-    assert len(starts(job.spec.folder)) == 2
-    assert run(job, cluster) == {}
     assert len(starts(job.spec.folder)) == 2
     more = {"max_crops": [1], "moe_top_k": [1, 2, 4]}
     larger = small_job(tmp_path, tiny_checkpoint, knobs=more, resources=ONE_WORKER)
@@ -78,26 +76,27 @@ def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
 
 
 def test_a_configuration_that_kills_its_process_is_quarantined(
-    tmp_path: Path, tiny_checkpoint: Path, cluster: str
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vlmprof.sweep.driver.LIVES", 2)
     display = Silent()
     job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER)
     states = run(job, cluster, display)
     assert sorted(states.values()) == ["done", "failed"]
     trials = tables.read(job.spec.folder, "trials").set_index("requested_trouble")
-    assert "ended its process 3 times" in trials.loc["die", "error"]
-    assert sum("its process died; trying again" in note for note in display.notes) == 2
+    assert "ended its process 2 times" in trials.loc["die", "error"]
+    assert sum("its process died; trying again" in note for note in display.notes) == 1
 
 
 def test_both_workers_work_though_a_model_takes_longer_to_load_than_a_trial_to_run(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
-    knobs = {"max_crops": [1, 2, 3, 4], "moe_top_k": [1, 2, 3, 4]}
+    knobs = {"max_crops": [1, 2, 4], "moe_top_k": [1, 2, 3, 4]}
     job = small_job(tmp_path, tiny_checkpoint, knobs=knobs, measure=["accuracy"])
     run(job, cluster)
     shares = tables.read(job.spec.folder, "trials")["process"].value_counts()
     assert len(shares) == 2, f"one worker did it all: {shares.to_dict()}"
-    assert shares.min() >= 3
+    assert shares.min() >= 2
 
 
 def test_a_trial_that_fits_no_node_is_refused_at_once(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
@@ -128,7 +127,7 @@ held = Collector(Path(sys.argv[1]), "first", wait_s=1); print("held", flush=True
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_driver_that_is_ended_in_the_middle_and_rerun_gives_the_same_tables(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str, undisturbed: Path, how: signal.Signals
 ) -> None:
