@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import trial_row
 from tests.jobs import job_file
 from tests.sweep.sweeps import command_line, starts, vlmprof
 from vlmprof import __version__
+from vlmprof.store.collector import Collector, TrialResult
 
 
 def test_help_needs_neither_ray_nor_torch_nor_pandas() -> None:
@@ -56,6 +58,15 @@ def test_from_nothing_to_a_front_and_nothing_to_do_the_second_time(tmp_path: Pat
     assert len(starts(folder)) == 4
     assert "4 of 4" in vlmprof("status", str(folder), cwd=tmp_path).stdout
     assert (folder / "pareto.parquet").is_file()
+
+
+def test_status_gives_the_reason_of_a_failure_word_for_word(tmp_path: Path) -> None:
+    reason = "RuntimeError: [enforce fail at alloc_cpu.cpp] no"
+    row = trial_row({"max_crops": 4}, state="failed", error=reason)
+    collector = Collector(tmp_path / "results", "mine", wait_s=1)
+    collector.finish(TrialResult(trial=row["trial"], knobs=("max_crops",), state="failed", row=row))
+    collector.close()
+    assert reason in vlmprof("status", "results", cwd=tmp_path).stdout
 
 
 def test_reading_a_folder_that_holds_no_sweep(tmp_path: Path) -> None:

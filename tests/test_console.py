@@ -45,3 +45,12 @@ def test_a_note_is_read_on_both() -> None:
         with display(console, NAMES) as told:
             told.note("something happened")
         assert "something happened" in text.getvalue()
+
+
+def test_brackets_in_a_reason_are_words_and_no_style() -> None:
+    reason = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+    for terminal in (False, True):
+        console, text = shown(terminal)
+        with display(console, NAMES) as told:
+            told.note(reason)
+        assert reason in text.getvalue()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vlmprof import __version__, registry
 from vlmprof.errors import UserError
@@ -119,16 +120,9 @@ def status(folder: Results) -> None:
     """Say where a sweep stands, from its folder alone."""
     from vlmprof.analyze.progress import status as read_status
 
-    found = read_status(folder)
     table = Table(box=None, show_header=False)
-    table.add_row("sweep", found.name)
-    for phase, count in found.counts.items():
-        if count:
-            table.add_row(phase, f"{count} of {found.total}")
-    if found.last_time:
-        table.add_row("last event", f"{found.last_event} at {found.last_time:%Y-%m-%d %H:%M:%S} UTC")
-    for trial, reason in found.failed.items():
-        table.add_row(f"[red]{trial}[/red]", reason)
+    for what, how in read_status(folder).lines():
+        table.add_row(Text(what), Text(how))  # as they are: a bracket in a reason is no style of rich's
     out.print(table)
 
 

@@ -89,7 +89,7 @@ class PlainDisplay:
 
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()
-        self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
+        self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 def display(console: Console, names: Mapping[str, str]) -> LiveDisplay | PlainDisplay:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, final
@@ -144,6 +144,19 @@ def fingerprint(model: AbstractModel) -> list[Any]:
         [layer.self_attn.layer_idx for layer in decoder.layers],
         decoder.config.to_dict(),
     ]
+
+
+def kept_weights(weights: Mapping[str, torch.Tensor], kept: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The weights of a model, its kept decoder blocks renumbered and the others left out."""
+    renamed = {}
+    for name, tensor in weights.items():
+        head, found, tail = name.partition("language_model.layers.")
+        index, _, rest = tail.partition(".")
+        if not found:
+            renamed[name] = tensor
+        elif int(index) in kept:
+            renamed[f"{head}{found}{kept.index(int(index))}.{rest}"] = tensor
+    return renamed
 
 
 def demo_prompts(task: Task, count: int = SAMPLES) -> list[Prompt]:

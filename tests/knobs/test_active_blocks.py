@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts, logits
+from tests.contracts.knob_contract import demo_checkpoint, demo_prompts, kept_weights, logits
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.models.family import AbstractModel
@@ -27,15 +27,7 @@ def built_with_only(model: AbstractModel, kept: tuple[int, ...]) -> AbstractMode
     config = copy.deepcopy(whole.config)
     config.text_config.num_hidden_layers = len(kept)
     small = MolmoForConditionalGeneration(config).eval()
-    renamed = {}
-    for name, tensor in whole.state_dict().items():
-        head, found, tail = name.partition("language_model.layers.")
-        index, _, rest = tail.partition(".")
-        if not found:
-            renamed[name] = tensor
-        elif int(index) in kept:
-            renamed[f"{head}{found}{kept.index(int(index))}.{rest}"] = tensor
-    small.load_state_dict(renamed, strict=True)
+    small.load_state_dict(kept_weights(whole.state_dict(), kept), strict=True)
     built = copy.copy(model)
     built._model = small  # type: ignore[attr-defined]
     return built

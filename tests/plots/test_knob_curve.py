@@ -1,26 +1,10 @@
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from tests.builders import combined_sweep, read_rows, trial_row
-from vlmprof.analyze.group import comparable, groups
+from tests.builders import combined_sweep, trial_row
+from tests.plots.drawing import drawn, one_group
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots.knob_curve import PLOT
-
-
-def one_group(folder, rows):
-    ((_, part),) = groups(comparable(read_rows(folder, rows)))
-    return part
-
-
-def drawn(data):
-    with _style.applied():
-        figure = Figure(figsize=(_style.WIDTH_INCHES, 4.4))
-        FigureCanvasAgg(figure)
-        PLOT.draw(data, figure)
-        figure.canvas.draw()
-    return figure
 
 
 def test_data_of_a_sweep(tmp_path):
@@ -36,7 +20,7 @@ def test_data_of_a_sweep(tmp_path):
 
 
 def test_figure_has_a_panel_for_each(tmp_path):
-    figure = drawn(PLOT.data(one_group(tmp_path, combined_sweep())))
+    figure = drawn(PLOT, PLOT.data(one_group(tmp_path, combined_sweep())))
     assert len(figure.axes) == 9
     assert figure.axes[6].get_xlabel() == "active_blocks"
     assert figure.axes[0].get_xlabel() == ""
@@ -46,7 +30,7 @@ def test_one_knob_alone_has_no_spread(tmp_path):
     rows = [trial_row({"max_crops": crops}, accuracy=crops / 10) for crops in (1, 2, 4)]
     data = PLOT.data(one_group(tmp_path, rows))
     assert [panel.spread for panel in data.panels] == [()] * 3
-    drawn(data)
+    drawn(PLOT, data)
 
 
 def test_a_knob_of_one_value_has_no_panel(tmp_path):
@@ -69,7 +53,7 @@ def test_a_panel_that_lacks_its_objective_stays_empty(tmp_path):
     rows += [trial_row({"moe_top_k": k}, peak_bytes=None) for k in (1, 2)]
     data = PLOT.data(one_group(tmp_path, rows))
     assert [panel is None for panel in data.rows[2]] == [False, True]
-    assert not drawn(data).axes[-1].axison
+    assert not drawn(PLOT, data).axes[-1].axison
 
 
 def test_lists_of_equal_length_are_not_joined(tmp_path):
@@ -86,7 +70,7 @@ def test_a_wide_knob_is_drawn_on_a_logarithmic_axis(tmp_path):
     data = PLOT.data(one_group(tmp_path, rows))
     assert data.panels[0].logarithmic
     assert "output tokens as swept" in data.subtitle
-    assert drawn(data).axes[0].get_xscale() == "log"
+    assert drawn(PLOT, data).axes[0].get_xscale() == "log"
 
 
 @pytest.mark.parametrize(

@@ -1,35 +1,18 @@
 import itertools
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from tests.builders import combined_sweep, read_rows, trial_row
-from vlmprof.analyze.group import comparable, groups
+from tests.builders import combined_sweep, trial_row
+from tests.plots.drawing import drawn, one_group
 from vlmprof.analyze.pareto import Objective, pareto
 from vlmprof.errors import UserError
-from vlmprof.plots import _style
 from vlmprof.plots.pareto_front import PLOT
 
 OBJECTIVES = [
     Objective(column="accuracy", better="higher"),
     Objective(column="latency_ms_p50", better="lower"),
 ]
-
-
-def one_group(folder, rows):
-    ((_, part),) = groups(comparable(read_rows(folder, rows)))
-    return part
-
-
-def drawn(data):
-    with _style.applied():
-        figure = Figure(figsize=(_style.WIDTH_INCHES, 4.4))
-        FigureCanvasAgg(figure)
-        PLOT.draw(data, figure)
-        figure.canvas.draw()
-    return figure
 
 
 def test_data_of_a_sweep(tmp_path):
@@ -77,7 +60,7 @@ def test_ties_on_the_front_are_drawn_on_one_spot(tmp_path):
     rows = [trial_row({"max_crops": crops}) for crops in (1, 2)]
     data = PLOT.data(one_group(tmp_path, rows))
     assert all(mark.on_front for mark in data.marks)
-    drawn(data)
+    drawn(PLOT, data)
 
 
 def test_what_differs_in_the_machine_is_said(tmp_path):
@@ -109,7 +92,7 @@ def rows_of_many(count):
 @pytest.mark.parametrize("make", [combined_sweep, lambda: rows_of_many(24)])
 def test_labels_touch_nothing(tmp_path, make):
     data = PLOT.data(one_group(tmp_path, make()))
-    figure = drawn(data)
+    figure = drawn(PLOT, data)
     (axes,) = figure.axes
     renderer = figure.canvas.get_renderer()
     boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]
@@ -126,7 +109,7 @@ def test_labels_that_find_no_room_are_counted(tmp_path):
         trial_row({"max_crops": i}, requested_max_crops=names[i], accuracy=i / 10, latency_ms_p50=10.0 * i)
         for i in (1, 2)
     ]
-    (axes,) = drawn(PLOT.data(one_group(tmp_path, rows))).axes
+    (axes,) = drawn(PLOT, PLOT.data(one_group(tmp_path, rows))).axes
     assert not [text for text in axes.texts if isinstance(text, Annotation)]
     notes = [text.get_text() for text in axes.texts]
     assert notes[1] == "2 labels left out for want of room; the table has them all"
@@ -136,7 +119,7 @@ def test_latencies_far_apart_get_a_logarithmic_axis(tmp_path):
     rows = [trial_row({"max_crops": i}, accuracy=i / 10, latency_ms_p50=ms) for i, ms in ((1, 10.0), (2, 200.0))]
     data = PLOT.data(one_group(tmp_path, rows))
     assert data.logarithmic
-    (axes,) = drawn(data).axes
+    (axes,) = drawn(PLOT, data).axes
     assert axes.get_xscale() == "log"
     assert axes.get_xlim()[0] > 0
 
@@ -144,6 +127,6 @@ def test_latencies_far_apart_get_a_logarithmic_axis(tmp_path):
 def test_a_long_title_fits(tmp_path):
     cpu = "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz with a very long name indeed"
     data = PLOT.data(one_group(tmp_path, [trial_row({"max_crops": 1}, device="CPU", cpu=cpu)]))
-    figure = drawn(data)
+    figure = drawn(PLOT, data)
     renderer = figure.canvas.get_renderer()
     assert all(text.get_window_extent(renderer).x1 <= figure.bbox.x1 for text in figure.texts)

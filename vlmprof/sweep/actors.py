@@ -19,7 +19,6 @@ from vlmprof.store.ledger import State
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.progress import Progress
 
-NAMESPACE = "vlmprof"
 WRITER_WAIT_S = 30.0
 """A writer whose driver was killed lets go of the folder within seconds."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Olmo2Config, Qwen2Config
 
-from tests.contracts.knob_contract import demo_prompts, fingerprint, logits
+from tests.contracts.knob_contract import demo_prompts, fingerprint, kept_weights, logits
 from vlmprof import registry
 from vlmprof.demo.config import demo_config, demo_image_processor
 from vlmprof.demo.tokenizer import build_tokenizer
@@ -54,15 +54,7 @@ def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def built_with_only(model: LoadedMolmo, architecture: str, kept: tuple[int, ...]) -> LoadedMolmo:
     small = MolmoForConditionalGeneration(config(architecture, len(kept))).eval()
-    renamed = {}
-    for name, tensor in model._model.state_dict().items():
-        head, found, tail = name.partition("language_model.layers.")
-        index, _, rest = tail.partition(".")
-        if not found:
-            renamed[name] = tensor
-        elif int(index) in kept:
-            renamed[f"{head}{found}{kept.index(int(index))}.{rest}"] = tensor
-    small.load_state_dict(renamed, strict=True)
+    small.load_state_dict(kept_weights(model._model.state_dict(), kept), strict=True)
     built = copy.copy(model)
     built._model = small
     return built
