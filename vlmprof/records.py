@@ -6,7 +6,7 @@ All are frozen. None knows torch, ray or a file. Times are milliseconds, sizes a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, final
 
 if TYPE_CHECKING:
@@ -144,3 +144,5 @@ class Observation:
     """Most vision tokens of one image."""
     tilings: frozenset[tuple[int, int]] = frozenset()
     """Every tiling that occurred."""
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    """``dtype``, ``attention`` and ``experts_kernel``, read off the loaded model."""

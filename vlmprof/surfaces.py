@@ -80,6 +80,18 @@ class OutputBudget(Protocol):
     """A cap while scoring, the exact length while timing; None leaves the task's cap and the job's length."""
 
 
+class Precision(Protocol):
+    """In which type weights and activations are held. Chosen when the model is loaded."""
+
+
+class AttentionKernel(Protocol):
+    """Which kernel computes attention. Chosen when the model is loaded."""
+
+
+class ExpertsKernel(Protocol):
+    """Which kernel computes the chosen experts. Chosen when the model is loaded."""
+
+
 SURFACES: tuple[type, ...] = (
     VisionBudget,
     TokenBudget,
@@ -88,6 +100,9 @@ SURFACES: tuple[type, ...] = (
     ExpertRouting,
     DecoderStack,
     OutputBudget,
+    Precision,
+    AttentionKernel,
+    ExpertsKernel,
 )
 
 
@@ -127,6 +142,10 @@ class Anatomy:
     """Whether the chosen experts' weights are scaled to sum to one; None where the code leaves no choice."""
     attention_blocks: tuple[int, ...] = ()
     """The blocks that keep keys and values; empty: all do."""
+    attention_kernels: tuple[str, ...] = ("sdpa", "eager")
+    """Kernels that every part of the model has, the one first that is used where nothing is said."""
+    experts_kernels: tuple[str, ...] = ()
+    """Likewise for the experts; empty for a dense model, and where the code leaves no choice."""
     provides: frozenset[type] = frozenset(SURFACES)
     lacks: Mapping[type, str] = field(default_factory=lambda: MappingProxyType({}))
     """Why a surface is not provided, for the error that refuses a knob."""

@@ -159,6 +159,15 @@ def test_what_cannot_be_compared_is_not(tmp_path, other):
     assert all(str(value) in " ".join(frame["group"]) for value in other.values())
 
 
+def test_a_precision_that_was_swept_is_what_is_compared(tmp_path):
+    """Half the bits against all of them is one question, with one front; kernels that were swept are not a surprise."""
+    knobs = [{"dtype": 32, "attention": 3}, {"dtype": 16, "attention": 2}]
+    rows = [trial_row(knobs[0], dtype="float32", attention="sdpa"), trial_row(knobs[1], attention="eager")]
+    frame = pareto(read_rows(tmp_path, rows), [ACCURACY, LATENCY])
+    assert frame["group"].nunique() == 1
+    assert not [sentence for sentence in frame.attrs["mixed"] if "attention" in sentence]
+
+
 def test_two_processors_are_two_machines(tmp_path):
     rows = [
         trial_row({"max_crops": 1}, device="CPU", cpu="Old", cpu_threads=4),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.knob_contract import KnobContract
+from tests.contracts.load_knob_contract import LoadKnobContract
 from tests.models.vlm.recipes import RECIPES, make
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
@@ -131,8 +132,39 @@ class TestOutputTokens(KnobContract):
         return BROKEN_NUMBERS
 
 
+class TestDtype(LoadKnobContract):
+    name, usual = "dtype", "float32"
+
+    def effective(self) -> Sequence[str]:
+        return ["bfloat16"]
+
+    def illegal(self) -> Sequence[Any]:
+        return ["float64", "bf16", 16, None, True, ["float32"]]
+
+
+class TestAttention(LoadKnobContract):
+    name, usual = "attention", "sdpa"
+
+    def effective(self) -> Sequence[str]:
+        return ["eager"]
+
+    def illegal(self) -> Sequence[Any]:
+        return ["flash", "sdp", "flex_attention", 2, None, {"text": "eager"}]
+
+
+class TestExpertsKernel(LoadKnobContract):
+    name, usual = "experts_kernel", "grouped_mm"
+
+    def effective(self) -> Sequence[str]:
+        return ["eager", "batched_mm"]
+
+    def illegal(self) -> Sequence[Any]:
+        return ["grouped", "deepgemm", 1, None, ["eager"]]
+
+
 def test_every_knob_of_the_package_is_held_to_the_contract() -> None:
-    held = {suite.name for suite in KnobContract.__subclasses__()}
+    suites = [*KnobContract.__subclasses__(), *LoadKnobContract.__subclasses__()]
+    held = {suite.name for suite in suites}
     assert held | {"trouble"} == set(registry.names("knobs"))
 
 

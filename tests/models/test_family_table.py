@@ -17,6 +17,7 @@ from vlmprof.surfaces import SURFACES
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 TESTED = {recipe.name for recipe in RECIPES}
 ORDER = ("max_crops", "max_pixels", "vision_tokens", "tiling", "moe_top_k", "active_blocks", "output_tokens")
+ORDER += ("dtype", "attention", "experts_kernel")
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,8 @@ AS_SWEPT = "as swept"
 def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """The finished trials with a ``group`` each; only trials of one group may be compared.
 
-    Where the job swept ``output_tokens``, the timed length is what the knob set: it does not split the group.
+    Where the job swept ``output_tokens``, the timed length is what the knob set: it does not split the group. Nor does
+    a precision that the job swept.
 
     Args:
         trials: the ``trials`` table as ``store.tables.read`` gives it.
@@ -86,9 +87,14 @@ def _threads(count: Any) -> str:
 
 def _labels(done: pd.DataFrame, by: Sequence[str]) -> list[str]:
     named = [name for name in (*KEYS, *by) if name in done.columns]
-    differing = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
-    columns = list(dict.fromkeys([*named, *differing]))
+    unlike = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
+    columns = list(dict.fromkeys([*named, *(name for name in unlike if not _swept(done, name))]))
     return [", ".join(_parts(row, columns)) for _, row in done.iterrows()]
+
+
+def _swept(part: pd.DataFrame, name: str) -> bool:
+    """Whether a knob of this name was set in every one of these trials: what differs then is what is compared."""
+    return f"requested_{name}" in part and bool(part[f"requested_{name}"].notna().all())
 
 
 def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
@@ -108,7 +114,7 @@ def differing(part: pd.DataFrame) -> dict[str, list[str]]:
     found = {}
     for name in ENVIRONMENT:
         values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
-        if len(values) > 1:
+        if len(values) > 1 and not _swept(part, name):
             found[name] = values
     return found
 

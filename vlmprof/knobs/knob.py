@@ -22,6 +22,10 @@ class AbstractKnob(ABC):
     needs: ClassVar[type]
     """The surface (``vlmprof.surfaces``) this knob touches."""
 
+    load_argument: ClassVar[str] = ""
+    """The field of ``models.family.Checkpoint`` that a value is put into, for a knob that says how the model is loaded:
+    its values split a sweep into groups, a load each. Empty for a knob that turns a loaded model."""
+
     @abstractmethod
     def check(self, value: Any, anatomy: Anatomy) -> None:
         """Whether this model can take this value; runs on the driver, without weights.

@@ -15,11 +15,14 @@ from typing import Any, final
 from vlmprof.models.family import Checkpoint
 from vlmprof.surfaces import (
     SURFACES,
+    AttentionKernel,
     DecoderStack,
     ExpertRouting,
+    ExpertsKernel,
     FreeTiling,
     OutputBudget,
     PixelBudget,
+    Precision,
     TokenBudget,
     VisionBudget,
 )
@@ -33,6 +36,9 @@ KNOBS: Mapping[type, str] = MappingProxyType(
         ExpertRouting: "moe_top_k",
         DecoderStack: "active_blocks",
         OutputBudget: "output_tokens",
+        Precision: "dtype",
+        AttentionKernel: "attention",
+        ExpertsKernel: "experts_kernel",
     }
 )
 """The knob of each surface."""

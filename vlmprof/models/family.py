@@ -17,7 +17,7 @@ from vlmprof.surfaces import Anatomy, Batch, DecodeState, Router
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Which weights of a family, and in which precision."""
+    """Which weights of a family, and how they are loaded."""
 
     path: str
     """A local folder or a Hub id; empty where the family ships its own."""
@@ -27,6 +27,10 @@ class Checkpoint:
     """Whether Python code that lies with the weights may run."""
     allow_pickle: bool = False
     """Whether weights in a format that can hold code (``.bin``, ``.pt``) may be read."""
+    attention: str = ""
+    """The attention kernel; empty: the library's choice."""
+    experts_kernel: str = ""
+    """The kernel of the experts; empty: the family's choice."""
 
 
 class AbstractModel(ABC):
@@ -49,7 +53,7 @@ class AbstractModel(ABC):
     @property
     @abstractmethod
     def kernels(self) -> Mapping[str, str]:
-        """``attention`` and ``experts_kernel``: which implementations run."""
+        """``dtype``, ``attention`` and ``experts_kernel``, read off the loaded modules: what really runs."""
 
     @property
     @abstractmethod

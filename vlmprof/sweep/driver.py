@@ -1,9 +1,9 @@
 """``run_on_ray``: plans -> Ray Tune trials. Tune is a thin scheduler; the ledger is the truth.
 
-One Tuner a model, so that a warm actor never changes its weights; at most ``CHUNK`` trials a Tuner, because Tune's own
-bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it) and a trial
-can die with its process, so what counts is asked of the collector: whatever has not settled runs again, and a plan that
-has ended its process ``LIVES`` times is quarantined as failed.
+One Tuner a load of a model, so that a warm actor never changes its weights; at most ``CHUNK`` trials a Tuner, because
+Tune's own bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it)
+and a trial can die with its process, so what counts is asked of the collector: whatever has not settled runs again, and
+a plan that has ended its process ``LIVES`` times is quarantined as failed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor, SizerActor
 from vlmprof.sweep.cluster import Share
 from vlmprof.sweep.snapshot import Display, Snapshot
 from vlmprof.sweep.trainable import Shared, VlmTrainable
+from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import lost
 
 CHUNK = 1000
@@ -148,16 +149,13 @@ class Session:
                 if last:
                     return
                 continue
-            self._display.update(
-                Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running)
-            )
+            self._display.update(Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running))
             if last:
                 return
 
 
 def _chunks(plans: Sequence[TrialPlan]) -> Iterator[list[TrialPlan]]:
-    for _, group in groupby(plans, key=lambda plan: (plan.model_fingerprint, plan.model.dtype)):
-        same_model = list(group)
-        for start in range(0, len(same_model), CHUNK):
-            yield same_model[start : start + CHUNK]
-
+    for _, group in groupby(plans, key=load_key):
+        one_load = list(group)
+        for start in range(0, len(one_load), CHUNK):
+            yield one_load[start : start + CHUNK]

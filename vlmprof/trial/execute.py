@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import final
 
@@ -18,6 +18,7 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Row
 from vlmprof.store.collector import TrialResult, now
+from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import unfinished
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, resolve
@@ -31,7 +32,7 @@ Report = Callable[[Progress], None]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
-    identity: tuple[str, str]
+    identity: Hashable
     model: AbstractModel
 
 
@@ -71,7 +72,7 @@ class Executor:
             return unfinished(plan, "failed", error, traceback.format_exc(), about())
 
     def _model(self, resolved: Resolved, report: Report) -> AbstractModel:
-        identity = (resolved.plan.model_fingerprint, resolved.plan.model.dtype)
+        identity = load_key(resolved.plan)
         if self._loaded is None or self._loaded.identity != identity:
             self._loaded = None  # free the old weights before the new ones arrive
             report(Progress(phase="load", done=0, total=1))

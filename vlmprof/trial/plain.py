@@ -9,6 +9,7 @@ from vlmprof.records import Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.store.schema import SCHEMA_VERSION
+from vlmprof.trial.load import load_arguments
 
 
 def unfinished(plan: TrialPlan, state: State, error: BaseException, trace: str, about: Row) -> TrialResult:
@@ -36,7 +37,7 @@ def identity(plan: TrialPlan) -> Row:
         "checkpoint": plan.model.checkpoint,
         "revision": plan.model.revision,
         "model_fingerprint": plan.model_fingerprint,
-        "dtype": plan.model.dtype,
+        "dtype": load_arguments(plan)["dtype"],
         "trust_remote_code": plan.model.trust_remote_code,
         "task": plan.task.name,
         "split": plan.task.split,

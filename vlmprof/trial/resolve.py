@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +17,7 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ModelSpec, Survey, SweepSpec, TaskSpec, survey
 from vlmprof.surfaces import Anatomy, TokenCounts
 from vlmprof.tasks.task import Task
+from vlmprof.trial.load import by_load, load_arguments
 
 
 @final
@@ -59,12 +60,13 @@ def prepare(path: Path) -> Job:
     """
     found = survey(path)
     anatomies: dict[ModelSpec, Anatomy] = {}
-    faults = [*found.faults, *_model_faults(found, anatomies), *_knob_faults(found, anatomies), *_task_faults(found)]
+    faults = [*found.faults, *_model_faults(found, anatomies), *_load_faults(found)]
+    faults += [*_knob_faults(found, anatomies), *_task_faults(found)]
     if found.spec is None or faults:
         raise SpecError(found.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
     revisions = {task: task_of(task).revision for task in found.spec.tasks}
-    return Job(spec=found.spec, plans=expand(found.spec, fingerprints, revisions))
+    return Job(spec=found.spec, plans=by_load(expand(found.spec, fingerprints, revisions)))
 
 
 def resolve(plan: TrialPlan) -> Resolved:
@@ -75,7 +77,7 @@ def resolve(plan: TrialPlan) -> Resolved:
         KnobValueError: a value this model cannot take.
     """
     family, checkpoint = family_of(plan.model)
-    anatomy = family.describe(checkpoint)
+    anatomy = family.describe(checkpoint)  # as the job names it: how it is loaded changes nothing in what it is
     if anatomy.fingerprint != plan.model_fingerprint:
         raise ModelError(
             f"{plan.model.label}: the checkpoint here is {anatomy.fingerprint}, the sweep was planned for"
@@ -87,7 +89,7 @@ def resolve(plan: TrialPlan) -> Resolved:
     return Resolved(
         plan=plan,
         family=family,
-        checkpoint=checkpoint,
+        checkpoint=replace(checkpoint, **dict[str, Any](load_arguments(plan))),
         anatomy=anatomy,
         task=task_of(plan.task),
         settings=settings,
@@ -143,6 +145,15 @@ def _model_faults(found: Survey, anatomies: dict[ModelSpec, Anatomy]) -> Iterato
             anatomies[model] = family.describe(checkpoint)
         except UserError as error:
             yield Fault(field="models", problem=str(error))
+
+
+def _load_faults(found: Survey) -> Iterator[Fault]:
+    """A knob that sets what a model also says of itself: one of the two would be ignored."""
+    for name, model in itertools.product(found.knobs, found.models):
+        argument = registry.load("knobs", name).load_argument
+        if argument and argument in model.model_fields_set:
+            problem = f"'{argument}' is said here and swept by the knob {name}; leave one of them out"
+            yield Fault(field="models", problem=f"{problem} (for model {model.label})")
 
 
 def _knob_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:

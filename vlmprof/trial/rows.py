@@ -29,7 +29,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         Mismatch: a knob did not do what it was set to.
     """
     resolved = outcome.resolved
-    seen = _observed(outcome)
+    seen = _observed(outcome, model.kernels)
     effects = {s.name: s.knob.effect(s.value, resolved.anatomy, seen) for s in resolved.settings}
     lies = sorted(name for name, effect in effects.items() if effect == "mismatch")
     if lies:
@@ -50,7 +50,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         **_achieved_by_knob(outcome, seen),
         **_achieved(outcome, seen),
         **_latency(outcome),
-        **model.kernels,
+        **seen.loaded,
         **environment(model.device),
     }
     samples = tuple(_sample_row(resolved.plan.id, one, seen) for one in outcome.scored)
@@ -65,7 +65,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
     )
 
 
-def _observed(outcome: Outcome) -> Observation:
+def _observed(outcome: Outcome, loaded: Mapping[str, str]) -> Observation:
     answers = _answers(outcome)
     seen = answers or [generation for one in outcome.timed for generation in one.run.generations]
     return Observation(
@@ -77,6 +77,7 @@ def _observed(outcome: Outcome) -> Observation:
         cut_share=_mean(generation.end == "cap" for generation in answers) or 0.0,
         vision_tokens_max=max(generation.encoding.vision_tokens for generation in seen),
         tilings=frozenset(generation.encoding.tiling for generation in seen),
+        loaded=loaded,
     )
 
 
@@ -135,7 +136,9 @@ def _achieved_by_knob(outcome: Outcome, seen: Observation) -> dict[str, float | 
         DecoderStack: achieved["blocks_executed"],
         OutputBudget: length,
     }
-    settings = outcome.resolved.settings  # every other surface is about what the vision side makes of an image
+    # Every other surface is about what the vision side makes of an image; what was loaded is a word with a column of
+    # its own name, not a number.
+    settings = [s for s in outcome.resolved.settings if not s.knob.load_argument]
     return {f"achieved_{s.name}": by_surface.get(s.knob.needs, achieved["vision_tokens"]) for s in settings}
 
 
@@ -201,6 +204,7 @@ def _work_key(outcome: Outcome, seen: Observation) -> str:
         seen.tokens_max if seen.cut_share else None,
         outcome.timing_output_tokens,
         outcome.resolved.plan.model_fingerprint,
+        seen.loaded,
     ]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
@@ -237,7 +241,7 @@ def _effective_key(generation: Generation, seen: Observation) -> str:
     """Equal for configurations that did the same work on this sample, whatever they were asked for."""
     encoding = generation.encoding
     cap = generation.tokens if generation.end == "cap" else None  # a cap that did not cut is no setting of its own
-    work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, seen.experts_per_token, cap]
+    work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, seen.experts_per_token, cap, seen.loaded]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
 

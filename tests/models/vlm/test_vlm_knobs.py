@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,11 +40,19 @@ def values(family: Family) -> Iterator[tuple[str, Any]]:
         yield "moe_top_k", {"k": 1, "renormalise": True}
 
 
+def loads(family: Family) -> Iterator[tuple[str, str]]:
+    """(knob, value that the family is not loaded with by itself) for every knob of loading."""
+    anatomy = family.anatomy
+    yield "dtype", "bfloat16"
+    yield from (("attention", kernel) for kernel in anatomy.attention_kernels if kernel == "eager")
+    yield from (("experts_kernel", kernel) for kernel in anatomy.experts_kernels[1:])
+
+
 def test_every_surface_is_provided_or_its_absence_explained(family: Family) -> None:
     anatomy = family.anatomy
     assert anatomy.provides | set(anatomy.lacks) == set(SURFACES)
     assert not anatomy.provides & set(anatomy.lacks)
-    turned = {registry.load("knobs", name).needs for name, _ in values(family)}
+    turned = {registry.load("knobs", name).needs for name, _ in (*values(family), *loads(family))}
     assert turned == anatomy.provides
 
 
@@ -70,6 +79,21 @@ def test_leaving_a_knob_restores_bit_for_bit(family: Family, prompts: list[Promp
         with pytest.raises(ZeroDivisionError), knob.applied(model, value):
             raise ZeroDivisionError
         assert fingerprint(model) == state
+
+
+def test_a_knob_of_loading_is_read_back_and_computes_the_same(family: Family, prompts: list[Prompt]) -> None:
+    """Another load leaves the loaded model alone; a model that was not loaded so is caught."""
+    leaf, before = registry.load("models", "transformers_vlm"), logits(family.model, prompts)
+    idle = observe(family.model, prompts)
+    for name, value in loads(family):
+        knob = registry.load("knobs", name)
+        knob.check(value, family.anatomy)
+        assert knob.effect(value, family.anatomy, idle) == "mismatch", (name, value)
+        loaded = leaf.load(replace(family.checkpoint, **{knob.load_argument: value}), "cpu")
+        assert knob.effect(value, family.anatomy, observe(loaded, prompts, knob, value)) == "effective", (name, value)
+        if name != "dtype":
+            assert torch.allclose(before, logits(loaded, prompts), atol=TOLERANCE, rtol=0), (name, value)
+    assert torch.equal(before, logits(family.model, prompts))
 
 
 def test_fewer_blocks_equal_a_model_built_with_only_these(family: Family, prompts: list[Prompt]) -> None:

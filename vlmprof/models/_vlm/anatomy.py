@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
 from vlmprof.models._vlm.budgets import Budget, budget_class
 from vlmprof.models._vlm.files import fingerprint
 from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks
@@ -16,6 +17,7 @@ from vlmprof.surfaces import (
     Anatomy,
     DecoderStack,
     ExpertRouting,
+    ExpertsKernel,
     FreeTiling,
     PixelBudget,
     TokenBudget,
@@ -52,6 +54,8 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         router_blocks=parts.router_blocks,
         renormalises=_renormalises(parts),
         attention_blocks=attention_blocks(text, len(parts.decoder.layers)),
+        attention_kernels=attention_kernels(model),
+        experts_kernels=() if ExpertsKernel in lacks else EXPERTS_KERNELS,
         provides=frozenset(SURFACES) - set(lacks),
         lacks=lacks,
         count_tokens=budget.count if budget else _by_doing(processor),
@@ -75,6 +79,10 @@ def reasons(name: str, parts: Parts, image_processor: str) -> dict[type, str]:
         )
     elif not parts.routers:
         lacks[ExpertRouting] = f"{name} is dense, it routes no experts"
+    if not parts.routers:
+        lacks[ExpertsKernel] = f"{name} is dense, it has no experts to compute"
+    elif parts.dense_compute or not parts.decoder._can_set_experts_implementation():
+        lacks[ExpertsKernel] = f"{name} has one way to compute its experts"
     if parts.shares_cache:
         lacks[DecoderStack] = f"{name}: its blocks read keys and values of other blocks, so none can be left out alone"
     return {**lacks, **_vision_reasons(image_processor)}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vlmprof.errors import ModelError
+from vlmprof.models._implementations import require_package
 from vlmprof.models._vlm.files import options, refuse_pickle
 from vlmprof.models.family import Checkpoint
 
@@ -22,6 +23,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
     from transformers import AutoModelForImageTextToText
 
     refuse_pickle(checkpoint)
+    require_package(checkpoint.attention)
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
             checkpoint.path,
@@ -29,6 +31,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
             use_safetensors=None if checkpoint.allow_pickle else True,
             ignore_mismatched_sizes=True,  # to name them below: the library's own error points to its log
             output_loading_info=True,
+            **({"attn_implementation": checkpoint.attention} if checkpoint.attention else {}),
             **options(checkpoint),
         )
     except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:

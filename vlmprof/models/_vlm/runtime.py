@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from vlmprof.errors import Mismatch
+from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
 from vlmprof.models._vlm.anatomy import budget_of
 from vlmprof.models._vlm.budgets import budget_within
 from vlmprof.models._vlm.collate import collate
@@ -31,9 +32,6 @@ from vlmprof.models._vlm.skeleton import load_processor
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Encoding, Prompt
 from vlmprof.surfaces import Router, TokenCounts
-
-EXPERTS_KERNEL = "grouped_mm"
-"""Pinned for prefill and decode alike: the library's own generation would change it between the two on a GPU."""
 
 
 @final
@@ -85,9 +83,7 @@ class LoadedVlm(AbstractModel):
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        config = self.decoder.config
-        experts = getattr(config, "_experts_implementation", None) if self._parts.routers else ""
-        return {"attention": config._attn_implementation or "", "experts_kernel": experts or ""}
+        return read_implementations(self._model)
 
     @property
     def device(self) -> str:
@@ -246,7 +242,9 @@ def load_vlm(checkpoint: Checkpoint, device: str) -> LoadedVlm:
     model.eval().to(device)
     loaded = LoadedVlm(model, load_processor(checkpoint), device)
     if loaded.routers and loaded.decoder._can_set_experts_implementation():
-        loaded.decoder.set_experts_implementation(EXPERTS_KERNEL)
+        # On the decoder: on a wrapper the library refuses it, or accepts and ignores it. Set for prefill and decode
+        # alike; the library's own generation would change it between the two on a GPU.
+        loaded.decoder.set_experts_implementation(checkpoint.experts_kernel or EXPERTS_KERNELS[0])
     return loaded
 
 

@@ -14,16 +14,20 @@ from typing import Any
 
 from vlmprof.errors import ModelError, suggestion
 from vlmprof.models._fingerprint import folder_fingerprint
+from vlmprof.models._implementations import EXPERTS_KERNELS
 from vlmprof.models.family import Checkpoint
 from vlmprof.models.molmo.hub_config import is_flat, read_flat
 from vlmprof.models.molmo.tiling import Geometry, tiling_counts, token_counts
-from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, PixelBudget, TokenCounts
+from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, ExpertsKernel, PixelBudget, TokenCounts
 
 FILES = frozenset({".json", ".safetensors"})
 """What a checkpoint is identified by."""
 
 TRAINED_MAX_CROPS = 12
 """Of every released Molmo v1; a checkpoint's own processor configuration wins."""
+
+ATTENTION_KERNELS = ("sdpa", "eager", "flash_attention_2")
+"""What the classes of this family declare; a test compares."""
 
 ARCHITECTURES = {"olmoe": "MolmoE", "qwen2": "Molmo (Qwen2)", "olmo2": "Molmo (OLMo2)"}
 
@@ -97,6 +101,7 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
     lacks: dict[type, str] = {PixelBudget: f"{architecture} cuts images into crops of one size; use max_crops"}
     if dense:
         lacks[ExpertRouting] = f"{architecture} is dense, it routes no experts"
+        lacks[ExpertsKernel] = f"{architecture} is dense, it has no experts to compute"
     return Anatomy(
         family=family,
         architecture=architecture,
@@ -106,6 +111,8 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
         experts=text.get("num_experts"),
         experts_per_token=text.get("num_experts_per_tok"),
         renormalises=bool(text.get("norm_topk_prob", False)),
+        attention_kernels=ATTENTION_KERNELS,
+        experts_kernels=() if dense else EXPERTS_KERNELS,
         provides=frozenset(SURFACES) - set(lacks),
         lacks=lacks,
         count_tokens=_counter(geometry),

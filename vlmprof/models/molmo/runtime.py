@@ -12,6 +12,7 @@ from transformers import AutoProcessor, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from vlmprof.errors import ModelError
+from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
@@ -20,9 +21,6 @@ from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_cou
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
 from vlmprof.surfaces import Router, largest_within
-
-EXPERTS_KERNEL = "grouped_mm"
-"""Pinned for prefill and decode alike: the library's own generation would change it between the two on a GPU."""
 
 
 @final
@@ -70,9 +68,7 @@ class LoadedMolmo(AbstractModel):
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        config = self.decoder.config
-        experts = config._experts_implementation if self.routers else ""
-        return {"attention": config._attn_implementation, "experts_kernel": experts or ""}
+        return read_implementations(self._model)
 
     @property
     def device(self) -> str:
@@ -161,7 +157,9 @@ def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
     register()
     disable_progress_bar()  # a sweep has a display of its own
     revision = {"revision": checkpoint.revision} if checkpoint.revision else {}
-    model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **revision)
+    require_package(checkpoint.attention)
+    chosen = {"attn_implementation": checkpoint.attention} if checkpoint.attention else {}
+    model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **chosen, **revision)
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False, **revision)
     except (OSError, ValueError) as error:
@@ -169,5 +167,6 @@ def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
     model.eval().to(device)
     loaded = LoadedMolmo(model, processor, device)
     if loaded.routers:
-        loaded.decoder.set_experts_implementation(EXPERTS_KERNEL)
+        # For prefill and decode alike: the library's own generation would change it between the two on a GPU.
+        loaded.decoder.set_experts_implementation(checkpoint.experts_kernel or EXPERTS_KERNELS[0])
     return loaded
