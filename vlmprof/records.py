@@ -144,5 +144,7 @@ class Observation:
     """Most vision tokens of one image."""
     tilings: frozenset[tuple[int, int]] = frozenset()
     """Every tiling that occurred."""
+    routing: Mapping[int, tuple[float, bool | None]] = field(default_factory=dict)
+    """Router that ran -> experts a token, and whether their weights are scaled to sum to one (None: no switch)."""
     loaded: Mapping[str, str] = field(default_factory=dict)
     """``dtype``, ``attention`` and ``experts_kernel``, read off the loaded model."""

@@ -156,12 +156,20 @@ class Anatomy:
     budgets: Sequence[int] = ()
     """The legal budgets, ascending; empty: every whole number from ``min_crops`` to ``max_crops``."""
 
+    @property
+    def crops_known(self) -> bool:
+        """Whether ``count_tokens`` says how many crops there are: it does where the image processor is known."""
+        return self.vision_unit != FIXED
+
     def within(self, height: int, width: int, target: int) -> TokenCounts:
         """What an image becomes under the largest budget that makes at most ``target`` vision tokens of it."""
         budgets = self.budgets or range(self.min_crops, self.max_crops + 1)
         best = largest_within(budgets, lambda budget: self.count_tokens(height, width, budget).vision_tokens, target)
         return self.count_tokens(height, width, best)
 
+
+FIXED = "fixed"
+"""The unit of a vision budget that is not known to vlmprof and cannot be turned."""
 
 FEW = 64
 """Up to so many budgets are tried one by one."""

@@ -128,6 +128,7 @@ def observe(
         cut_share=sum(g.end == "cap" for g in seen) / len(seen),
         vision_tokens_max=max(g.encoding.vision_tokens for g in seen),
         tilings=frozenset(g.encoding.tiling for g in seen),
+        routing=counts.routing,
         loaded=model.kernels,
     )
 

@@ -101,6 +101,44 @@ def test_nothing_is_timed_with_a_hook_on_the_model(
     assert all(counted) and timed and not any(timed)
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"crops": 3}, "crops through the vision encoder: 3 planned, 10 counted"),
+        ({"vision_tokens": 79}, "image tokens in the language model: 79 planned, 80 counted"),
+    ],
+)
+def test_a_preprocessing_that_says_what_did_not_happen_fails_the_trial(
+    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch, told: dict[str, int], said: str
+) -> None:
+    honest = type(loaded).encode
+
+    def lying(self: Any, prompts: Any) -> Any:
+        batch = honest(self, prompts)
+        return replace(batch, encodings=tuple(replace(encoding, **told) for encoding in batch.encodings))
+
+    monkeypatch.setattr(type(loaded), "encode", lying)
+    monkeypatch.setattr(greedy, "_require_places", lambda batch, features: None)
+    with pytest.raises(Mismatch, match=said):
+        run(plan_of(knobs={"moe_top_k": [4]}), loaded)
+
+
+def test_rows_say_what_hooks_counted(plan_of: Any, loaded: AbstractModel) -> None:
+    row = run(plan_of(knobs={"moe_top_k": [[1, 2, 3, 4, 4, 3, 2, 1]], "max_crops": [1]}), loaded).row
+    vision = loaded._model.config.vision_config  # type: ignore[attr-defined]
+    patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    assert (row["vit_crops"], row["vit_patches"], row["lm_image_tokens"]) == (2, 2 * patches, 32)
+    assert row["experts_by_router"] == "1 2 3 4 4 3 2 1"
+    assert row["flops_first_token"] > row["flops_decode_step"] > 0  # type: ignore[operator]
+
+
+def test_the_same_experts_in_other_blocks_are_other_work(plan_of: Any, loaded: AbstractModel) -> None:
+    ks = [[1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1], 2, {"k": 2, "renormalise": True}]
+    rows = [run(plan_of(knobs={"moe_top_k": [k]}, measure=["accuracy"]), loaded) for k in ks]
+    assert len({one.row["work_key"] for one in rows}) == len(ks)
+    assert len({one.samples[0]["effective_key"] for one in rows}) == len(ks)
+
+
 def test_output_tokens_caps_answers_and_fixes_the_timed_length(plan_of: Any, loaded: AbstractModel) -> None:
     result = run(plan_of(knobs={"output_tokens": [2]}), loaded)
     assert {s["tokens_generated"] for s in result.samples} == {2}

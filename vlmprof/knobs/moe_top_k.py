@@ -61,17 +61,17 @@ class MoeTopK(AbstractKnob):
     def effect(self, value: Any, anatomy: Anatomy, seen: Observation) -> Effect:
         k, counts = _k(value), _router_counts(anatomy)
         per_block = k if isinstance(k, list | tuple) else [k] * len(counts)
-        wanted = [
-            per_block[place]
-            for place, (block, routers) in enumerate(counts)
-            if block in seen.blocks_executed
-            for _ in range(routers)
-        ]
-        if not wanted or seen.experts_per_token is None or abs(seen.experts_per_token - fmean(wanted)) > 1e-9:
+        routers = [(block, per_block[place]) for place, (block, many) in enumerate(counts) for _ in range(many)]
+        wanted = {router: one for router, (block, one) in enumerate(routers) if block in seen.blocks_executed}
+        # Router by router: a mean would not tell [1, 3] from [3, 1].
+        if not wanted or {router: experts for router, (experts, _) in seen.routing.items()} != wanted:
             return "mismatch"
-        if isinstance(value, dict) and not anatomy.renormalises:
-            return "effective"
-        return "no-op" if all(one == anatomy.experts_per_token for one in wanted) else "effective"
+        if isinstance(value, dict):
+            if not all(normalised for _, normalised in seen.routing.values()):
+                return "mismatch"
+            if not anatomy.renormalises:
+                return "effective"
+        return "no-op" if all(one == anatomy.experts_per_token for one in wanted.values()) else "effective"
 
 
 def _k(value: Any) -> Any:

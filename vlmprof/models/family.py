@@ -60,6 +60,21 @@ class AbstractModel(ABC):
     def device(self) -> str:
         """``cpu`` or ``cuda``."""
 
+    @property
+    def vision_encoder(self) -> Any:
+        """The module of the vision encoder, for hooks that count; None where a family does not show it."""
+        return None
+
+    @property
+    def network(self) -> Any:
+        """The module that is called with ``input_ids`` at every forward, for the same hooks; or None."""
+        return None
+
+    @property
+    def image_token_id(self) -> int | None:
+        """The id at the places of vision tokens in a prompt, for the same hooks; or None."""
+        return None
+
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Batch:
         """See ``surfaces.TokenMaker``."""

@@ -113,6 +113,10 @@ _ACHIEVED = [
     column("tokens_generated", REAL, "tokens"),
     column("experts_per_token", REAL, "experts"),
     column("blocks_executed", WHOLE, "blocks"),
+    column("vit_crops", REAL, "crops"),
+    column("vit_patches", REAL, "patches"),
+    column("lm_image_tokens", REAL, "tokens"),
+    column("experts_by_router", TEXT, "experts"),
     column("flops_first_token", REAL, "FLOP", "lower"),
     column("flops_decode_step", REAL, "FLOP", "lower"),
 ]

@@ -21,6 +21,9 @@ from vlmprof.trial.plain import identity
 from vlmprof.trial.run import Outcome, Timed, stage_sum_error
 from vlmprof.trial.samples import Scored
 
+UNCOUNTED_ATTENTION = {"flash_attention_2", "flex_attention"}
+"""Attention kernels of other packages or compilers: torch's counter would take their operations for nothing."""
+
 
 def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
     """The rows of a trial that ran to its end.
@@ -77,6 +80,7 @@ def _observed(outcome: Outcome, loaded: Mapping[str, str]) -> Observation:
         cut_share=_mean(generation.end == "cap" for generation in answers) or 0.0,
         vision_tokens_max=max(generation.encoding.vision_tokens for generation in seen),
         tilings=frozenset(generation.encoding.tiling for generation in seen),
+        routing=outcome.counts.routing,
         loaded=loaded,
     )
 
@@ -142,7 +146,7 @@ def _achieved_by_knob(outcome: Outcome, seen: Observation) -> dict[str, float | 
     return {f"achieved_{s.name}": by_surface.get(s.knob.needs, achieved["vision_tokens"]) for s in settings}
 
 
-def _achieved(outcome: Outcome, seen: Observation) -> dict[str, float | int | None]:
+def _achieved(outcome: Outcome, seen: Observation) -> dict[str, Any]:
     answers = _answers(outcome)
     every = answers or [generation for one in outcome.timed for generation in one.run.generations]
     return {
@@ -153,8 +157,21 @@ def _achieved(outcome: Outcome, seen: Observation) -> dict[str, float | int | No
         "tokens_generated": _mean(generation.tokens for generation in answers),
         "experts_per_token": seen.experts_per_token,
         "blocks_executed": len(seen.blocks_executed),
-        "flops_first_token": outcome.flops.first_token,
-        "flops_decode_step": outcome.flops.decode_step,
+        **_counted(outcome, seen),
+    }
+
+
+def _counted(outcome: Outcome, seen: Observation) -> dict[str, float | str | None]:
+    """What hooks saw inside the model, mean over the counted requests."""
+    counts, known = outcome.counts, not UNCOUNTED_ATTENTION & set(seen.loaded["attention"].split("+"))
+    whole = outcome.counts.prompts or None  # none: a family that does not show its modules
+    return {
+        "vit_crops": counts.crops / whole if whole else None,
+        "vit_patches": counts.patches / whole if whole else None,
+        "lm_image_tokens": counts.image_tokens / whole if whole else None,
+        "experts_by_router": " ".join(f"{experts:g}" for experts, _ in seen.routing.values()) or None,
+        "flops_first_token": outcome.flops.first_token if known else None,
+        "flops_decode_step": outcome.flops.decode_step if known else None,
     }
 
 
@@ -200,7 +217,7 @@ def _work_key(outcome: Outcome, seen: Observation) -> str:
         sorted([one.example.id, *one.generation.encoding.tiling] for one in outcome.scored if one.generation),
         [[*generation.encoding.tiling] for one in outcome.timed for generation in one.run.generations],
         seen.blocks_executed,
-        seen.experts_per_token,
+        sorted(seen.routing.items()),
         seen.tokens_max if seen.cut_share else None,
         outcome.timing_output_tokens,
         outcome.resolved.plan.model_fingerprint,
@@ -241,7 +258,8 @@ def _effective_key(generation: Generation, seen: Observation) -> str:
     """Equal for configurations that did the same work on this sample, whatever they were asked for."""
     encoding = generation.encoding
     cap = generation.tokens if generation.end == "cap" else None  # a cap that did not cut is no setting of its own
-    work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, seen.experts_per_token, cap, seen.loaded]
+    routing = sorted(seen.routing.items())
+    work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, routing, cap, seen.loaded]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
 

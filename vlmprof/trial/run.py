@@ -11,12 +11,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
+from vlmprof.measure.certificate import require_as_said
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.observe import Counts, Whole, counted
@@ -91,10 +92,10 @@ def run_trial(
     plan = resolved.plan
     examples = resolved.task.subset(plan.task.split, plan.task.samples, plan.task.seed)
     asked = [Asked(example=example, prompt=resolved.task.ask(example)) for example in examples]
-    whole = Whole.of(model)
+    whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(whole, asked[:COUNTED_REQUESTS], model, report)
+        counts, flops = _count(whole, asked[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
         began = time.perf_counter()
         scored: tuple[Scored, ...] = ()
         cap = output_tokens or resolved.task.max_new_tokens
@@ -134,17 +135,25 @@ def applied(resolved: Resolved, model: AbstractModel) -> Iterator[None]:
 
 
 def _count(
-    whole: Whole, asked: Sequence[Asked], model: AbstractModel, report: Callable[[Progress], None]
+    whole: Whole,
+    asked: Sequence[Asked],
+    model: AbstractModel,
+    report: Callable[[Progress], None],
+    *,
+    crops_known: bool,
 ) -> tuple[Counts, Flops]:
     """Let hooks see a prefill and a decode step of a few requests; nothing is scored or timed."""
     report(Progress(phase="count", done=0, total=len(asked)))
     first, second = [], []
     with counted(whole) as counts:
+
+        def certified(prompt: Prompt, length: int) -> None:
+            before = replace(counts)
+            run = generate(model, [prompt], max_new_tokens=length, stop_at_eos=False)
+            require_as_said(before, counts, whole, run, crops_known=crops_known)
+
         for one in open_pictures(asked).readable:
-            spent = [
-                count_flops(partial(generate, model, [one.prompt], max_new_tokens=length, stop_at_eos=False))
-                for length in (1, 2)
-            ]
+            spent = [count_flops(partial(certified, one.prompt, length)) for length in (1, 2)]
             first.append(spent[0])
             second.append(spent[1] - spent[0])  # counts, unlike times, may be subtracted
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))

@@ -10,6 +10,8 @@ import torch
 from tests.models.vlm.families import BY_NAME, Family, ask
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
+from vlmprof.measure.certificate import require_as_said
+from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models._vlm.runtime import LoadedVlm
 from vlmprof.records import Prompt
 
@@ -80,6 +82,20 @@ def test_the_vision_side_runs_once_and_only_while_seeing(family: Family, prompts
         handle.remove()
     assert len(features) == sum(encoding.vision_tokens for encoding in batch.encodings)
     assert "get_image_features" not in vars(model._parts.feature_owner)
+
+
+def test_hooks_count_what_the_preprocessing_said(family: Family, prompts: list[Prompt]) -> None:
+    model, whole = family.model, Whole.of(family.model)
+    for target in (family.recipe.vision_tokens, None):
+        model.vision_tokens = target
+        try:
+            for prompt in prompts:
+                with counted(whole) as counts:
+                    run = generate(model, [prompt], max_new_tokens=2, stop_at_eos=False)
+                require_as_said(Counts(), counts, whole, run, crops_known=family.anatomy.crops_known)
+                assert counts.patches and counts.image_tokens
+        finally:
+            model.vision_tokens = None
 
 
 def test_features_do_not_depend_on_neighbours(family: Family, prompts: list[Prompt]) -> None:

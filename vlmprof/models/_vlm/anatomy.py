@@ -13,6 +13,7 @@ from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks
 from vlmprof.models._vlm.skeleton import read_processor, skeleton_parts
 from vlmprof.models.family import Checkpoint
 from vlmprof.surfaces import (
+    FIXED,
     SURFACES,
     Anatomy,
     DecoderStack,
@@ -48,7 +49,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         decoder_blocks=len(parts.decoder.layers),
         max_crops=budget.trained if budget else 1,
         min_crops=budget.lowest if budget else 1,
-        vision_unit=budget.unit if budget else "fixed",
+        vision_unit=budget.unit if budget else FIXED,
         experts=parts.experts,
         experts_per_token=parts.routers[0].top_k if parts.routers else None,
         router_blocks=parts.router_blocks,

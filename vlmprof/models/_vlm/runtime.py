@@ -86,6 +86,19 @@ class LoadedVlm(AbstractModel):
         return read_implementations(self._model)
 
     @property
+    def vision_encoder(self) -> Any:
+        return self._model.get_encoder(modality="image")
+
+    @property
+    def network(self) -> Any:
+        return self._model
+
+    @property
+    def image_token_id(self) -> int | None:
+        found: int = self._image_token_id
+        return found
+
+    @property
     def device(self) -> str:
         return self._device
 

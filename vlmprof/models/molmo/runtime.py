@@ -71,6 +71,19 @@ class LoadedMolmo(AbstractModel):
         return read_implementations(self._model)
 
     @property
+    def vision_encoder(self) -> Any:
+        return self._model.model.vision_tower
+
+    @property
+    def network(self) -> Any:
+        return self._model
+
+    @property
+    def image_token_id(self) -> int | None:
+        found: int | None = self._model.config.image_patch_id
+        return found
+
+    @property
     def device(self) -> str:
         return self._device
 
