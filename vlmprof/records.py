@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EndReason = Literal["eos", "cap"]
+Stage = Literal["preprocess", "transfer", "vision", "connector", "prefill", "decode"]
+"""What a generation consists of, in order; ``decode`` comes once for every token after the first."""
 
 
 @final
@@ -87,23 +89,56 @@ class Generation:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Where the time of ONE generation went, in milliseconds; the stages are consecutive and cover it all."""
+    """Where the time of ONE generation went, in milliseconds; the stages are consecutive and cover it all.
+
+    The names and formulas are those of MLPerf LoadGen and vLLM: time zero is when the inputs lie in the host's memory,
+    so that ``ttft_ms`` and ``e2e_ms`` are without preprocessing; ``end_to_end_ms`` is with it.
+    """
 
     preprocess_ms: float
+    """Resizing, tiling, tokenising and padding, on the host."""
+    transfer_ms: float
+    """Inputs to the device."""
     vision_ms: float
-    """Transfer, vision encoder and connector."""
+    """Vision encoder; with the connector where the two cannot be told apart."""
+    connector_ms: float | None
+    """From the encoder's patches to what the language model reads; None where it is within ``vision_ms``."""
     prefill_ms: float
     """First forward of the language model up to the first token on the host."""
-    decode_ms: float
-    """All further tokens, detokenisation excluded."""
+    step_ms: tuple[float, ...]
+    """The gap before each further token (ITL), detokenisation excluded."""
     end_to_end_ms: float
     """Measured by its own pair of clock readings, not by adding the stages."""
-    decode_steps: int
+
+    @property
+    def decode_ms(self) -> float:
+        """All tokens after the first."""
+        return sum(self.step_ms)
+
+    @property
+    def decode_steps(self) -> int:
+        """Tokens after the first."""
+        return len(self.step_ms)
+
+    @property
+    def ttft_ms(self) -> float:
+        """Time to first token, from inputs in the host's memory to the first token there."""
+        return self.transfer_ms + self.vision_ms + (self.connector_ms or 0.0) + self.prefill_ms
+
+    @property
+    def e2e_ms(self) -> float:
+        """From inputs in the host's memory to the last token there."""
+        return self.end_to_end_ms - self.preprocess_ms
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Time per output token after the first: (E2E - TTFT) / (tokens - 1); None for a single token."""
+        return (self.e2e_ms - self.ttft_ms) / self.decode_steps if self.step_ms else None
 
     @property
     def stage_sum_ms(self) -> float:
         """The sum of the stages; within 2 % of ``end_to_end_ms`` or the measurement is invalid."""
-        return self.preprocess_ms + self.vision_ms + self.prefill_ms + self.decode_ms
+        return self.preprocess_ms + self.ttft_ms + self.decode_ms
 
 
 @final
@@ -112,7 +147,8 @@ class Run:
     """One batch through a model: an answer for each prompt, and where the time went."""
 
     generations: tuple[Generation, ...]
-    stages: StageTimes
+    stages: StageTimes | None
+    """None where no clock ran: only the timing pass has one."""
 
 
 Scalar = bool | int | float | str

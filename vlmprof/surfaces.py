@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from vlmprof.records import Encoding, Prompt
+from vlmprof.records import Encoding, Prompt, Stage, StageTimes
 
 if TYPE_CHECKING:
     import torch
@@ -212,6 +212,30 @@ class DecodeState(Protocol):
         ...
 
 
+Mark = Callable[[Stage], None]
+"""Says that all the work since the last mark was of this stage."""
+
+
+def unmarked(stage: Stage) -> None:
+    """The ``Mark`` of a generation that nobody times."""
+
+
+class Clock(Protocol):
+    """Times one generation after another. The engine drives it and knows nothing else of it; see ``measure.clock``."""
+
+    def start(self) -> None:
+        """A generation begins now."""
+        ...
+
+    def mark(self, stage: Stage) -> None:
+        """All that was asked of the device since the last mark was of this stage; several marks of one stage add up."""
+        ...
+
+    def stop(self) -> StageTimes:
+        """The generation is over once the device has done all that was asked of it: where its time went."""
+        ...
+
+
 class TokenMaker(Protocol):
     """The steps of one generation, in the order the engine takes them; every stage is timed apart."""
 
@@ -221,12 +245,20 @@ class TokenMaker(Protocol):
         """Decode, resize, tile, tokenise and pad, on the host."""
         ...
 
-    def see(self, batch: Batch) -> Sized:
-        """Transfer, vision encoder and connector -> features, as many as the batch has vision tokens."""
+    def transfer(self, batch: Batch) -> Batch:
+        """The same batch with its tensors on the model's device."""
+        ...
+
+    def see(self, batch: Batch, mark: Mark = unmarked) -> Sized:
+        """A transferred batch through vision encoder and connector -> a feature for each of its vision tokens.
+
+        Calls ``mark("vision")`` where the encoder ends and the connector begins. A model that cannot tell leaves it
+        out; then the whole counts as vision.
+        """
         ...
 
     def prefill(self, batch: Batch, features: Any, max_new_tokens: int) -> DecodeState:
-        """First forward of the language model over the whole prompt."""
+        """First forward of the language model over the whole prompt of a transferred batch."""
         ...
 
     def step(self, state: DecodeState) -> DecodeState:

@@ -99,7 +99,7 @@ class KnobContract(ABC):
 
 def logits(model: AbstractModel, prompts: list[Prompt]) -> torch.Tensor:
     """Raw logits of the whole prompts, (batch, vocabulary) at the last position, as this model is set now."""
-    batch = model.encode(prompts)
+    batch = model.transfer(model.encode(prompts))
     features = model.see(batch)
     caught: list[torch.Tensor] = []
     handle = model._model.lm_head.register_forward_hook(lambda module, args, output: caught.append(output))  # type: ignore[attr-defined]

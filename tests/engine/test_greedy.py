@@ -10,8 +10,10 @@ from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch, OutOfMemory
+from vlmprof.measure.clock import HostClock
 from vlmprof.models.molmo.runtime import EncodedBatch, LoadedMolmo
 from vlmprof.records import Prompt
+from vlmprof.surfaces import Mark
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def ends_early(model: LoadedMolmo, prompts: list[Prompt]) -> Iterator[None]:
 
 
 def _tokens(model: LoadedMolmo, prompts: list[Prompt], count: int) -> list[list[int]]:
-    batch = model.encode(prompts)
+    batch = model.transfer(model.encode(prompts))
     state = model.prefill(batch, model.see(batch), count)
     steps = [state.next_tokens.tolist()]
     for _ in range(count - 1):
@@ -73,7 +75,8 @@ def test_a_smaller_cap_gives_a_prefix(model: LoadedMolmo, prompts: list[Prompt])
 
 
 def test_a_batch_stops_when_its_last_row_has_ended(model: LoadedMolmo, prompts: list[Prompt], ends_early: None) -> None:
-    run = generate(model, prompts[:1], max_new_tokens=50)
+    run = generate(model, prompts[:1], max_new_tokens=50, clock=HostClock())
+    assert run.stages is not None
     assert run.stages.decode_steps == run.generations[0].tokens - 1 < 49
 
 
@@ -86,7 +89,8 @@ def test_batch_size_order_and_neighbours_do_not_change_an_answer(model: LoadedMo
 
 
 def test_the_stages_of_one_run_add_up_to_end_to_end(model: LoadedMolmo, prompts: list[Prompt]) -> None:
-    stages = [generate(model, prompts, max_new_tokens=6, stop_at_eos=False).stages for _ in range(5)]
+    clock = HostClock()
+    stages = [generate(model, prompts, max_new_tokens=6, stop_at_eos=False, clock=clock).stages for _ in range(5)]
     gaps = [abs(s.stage_sum_ms - s.end_to_end_ms) / s.end_to_end_ms for s in stages]
     assert min(gaps) < 0.02
     assert all(s.vision_ms > 0 and s.prefill_ms > 0 and s.decode_ms > 0 and s.decode_steps == 5 for s in stages)
@@ -120,7 +124,7 @@ def test_out_of_memory_is_told_once_the_batch_is_freed(
 ) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
-    def refuse(self: LoadedMolmo, batch: EncodedBatch) -> torch.Tensor:
+    def refuse(self: LoadedMolmo, batch: EncodedBatch, mark: Mark) -> torch.Tensor:
         on_the_device = torch.zeros(8)
         held.append(weakref.ref(on_the_device))
         raise type(error)(*error.args)
@@ -135,7 +139,7 @@ def test_out_of_memory_is_told_once_the_batch_is_freed(
 def test_another_runtime_error_is_not_out_of_memory(
     model: LoadedMolmo, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: LoadedMolmo, batch: EncodedBatch) -> torch.Tensor:
+    def broken(self: LoadedMolmo, batch: EncodedBatch, mark: Mark) -> torch.Tensor:
         raise RuntimeError("shape mismatch")
 
     monkeypatch.setattr(LoadedMolmo, "see", broken)

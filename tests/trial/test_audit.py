@@ -37,7 +37,7 @@ def test_features_that_leak_to_a_neighbour_are_caught(
 ) -> None:
     """The predecessor's fault: in a batch, features land in another row."""
     see = LoadedMolmo.see
-    monkeypatch.setattr(LoadedMolmo, "see", lambda self, batch: see(self, batch).roll(20, dims=0))
+    monkeypatch.setattr(LoadedMolmo, "see", lambda self, batch, mark: see(self, batch, mark).roll(20, dims=0))
     honest = run(tmp_path, tiny_checkpoint, size=1)
     leaking = run(tmp_path, tiny_checkpoint)
     assert honest.get("flips") is None

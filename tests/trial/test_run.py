@@ -199,6 +199,8 @@ def test_a_wrong_clock_is_caught(
 
     def wrong(*args: Any, **kwargs: Any) -> Run:
         done = honest(*args, **kwargs)
+        if done.stages is None:
+            return done
         prefill = done.stages.prefill_ms * (2 if "twice" in lie else 0)
         return replace(done, stages=replace(done.stages, prefill_ms=prefill))
 
@@ -224,11 +226,11 @@ def test_out_of_memory_shrinks_the_batch_and_no_sample_is_lost(
 ) -> None:
     see, tried = type(loaded).see, []
 
-    def small_device(self: Any, batch: Any) -> Any:
+    def small_device(self: Any, batch: Any, mark: Any) -> Any:
         tried.append(len(batch.encodings))
         if len(batch.encodings) > 3:
             raise RuntimeError("CUDA error: out of memory")
-        return see(self, batch)
+        return see(self, batch, mark)
 
     monkeypatch.setattr(type(loaded), "see", small_device)
     result = run(plan_of(measure=["accuracy"]), loaded)
@@ -241,7 +243,7 @@ def test_out_of_memory_shrinks_the_batch_and_no_sample_is_lost(
 def test_what_does_not_fit_is_an_oom_row(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from vlmprof.models.molmo.runtime import LoadedMolmo
 
-    def no_room(self: Any, batch: Any) -> Any:
+    def no_room(self: Any, batch: Any, mark: Any) -> Any:
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(LoadedMolmo, "see", no_room)

@@ -1,23 +1,28 @@
-"""Greedy generation, timed stage by stage from ONE run.
+"""Greedy generation: the loop behind every answer, and, with a clock, behind every latency.
 
-The stages are consecutive readings of one clock, so they cover the generation without gap or overlap; end-to-end is a
-second pair of readings, and whoever trusts the numbers compares the two (``trial.run`` does). Purpose: accuracy and
-latency from the same loop. Limits: greedy only; one host synchronisation a token.
+Purpose: accuracy and latency from the same loop. A clock is told where each stage ends and never changes what is done.
+At exact length no step waits for the device. Limits: greedy only; where answers may end by themselves, one host
+synchronisation a token.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from itertools import pairwise
 
 from vlmprof.engine.memory import is_out_of_memory, release
 from vlmprof.errors import Mismatch, OutOfMemory
-from vlmprof.records import Generation, Prompt, Run, StageTimes
-from vlmprof.surfaces import Batch, TokenMaker
+from vlmprof.records import Generation, Prompt, Run
+from vlmprof.surfaces import Batch, Clock, Mark, TokenMaker, unmarked
 
 
-def generate(model: TokenMaker, prompts: Sequence[Prompt], *, max_new_tokens: int, stop_at_eos: bool = True) -> Run:
+def generate(
+    model: TokenMaker,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    stop_at_eos: bool = True,
+    clock: Clock | None = None,
+) -> Run:
     """Answer a batch of prompts.
 
     Args:
@@ -25,6 +30,7 @@ def generate(model: TokenMaker, prompts: Sequence[Prompt], *, max_new_tokens: in
         prompts: One batch; all at once.
         max_new_tokens: Longest answer, an end-of-sequence token included.
         stop_at_eos: False runs every row to exactly ``max_new_tokens``; the tokens before end-of-sequence are the same.
+        clock: Told of every stage as it ends; None leaves ``stages`` of the answer empty.
 
     Raises:
         OutOfMemory: the device could not hold the batch; everything of it is freed.
@@ -33,7 +39,7 @@ def generate(model: TokenMaker, prompts: Sequence[Prompt], *, max_new_tokens: in
     if not prompts or max_new_tokens < 1:
         raise ValueError(f"expected prompts and at least one token, got {len(prompts)} and {max_new_tokens}")
     try:
-        return _generate(model, prompts, max_new_tokens, stop_at_eos)
+        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -44,35 +50,36 @@ def generate(model: TokenMaker, prompts: Sequence[Prompt], *, max_new_tokens: in
     raise OutOfMemory(len(prompts), detail)
 
 
-def _generate(model: TokenMaker, prompts: Sequence[Prompt], max_new_tokens: int, stop_at_eos: bool) -> Run:
-    begin = _now(model)
-    marks = [_now(model)]
+def _generate(
+    model: TokenMaker, prompts: Sequence[Prompt], max_new_tokens: int, stop_at_eos: bool, clock: Clock | None
+) -> Run:
+    mark: Mark = clock.mark if clock else unmarked
+    if clock:
+        clock.start()
     batch = model.encode(prompts)
-    marks.append(_now(model))
-    features = model.see(batch)
-    marks.append(_now(model))
+    mark("preprocess")
+    moved = model.transfer(batch)
+    mark("transfer")
+    features = model.see(moved, mark)
+    mark("connector")
     _require_places(batch, len(features))
-    state = model.prefill(batch, features, max_new_tokens)
-    steps = [state.next_tokens.tolist()]
-    marks.append(_now(model))
+    state = model.prefill(moved, features, max_new_tokens)
+    # Not waited for: the copy lies in pinned memory once the device has got so far, and is read after all steps.
+    steps = [state.next_tokens.to("cpu", non_blocking=True)]
+    mark("prefill")
     open_rows = set(range(len(prompts)))
     while len(steps) < max_new_tokens:
-        open_rows -= {row for row in open_rows if stop_at_eos and steps[-1][row] in model.eos_ids}
+        if stop_at_eos:
+            model.synchronize()
+            open_rows -= {row for row in open_rows if int(steps[-1][row]) in model.eos_ids}
         if not open_rows:
             break
         state = model.step(state)
-        steps.append(state.next_tokens.tolist())
-    marks.append(_now(model))
-    preprocess, vision, prefill, decode = (after - before for before, after in pairwise(marks))
-    stages = StageTimes(
-        preprocess_ms=preprocess,
-        vision_ms=vision,
-        prefill_ms=prefill,
-        decode_ms=decode,
-        end_to_end_ms=_now(model) - begin,
-        decode_steps=len(steps) - 1,
-    )
-    rows = [list(row) for row in zip(*steps, strict=True)]
+        steps.append(state.next_tokens.to("cpu", non_blocking=True))
+        mark("decode")
+    stages = clock.stop() if clock else None
+    model.synchronize()
+    rows = [list(row) for row in zip(*(step.tolist() for step in steps), strict=True)]
     return Run(generations=tuple(_answers(model, batch, rows, stop_at_eos)), stages=stages)
 
 
@@ -91,8 +98,3 @@ def _require_places(batch: Batch, features: int) -> None:
     if features != places:
         raise Mismatch(f"the vision encoder gave {features} features for {places} places in the prompts")
 
-
-def _now(model: TokenMaker) -> float:
-    """Milliseconds on the host's clock, once the device has caught up."""
-    model.synchronize()
-    return time.perf_counter_ns() / 1e6

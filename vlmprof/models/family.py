@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from vlmprof.records import Prompt
-from vlmprof.surfaces import Anatomy, Batch, DecodeState, Router
+from vlmprof.surfaces import Anatomy, Batch, DecodeState, Mark, Router, unmarked
 
 
 @final
@@ -80,7 +80,11 @@ class AbstractModel(ABC):
         """See ``surfaces.TokenMaker``."""
 
     @abstractmethod
-    def see(self, batch: Any) -> Sized:
+    def transfer(self, batch: Any) -> Batch:
+        """See ``surfaces.TokenMaker``."""
+
+    @abstractmethod
+    def see(self, batch: Any, mark: Mark = unmarked) -> Sized:
         """See ``surfaces.TokenMaker``."""
 
     @abstractmethod

@@ -49,7 +49,7 @@ SAMPLES = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
-STAGES = ("preprocess", "vision", "prefill", "decode")
+STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
 
 TIMINGS = pa.schema(
     [

@@ -194,7 +194,7 @@ def _latency(outcome: Outcome) -> dict[str, float | int | None]:
         **{f"{stage}_ms_p50": _stage_median(repeats, f"{stage}_ms") for stage in STAGES},
         "decode_step_ms_p50": statistics.median(steps) if steps else None,
         "timings_redone": sum(one.redone for one in outcome.timed),
-        "stage_sum_error": max(stage_sum_error(one.run) for one in outcome.timed),
+        "stage_sum_error": max(stage_sum_error(one.stages) for one in outcome.timed),
         "peak_bytes": outcome.peak.peak_bytes if outcome.peak else None,
     }
 
@@ -203,12 +203,14 @@ def _repeats(timed: Sequence[Timed]) -> list[list[StageTimes]]:
     """The stage times of each repeat, a request each: a repeat is one pass over the same fixed requests."""
     repeats: dict[int, list[StageTimes]] = {}
     for one in timed:
-        repeats.setdefault(one.repeat, []).append(one.run.stages)
+        repeats.setdefault(one.repeat, []).append(one.stages)
     return [repeats[repeat] for repeat in sorted(repeats)]
 
 
-def _stage_median(repeats: Sequence[Sequence[StageTimes]], stage: str) -> float:
-    return statistics.median(statistics.fmean(getattr(stages, stage) for stages in repeat) for repeat in repeats)
+def _stage_median(repeats: Sequence[Sequence[StageTimes]], stage: str) -> float | None:
+    means = [_mean(value for one in repeat if (value := getattr(one, stage)) is not None) for repeat in repeats]
+    measured = [mean for mean in means if mean is not None]
+    return statistics.median(measured) if measured else None
 
 
 def _work_key(outcome: Outcome, seen: Observation) -> str:
@@ -264,7 +266,7 @@ def _effective_key(generation: Generation, seen: Observation) -> str:
 
 
 def _timing_row(outcome: Outcome, one: Timed) -> Row:
-    stages: Mapping[str, float] = {f"{stage}_ms": getattr(one.run.stages, f"{stage}_ms") for stage in STAGES}
+    stages: Mapping[str, float | None] = {f"{stage}_ms": getattr(one.stages, f"{stage}_ms") for stage in STAGES}
     return {
         "trial": outcome.resolved.plan.id,
         "repeat": one.repeat,
@@ -272,7 +274,7 @@ def _timing_row(outcome: Outcome, one: Timed) -> Row:
         "batch_size": len(one.run.generations),
         "output_tokens": outcome.timing_output_tokens,
         **stages,
-        "end_to_end_ms": one.run.stages.end_to_end_ms,
+        "end_to_end_ms": one.stages.end_to_end_ms,
     }
 
 

@@ -18,11 +18,13 @@ from typing import final
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
 from vlmprof.measure.certificate import require_as_said
+from vlmprof.measure.clock import clock_for
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models.family import AbstractModel
-from vlmprof.records import Prompt, Run
+from vlmprof.records import Prompt, Run, StageTimes
+from vlmprof.surfaces import Clock
 from vlmprof.trial.audit import Audit, audit
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import Resolved
@@ -56,6 +58,7 @@ class Timed:
     repeat: int
     request: int
     run: Run
+    stages: StageTimes
     redone: int
     """Generations thrown away because their stages did not add up."""
 
@@ -167,34 +170,38 @@ def _time(
     readable = open_pictures(asked[: timing.batch_size * timing.requests]).readable
     prompts = [one.prompt for one in readable]
     requests = [prompts[i : i + timing.batch_size] for i in range(0, len(prompts), timing.batch_size)]
+    clock = clock_for(model.device)
     for repeat in range(-timing.warmup, timing.repeats):
         if repeat in (-timing.warmup, 0):  # never between repeats: a message is work beside the clock
             report(Progress(phase="warm up" if repeat < 0 else "time", done=0, total=timing.repeats))
         for index, request in enumerate(requests):
-            run, redone = _sound(model, request, length)
+            run, stages, redone = _sound(model, request, length, clock)
             if repeat >= 0:
-                yield Timed(repeat=repeat, request=index, run=run, redone=redone)
+                yield Timed(repeat=repeat, request=index, run=run, stages=stages, redone=redone)
 
 
-def stage_sum_error(run: Run) -> float:
+def stage_sum_error(stages: StageTimes) -> float:
     """How far the stages are from end-to-end, as a share of it."""
-    stages = run.stages
     return abs(stages.stage_sum_ms - stages.end_to_end_ms) / stages.end_to_end_ms
 
 
-def _sound(model: AbstractModel, request: Sequence[Prompt], length: int) -> tuple[Run, int]:
+def _sound(
+    model: AbstractModel, request: Sequence[Prompt], length: int, clock: Clock
+) -> tuple[Run, StageTimes, int]:
     """One generation whose stages add up, and how many were thrown away for it.
 
     On a busy host a process can be put aside between two readings of the clock. Such a run is told by the identity it
     breaks, not by its length, so running it again biases nothing; a clock that is wrong never comes right.
     """
     for redone in range(ATTEMPTS):
-        run = generate(model, request, max_new_tokens=length, stop_at_eos=False)
-        if stage_sum_error(run) <= max(STAGE_SUM_TOLERANCE, CLOCK_TOLERANCE_MS / run.stages.end_to_end_ms):
-            return run, redone
+        run = generate(model, request, max_new_tokens=length, stop_at_eos=False, clock=clock)
+        stages = run.stages
+        assert stages is not None, "a generation with a clock has stages"
+        if stage_sum_error(stages) <= max(STAGE_SUM_TOLERANCE, CLOCK_TOLERANCE_MS / stages.end_to_end_ms):
+            return run, stages, redone
     raise Mismatch(
-        f"the stages add up to {run.stages.stage_sum_ms:.3f} ms of {run.stages.end_to_end_ms:.3f} ms end to end,"
-        f" {stage_sum_error(run):.1%} apart where {STAGE_SUM_TOLERANCE:.0%} is allowed, {ATTEMPTS} times in a row"
+        f"the stages add up to {stages.stage_sum_ms:.3f} ms of {stages.end_to_end_ms:.3f} ms end to end,"
+        f" {stage_sum_error(stages):.1%} apart where {STAGE_SUM_TOLERANCE:.0%} is allowed, {ATTEMPTS} times in a row"
     )
 
 

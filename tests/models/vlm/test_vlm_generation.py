@@ -20,7 +20,7 @@ NEW = 8
 
 def ours(model: LoadedVlm, prompts: list[Prompt]) -> list[list[int]]:
     """(prompts, NEW) greedy tokens through the engine's steps."""
-    batch = model.encode(prompts)
+    batch = model.transfer(model.encode(prompts))
     state = model.prefill(batch, model.see(batch), NEW)
     steps = [state.next_tokens]
     while len(steps) < NEW:
@@ -58,7 +58,8 @@ def test_interleaved_batches_do_not_disturb_each_other(family: Family, prompts: 
     """What a model remembers between forwards (rotary offsets of Qwen-VL) must not leak into another batch."""
     model, (first, second) = family.model, (prompts[:2], prompts[2:])
     alone = [ours(model, first), ours(model, second)]
-    states = [model.prefill(batch, model.see(batch), NEW) for batch in (model.encode(first), model.encode(second))]
+    batches = [model.transfer(model.encode(half)) for half in (first, second)]
+    states = [model.prefill(batch, model.see(batch), NEW) for batch in batches]
     steps = [[state.next_tokens] for state in states]
     for _ in range(NEW - 1):
         states = [model.step(state) for state in states]
@@ -72,7 +73,7 @@ def test_the_vision_side_runs_once_and_only_while_seeing(family: Family, prompts
     tower = model._model.get_encoder(modality="image")
     handle = tower.register_forward_hook(lambda *_: runs.append(1))
     try:
-        batch = model.encode(prompts)
+        batch = model.transfer(model.encode(prompts))
         assert not runs
         features = model.see(batch)
         assert len(runs) == 1
@@ -100,7 +101,7 @@ def test_hooks_count_what_the_preprocessing_said(family: Family, prompts: list[P
 
 def test_features_do_not_depend_on_neighbours(family: Family, prompts: list[Prompt]) -> None:
     model = family.model
-    alone = [len(model.see(model.encode([prompt]))) for prompt in prompts]
+    alone = [len(model.see(model.transfer(model.encode([prompt])))) for prompt in prompts]
     assert alone == [encoding.vision_tokens for encoding in model.encode(prompts).encodings]
 
 

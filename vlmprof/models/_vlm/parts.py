@@ -16,6 +16,7 @@ from typing import Any, final
 from torch import nn
 
 from vlmprof.errors import ModelError
+from vlmprof.models._vlm.connectors import find_connectors
 
 COUNT_NAMES = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 CONFIG_TOP_K_NAMES = ("top_k_experts",)
@@ -58,6 +59,8 @@ class Parts:
     """The module that owns ``layers`` and the text ``config``."""
     feature_owner: Any
     """The module whose ``get_image_features`` turns pixels into what the language model reads."""
+    connectors: tuple[Any, ...]
+    """The modules between vision encoder and language model; empty where none was found."""
     routers: tuple[Any, ...]
     router_blocks: tuple[int, ...]
     """The decoder block of each router."""
@@ -88,6 +91,7 @@ def find_parts(model: Any) -> Parts:
     return Parts(
         decoder=decoder,
         feature_owner=owner,
+        connectors=find_connectors(owner),
         routers=tuple(router for _, router in found),
         router_blocks=tuple(index for index, _ in found),
         experts=_experts(text) if found else None,

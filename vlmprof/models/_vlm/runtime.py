@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from typing import Any, final
@@ -27,17 +27,18 @@ from vlmprof.models._vlm.collate import collate
 from vlmprof.models._vlm.features import Features, join, split_rows
 from vlmprof.models._vlm.loading import load_model
 from vlmprof.models._vlm.parts import find_parts
+from vlmprof.models._vlm.connectors import marking
 from vlmprof.models._vlm.pinpoints import Pinpoints
 from vlmprof.models._vlm.skeleton import load_processor
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Router, TokenCounts
+from vlmprof.surfaces import Mark, Router, TokenCounts, unmarked
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
-    """Prompts of a batch as the processor left them, on the host."""
+    """Prompts of a batch as the processor left them, on the host or, once transferred, on the device."""
 
     inputs: Mapping[str, Tensor]
     encodings: tuple[Encoding, ...]
@@ -114,14 +115,18 @@ class LoadedVlm(AbstractModel):
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return EncodedBatch(inputs=collate(rows, pad_id), encodings=tuple(encodings), budgets=tuple(budgets))
 
+    def transfer(self, batch: EncodedBatch) -> EncodedBatch:
+        moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        return replace(batch, inputs=moved)
+
     @torch.inference_mode()
-    def see(self, batch: EncodedBatch) -> Features:
-        inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
-        if isinstance(self._budget, Pinpoints) and len(set(batch.budgets)) > 1:
-            # The tower reads the list of resolutions from one configuration: images that differ in it go one by one.
-            rows = zip(split_rows(inputs, len(batch.budgets)), batch.budgets, strict=True)
-            return join([self._see(row, value) for row, value in rows], inputs)
-        return self._see(inputs, batch.budgets[0])
+    def see(self, batch: EncodedBatch, mark: Mark = unmarked) -> Features:
+        with marking(self._parts.connectors, mark):
+            if isinstance(self._budget, Pinpoints) and len(set(batch.budgets)) > 1:
+                # The tower reads the list of resolutions from one configuration: images that differ go one by one.
+                rows = zip(split_rows(batch.inputs, len(batch.budgets)), batch.budgets, strict=True)
+                return join([self._see(row, value) for row, value in rows], batch.inputs)
+            return self._see(batch.inputs, batch.budgets[0])
 
     @torch.inference_mode()
     def prefill(self, batch: EncodedBatch, features: Features, max_new_tokens: int) -> Generating:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -20,13 +20,13 @@ from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Router, largest_within
+from vlmprof.surfaces import Mark, Router, largest_within, unmarked
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
-    """Prompts of a batch as the processor left them, on the host."""
+    """Prompts of a batch as the processor left them, on the host or, once transferred, on the device."""
 
     inputs: Mapping[str, Tensor]
     encodings: tuple[Encoding, ...]
@@ -99,15 +99,22 @@ class LoadedMolmo(AbstractModel):
         rows = zip(tilings, prompts, lengths, strict=True)
         return EncodedBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
+    def transfer(self, batch: EncodedBatch) -> EncodedBatch:
+        moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        return replace(batch, inputs=moved)
+
     @torch.inference_mode()
-    def see(self, batch: EncodedBatch) -> Tensor:
+    def see(self, batch: EncodedBatch, mark: Mark = unmarked) -> Tensor:
         names = ("pixel_values", "image_masks", "image_token_pooling")
-        pixels, masks, pooling = (batch.inputs[name].to(self._device, non_blocking=True) for name in names)
-        return self._model.get_image_features(pixels.to(self._model.dtype), masks, pooling)
+        pixels, masks, pooling = (batch.inputs[name] for name in names)
+        patches = self._model.model.vision_tower(pixels.to(self._model.dtype))
+        mark("vision")
+        features: Tensor = self._model.model.multi_modal_projector(patches, masks, pooling)
+        return features
 
     @torch.inference_mode()
     def prefill(self, batch: EncodedBatch, features: Tensor, max_new_tokens: int) -> CachedRows:
-        ids, mask = (batch.inputs[name].to(self._device) for name in ("input_ids", "attention_mask"))
+        ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
         return self._forward(ids, mask, DynamicCache(config=self.decoder.config), features)
 
     @torch.inference_mode()
