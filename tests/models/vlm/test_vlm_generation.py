@@ -11,6 +11,7 @@ from tests.models.vlm.families import BY_NAME, Family, ask
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
 from vlmprof.measure.certificate import require_as_said
+from vlmprof.measure.clock import HostClock
 from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models._vlm.runtime import LoadedVlm
 from vlmprof.records import Prompt
@@ -97,6 +98,14 @@ def test_hooks_count_what_the_preprocessing_said(family: Family, prompts: list[P
                 assert counts.patches and counts.image_tokens
         finally:
             model.vision_tokens = None
+
+
+def test_encoder_and_connector_are_timed_apart(family: Family, prompts: list[Prompt]) -> None:
+    stages = generate(family.model, prompts, max_new_tokens=2, clock=HostClock()).stages
+    assert stages is not None and stages.connector_ms is not None
+    assert stages.connector_ms > 0 and stages.vision_ms > 0
+    modules = [module for connector in family.model._parts.connectors for module in connector.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def test_features_do_not_depend_on_neighbours(family: Family, prompts: list[Prompt]) -> None:

@@ -24,10 +24,10 @@ from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementation
 from vlmprof.models._vlm.anatomy import budget_of
 from vlmprof.models._vlm.budgets import budget_within
 from vlmprof.models._vlm.collate import collate
+from vlmprof.models._vlm.connectors import marking
 from vlmprof.models._vlm.features import Features, join, split_rows
 from vlmprof.models._vlm.loading import load_model
 from vlmprof.models._vlm.parts import find_parts
-from vlmprof.models._vlm.connectors import marking
 from vlmprof.models._vlm.pinpoints import Pinpoints
 from vlmprof.models._vlm.skeleton import load_processor
 from vlmprof.models.family import AbstractModel, Checkpoint
