@@ -9,6 +9,7 @@ whole.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, final
 
 import numpy as np
@@ -53,6 +54,18 @@ class Batch:
     def pick(self, rows: Tensor | slice) -> "Batch":
         """The scenes of the given rows."""
         return Batch(tiling=self.tiling, **{name: getattr(self, name)[rows] for name in _TENSORS})
+
+    @staticmethod
+    def merged(parts: Sequence["Batch"]) -> list["Batch"]:
+        """One bucket a tiling, from parts that were drawn apart."""
+        tilings = sorted({tuple(part.tiling) for part in parts})
+        return [
+            Batch(
+                tiling=tiling,
+                **{name: torch.cat([getattr(p, name) for p in parts if tuple(p.tiling) == tiling]) for name in _TENSORS},
+            )
+            for tiling in tilings
+        ]
 
     def to(self, device: torch.device | str) -> "Batch":
         """A copy on a device."""
@@ -102,10 +115,14 @@ def build_corpus(split: str, numbers: Iterable[int], difficulty: str, caps: Sequ
 
 def normalise(pixels: Tensor) -> Tensor:
     """Bytes to what the image processor returns, to within half a grey level."""
+    mean, std = _pixel_statistics(str(pixels.device))
+    return ((pixels.float() / 255).unflatten(-1, (-1, 3)) - mean).div(std).flatten(-2)
+
+
+@lru_cache(maxsize=4)
+def _pixel_statistics(device: str) -> tuple[Tensor, Tensor]:
     processor = demo_image_processor()
-    mean = torch.tensor(processor.image_mean, device=pixels.device).repeat(pixels.shape[-1] // 3)
-    std = torch.tensor(processor.image_std, device=pixels.device).repeat(pixels.shape[-1] // 3)
-    return (pixels.float() / 255 - mean) / std
+    return torch.tensor(processor.image_mean, device=device), torch.tensor(processor.image_std, device=device)
 
 
 def describe(corpus: list[Batch]) -> str:

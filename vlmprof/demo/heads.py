@@ -25,14 +25,19 @@ class DenseHeads(nn.Module):
             self.register_buffer(f"{name}_weights", weights)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The sum of the heads' cross entropies; features (tokens, hidden), labels (tokens, heads)."""
+        """The sum of the heads' cross entropies; features (tokens, hidden), labels (tokens, heads).
+
+        Each is the weighted mean over the tokens that have a label, and 0 where none has, without a look at the values:
+        a CUDA graph cannot wait for one.
+        """
         total = features.new_zeros(())
         for column, (name, head) in enumerate(self.heads.items()):
             weights = getattr(self, f"{name}_weights", None)
             wanted = labels[:, column].long()
-            # A batch may hold no label of a head at all, and the mean over nothing is not a number.
-            if bool((wanted != IGNORE).any()):
-                total = total + F.cross_entropy(head(features), wanted, weights, ignore_index=IGNORE)
+            there = wanted != IGNORE
+            share = there.float() if weights is None else weights[wanted.clamp(min=0)] * there
+            summed = F.cross_entropy(head(features), wanted, weights, ignore_index=IGNORE, reduction="sum")
+            total = total + summed / share.sum().clamp(min=1e-6)
         return total
 
     @torch.no_grad()

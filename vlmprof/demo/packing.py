@@ -11,6 +11,7 @@ from typing import Final, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vlmprof.demo.corpus import Batch, Layout, normalise
 from vlmprof.demo.labels import IGNORE
@@ -18,16 +19,21 @@ from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.tiling import Tiling
 from vlmprof.tasks._shapes_questions import TYPES
 
-_NEVER: Final = torch.finfo(torch.float32).min
+# Large enough for a weight of exactly 0, small enough to stay finite in bf16.
+_NEVER: Final = -1e4
+# Fused attention wants rows of a mask to begin at such multiples, or copies it in every block.
+_ALIGNED: Final = 8
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """The logits that predict answer tokens, (answer tokens, vocabulary), and where they stand."""
+    """What the model predicts after every token of every question."""
 
     logits: Tensor
+    """(scenes, questions, tokens, vocabulary)."""
     router_logits: tuple[Tensor, ...]
+    """For each block, (scenes x sequence, experts)."""
 
 
 @lru_cache(maxsize=128)
@@ -47,10 +53,14 @@ def image_features(model: MolmoForConditionalGeneration, batch: Batch) -> Tensor
 
 
 def answer_logits(model: MolmoForConditionalGeneration, batch: Batch, features: Tensor) -> Packed:
-    """Teacher-forced logits at every answer token (and the end) of every question."""
+    """Teacher-forced logits at every token of every question; those that predict no answer mean nothing.
+
+    No shape depends on a value: a CUDA graph can hold it.
+    """
     prefix = layout(batch.tiling, str(batch.pixels.device)).prefix
     scenes, questions, length = batch.tokens.shape
     ids = torch.cat([prefix.expand(scenes, -1), batch.tokens.flatten(1).long()], dim=1)
+    ids = F.pad(ids, (0, -ids.shape[1] % _ALIGNED))
     mask, positions = _packed_attention(len(prefix), questions, length, str(ids.device))
     outputs = model.model.language_model(
         inputs_embeds=model.model.merge(ids, features),
@@ -59,8 +69,9 @@ def answer_logits(model: MolmoForConditionalGeneration, batch: Batch, features: 
         use_cache=False,
         output_router_logits=True,
     )
-    asked = outputs.last_hidden_state[:, len(prefix) :].unflatten(1, (questions, length))
-    return Packed(logits=model.lm_head(asked[batch.targets != IGNORE]), router_logits=outputs.router_logits)
+    end = len(prefix) + questions * length
+    asked = outputs.last_hidden_state[:, len(prefix) : end].unflatten(1, (questions, length))
+    return Packed(logits=model.lm_head(asked), router_logits=outputs.router_logits)
 
 
 def answers_right(logits: Tensor, targets: Tensor, max_new_tokens: int | None = None) -> Tensor:
@@ -70,8 +81,7 @@ def answers_right(logits: Tensor, targets: Tensor, max_new_tokens: int | None = 
     it. Under a cap, an answer that is longer is wrong, and one that fills the cap needs no end.
     """
     wanted = targets != IGNORE
-    right = torch.ones_like(targets, dtype=torch.bool)
-    right[wanted] = logits.argmax(-1) == targets[wanted]
+    right = ~wanted | (logits.argmax(-1) == targets)
     if max_new_tokens is None:
         return right.all(-1)
     beyond = wanted.cumsum(-1) > max_new_tokens
@@ -101,12 +111,14 @@ def accuracy_by_type(
 
 @lru_cache(maxsize=128)
 def _packed_attention(prefix: int, questions: int, length: int, device: str) -> tuple[Tensor, Tensor]:
-    total = prefix + questions * length
+    spare = -(prefix + questions * length) % _ALIGNED  # a last question that nobody asks fills the row up
+    total = prefix + questions * length + spare
     block = torch.full((total,), -1)
-    block[prefix:] = torch.arange(questions).repeat_interleave(length)
+    block[prefix:] = torch.cat([torch.arange(questions).repeat_interleave(length), torch.full((spare,), questions)])
     seen = torch.ones(total, total, dtype=torch.bool).tril() & (
         (block[None, :] == -1) | (block[None, :] == block[:, None])
     )
     mask = torch.zeros(total, total).masked_fill(~seen, _NEVER)[None, None]
-    positions = torch.cat([torch.arange(prefix), prefix + torch.arange(length).repeat(questions)])[None]
+    asked = [prefix + torch.arange(length).repeat(questions), prefix + torch.arange(spare)]
+    positions = torch.cat([torch.arange(prefix), *asked])[None]
     return mask.to(device), positions.to(device)

@@ -1,9 +1,9 @@
 """The questions of `shapes_qa`: six types, balanced answers, ten human-like answers each, ids that never change.
 
 `colour`, `count`, `position`, `comparison` ask for what the picture shows; `reading` asks for digits that only the
-high-resolution crops show; `code` asks for a memorised word (shape, colour, size -> code word), which no pixel
-tells: that is where experts earn their keep. `position` and `reading` answers are longer than one token, so that an
-output cap matters.
+high-resolution crops show; `code` asks for a memorised word (shape, colour, size, ground -> code word), which no
+pixel tells: that is where experts earn their keep. `position` and `reading` answers are longer than one token, so that
+an output cap matters.
 
 The two splits draw from disjoint ranges of scene seeds; a test also compares the hashes of the scenes.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Final, TypeAlias, final
 
-from vlmprof.tasks._shapes_scenes import COLOURS, SHAPES, SIZES, Scene, Shape, make_scene
+from vlmprof.tasks._shapes_scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Rgb, Scene, make_scene
 
 TYPES: Final = ("colour", "count", "position", "comparison", "reading", "code")
 CODE_WORDS: Final = (
@@ -25,7 +25,7 @@ CODE_WORDS: Final = (
 SPLITS: Final[dict[str, range]] = {"held_out": range(0, 1_000_000), "train": range(1_000_000, 1_000_000_000)}
 HUMANS: Final = 10
 _LARGER: Final = {word: rank for rank, word in enumerate(SIZES)}
-_CODE_TABLE_SEED: Final = 144
+_CODE_TABLE_SEED: Final = 720
 # Centres closer than this share of the side are neither left nor right, neither above nor below.
 _CLEAR_SHARE: Final = 0.08
 
@@ -42,8 +42,8 @@ class Question:
     answers: tuple[str, ...]
 
 
-def _code_table() -> dict[tuple[str, str, str], str]:
-    facts = list(product(SHAPES, COLOURS, SIZES))
+def _code_table() -> dict[tuple[str, str, str, Rgb], str]:
+    facts = list(product(SHAPES, COLOURS, SIZES, BACKGROUNDS))
     words = [CODE_WORDS[i % len(CODE_WORDS)] for i in range(len(facts))]
     random.Random(_CODE_TABLE_SEED).shuffle(words)
     return dict(zip(facts, words, strict=True))
@@ -90,8 +90,10 @@ _Draft: TypeAlias = tuple[str, str, str]
 
 def _colour(rng: random.Random, scene: Scene) -> list[_Draft]:
     singles = scene.unique_shapes()
-    chosen = rng.sample(singles, min(2, len(singles)))
-    return [("colour", f"what colour is the {shape.kind}?", shape.colour) for shape in chosen]
+    if not singles:
+        return []
+    shape = rng.choice(singles)
+    return [("colour", f"what colour is the {shape.kind}?", shape.colour)]
 
 
 def _count(rng: random.Random, scene: Scene) -> list[_Draft]:
@@ -141,12 +143,14 @@ def _reading(rng: random.Random, scene: Scene) -> list[_Draft]:
 
 def _code(rng: random.Random, scene: Scene) -> list[_Draft]:
     singles = scene.unique_shapes()
-    if not singles:
-        return []
-    shape: Shape = rng.choice(singles)
-    # The size is in the question, the colour only in the picture: the model must look, then remember.
+    # The size is in the question, colour and ground only in the picture: the model must look, then remember.
     return [
-        ("code", f"what is the code of the {shape.size} {shape.kind}?", CODES[shape.kind, shape.colour, shape.size])
+        (
+            "code",
+            f"what is the code of the {shape.size} {shape.kind}?",
+            CODES[shape.kind, shape.colour, shape.size, scene.background],
+        )
+        for shape in rng.sample(singles, min(2, len(singles)))
     ]
 
 

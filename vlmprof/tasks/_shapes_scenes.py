@@ -36,9 +36,9 @@ COLOURS: Final[dict[str, Rgb]] = {
 SHAPES: Final = ("circle", "square", "triangle", "diamond", "cross", "ring")
 # Radius as a share of the short side, per size word. The ranges leave gaps, so that a size word is never ambiguous.
 SIZES: Final[dict[str, tuple[float, float]]] = {
-    "small": (0.085, 0.10),
-    "medium": (0.125, 0.145),
-    "large": (0.18, 0.205),
+    "small": (0.095, 0.108),
+    "medium": (0.135, 0.15),
+    "large": (0.185, 0.205),
 }
 BACKGROUNDS: Final[tuple[Rgb, ...]] = ((24, 24, 28), (70, 70, 74), (122, 120, 116), (176, 176, 180), (232, 230, 226))
 SIDE_PX: Final = (64, 192)

@@ -43,7 +43,7 @@ def _example(scene: Scene, question: Question) -> Example:
 
 TASK = Task(
     name="shapes_qa",
-    revision="1",
+    revision="2",
     splits=("held_out", "train"),
     examples=_examples,
     prompt=lambda example: example.question,
