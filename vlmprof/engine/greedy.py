@@ -1,14 +1,15 @@
 """Greedy generation: the loop behind every answer, and, with a clock, behind every latency.
 
 Purpose: accuracy and latency from the same loop. A clock is told where each stage ends and never changes what is done.
-At exact length no step waits for the device. Limits: greedy only; where answers may end by themselves, one host
-synchronisation a token.
+At exact length no step waits for the device, and where answers may end by themselves it is never left idle by being
+looked at. Limits: greedy only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vlmprof.engine.engine import EAGER, AbstractEngine
 from vlmprof.engine.memory import is_out_of_memory, release
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import Generation, Prompt, Run
@@ -22,6 +23,7 @@ def generate(
     max_new_tokens: int,
     stop_at_eos: bool = True,
     clock: Clock | None = None,
+    engine: AbstractEngine = EAGER,
 ) -> Run:
     """Answer a batch of prompts.
 
@@ -31,6 +33,7 @@ def generate(
         max_new_tokens: Longest answer, an end-of-sequence token included.
         stop_at_eos: False runs every row to exactly ``max_new_tokens``; the tokens before end-of-sequence are the same.
         clock: Told of every stage as it ends; None leaves ``stages`` of the answer empty.
+        engine: How the tokens after the first are made.
 
     Raises:
         OutOfMemory: the device could not hold the batch; everything of it is freed.
@@ -39,19 +42,26 @@ def generate(
     if not prompts or max_new_tokens < 1:
         raise ValueError(f"expected prompts and at least one token, got {len(prompts)} and {max_new_tokens}")
     try:
-        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock)
+        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock=clock, engine=engine)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         detail = str(error).splitlines()[0]
     # Outside of the except block, and not in a context manager either, whose exit runs while the error is still
     # being handled: only here is the failed frame gone, and with it its tensors.
+    engine.forget()
     release()
     raise OutOfMemory(len(prompts), detail)
 
 
 def _generate(
-    model: TokenMaker, prompts: Sequence[Prompt], max_new_tokens: int, stop_at_eos: bool, clock: Clock | None
+    model: TokenMaker,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    stop_at_eos: bool,
+    *,
+    clock: Clock | None,
+    engine: AbstractEngine,
 ) -> Run:
     mark: Mark = clock.mark if clock else unmarked
     if clock:
@@ -63,20 +73,12 @@ def _generate(
     features = model.see(moved, mark)
     mark("connector")
     _require_places(batch, len(features))
-    state = model.prefill(moved, features, max_new_tokens)
+    decoding = engine.begin(model, moved, features, max_new_tokens, exact=not stop_at_eos)
     # Not waited for: the copy lies in pinned memory once the device has got so far, and is read after all steps.
-    steps = [state.next_tokens.to("cpu", non_blocking=True)]
+    first = decoding.first.to("cpu", non_blocking=True)
     mark("prefill")
-    open_rows = set(range(len(prompts)))
-    while len(steps) < max_new_tokens:
-        if stop_at_eos:
-            model.synchronize()
-            open_rows -= {row for row in open_rows if int(steps[-1][row]) in model.eos_ids}
-        if not open_rows:
-            break
-        state = model.step(state)
-        steps.append(state.next_tokens.to("cpu", non_blocking=True))
-        mark("decode")
+    stop = model.eos_ids if stop_at_eos else frozenset()
+    steps = [first, *decoding.rest(max_new_tokens - 1, stop, mark)]
     stages = clock.stop() if clock else None
     model.synchronize()
     rows = [list(row) for row in zip(*(step.tolist() for step in steps), strict=True)]

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.models.vlm.families import BY_NAME, Family, ask
+from vlmprof.engine.decode_kernels import DecodeKernels
+from vlmprof.engine.fixed import FixedMemory
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch
 from vlmprof.measure.certificate import require_as_said
@@ -47,6 +49,13 @@ def test_greedy_tokens_are_those_of_the_library_batched_and_padded(family: Famil
     tokens = ours(family.model, prompts)
     assert tokens == the_library_s(family.model, prompts)
     assert len({tuple(row) for row in tokens}) > 1, "the answers say nothing about the prompts"
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["the library's kernels", "our kernels"])
+def test_steps_on_fixed_memory_say_the_same(family: Family, prompts: list[Prompt], ours: bool) -> None:
+    engine = FixedMemory("graphs", capture=False, kernels=DecodeKernels(ours=ours))
+    eager = generate(family.model, prompts, max_new_tokens=NEW, stop_at_eos=False).generations
+    assert generate(family.model, prompts, max_new_tokens=NEW, stop_at_eos=False, engine=engine).generations == eager
 
 
 def test_neighbours_and_order_never_change_an_answer(family: Family, prompts: list[Prompt]) -> None:

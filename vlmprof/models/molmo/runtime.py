@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.utils.logging import disable_progress_bar
 
 from vlmprof.errors import ModelError
@@ -20,7 +21,7 @@ from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Mark, Router, largest_within, unmarked
+from vlmprof.surfaces import Mark, Router, StepInputs, largest_within, unmarked
 
 
 @final
@@ -39,7 +40,7 @@ class CachedRows:
 
     next_tokens: Tensor
     """(batch,) greedy choice."""
-    cache: DynamicCache
+    cache: Cache
     mask: Tensor
     """(batch, tokens in the cache), 0 at padding."""
 
@@ -113,14 +114,34 @@ class LoadedMolmo(AbstractModel):
         return features
 
     @torch.inference_mode()
-    def prefill(self, batch: EncodedBatch, features: Tensor, max_new_tokens: int) -> CachedRows:
+    def prefill(
+        self, batch: EncodedBatch, features: Tensor | None, max_new_tokens: int, cache: Cache | None = None
+    ) -> CachedRows:
         ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
-        return self._forward(ids, mask, DynamicCache(config=self.decoder.config), features)
+        cache = DynamicCache(config=self.decoder.config) if cache is None else cache
+        return self._forward(ids, mask, cache, features)
 
     @torch.inference_mode()
     def step(self, state: CachedRows) -> CachedRows:
         mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         return self._forward(state.next_tokens[:, None], mask, state.cache, None)
+
+    def step_inputs(self, state: CachedRows) -> StepInputs:
+        return StepInputs(
+            ids=state.next_tokens[:, None],
+            positions=state.mask.long().sum(-1, keepdim=True),
+            mask=state.mask,
+            constants={},
+        )
+
+    def next_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, constants: Mapping[str, Any]
+    ) -> Tensor:
+        output = self._model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
     def text(self, token_ids: Sequence[int]) -> str:
         decoded: str = self._processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
@@ -130,7 +151,7 @@ class LoadedMolmo(AbstractModel):
         if self._device.startswith("cuda"):
             torch.cuda.synchronize(self._device)
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache, features: Tensor | None) -> CachedRows:
+    def _forward(self, ids: Tensor, mask: Tensor, cache: Cache, features: Tensor | None) -> CachedRows:
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
