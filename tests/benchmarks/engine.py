@@ -4,7 +4,8 @@
     python -m tests.benchmarks.engine --tiny --device cpu --out /tmp/e.json    # the same code on a CPU, no claims
 
 Parts (``--parts``): ``answers`` (do all engines say the same), ``decode`` (milliseconds a decode step), ``kernels``
-(the experts of one block by each kernel), ``grid`` (a 27-point sweep against two plain ways).
+(the experts of one block by each kernel), ``profile`` (which kernels a step spends its time in), ``grid`` (a 27-point
+sweep against two plain ways).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from vlmprof.engine.layerwise import BlockCompiler
 from vlmprof.models.molmo.runtime import EncodedBatch, LoadedMolmo
 from vlmprof.records import Encoding
 
-PARTS = ("answers", "decode", "kernels", "grid")
+PARTS = ("answers", "decode", "kernels", "profile", "grid")
 ENGINES = ("eager", "graphs", "compiled")
 TEXT_IDS = 250
 """Above the special tokens of the tokenizer: a prompt of text has no image tokens."""
@@ -44,7 +45,7 @@ class Options:
     def __init__(self, argv: list[str]) -> None:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--out", type=Path, required=True)
-        parser.add_argument("--parts", default="answers,decode,kernels")
+        parser.add_argument("--parts", default="decode,answers,kernels,profile")
         parser.add_argument("--device", default="cuda")
         parser.add_argument("--tiny", action="store_true", help="the demo's sizes: to try the code, not the machine")
         parser.add_argument("--batches", default="1,16,64,256")
@@ -190,12 +191,27 @@ def limit_ms(model: LoadedMolmo, rows: int, context: float, bandwidth: float) ->
 
 
 def decode_at(model: LoadedMolmo, rows: int, options: Options, bandwidth: float) -> dict[str, Any]:
-    """One batch size: every engine and ``generate``, in one go on one prompt."""
-    batch = text_batch(model, rows, options.prompt)
-    floor = limit_ms(model, rows, options.prompt + options.steps / 2, bandwidth)
-    found: dict[str, Any] = {"limit_ms": floor}
-    library_decode(model, batch, 3)
-    found["generate_ms"] = library_decode(model, batch, min(options.steps, 12))[1]
+    """One batch size: every engine and ``generate``, in one go on one prompt; a shorter one where memory ends."""
+    for prompt in (options.prompt, options.prompt // 2, options.prompt // 4):
+        try:
+            return _decode_at(model, rows, prompt, options, bandwidth)
+        except torch.OutOfMemoryError as error:
+            print(f"    {rows} rows of {prompt} tokens: {str(error).splitlines()[0][:120]}", flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    raise MemoryError(f"{rows} rows of {prompt} tokens do not fit")
+
+
+def _decode_at(model: LoadedMolmo, rows: int, prompt: int, options: Options, bandwidth: float) -> dict[str, Any]:
+    batch = text_batch(model, rows, prompt)
+    floor = limit_ms(model, rows, prompt + options.steps / 2, bandwidth)
+    found: dict[str, Any] = {"prompt_tokens": prompt, "limit_ms": floor, "generate_ms": float("nan")}
+    try:
+        library_decode(model, batch, 3)
+        found["generate_ms"] = library_decode(model, batch, min(options.steps, 12))[1]
+    except torch.OutOfMemoryError:
+        found["generate"] = "out of memory"
+    gc.collect()
     for name in ENGINES:
         engine = make_engine(name, options)
         sync(model.device)
@@ -264,6 +280,40 @@ def _repeated_ms(model: LoadedMolmo, work: Callable[[], Any]) -> float | str:
         return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
 
 
+def profile(model: LoadedMolmo, options: Options) -> dict[str, Any]:
+    """The kernels in which decode steps spend their time on the device, microseconds a step."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watched
+
+    on_gpu, found, steps = model.device.startswith("cuda"), {}, 8
+    for rows in (1, 64):
+        batch = text_batch(model, rows, options.prompt)
+        for name in ("graphs", "compiled"):
+            engine = make_engine(name, options)
+            decoding = engine.begin(model, batch, None, 2 * steps, exact=True)
+            decoding.rest(2, frozenset())
+            sync(model.device)
+            with watched(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+                decoding.rest(steps, frozenset())
+                sync(model.device)
+            key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+            events = sorted(seen.key_averages(), key=lambda event: -getattr(event, key))
+            found[f"{name} {rows}"] = {
+                f"{event.key[:90]} x{event.count / steps:.0f}": round(getattr(event, key) / steps, 1)
+                for event in events[:16]
+            } | {"all": round(sum(getattr(event, key) for event in events) / steps, 1)}
+            engine.forget()
+    return found
+
+
+def finite(model: LoadedMolmo) -> dict[str, Any]:
+    """Nothing was left as memory had it."""
+    bad = [name for name, weight in model._model.named_parameters() if not bool(weight.isfinite().all())]
+    if bad:
+        raise ValueError(f"not finite: {bad[:5]}")
+    return {"parameters": sum(weight.numel() for weight in model._model.parameters())}
+
+
 def run(options: Options) -> int:
     report = Report(options.out, options.device, options.limit)
     report.data["gpu"] = gpu_state()
@@ -273,6 +323,7 @@ def run(options: Options) -> int:
     if "model" not in made or not bandwidth:
         return 1
     model = made["model"]
+    report.section("weights", 30, lambda: finite(model))
     if "decode" in options.parts:
         for rows in options.batches:
             report.section(f"decode {rows}", 90, lambda rows=rows: decode_at(model, rows, options, bandwidth))
@@ -280,6 +331,8 @@ def run(options: Options) -> int:
         report.section("answers", 60, lambda: answers(model, options))
     if "kernels" in options.parts:
         report.section("kernels", 60, lambda: kernels(model, options))
+    if "profile" in options.parts:
+        report.section("profile", 90, lambda: profile(model, options))
     if "grid" in options.parts:
         from tests.benchmarks.grid import grid
 

@@ -151,7 +151,8 @@ class FixedMemory(AbstractEngine):
                 step.rehearse()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # thread_local: what other threads do meanwhile, such as pinning memory for the next batch, is not recorded.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step.run()
         return graph.replay
 
