@@ -84,7 +84,7 @@ def text_batch(model: LoadedMolmo, rows: int, tokens: int, seed: int = 1) -> Enc
     if rows >= 4:
         mask[-1, : tokens // 4] = 0
     one = Encoding(tiling=(1, 1), natural_tiling=(1, 1), crops=0, vision_tokens=0, prompt_tokens=tokens)
-    return EncodedBatch(inputs={"input_ids": ids, "attention_mask": mask}, encodings=(one,) * rows)
+    return model.transfer(EncodedBatch(inputs={"input_ids": ids, "attention_mask": mask}, encodings=(one,) * rows))
 
 
 Tokens = list[list[int]]
@@ -102,7 +102,7 @@ def decode_with(
     rest = decoding.rest(steps, frozenset())
     sync(model.device)
     end = time.perf_counter()
-    tokens = [list(row) for row in zip(first, *rest, strict=True)]
+    tokens = [list(row) for row in zip(first, *(step.tolist() for step in rest), strict=True)]
     return tokens, 1e3 * (middle - begin), 1e3 * (end - middle) / steps
 
 

@@ -17,6 +17,7 @@ from vlmprof.engine.fixed_cache import Arena
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.layerwise import BlockCompiler
 from vlmprof.errors import ModelError
+from vlmprof.measure.clock import HostClock
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Prompt
 
@@ -111,8 +112,8 @@ def test_ends_are_seen_and_nothing_after_them_counts(
     eager = generate(model, asked, max_new_tokens=NEW)
     assert generate(model, asked, max_new_tokens=NEW, engine=graphs).generations == eager.generations
     assert min(generation.tokens for generation in eager.generations) < min(tokens)
-    alone = generate(model, asked[:1], max_new_tokens=50, engine=graphs)
-    assert alone.stages.decode_steps == alone.generations[0].tokens - 1 < 49
+    alone = generate(model, asked[:1], max_new_tokens=50, engine=graphs, clock=HostClock())
+    assert alone.stages is not None and alone.stages.decode_steps == alone.generations[0].tokens - 1 < 49
 
 
 def test_one_compiled_block_serves_all_and_another_top_k_costs_one_more(
