@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from vlmprof.records import Encoding, Prompt, Stage, StageTimes
 
@@ -155,7 +155,7 @@ class Anatomy:
     """What any image becomes under a tiling; None where tilings cannot be chosen."""
     budgets: Sequence[int] = ()
     """The legal budgets, ascending; empty: every whole number from ``min_crops`` to ``max_crops``."""
-    only_eager: str = "its family has no decode step on fixed memory (surfaces.FixedSteps)"
+    only_eager: str = "its family has no decode step on fixed memory (fixed_steps.FixedSteps)"
     """Why engines other than ``eager`` cannot run it; empty where they can."""
 
     @property
@@ -273,53 +273,4 @@ class TokenMaker(Protocol):
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked; nothing to do on a CPU."""
-        ...
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInputs:
-    """All that the next decode step of a batch depends on, taken out of a ``DecodeState``."""
-
-    ids: torch.Tensor
-    """(batch, 1) the tokens that are fed next."""
-    positions: torch.Tensor
-    """(..., batch, 1) their positions, with the leading axes of the model's rotary embedding; each step adds one."""
-    mask: torch.Tensor
-    """(batch, tokens in the cache), 0 at padding."""
-    constants: Mapping[str, Any]
-    """Whatever else the forward takes at every step: plain values, or tensors whose first axis is the batch."""
-
-
-@runtime_checkable
-class FixedSteps(Protocol):
-    """A token maker whose decode step can run over and over on the same memory: what a CUDA graph needs."""
-
-    @property
-    def decoder(self) -> Any:
-        """The module that owns ``layers`` and the text ``config``."""
-        ...
-
-    @property
-    def routers(self) -> Sequence[Any]:
-        """The routers that decide how many experts a token is sent to."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where the model is."""
-        ...
-
-    def prefill(self, batch: Any, features: Any, max_new_tokens: int, cache: Any = None) -> DecodeState:
-        """See ``TokenMaker``; into ``cache``, an empty cache of the library, where one is given."""
-        ...
-
-    def step_inputs(self, state: Any) -> StepInputs:
-        """What the step after ``state`` depends on."""
-        ...
-
-    def next_logits(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any, constants: Mapping[str, Any]
-    ) -> torch.Tensor:
-        """One forward over one token a row, (batch, vocabulary); ``mask`` is (batch, 1, 1, cache length), bool."""
         ...

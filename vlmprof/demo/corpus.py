@@ -58,13 +58,12 @@ class Batch:
     @staticmethod
     def merged(parts: Sequence["Batch"]) -> list["Batch"]:
         """One bucket a tiling, from parts that were drawn apart."""
-        tilings = sorted({tuple(part.tiling) for part in parts})
+        together: dict[tuple[int, int], list[Batch]] = {}
+        for part in sorted(parts, key=lambda part: part.tiling):
+            together.setdefault(part.tiling, []).append(part)
         return [
-            Batch(
-                tiling=tiling,
-                **{name: torch.cat([getattr(p, name) for p in parts if tuple(p.tiling) == tiling]) for name in _TENSORS},
-            )
-            for tiling in tilings
+            Batch(tiling=tiling, **{name: torch.cat([getattr(part, name) for part in same]) for name in _TENSORS})
+            for tiling, same in together.items()
         ]
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -116,7 +115,8 @@ def build_corpus(split: str, numbers: Iterable[int], difficulty: str, caps: Sequ
 def normalise(pixels: Tensor) -> Tensor:
     """Bytes to what the image processor returns, to within half a grey level."""
     mean, std = _pixel_statistics(str(pixels.device))
-    return ((pixels.float() / 255).unflatten(-1, (-1, 3)) - mean).div(std).flatten(-2)
+    normal: Tensor = ((pixels.float() / 255).unflatten(-1, (-1, 3)) - mean).div(std).flatten(-2)
+    return normal
 
 
 @lru_cache(maxsize=4)

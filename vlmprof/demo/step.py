@@ -114,7 +114,7 @@ def gated(model: MolmoForConditionalGeneration, gates: Tensor) -> Iterator[None]
 def learn(losses: Tensor, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
     """One update of the parameters; their gradients stay where they are in memory."""
     found = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
-    gradients = [parameter.grad for parameter in parameters]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     new = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
     torch._foreach_copy_(gradients, new)
     torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
@@ -129,7 +129,7 @@ def _side_stream() -> Any:
 
 @final
 class CapturedStep:
-    """A step on one bucket of scenes as a CUDA graph: ``replay`` with other rows and controls, no kernel launched twice.
+    """A step on one bucket of scenes as a CUDA graph: ``replay`` with other rows and controls launches nothing anew.
 
     Args:
         losses: rows -> losses, in shapes that depend on no value.

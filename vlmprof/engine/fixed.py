@@ -27,7 +27,8 @@ from vlmprof.engine.fixed_step import FixedStep, settings_of
 from vlmprof.engine.layerwise import BlockCompiler
 from vlmprof.engine.lookout import Lookout
 from vlmprof.errors import ModelError
-from vlmprof.surfaces import FixedSteps, Mark, StepInputs, unmarked
+from vlmprof.fixed_steps import FixedSteps, StepInputs
+from vlmprof.surfaces import Mark, unmarked
 
 RECORDINGS = 24
 """Kept at most; the one that was used longest ago goes first."""

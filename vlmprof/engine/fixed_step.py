@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 
 from vlmprof.engine.fixed_cache import Shape, fixed_cache
 from vlmprof.errors import ModelError
-from vlmprof.surfaces import FixedSteps, StepInputs
+from vlmprof.fixed_steps import FixedSteps, StepInputs
 
 
 @final

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from vlmprof.errors import Mismatch, ModelError
+from vlmprof.errors import Mismatch
+from vlmprof.fixed_steps import StepInputs
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
 from vlmprof.models._vlm.anatomy import budget_of
 from vlmprof.models._vlm.budgets import budget_within
@@ -30,12 +31,10 @@ from vlmprof.models._vlm.loading import load_model
 from vlmprof.models._vlm.parts import find_parts
 from vlmprof.models._vlm.pinpoints import Pinpoints
 from vlmprof.models._vlm.skeleton import load_processor
+from vlmprof.models._vlm.steps import step_inputs
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Mark, Router, StepInputs, TokenCounts, unmarked
-
-STEP_INPUTS = ("input_ids", "position_ids", "attention_mask", "past_key_values")
-"""What changes from one decode step to the next."""
+from vlmprof.surfaces import Mark, Router, TokenCounts, unmarked
 
 
 @final
@@ -132,9 +131,7 @@ class LoadedVlm(AbstractModel):
             return self._see(batch.inputs, batch.budgets[0])
 
     @torch.inference_mode()
-    def prefill(
-        self, batch: EncodedBatch, features: Features, max_new_tokens: int, cache: Any = None
-    ) -> Generating:
+    def prefill(self, batch: EncodedBatch, features: Features, max_new_tokens: int, cache: Any = None) -> Generating:
         given = {} if cache is None else {"past_key_values": cache}
         # The library's own preparation, up to the point where its loop would begin; the engine's loop begins there.
         with self._replaying(features):
@@ -155,31 +152,13 @@ class LoadedVlm(AbstractModel):
         return _advanced(self._model, ids, self._model(**inputs, return_dict=True), state.carried)
 
     def step_inputs(self, state: Generating) -> StepInputs:
-        ids = torch.cat([state.ids, state.next_tokens[:, None]], dim=1)
-        inputs = self._model.prepare_inputs_for_generation(ids, next_sequence_length=1, **state.carried)
-        mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        if positions is None:
-            raise ModelError(f"{type(self._model).__name__} gives its decode step no positions; use engine: eager")
-        cached = ids.shape[1] - 1
-        return StepInputs(
-            ids=inputs["input_ids"],
-            positions=positions,
-            mask=ids.new_ones(len(ids), cached) if mask is None else mask[:, :cached],
-            constants={n: value for n, value in inputs.items() if n not in STEP_INPUTS and value is not None},
-        )
+        return step_inputs(self._model, state.ids, state.next_tokens, state.carried)
 
     def next_logits(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, constants: Mapping[str, Any]
     ) -> Tensor:
-        output = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            **constants,
-            return_dict=True,
-        )
-        logits: Tensor = output.logits[:, -1]
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "past_key_values": cache}
+        logits: Tensor = self._model(**given, **constants, return_dict=True).logits[:, -1]
         return logits
 
     def text(self, token_ids: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.logging import disable_progress_bar
 
 from vlmprof.errors import ModelError
+from vlmprof.fixed_steps import StepInputs
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
@@ -21,7 +22,7 @@ from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Mark, Router, StepInputs, largest_within, unmarked
+from vlmprof.surfaces import Mark, Router, largest_within, unmarked
 
 
 @final
