@@ -69,6 +69,8 @@ def check(files: Annotated[list[Path], typer.Argument(help="Job files.", show_de
         try:
             job = prepare(file)
             out.print(f"{file}: ok, {_plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
+            for note in job.notes:
+                out.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         except UserError as error:
             faulty.append(str(error))
     if faulty:

@@ -146,6 +146,8 @@ class Anatomy:
     """Kernels that every part of the model has, the one first that is used where nothing is said."""
     experts_kernels: tuple[str, ...] = ()
     """Likewise for the experts; empty for a dense model, and where the code leaves no choice."""
+    decoding_left_out: str = ""
+    """Settings of the checkpoint's generation configuration that would change greedy answers and are not applied."""
     provides: frozenset[type] = frozenset(SURFACES)
     lacks: Mapping[type, str] = field(default_factory=lambda: MappingProxyType({}))
     """Why a surface is not provided, for the error that refuses a knob."""

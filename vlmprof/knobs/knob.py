@@ -8,6 +8,7 @@ context manager that restores the model exactly, also on error.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -33,6 +34,16 @@ class AbstractKnob(ABC):
         Raises:
             KnobValueError: it cannot; says what was expected.
         """
+
+    def conflict(self, value: Any, others: Mapping[str, Any], anatomy: Anatomy) -> str | None:
+        """Why a legal value cannot stand beside the other knobs' values of a point; None, as for most, where it can.
+
+        Args:
+            value: A legal value of this knob.
+            others: Knob -> value, for the rest of the point.
+            anatomy: What the checkpoint is made of.
+        """
+        return None
 
     def axis(self, value: Any) -> float | None:
         """The number a value is plotted at; a knob whose lists mean something else says so itself."""

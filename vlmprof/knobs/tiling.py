@@ -7,7 +7,7 @@ trained on, so accuracies under it are those of the distorted input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -34,6 +34,18 @@ class Tiling(AbstractKnob):
         most = BEYOND_TRAINING * anatomy.max_crops
         if value[0] * value[1] > most:
             raise KnobValueError(f"tiling: expected at most {most} crops, got {value[0]} x {value[1]}")
+
+    def conflict(self, value: Any, others: Mapping[str, Any], anatomy: Anatomy) -> str | None:
+        # The tiling would win without a word over any limit that is smaller.
+        crops, counts = value[0] * value[1], self.counts(value, anatomy, 1, 1)
+        made = {"max_crops": crops, "vision_tokens": counts.vision_tokens if counts else 0}
+        for limit, many in made.items():
+            if others.get(limit, many) < many:
+                return (
+                    f"tiling: {value[0]} x {value[1]} makes {many}, more than {limit} {others[limit]} beside it allows;"
+                    " leave one of the two out, or take their values apart into two jobs"
+                )
+        return None
 
     def axis(self, value: Any) -> float:
         return float(value[0] * value[1])

@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vlmprof.analyze.caution import cautions
 from vlmprof.analyze.group import AS_SWEPT, differing, machine
 from vlmprof.analyze.pareto import Objective
 
@@ -118,14 +119,15 @@ def short(label: Any) -> str:
 def heading(trials: pd.DataFrame) -> tuple[str, str]:
     """Title and subtitle of a figure about one group: model, task, samples and machine; then the timing pass.
 
-    What differs between its trials although times depend on it is named too.
+    What differs between its trials although times depend on it is named too, and what makes them mean less.
     """
     first = trials.iloc[0]
     samples = f", n = {int(first['samples']):,}" if pd.notna(first["samples"]) and first["samples"] else ""
     split = f" ({first['split']})" if first["split"] else ""
     title = f"{first['model']} on {first['task']}{split}{samples}, {machine(first)}"
     unlike = list(differing(trials))
-    return title, "; ".join(filter(None, [_timing(trials), f"not all alike: {', '.join(unlike)}" if unlike else ""]))
+    alike = f"not all alike: {', '.join(unlike)}" if unlike else ""
+    return title, "; ".join(filter(None, [_timing(trials), alike, *cautions(trials)]))
 
 
 def _timing(trials: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlmprof.analyze.caution import cautions
 from vlmprof.analyze.group import groups
 from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, to_arrow
 from vlmprof.store import tables
@@ -23,6 +25,8 @@ MANY = 40
 """From this many trials in a group on, the terminal shows the front alone; the file has them all."""
 WIDE = 120
 """Columns from which both ends of every interval are shown."""
+LISTED = 6
+"""So many groups of settings that were the same work are spelt out."""
 MARKS = {"saturated": "=", "no-op": "", "effective": "", "mismatch": "!"}
 LEGEND = {
     "=": "= saturated: this limit did not bind for any sample",
@@ -97,14 +101,15 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
         yield Text(LEGEND["="], style="dim")
     if part["work_key"].duplicated().any():
         yield Text(LEGEND["*"], style="dim")
-    flipping = int((part["flip_rate"] > part["flip_rate_allowed"]).sum())
-    if flipping:
-        yield Text(
-            f"beware: in {flipping} of {len(part)} the batch size changed more answers than allowed (see flip_rate)",
-            style="yellow",
-        )
-    for sentence in part.attrs["mixed"]:
+        yield from _repeated(part)
+    for sentence in (*cautions(part), *part.attrs["mixed"]):
         yield Text(f"beware: {sentence}", style="yellow")
+
+
+def _repeated(part: pd.DataFrame) -> Iterator[Text]:
+    """Which settings were the same work, a line a group of them; the column ``work_key`` has them all."""
+    for _, same in itertools.islice(part[part["work_key"].duplicated(keep=False)].groupby("work_key"), LISTED):
+        yield Text(f"  {'  =  '.join(same['point'])}", style="dim")
 
 
 def _header(objective: Objective, narrow: bool) -> str:

@@ -91,6 +91,7 @@ _SCORE = [
     column("samples_empty", WHOLE, "samples", "lower"),
     column("samples_cut", WHOLE, "samples", "lower"),
     column("metric", TEXT),
+    column("decoding_left_out", TEXT),
     column("accuracy", REAL, "fraction", "higher", interval=True),
     column("accuracy_low", REAL, "fraction"),
     column("accuracy_high", REAL, "fraction"),

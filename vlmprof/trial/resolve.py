@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -50,6 +50,8 @@ class Job:
 
     spec: SweepSpec
     plans: tuple[TrialPlan, ...]
+    notes: tuple[str, ...]
+    """What its author should know although nothing is wrong."""
 
 
 def prepare(path: Path) -> Job:
@@ -66,7 +68,10 @@ def prepare(path: Path) -> Job:
         raise SpecError(found.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
     revisions = {task: task_of(task).revision for task in found.spec.tasks}
-    return Job(spec=found.spec, plans=by_load(expand(found.spec, fingerprints, revisions)))
+    plans = by_load(expand(found.spec, fingerprints, revisions))
+    if conflicts := _point_faults(plans, anatomies):
+        raise SpecError(found.source, conflicts)
+    return Job(spec=found.spec, plans=plans, notes=tuple(_notes(anatomies)))
 
 
 def resolve(plan: TrialPlan) -> Resolved:
@@ -86,6 +91,8 @@ def resolve(plan: TrialPlan) -> Resolved:
     settings = tuple(Setting(name=name, knob=registry.load("knobs", name), value=value) for name, value in plan.point)
     for setting in settings:
         _check(setting.name, setting.value, anatomy)
+    if conflicts := list(_conflicts(plan, anatomy)):
+        raise KnobValueError("; ".join(conflicts))
     return Resolved(
         plan=plan,
         family=family,
@@ -136,6 +143,27 @@ def _check(name: str, value: Any, anatomy: Anatomy) -> None:
         reason = anatomy.lacks.get(knob.needs, f"{anatomy.architecture} has nothing for it to act on")
         raise KnobValueError(f"{name}: {reason}")
     knob.check(value, anatomy)
+
+
+def _conflicts(plan: TrialPlan, anatomy: Anatomy) -> Iterator[str]:
+    """Values of a point that are legal alone and not together."""
+    point = dict(plan.point)
+    for name, value in point.items():
+        others = {other: point[other] for other in point if other != name}
+        if why := registry.load("knobs", name).conflict(value, others, anatomy):
+            yield why
+
+
+def _point_faults(plans: Iterable[TrialPlan], anatomies: Mapping[ModelSpec, Anatomy]) -> list[Fault]:
+    """The conflicts of all points, each once."""
+    found = ((plan.model.label, why) for plan in plans for why in _conflicts(plan, anatomies[plan.model]))
+    return [Fault(field="knobs", problem=f"{why} (for model {label})") for label, why in dict.fromkeys(found)]
+
+
+def _notes(anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[str]:
+    for model, anatomy in anatomies.items():
+        if anatomy.decoding_left_out:
+            yield f"{model.label} is decoded greedily, without the checkpoint's own {anatomy.decoding_left_out}"
 
 
 def _model_faults(found: Survey, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:

@@ -45,6 +45,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         "state": state,
         "error": _failure(failed, len(outcome.scored)),
         "architecture": resolved.anatomy.architecture,
+        "decoding_left_out": resolved.anatomy.decoding_left_out or None,
         "split": resolved.task.split(resolved.plan.task.split),
         "work_key": _work_key(outcome, seen),
         **{f"effect_{name}": effect for name, effect in effects.items()},

@@ -139,6 +139,15 @@ def test_a_processor_that_needs_torchvision_says_so(leaf: AbstractFamily, copied
         leaf.describe(copied)
 
 
+def test_what_greedy_decoding_leaves_out_is_said(leaf: AbstractFamily, copied: Checkpoint) -> None:
+    assert leaf.describe(copied).decoding_left_out == ""
+    settings = {"repetition_penalty": 1.05, "do_sample": True, "temperature": 0.1, "no_repeat_ngram_size": 0}
+    edit(Path(copied.path) / "generation_config.json", **settings)
+    assert leaf.describe(copied).decoding_left_out == "repetition_penalty=1.05"
+    (Path(copied.path) / "generation_config.json").unlink()
+    assert leaf.describe(copied).decoding_left_out == ""
+
+
 def test_fields_that_were_added_later_leave_ids_alone() -> None:
     plain = ModelSpec(family="transformers_vlm", checkpoint="x")
     assert set(plain.model_dump()) == {"family", "checkpoint", "revision", "dtype"}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from vlmprof.models._decoding import left_out
 from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
 from vlmprof.models._vlm.budgets import Budget, budget_class
-from vlmprof.models._vlm.files import fingerprint
+from vlmprof.models._vlm.files import fingerprint, generation_settings
 from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks
 from vlmprof.models._vlm.skeleton import read_processor, skeleton_parts
 from vlmprof.models.family import Checkpoint
@@ -57,6 +58,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         attention_blocks=attention_blocks(text, len(parts.decoder.layers)),
         attention_kernels=attention_kernels(model),
         experts_kernels=() if ExpertsKernel in lacks else EXPERTS_KERNELS,
+        decoding_left_out=left_out(generation_settings(checkpoint)),
         provides=frozenset(SURFACES) - set(lacks),
         lacks=lacks,
         count_tokens=budget.count if budget else _by_doing(processor),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ def fingerprint(checkpoint: Checkpoint) -> str:
             f" {COMMIT_LENGTH} hexadecimal digits, found on the model's page under Files"
         )
     return f"{checkpoint.path}@{checkpoint.revision}"
+
+
+def generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The generation configuration that lies with the weights; empty where there is none."""
+    from transformers import GenerationConfig
+
+    try:
+        config = GenerationConfig.from_pretrained(checkpoint.path, **options(checkpoint))
+    except OSError:  # what the library says of a missing file; a model without one has the library's defaults
+        return {}
+    settings: Mapping[str, Any] = config.to_dict()
+    return settings
 
 
 def refuse_pickle(checkpoint: Checkpoint) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from vlmprof.errors import ModelError, suggestion
+from vlmprof.models._decoding import left_out
 from vlmprof.models._fingerprint import folder_fingerprint
 from vlmprof.models._implementations import EXPERTS_KERNELS
 from vlmprof.models.family import Checkpoint
@@ -67,7 +69,9 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
 
 def _from_folder(family: str, folder: Path) -> Anatomy:
     config = _nested(_json(folder / "config.json"), str(folder))
-    return _anatomy(family, config, _max_crops(folder), folder_fingerprint(folder, FILES))
+    anatomy = _anatomy(family, config, _max_crops(folder), folder_fingerprint(folder, FILES))
+    generation = folder / "generation_config.json"
+    return replace(anatomy, decoding_left_out=left_out(_json(generation) if generation.is_file() else {}))
 
 
 def _from_hub(family: str, checkpoint: Checkpoint) -> Anatomy:
