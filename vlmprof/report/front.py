@@ -109,7 +109,7 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
 def _repeated(part: pd.DataFrame) -> Iterator[Text]:
     """Which settings were the same work, a line a group of them; the column ``work_key`` has them all."""
     for _, same in itertools.islice(part[part["work_key"].duplicated(keep=False)].groupby("work_key"), LISTED):
-        yield Text(f"  {'  =  '.join(same['point'])}", style="dim")
+        yield Text(f"  {'  =  '.join(sorted(same['point']))}", style="dim")
 
 
 def _header(objective: Objective, narrow: bool) -> str:
