@@ -57,11 +57,12 @@ def require_package(attention: str) -> None:
 
 
 def _dtypes(model: Any) -> Iterator[str]:
-    # Norms and biases that a model keeps in float32 by declaration are no sign of another precision.
+    # What a model keeps in float32 by declaration (ERNIE: its routers), and vectors, are no sign of another precision.
     kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
     kept |= {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and parameter.is_floating_point() and not kept & set(name.split(".")):
+        declared = any(f".{part}." in f".{name}." for part in kept)
+        if parameter.dim() > 1 and parameter.is_floating_point() and not declared:
             yield str(parameter.dtype).removeprefix("torch.")
 
 

@@ -21,6 +21,8 @@ def with_only(model: LoadedVlm, kept: tuple[int, ...]) -> LoadedVlm:
         if isinstance(entry, list) and len(entry) == blocks:
             text.__dict__[name] = [entry[i] for i in kept]
     text.__dict__["num_hidden_layers"] = len(kept)
+    if hasattr(text, "first_k_dense_replace"):
+        text.__dict__["first_k_dense_replace"] = sum(block < text.first_k_dense_replace for block in kept)
     prefix = _name_of(whole, model.decoder) + ".layers."
     renamed = {}
     for name, tensor in whole.state_dict().items():
@@ -36,7 +38,7 @@ def with_top_k(model: LoadedVlm, k: int, renormalise: bool = False) -> LoadedVlm
     """Constructed from a configuration with that many experts a token."""
     config = copy.deepcopy(model._model.config)
     text = config.get_text_config(decoder=True)
-    name = "moe_topk" if hasattr(text, "moe_topk") else "num_experts_per_tok"
+    name = next(name for name in ("moe_topk", "moe_k", "num_experts_per_tok") if hasattr(text, name))
     setattr(text, name, k)
     if renormalise:
         text.norm_topk_prob = True

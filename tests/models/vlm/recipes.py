@@ -15,6 +15,8 @@ from transformers import (
     AriaProcessor,
     AutoConfig,
     AutoModelForImageTextToText,
+    Ernie4_5_VLMoeProcessor,
+    Glm4vProcessor,
     Idefics3Processor,
     InternVLProcessor,
     LlavaNextProcessor,
@@ -25,6 +27,8 @@ from transformers import (
     SmolVLMProcessor,
 )
 from transformers.models.aria.image_processing_pil_aria import AriaImageProcessorPil
+from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -91,6 +95,10 @@ def tokenizer(image_token: str) -> PreTrainedTokenizerFast:
         "context_image_token": "<IMG_CONTEXT>",
         "vision_bos_token": "<|vision_start|>",
         "vision_eos_token": "<|vision_end|>",
+        "image_start_token": "<img>",
+        "image_end_token": "</img>",
+        "video_start_token": "<|vision_start|>",
+        "video_end_token": "<|vision_end|>",
     }
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<pad>", extra_special_tokens=named
@@ -263,6 +271,59 @@ QWEN3_VISION = {
 }
 
 
+def _glm4v_moe() -> Any:
+    """GLM-4.5V: a dense first block, a shared expert, a sigmoid router that corrects its scores by a bias."""
+    text = {
+        **DENSE,
+        "n_routed_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1,
+        "head_dim": 8,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+        },
+    }
+    vision = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "image_size": 64, "intermediate_size": 48}
+    ids = {"image_token_id": token_id("<|image_pad|>"), "video_token_id": token_id("<|video_pad|>")}
+    ends = {"image_start_token_id": token_id("<|vision_start|>"), "image_end_token_id": token_id("<|vision_end|>")}
+    videos = {"video_start_token_id": token_id("<video>"), "video_end_token_id": token_id("<fake_token_around_image>")}
+    vision = {**vision, "out_hidden_size": WIDTH}
+    return AutoConfig.for_model("glm4v_moe", text_config=text, vision_config=vision, **ids, **ends, **videos)
+
+
+def _glm4v_processor(tokens: Any, template: str) -> Any:
+    images = Glm4vImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 2 * 64 * 64})
+    return Glm4vProcessor(images, tokens, video_processor=None, chat_template=template)
+
+
+def _ernie() -> Any:
+    """ERNIE-4.5-VL: text and vision tokens are routed apart, each to experts of their own."""
+    text = {
+        **DENSE,
+        "moe_num_experts": EXPERTS,
+        "moe_k": 2,
+        "moe_num_shared_experts": 1,
+        "moe_intermediate_size": [24, 16],
+        "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+    }
+    vision = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "intermediate_size": 48}
+    ids = {"image_token_id": token_id("<|image_pad|>"), "video_token_id": token_id("<|video_pad|>")}
+    ends = {"image_start_token_id": token_id("<img>"), "image_end_token_id": token_id("</img>")}
+    videos = {"video_start_token_id": token_id("<|vision_start|>"), "video_end_token_id": token_id("<|vision_end|>")}
+    named = {**ids, **ends, **videos, "tie_word_embeddings": False}
+    return AutoConfig.for_model("ernie4_5_vl_moe", text_config=text, vision_config=vision, **named)
+
+
+def _ernie_processor(tokens: Any, template: str) -> Any:
+    images = Ernie4_5_VLMoeImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 64 * 64})
+    return Ernie4_5_VLMoeProcessor(images, tokens, video_processor=None, chat_template=template)
+
+
 def _aria() -> Any:
     text = {**DENSE, "intermediate_size": 24, "moe_num_experts": EXPERTS, "moe_topk": 2, "moe_num_shared_experts": 1}
     return AriaConfig(
@@ -341,6 +402,42 @@ RECIPES = [
         image_token="<|image_pad|>",
         config=_qwen("qwen3_vl_moe", MOE, QWEN3_VISION),
         processor=_qwen_processor(Qwen3VLProcessor),
+        max_pixels=1024,
+        vision_tokens=6,
+    ),
+    Recipe(
+        name="internvl",
+        image_text="<IMG_CONTEXT>",
+        image_token="<IMG_CONTEXT>",
+        config=_internvl({**DENSE, "model_type": "qwen2"}),
+        processor=_internvl_processor,
+        max_crops=2,
+        vision_tokens=12,
+    ),
+    Recipe(
+        name="qwen3_vl",
+        image_text=QWEN_IMAGE,
+        image_token="<|image_pad|>",
+        config=_qwen("qwen3_vl", DENSE, QWEN3_VISION),
+        processor=_qwen_processor(Qwen3VLProcessor),
+        max_pixels=1024,
+        vision_tokens=6,
+    ),
+    Recipe(
+        name="glm4v_moe",
+        image_text=QWEN_IMAGE,
+        image_token="<|image_pad|>",
+        config=_glm4v_moe,
+        processor=_glm4v_processor,
+        max_pixels=1024,
+        vision_tokens=6,
+    ),
+    Recipe(
+        name="ernie4_5_vl_moe",
+        image_text="<img><|image_pad|></img>",
+        image_token="<|image_pad|>",
+        config=_ernie,
+        processor=_ernie_processor,
         max_pixels=1024,
         vision_tokens=6,
     ),

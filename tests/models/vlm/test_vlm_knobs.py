@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from tests.contracts.knob_contract import fingerprint, logits, observe
 from tests.models.vlm.built import with_only, with_silent, with_top_k
-from tests.models.vlm.families import Family
+from tests.models.vlm.families import Family, ask
 from tests.models.vlm.test_vlm_generation import ours
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
@@ -35,7 +35,8 @@ def values(family: Family) -> Iterator[tuple[str, Any]]:
     if recipe.max_pixels:
         yield "max_pixels", recipe.max_pixels
     if ExpertRouting not in lacks:
-        yield from (("moe_top_k", k) for k in (1, 4, [1, 2, 3, 4]))
+        blocks = len(set(family.anatomy.router_blocks))
+        yield from (("moe_top_k", k) for k in (1, 4, [1, 4, 3, 1][:blocks]))
     if family.anatomy.renormalises is False:
         yield "moe_top_k", {"k": 1, "renormalise": True}
 
@@ -145,6 +146,16 @@ def test_knobs_combine_and_all_come_undone(family: Family, prompts: list[Prompt]
                     assert counts.blocks_executed == (1, 3), (name, value)
     assert fingerprint(model) == state
     assert torch.equal(before, logits(model, prompts))
+
+
+def test_text_and_images_that_are_routed_apart_have_a_router_each(family_named: Callable[[str], Family]) -> None:
+    """ERNIE: two routers in a block of experts; the blocks around them repeat their number and choose nothing."""
+    ernie = family_named("ernie4_5_vl_moe")
+    assert ernie.anatomy.router_blocks == (1, 1, 2, 2, 3, 3)
+    whole = Whole.of(ernie.model)
+    with registry.load("knobs", "moe_top_k").applied(ernie.model, [1, 3, 4]), counted(whole) as counts:
+        ours(ernie.model, [ask("red", 64, 64)])
+    assert [experts for experts, _ in counts.routing.values()] == [1, 1, 3, 3, 4, 4]
 
 
 def test_a_target_gives_each_image_the_most_it_may_have(family: Family, prompts: list[Prompt]) -> None:

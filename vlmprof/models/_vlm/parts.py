@@ -129,12 +129,18 @@ def _routers(block: Any) -> Iterator[Any]:
     if next(_experts_of(block), None) is None:
         return
     for module in block.modules():
-        if _whole(module.__dict__.get("top_k")) and not type(module).__name__.endswith("Experts"):
-            yield module
+        if _has_top_k(module):
+            # A block around a router (ERNIE) repeats its number; the innermost one is what chooses.
+            if not any(_has_top_k(inner) for inner in module.modules() if inner is not module):
+                yield module
             continue
         name = next((n for n in CONFIG_TOP_K_NAMES if _is_router_by_config(module, n)), None)
         if name:
             yield ConfigRouter(module, name)
+
+
+def _has_top_k(module: Any) -> bool:
+    return _whole(module.__dict__.get("top_k")) and not type(module).__name__.endswith("Experts")
 
 
 def _is_router_by_config(module: Any, name: str) -> bool:
