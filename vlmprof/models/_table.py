@@ -66,6 +66,7 @@ GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "m
 
 ENTRIES = (
     Entry(name="aria", model_type="aria"),
+    Entry(name="ernie4_5_vl_moe", model_type="ernie4_5_vl_moe"),
     Entry(name="gemma3", model_type="gemma3"),
     Entry(name="gemma4_moe", model_type="gemma4", text=GEMMA4_MOE),
     Entry(name="glm4v_moe", model_type="glm4v_moe", processor_of="glm4v"),

@@ -21,6 +21,8 @@ def with_only(model: LoadedVlm, kept: tuple[int, ...]) -> LoadedVlm:
         if isinstance(entry, list) and len(entry) == blocks:
             text.__dict__[name] = [entry[i] for i in kept]
     text.__dict__["num_hidden_layers"] = len(kept)
+    if hasattr(text, "rope_scaling_layers"):
+        text.__dict__["rope_scaling_layers"] = [kept.index(one) for one in text.rope_scaling_layers if one in kept]
     if hasattr(text, "first_k_dense_replace"):
         text.__dict__["first_k_dense_replace"] = sum(block < text.first_k_dense_replace for block in kept)
     prefix = _name_of(whole, model.decoder) + ".layers."

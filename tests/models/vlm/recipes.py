@@ -36,11 +36,12 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from vlmprof.models._vlm.novideo import allow_missing_video_processors
+from vlmprof.models._vlm.novideo import allow_missing_video_processors, has_torchvision
 
 WORDS = ["what", "colour", "is", "the", "cat", "dog", "tree", "how", "many", "are", "there", "red", "left", "of", "?"]
 SPECIAL = ["<pad>", "<eos>", "<image>", "<video>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
+SPECIAL += ["<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<im_end>", "<frame_start>", "<frame_end>"]
 SPECIAL += [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
 TURN = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}"
 TURN += "{% endif %}{% endfor %}{% endfor %} ?"
@@ -139,6 +140,15 @@ def _save(processor: Any, folder: Path) -> None:
     processor.tokenizer.save_pretrained(folder)
 
 
+def _no_video() -> Any:
+    """What stands in the slot for videos: nothing, but where torchvision is installed the slot must be filled."""
+    if not has_torchvision():
+        return None
+    from transformers import Qwen2VLVideoProcessor
+
+    return Qwen2VLVideoProcessor()
+
+
 def _of(model_type: str, **sections: Any) -> Callable[[], Any]:
     return lambda: AutoConfig.for_model(model_type, **sections)
 
@@ -166,7 +176,7 @@ def _idefics3_processor(tokens: Any, template: str) -> Any:
 
 def _smolvlm_processor(tokens: Any, template: str) -> Any:
     return SmolVLMProcessor(
-        _tiles(SmolVLMImageProcessorPil), tokens, video_processor=None, image_seq_len=4, chat_template=template
+        _tiles(SmolVLMImageProcessorPil), tokens, video_processor=_no_video(), image_seq_len=4, chat_template=template
     )
 
 
@@ -213,7 +223,7 @@ def _llava_onevision_processor(tokens: Any, template: str) -> Any:
     return LlavaOnevisionProcessor(
         images,
         tokens,
-        video_processor=None,
+        video_processor=_no_video(),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
         chat_template=template,
@@ -235,7 +245,7 @@ def _internvl(text: dict[str, Any]) -> Callable[[], Any]:
 
 def _internvl_processor(tokens: Any, template: str) -> Any:
     images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=6)
-    return InternVLProcessor(images, tokens, video_processor=None, image_seq_length=4, chat_template=template)
+    return InternVLProcessor(images, tokens, video_processor=_no_video(), image_seq_length=4, chat_template=template)
 
 
 def _qwen(model_type: str, text: dict[str, Any], vision: dict[str, Any]) -> Callable[[], Any]:
@@ -258,7 +268,7 @@ def _qwen(model_type: str, text: dict[str, Any], vision: dict[str, Any]) -> Call
 def _qwen_processor(kind: Any) -> Callable[[Any, str], Any]:
     def processor(tokens: Any, template: str) -> Any:
         images = Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 64 * 64})
-        return kind(images, tokens, video_processor=None, chat_template=template)
+        return kind(images, tokens, video_processor=_no_video(), chat_template=template)
 
     return processor
 
@@ -297,7 +307,7 @@ def _glm4v_moe() -> Any:
 
 def _glm4v_processor(tokens: Any, template: str) -> Any:
     images = Glm4vImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 2 * 64 * 64})
-    return Glm4vProcessor(images, tokens, video_processor=None, chat_template=template)
+    return Glm4vProcessor(images, tokens, video_processor=_no_video(), chat_template=template)
 
 
 def _ernie() -> Any:
@@ -321,7 +331,33 @@ def _ernie() -> Any:
 
 def _ernie_processor(tokens: Any, template: str) -> Any:
     images = Ernie4_5_VLMoeImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 64 * 64})
-    return Ernie4_5_VLMoeProcessor(images, tokens, video_processor=None, chat_template=template)
+    return Ernie4_5_VLMoeProcessor(images, tokens, video_processor=_no_video(), chat_template=template)
+
+
+def _molmo2() -> Any:
+    """Molmo2: dense, with image tokens that see each other; its image processor is written on torchvision."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    text = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": BLOCKS, "vocab_size": 160, **heads}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"num_key_value_heads": 2, "head_dim": 16, "image_size": [32, 32], "patch_size": 8}
+    adapter = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    adapter |= {"vision_feature_layer": [1, 0], "intermediate_size": 48, "text_hidden_size": WIDTH}
+    ids = {"image_patch_id": token_id("<im_patch>"), "image_start_token_id": token_id("<im_start>")}
+    ids |= {"low_res_image_start_token_id": token_id("<low_res_im_start>"), "image_end_token_id": token_id("<im_end>")}
+    ids |= {"frame_start_token_id": token_id("<frame_start>"), "frame_end_token_id": token_id("<frame_end>")}
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    text |= {"additional_vocab_size": 8, "rope_parameters": rope, "rope_scaling_layers": [0, 2]}
+    return AutoConfig.for_model("molmo2", text_config=text, vision_config=vision, adapter_config=adapter, **ids)
+
+
+def _molmo2_processor(tokens: Any, template: str) -> Any:
+    from transformers import Molmo2Processor, Molmo2VideoProcessor
+    from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
+
+    images = Molmo2ImageProcessor(
+        size={"height": 32, "width": 32}, patch_size=8, max_crops=6, overlap_margins=[1, 1], pooling_size=[2, 2]
+    )
+    return Molmo2Processor(images, Molmo2VideoProcessor(), tokens, chat_template=template)
 
 
 def _aria() -> Any:
@@ -443,3 +479,17 @@ RECIPES = [
     ),
     Recipe(name="aria", image_text="<image>", config=_aria, processor=_aria_processor, vision_tokens=8),
 ]
+NEED_TORCHVISION = [
+    Recipe(
+        name="molmo2",
+        image_text="<image>",
+        config=_molmo2,
+        processor=_molmo2_processor,
+        max_crops=2,
+        vision_tokens=12,
+    )
+]
+"""Families whose image processors have no version for PIL."""
+
+if has_torchvision():
+    RECIPES += NEED_TORCHVISION

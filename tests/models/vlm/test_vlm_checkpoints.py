@@ -166,8 +166,8 @@ def test_a_job_hears_every_knob_that_does_not_apply(
         small_job(tmp_path, checkpoint, models=[model], knobs=knobs)
     said = str(caught.value)
     assert "moe_top_k: Qwen2_5_VLForConditionalGeneration is dense, it routes no experts" in said
-    assert "max_crops: Qwen2VLImageProcessorPil counts its budget in pixels; use max_pixels or vision_tokens" in said
-    assert "tiling: Qwen2VLImageProcessorPil chooses the tiling itself" in said
+    assert "max_crops: Qwen2VLImageProcessor counts its budget in pixels; use max_pixels or vision_tokens" in said
+    assert "tiling: Qwen2VLImageProcessor chooses the tiling itself" in said
     assert "from 0 to 3, got 4" in said
     assert "vision_tokens: expected a whole number of at least 1, got 0" in said
 

@@ -42,7 +42,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
     name = type(model).__name__
     text = parts.decoder.config
     budget = budget_of(processor)
-    lacks = reasons(name, parts, type(processor.image_processor).__name__)
+    lacks = reasons(name, parts, type(processor.image_processor).__name__.removesuffix("Pil"))
     return Anatomy(
         family=family,
         architecture=f"{name} ({type(parts.decoder).__name__})",
@@ -74,7 +74,7 @@ def budget_of(processor: Any) -> Budget | None:
 
 def reasons(name: str, parts: Parts, image_processor: str) -> dict[type, str]:
     """Why this model does not provide a surface, for each that it does not."""
-    lacks: dict[type, str] = {FreeTiling: f"{image_processor} chooses the tiling itself; max_crops caps it"}
+    lacks: dict[type, str] = {FreeTiling: f"{image_processor} chooses the tiling itself{_instead_of_tiling(image_processor)}"}
     if parts.dense_compute:
         lacks[ExpertRouting] = (
             f"{name} runs every expert on every token and only weighs them: a smaller k would change answers and save"
@@ -99,6 +99,11 @@ def _vision_reasons(image_processor: str) -> dict[type, str]:
         )
     why = f"{image_processor} counts its budget in {found.unit}; use " + _instead(found)
     return {surface: why for surface in VISION_SURFACES if surface not in found.surfaces}
+
+
+def _instead_of_tiling(image_processor: str) -> str:
+    found = budget_class(image_processor)
+    return f"; use {_instead(found)}" if found else ""
 
 
 def _instead(found: type[Budget]) -> str:

@@ -214,6 +214,38 @@ class TwoSizes:
         return {"max_image_size": value, "split_image": False}
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class OverlappingCrops:
+    """Molmo2: a grid of at most n crops that overlap, and a global view; each is pooled to a token a window."""
+
+    processor: Any
+    unit: ClassVar[str] = "crops"
+    surfaces: ClassVar[frozenset[type]] = frozenset({VisionBudget, TokenBudget})
+    lowest: ClassVar[int] = 1
+
+    @property
+    def trained(self) -> int:
+        return int(self.processor.image_processor.max_crops)
+
+    def values(self) -> Sequence[int]:
+        return range(self.lowest, self.trained + 1)
+
+    def count(self, height: int, width: int, value: int) -> TokenCounts:
+        return _overlapping(self.processor.image_processor, height, width, value)
+
+    def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
+        return {"max_crops": value}
+
+
+@lru_cache(maxsize=4096)
+def _overlapping(image_processor: Any, height: int, width: int, value: int) -> TokenCounts:
+    grid, crops = image_processor.get_image_grid_and_crops(height, width, {"max_crops": value})
+    low_rows, low_cols, rows, cols = (int(side) for side in grid)
+    # The rows and columns of pooled windows name the tiling as well as the crops do.
+    return TokenCounts(tiling=(rows, cols), crops=int(crops), vision_tokens=low_rows * low_cols + rows * cols)
+
+
 BY_IMAGE_PROCESSOR: Mapping[str, type[Budget]] = {
     "Idefics3ImageProcessor": SquareTiles,
     "SmolVLMImageProcessor": SquareTiles,
@@ -225,6 +257,7 @@ BY_IMAGE_PROCESSOR: Mapping[str, type[Budget]] = {
     "Ernie4_5_VLMoeImageProcessor": MergedPatches,
     "PaddleOCRVLImageProcessor": MergedPatches,
     "AriaImageProcessor": TwoSizes,
+    "Molmo2ImageProcessor": OverlappingCrops,
 }
 
 

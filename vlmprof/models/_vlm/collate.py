@@ -15,6 +15,9 @@ from torch import Tensor
 LEFT_PADDED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Inputs with an entry for every token of the sequence."""
 
+POOLING = "image_token_pooling"
+"""Molmo2: the patches behind each vision token, numbered through all crops of a batch; -1 is none."""
+
 
 def collate(rows: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
     """Join processed prompts, each a batch of one.
@@ -30,8 +33,19 @@ def collate(rows: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tens
         if name in LEFT_PADDED:
             fill = pad_id if name == "input_ids" else 0
             tensors = [torch.nn.functional.pad(t, (longest - t.shape[1], 0), value=fill) for t in tensors]
+        if name == POOLING:
+            tensors = _renumbered(tensors, [row["pixel_values"] for row in rows])
         joined[name] = torch.cat(_same_shape(tensors))
     return joined
+
+
+def _renumbered(windows: Sequence[Tensor], pixels: Sequence[Tensor]) -> list[Tensor]:
+    """(tokens, patches a token) each, moved behind the (crops, patches, pixels) of the prompts before."""
+    moved, before = [], 0
+    for window, crops in zip(windows, pixels, strict=True):
+        moved.append(torch.where(window >= 0, window + before, window))
+        before += crops.shape[0] * crops.shape[1]
+    return moved
 
 
 def _same_shape(tensors: Sequence[Tensor]) -> list[Tensor]:
