@@ -74,7 +74,8 @@ def budget_of(processor: Any) -> Budget | None:
 
 def reasons(name: str, parts: Parts, image_processor: str) -> dict[type, str]:
     """Why this model does not provide a surface, for each that it does not."""
-    lacks: dict[type, str] = {FreeTiling: f"{image_processor} chooses the tiling itself{_instead_of_tiling(image_processor)}"}
+    instead = _instead_of_tiling(image_processor)
+    lacks: dict[type, str] = {FreeTiling: f"{image_processor} chooses the tiling itself{instead}"}
     if parts.dense_compute:
         lacks[ExpertRouting] = (
             f"{name} runs every expert on every token and only weighs them: a smaller k would change answers and save"
