@@ -109,7 +109,7 @@ def test_the_task_of_the_example_has_stable_samples(shown: dict[str, ModuleType]
     assert [one.id for one in many[:10]] == [one.id for one in few]
     assert len({one.id for one in many}) == len(many)
     assert all(one.picture.load().size == (one.picture.width, one.picture.height) for one in few)
-    assert all(task.metric(one.answers[0], one.answers) == 1 for one in few)
+    assert all(task.metric.judge(one.answers[0], one).score == 1 for one in few)
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in fenced(page, "python")])

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from vlmprof import spec
+from vlmprof import spec, wording
 from vlmprof.store import schema
 from vlmprof.trial.resolve import prepare
 
@@ -148,7 +148,7 @@ IN_WORDS = {"storage": "`results/<name>`", "samples": "all", "threads": "as `cpu
 
 
 def test_every_section_of_a_job_is_told() -> None:
-    parts = {found for field in spec.SweepSpec.model_fields.values() if (found := spec._section_of(field.annotation))}
+    parts = {found for field in spec.SweepSpec.model_fields.values() if (found := wording.section_of(field.annotation))}
     assert {spec.SweepSpec, *parts} == set(SECTIONS.values())
 
 

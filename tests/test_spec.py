@@ -6,6 +6,7 @@ import yaml
 from tests.jobs import job_file
 from vlmprof import spec
 from vlmprof.errors import SpecError, UserError
+from vlmprof.spec import TaskSpec
 from vlmprof.trial.resolve import prepare
 
 GOOD = {
@@ -122,3 +123,37 @@ def test_an_unknown_split_names_the_splits(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"config\.json cannot be read"):
         prepare(job_file(tmp_path, tmp_path))
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_both_ways_to_say_a_subset_mean_the_same() -> None:
+    apart = TaskSpec.model_validate({"name": "shapes_qa", "samples": 9, "seed": 4, "stratify": "question_type"})
+    inside = {"name": "shapes_qa", "samples": {"n": 9, "seed": 4, "stratify": "question_type"}}
+    assert TaskSpec.model_validate(inside) == apart
+
+
+def test_fields_that_came_later_are_not_in_what_an_id_hashes() -> None:
+    assert set(TaskSpec.model_validate("shapes_qa").model_dump()) == {"name", "split", "samples", "seed"}
+    assert "stratify" in TaskSpec.model_validate({"name": "shapes_qa", "stratify": "question_type"}).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        ({"n": 3, "sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
+        ({"n": 0}, "greater than or equal to 1"),
+        ({"n": 3, "seed": 1}, "say it once"),
+        ({"n": 3, "stratify": "answer"}, "expected '' or 'question_type'"),
+    ],
+)
+def test_a_wrong_subset_is_told(tmp_path: Path, samples: dict[str, object], words: str) -> None:
+    beside = {"seed": 0} if "seed" in samples else {}
+    (fault,) = faults(tmp_path, tasks=[{"name": "shapes_qa", "samples": samples, **beside}])
+    assert words in fault
+
+
+def test_a_task_with_data_of_its_own_takes_no_path(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, tasks=[{"name": "shapes_qa", "path": "somewhere"}])
+    assert "it takes no path" in fault

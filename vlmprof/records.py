@@ -41,6 +41,10 @@ class Example:
     picture: Picture
     cluster: str
     """Questions about one image share a cluster: they are not independent evidence."""
+    choices: tuple[str, ...] = ()
+    """The options of a multiple-choice question, in their order; ``answers`` then holds the right one's letter."""
+    context: str = ""
+    """What the dataset gives to read beside the question, such as a hint; empty where it gives nothing."""
 
 
 @final

@@ -25,8 +25,8 @@ class Kind:
     package: str
     constant: str
     noun: str
-    frame: str
-    """The module of the package that is frame, not leaf."""
+    frame: tuple[str, ...]
+    """The modules of the package that are frame, not leaf."""
 
     @property
     def group(self) -> str:
@@ -35,11 +35,12 @@ class Kind:
 
 
 KINDS = {
-    "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", frame="knob"),
-    "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", frame="family"),
-    "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", frame="task"),
-    "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", frame="strategy"),
-    "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", frame="plot"),
+    "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", frame=("knob",)),
+    "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", frame=("family",)),
+    "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", frame=("task",)),
+    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", frame=("metric", "interval")),
+    "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", frame=("strategy",)),
+    "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", frame=("plot",)),
 }
 
 
@@ -70,7 +71,7 @@ def load(kind: str, name: str) -> Any:
 def _builtin(spec: Kind) -> Iterator[str]:
     package = importlib.import_module(spec.package)
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_") and module.name != spec.frame:
+        if not module.name.startswith("_") and module.name not in spec.frame:
             yield module.name
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, final, get_args
+from typing import Annotated, Any, Literal, final
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic import functional_serializers as serializers
 from pydantic import functional_validators as validators
-from pydantic_core import ErrorDetails
 
 from vlmprof import registry
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+from vlmprof.wording import fault
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -46,9 +46,16 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _pairs(value: Any) -> Any:
+    return tuple(sorted(value.items(), key=str)) if isinstance(value, dict) else value
+
+
+SUBSET = {"n": "samples", "seed": "seed", "stratify": "stratify"}
+"""Key inside ``samples`` -> the field it stands for."""
 Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
 FamilyName = Annotated[str, BeforeValidator(_known("models"))]
 TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
+MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
 Measure = Literal["accuracy", "latency"]
@@ -96,11 +103,36 @@ class TaskSpec(Section):
     split: str = Field("", description="Empty: the split the task calls its default.")
     samples: Positive | None = Field(None, description="How many questions; null: all of them.")
     seed: Annotated[int, Field(ge=0)] = 0
+    stratify: Literal["", "question_type"] = Field("", description="Keep the shares of these in the subset.")
+    path: str = Field("", description="Folder or file with the data; empty: the Hub, or wherever the task has them.")
+    revision: str = Field("", description="Commit of the task's repository on the Hub; empty: the one it pins.")
+    metric: Literal[""] | MetricName = Field("", description="Only for tasks that do not bring their own.")
+    columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
+        (), description="Field of a sample: column of the data, where the names differ."
+    )
+
+    @serializers.model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # As in ModelSpec: these came later, and an id must not know that they exist.
+        later = ("stratify", "path", "revision", "metric", "columns")
+        return {name: value for name, value in plain(self).items() if value or name not in later}
 
     @validators.model_validator(mode="before")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("samples"), dict):
+            return value
+        # samples: {n: 100, seed: 1} says the same as samples: 100 and seed: 1, and gives the same ids.
+        subset = dict(value["samples"])
+        unknown = next((key for key in subset if key not in SUBSET), None)
+        if unknown is not None:
+            raise ValueError(f"samples: unknown key '{unknown}'{suggestion(str(unknown), list(SUBSET))}")
+        twice = next((SUBSET[key] for key in subset if key != "n" and key in value), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is given beside samples and inside it; say it once")
+        return {**value, "samples": None, **{SUBSET[key]: given for key, given in subset.items()}}
 
 
 @final
@@ -198,7 +230,7 @@ def survey(path: Path) -> Survey:
         try:
             spec = SweepSpec.model_validate(raw)
         except ValidationError as error:
-            faults += [_fault(detail) for detail in error.errors()]
+            faults += [fault(detail, SweepSpec) for detail in error.errors()]
     return Survey(
         source=str(path),
         spec=None if faults else spec,
@@ -254,47 +286,3 @@ def _parse(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
         expected = "a job is a mapping with at least name, models, tasks and knobs"
         return None, [Fault(field="", problem=f"{expected}; got {raw!r}")]
     return raw, loader.twice
-
-
-def _fault(detail: ErrorDetails) -> Fault:
-    """Pydantic's words in ours: the field, the value, what was allowed, the nearest name."""
-    location = tuple(part for part in detail["loc"] if part != "[key]")
-    place = ".".join(str(part) for part in location if not _is_union_branch(part))
-    given, kind = detail["input"], detail["type"]
-    if kind == "extra_forbidden":
-        known = sorted(_section_at(location[:-1]).model_fields)
-        return Fault(field=place, problem=f"unknown key '{location[-1]}'{suggestion(str(location[-1]), known)}")
-    if kind == "missing":
-        return Fault(field=place, problem="is required")
-    if kind == "literal_error":
-        allowed = detail.get("ctx", {}).get("expected", "")
-        return Fault(field=place, problem=f"expected {allowed}, got {given!r}{_near(given, allowed)}")
-    message = detail["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return Fault(field=place, problem=message)
-    return Fault(field=place, problem=f"{message[0].lower()}{message[1:]}, got {given!r}")
-
-
-def _near(given: Any, allowed: str) -> str:
-    words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
-    return suggestion(given, words).split(" (there are")[0] if isinstance(given, str) else ""
-
-
-def _is_union_branch(part: Any) -> bool:
-    """Pydantic names the branch of a union it tried; that is no field of ours."""
-    return isinstance(part, str) and part.startswith(("literal[", "constrained", "function-", "int", "str"))
-
-
-def _section_at(location: tuple[Any, ...]) -> type[Section]:
-    section: type[Section] = SweepSpec
-    for part in location:
-        field = section.model_fields.get(part) if isinstance(part, str) else None
-        inner = _section_of(field.annotation) if field else None
-        section = inner or section
-    return section
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _section_of(arg))), None)

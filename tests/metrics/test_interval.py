@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmprof.metrics.interval import effective_size, mean_interval, median_interval
+from vlmprof.metrics.interval import bootstrap_interval, effective_size, mean_interval, median_interval
 
 
 def test_without_clusters_it_is_wilsons_interval():
@@ -122,3 +122,37 @@ def test_coverage_of_a_skewed_median():
         assert interval is not None
         hits += interval.low <= math.log(2) <= interval.high
     assert 0.94 <= hits / 2000 <= 0.98  # exact: 0.9586
+
+
+# --- the bootstrap of corpus metrics ----------------------------------------------------------------------------------
+
+
+def ratio(sums):
+    return sums[..., 0] / sums[..., 1]
+
+
+def test_the_bootstrap_holds_the_truth_about_as_often_as_it_says():
+    generator, held, draws = np.random.default_rng(3), 0, 200
+    for _ in range(draws):
+        hits = generator.binomial(4, 0.6, size=60)  # 60 clusters of 4
+        parts = np.column_stack([hits, np.full(60, 4.0)])
+        interval = bootstrap_interval(parts, ratio, range(60))
+        assert interval is not None
+        held += interval.low <= 0.6 <= interval.high
+    assert 0.90 <= held / draws <= 0.985  # four standard errors about 0.95, and percentiles are a little short
+
+
+def test_clusters_widen_the_bootstrap_and_their_order_does_not_matter():
+    generator = np.random.default_rng(5)
+    alike = np.repeat(generator.integers(0, 2, size=50).astype(float), 6)
+    parts = np.column_stack([alike, np.ones(300)])
+    clusters = np.repeat(np.arange(50), 6).tolist()
+    wide, narrow = bootstrap_interval(parts, ratio, clusters), bootstrap_interval(parts, ratio, range(300))
+    assert wide is not None and narrow is not None
+    assert wide.high - wide.low > 1.8 * (narrow.high - narrow.low)
+    assert bootstrap_interval(parts, ratio, clusters) == wide, "the same draws each time"
+
+
+def test_no_bootstrap_where_it_would_be_wrong():
+    assert bootstrap_interval(np.ones((29, 2)), ratio, range(29)) is None
+    assert bootstrap_interval(np.ones((100, 2)), ratio, range(100)) is None

@@ -21,6 +21,7 @@ from vlmprof.errors import UserError, suggestion
 from vlmprof.store.schema import Better, column
 
 DEFAULT_OBJECTIVES = ("accuracy", "latency_ms_p50")
+"""``accuracy`` gives way to ``score`` where a trial has only that, see ``quality_column``."""
 
 
 @final
@@ -36,6 +37,15 @@ class Objective:
     def sign(self) -> Literal[1, -1]:
         """Factor that makes lower better."""
         return 1 if self.better == "lower" else -1
+
+
+def quality_column(trials: pd.DataFrame) -> str:
+    """``accuracy``; ``score`` where a finished trial's metric is no mean over samples, such as CIDEr-D or F1.
+
+    Values of two metrics are never compared by it: the metric is part of a group's identity.
+    """
+    done = trials[trials["state"] == "done"]
+    return "score" if (done["score"].notna() & done["accuracy"].isna()).any() else "accuracy"
 
 
 def parse_objectives(names: Sequence[str], schema: pa.Schema) -> list[Objective]:

@@ -9,7 +9,7 @@ process that was timed: what differs from process to process or machine to machi
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
@@ -19,6 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
+RESAMPLES = 2000
+FEWEST_CLUSTERS = 30
+_CHUNK = 100
+"""Draws at a time: a draw holds a number a cluster."""
 
 
 @final
@@ -83,6 +87,40 @@ def effective_size(scores: Numbers, clusters: Sequence[Hashable], confidence: fl
     # Clusters that balance out have no variance between them; they are still no more than n answers.
     size = float(n) if variance <= independent else n * independent / variance
     return size * (_t_quantile(confidence, n - 1) / _t_quantile(confidence, groups - 1)) ** 2
+
+
+def bootstrap_interval(
+    parts: Numbers,
+    combine: Callable[[Numbers], Numbers],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+) -> Interval | None:
+    """The interval of a number that is a function of a sum over samples, by drawing whole clusters again.
+
+    Percentiles of ``RESAMPLES`` draws of as many clusters with replacement (Davison and Hinkley 1997, Bootstrap Methods
+    and their Application, 2.4 and 3.8), always the same draws. None where it would be wrong: with fewer than
+    ``FEWEST_CLUSTERS`` clusters, and where all draws agree, which says nothing about what was not drawn.
+
+    Args:
+        parts: (samples, k) contributions.
+        combine: (..., k) sums -> (...) values.
+        clusters: One a sample; samples of one cluster may depend on each other.
+        confidence: Share of such intervals that should hold the truth.
+    """
+    codes = _codes(clusters)
+    groups = int(codes.max(initial=-1)) + 1
+    if groups < FEWEST_CLUSTERS:
+        return None
+    sums = np.zeros((groups, parts.shape[1]))
+    np.add.at(sums, codes, parts)
+    generator = np.random.Generator(np.random.PCG64(0))
+    even = np.full(groups, 1 / groups)
+    values = np.concatenate([
+        combine(generator.multinomial(groups, even, size=_CHUNK).astype(np.float64) @ sums)
+        for _ in range(RESAMPLES // _CHUNK)
+    ])
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(low=float(low), high=float(high)) if low < high else None
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 
 from vlmprof.errors import UserError
+from vlmprof.metrics.metric import Metric
 
 FULL_MARKS = 3
 """So many people who agree with the prediction make it right."""
@@ -103,3 +104,6 @@ def _without_punctuation(text: str) -> str:
         beside_blank = f"{mark} " in text or f" {mark}" in text
         kept = kept.replace(mark, "" if vanish or beside_blank else " ")
     return _PERIOD.sub("", kept, count=_PERIODS_AT_MOST)
+
+
+METRIC = Metric.of_answers("vqa", vqa)

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vlmprof.analyze.effects import marginal, one_at_a_time
-from vlmprof.analyze.pareto import Objective, parse_objectives
+from vlmprof.analyze.pareto import Objective, parse_objectives, quality_column
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots.plot import AbstractPlot
@@ -90,7 +90,8 @@ class KnobCurve(AbstractPlot[CurveData]):
     """Small multiples of every knob that took two values or more."""
 
     def data(self, trials: pd.DataFrame) -> CurveData:
-        measured = [name for name in OBJECTIVES if trials[name].notna().any()]
+        wanted = [quality_column(trials) if name == "accuracy" else name for name in OBJECTIVES]
+        measured = [name for name in wanted if trials[name].notna().any()]
         if not measured:
             raise UserError(f"these trials measured none of {', '.join(OBJECTIVES)}")
         objectives = parse_objectives(measured, trials.attrs["schema"])

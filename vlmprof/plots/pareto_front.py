@@ -15,14 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Transform
 
-from vlmprof.analyze.pareto import Objective, pareto, parse_objectives
+from vlmprof.analyze.pareto import Objective, pareto, parse_objectives, quality_column
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots._labels import line_boxes, place
 from vlmprof.plots.plot import AbstractPlot
 from vlmprof.store.schema import knobs_of
 
-X, Y = "latency_ms_p50", "accuracy"
+X = "latency_ms_p50"
 LABEL_SIZE = 7.5
 DOMINATED = "#B5B5B5"
 LOGARITHMIC_FROM = 8.0
@@ -84,7 +84,7 @@ class ParetoFront(AbstractPlot[FrontData]):
 
     def data(self, trials: pd.DataFrame) -> FrontData:
         schema = trials.attrs["schema"]
-        x, y = parse_objectives([X, Y], schema)
+        x, y = parse_objectives([X, quality_column(trials)], schema)
         if trials.empty:
             raise UserError("no finished trial to draw")
         frame = pareto(trials, [x, y])

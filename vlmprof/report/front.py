@@ -16,7 +16,7 @@ from rich.text import Text
 
 from vlmprof.analyze.caution import cautions
 from vlmprof.analyze.group import groups
-from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, to_arrow
+from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, quality_column, to_arrow
 from vlmprof.store import tables
 from vlmprof.store.schema import knobs_of
 
@@ -37,13 +37,15 @@ LEGEND = {
 def read_front(folder: Path, objectives: Sequence[str] = (), by: Sequence[str] = ()) -> pd.DataFrame:
     """The finished trials of a folder with ``group`` and ``on_front``, and the objectives in ``attrs``.
 
-    Without objectives, accuracy and latency are traded off, or whichever of the two was measured.
+    Without objectives, accuracy and latency are traded off, or whichever of the two was measured; the column
+    ``score`` stands for accuracy where a trial has only that.
 
     Raises:
         UserError: no sweep in the folder, an unknown column, or trials that did not measure an objective.
     """
     trials = tables.read(folder, "trials")
-    measured = [name for name in DEFAULT_OBJECTIVES if trials[name].notna().any()]
+    defaults = [quality_column(trials) if name == "accuracy" else name for name in DEFAULT_OBJECTIVES]
+    measured = [name for name in defaults if trials[name].notna().any()]
     chosen = parse_objectives(objectives or measured or DEFAULT_OBJECTIVES, trials.attrs["schema"])
     frame = pareto(trials, chosen, by)
     frame.attrs["objectives"] = chosen

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from vlmprof.metrics.vqa import vqa
+from vlmprof.metrics.vqa import METRIC
 from vlmprof.records import Example, Picture
 from vlmprof.tasks._shapes_questions import Question, scene_questions
 from vlmprof.tasks._shapes_scenes import Scene
@@ -47,7 +47,7 @@ TASK = Task(
     splits=("held_out", "train"),
     examples=_examples,
     prompt=lambda example: example.question,
-    metric=vqa,
-    metric_name="vqa",
+    metric=METRIC,
     max_new_tokens=8,
+    order="position",
 )

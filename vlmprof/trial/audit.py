@@ -27,8 +27,9 @@ class Audit:
     flips: int
     """Answers that differ."""
     flip_rate: MeanInterval
-    mcnemar_p: float
-    """How likely score changes as one-sided as these are by chance; 1 when no score changed."""
+    mcnemar_p: float | None
+    """How likely score changes as one-sided as these are by chance; 1 when no score changed. None where an answer has
+    no score without the others."""
 
 
 def audit(
@@ -48,14 +49,20 @@ def audit(
     if not pairs:
         return None
     flips = [float(before.generation is not None and before.generation.text != text) for before, text in pairs]
-    metric = resolved.task.metric
-    changes = [metric(text, before.example.answers) - (before.score or 0.0) for before, text in pairs]
+    changes = [_change(resolved, before, text) for before, text in pairs]
+    known = [change for change in changes if change is not None]
     return Audit(
         samples=len(pairs),
         flips=round(sum(flips)),
         flip_rate=mean_interval(flips, [before.example.cluster for before, _ in pairs]),
-        mcnemar_p=mcnemar_mid_p(sum(change > 0 for change in changes), sum(change < 0 for change in changes)),
+        mcnemar_p=mcnemar_mid_p(sum(c > 0 for c in known), sum(c < 0 for c in known)) if known else None,
     )
+
+
+def _change(resolved: Resolved, before: Scored, text: str) -> float | None:
+    """By how much the answer at batch 1 is better than the one before."""
+    alone = resolved.task.metric.judge(text, before.example).score
+    return None if alone is None or before.score is None else alone - before.score
 
 
 def mcnemar_mid_p(better: int, worse: int) -> float:

@@ -14,9 +14,10 @@ from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand
 from vlmprof.plan.point import TrialPlan
+from vlmprof.records import Example
 from vlmprof.spec import ModelSpec, Survey, SweepSpec, TaskSpec, survey
 from vlmprof.surfaces import Anatomy, TokenCounts
-from vlmprof.tasks.task import Task
+from vlmprof.tasks.task import Place, Task
 from vlmprof.trial.load import by_load, load_arguments
 
 
@@ -93,12 +94,16 @@ def resolve(plan: TrialPlan) -> Resolved:
         _check(setting.name, setting.value, anatomy)
     if conflicts := list(_conflicts(plan, anatomy)):
         raise KnobValueError("; ".join(conflicts))
+    task = task_of(plan.task)
+    if task.revision != plan.task_revision:
+        planned = f"the sweep was planned for {plan.task_revision}"
+        raise UserError(f"task '{task.name}': the data here are {task.revision}, {planned}")
     return Resolved(
         plan=plan,
         family=family,
         checkpoint=replace(checkpoint, **dict[str, Any](load_arguments(plan))),
         anatomy=anatomy,
-        task=task_of(plan.task),
+        task=task,
         settings=settings,
     )
 
@@ -116,15 +121,30 @@ def family_of(model: ModelSpec) -> tuple[AbstractFamily, Checkpoint]:
 
 
 def task_of(task: TaskSpec) -> Task:
-    """The task a job names."""
+    """The task a job names, on the data the job names.
+
+    Raises:
+        UserError: the task cannot be told where its data lie, or nothing is there.
+    """
     found: Task = registry.load("tasks", task.name)
+    place = Place(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
+    if found.at is not None:
+        return found.at(place)
+    if place != Place():
+        said = ", ".join(name for name in ("path", "revision", "metric", "columns") if getattr(task, name))
+        raise UserError(f"task '{task.name}' has its own data and metric; it takes no {said}")
     return found
+
+
+def subset_of(resolved: Resolved) -> tuple[Example, ...]:
+    """The samples of a trial: the same for every configuration of a sweep."""
+    task = resolved.plan.task
+    return resolved.task.subset(task.split, task.samples, task.seed, task.stratify)
 
 
 def predicted_vision_tokens(resolved: Resolved) -> float:
     """Mean vision tokens a sample over the trial's own subset, from image sizes alone."""
-    plan = resolved.plan
-    examples = resolved.task.subset(plan.task.split, plan.task.samples, plan.task.seed)
+    examples = subset_of(resolved)
     counts = [planned_counts(resolved, e.picture.height, e.picture.width).vision_tokens for e in examples]
     return sum(counts) / len(counts)
 

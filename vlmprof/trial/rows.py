@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
-from vlmprof.metrics.interval import mean_interval, median_interval
+from vlmprof.metrics.interval import median_interval
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
 from vlmprof.records import Generation, Observation, Row, StageTimes
@@ -18,6 +18,7 @@ from vlmprof.store.ledger import State
 from vlmprof.store.schema import STAGES
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.trial.plain import identity
+from vlmprof.trial.quality import Together, quality
 from vlmprof.trial.run import Outcome, Timed, stage_sum_error
 from vlmprof.trial.samples import Scored
 
@@ -38,6 +39,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
     if lies:
         raise Mismatch(f"{', '.join(lies)}: what ran is not what was set; seen: {seen}")
     failed = [one for one in outcome.scored if one.generation is None]
+    together = Together.of(outcome)
     state: State = "failed" if failed else "done"
     row = {
         **identity(resolved.plan),
@@ -49,7 +51,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         "split": resolved.task.split(resolved.plan.task.split),
         "work_key": _work_key(outcome, seen),
         **{f"effect_{name}": effect for name, effect in effects.items()},
-        **_accuracy(outcome, complete=not failed),
+        **quality(outcome, together),
         **_audit(outcome),
         **_achieved_by_knob(outcome, seen),
         **_achieved(outcome, seen),
@@ -57,7 +59,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         **seen.loaded,
         **environment(model.device),
     }
-    samples = tuple(_sample_row(resolved.plan.id, one, seen) for one in outcome.scored)
+    samples = tuple({**_sample_row(resolved.plan.id, one, seen), **together.own(one)} for one in outcome.scored)
     timings = tuple(_timing_row(outcome, one) for one in outcome.timed)
     return TrialResult(
         trial=resolved.plan.id,
@@ -96,28 +98,7 @@ def _failure(failed: Sequence[Scored], samples: int) -> str | None:
     return f"{len(failed)} of {samples} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
 
 
-def _accuracy(outcome: Outcome, *, complete: bool) -> dict[str, float | int | str | None]:
-    if not outcome.scored:
-        return {"samples": 0}
-    answers = _answers(outcome)
-    scores = [one.score for one in outcome.scored if one.score is not None]
-    clusters = [one.example.cluster for one in outcome.scored if one.score is not None]
-    row: dict[str, float | int | str | None] = {
-        "samples": len(outcome.scored),
-        "samples_failed": len(outcome.scored) - len(answers),
-        "samples_empty": sum(not generation.text for generation in answers),
-        "samples_cut": sum(generation.end == "cap" for generation in answers),
-        "metric": outcome.resolved.task.metric_name,
-        "batch_size": outcome.batch_size,
-        "samples_per_s": len(outcome.scored) / outcome.score_seconds,
-    }
-    if complete:  # an average over whichever samples did not fail is not this configuration's accuracy
-        interval = mean_interval(scores, clusters)
-        row |= {"accuracy": interval.mean, "accuracy_low": interval.low, "accuracy_high": interval.high}
-    return row
-
-
-def _audit(outcome: Outcome) -> dict[str, float | int]:
+def _audit(outcome: Outcome) -> dict[str, float | int | None]:
     audit = outcome.audit
     if audit is None:
         return {}
@@ -245,6 +226,7 @@ def _sample_row(trial: str, one: Scored, seen: Observation) -> Row:
     return {
         **row,
         "prediction": one.generation.text,
+        "parsed": one.parsed,
         "end": one.generation.end,
         "tokens_generated": one.generation.tokens,
         "tiling_rows": encoding.tiling[0],

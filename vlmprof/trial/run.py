@@ -27,7 +27,7 @@ from vlmprof.records import Prompt, Run, StageTimes
 from vlmprof.surfaces import Clock
 from vlmprof.trial.audit import Audit, audit
 from vlmprof.trial.progress import Phase, Progress
-from vlmprof.trial.resolve import Resolved
+from vlmprof.trial.resolve import Resolved, subset_of
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 from vlmprof.trial.score import Sizer, score
 
@@ -93,8 +93,7 @@ def run_trial(
         Mismatch: what ran is not what was asked for, or the stages do not add up.
     """
     plan = resolved.plan
-    examples = resolved.task.subset(plan.task.split, plan.task.samples, plan.task.seed)
-    asked = [Asked(example=example, prompt=resolved.task.ask(example)) for example in examples]
+    asked = [Asked(example=one, prompt=resolved.task.ask(one, plan.model.family)) for one in subset_of(resolved)]
     whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens

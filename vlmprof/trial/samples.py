@@ -30,7 +30,10 @@ class Scored:
     example: Example
     generation: Generation | None
     score: float | None
+    """What the answer is worth by itself; None where the metric only judges all answers together."""
     batch_size: int
+    parsed: bool = True
+    """Whether the metric understood the answer."""
     error: str = ""
 
 

@@ -10,6 +10,7 @@ from vlmprof.errors import OutOfMemory
 from vlmprof.measure.memory import read_peak
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
+from vlmprof.records import Example, Generation
 from vlmprof.trial.resolve import Resolved, planned_counts
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 
@@ -78,15 +79,15 @@ def _answer(
     if not asked:
         return []
     run = generate(model, [one.prompt for one in asked], max_new_tokens=max_new_tokens)
-    return [
-        Scored(
-            example=one.example,
-            generation=generation,
-            score=resolved.task.metric(generation.text, one.example.answers),
-            batch_size=len(asked),
-        )
-        for one, generation in zip(asked, run.generations, strict=True)
-    ]
+    pairs = zip(asked, run.generations, strict=True)
+    return [_judged(resolved, one.example, generation, len(asked)) for one, generation in pairs]
+
+
+def _judged(resolved: Resolved, example: Example, generation: Generation, batch_size: int) -> Scored:
+    verdict = resolved.task.metric.judge(generation.text, example)
+    return Scored(
+        example=example, generation=generation, score=verdict.score, parsed=verdict.parsed, batch_size=batch_size
+    )
 
 
 def _longest_first(resolved: Resolved, asked: Sequence[Asked]) -> list[Asked]:

@@ -1,0 +1,114 @@
+"""Multiple choice, MMMU and POPE: what an answer names, and that nothing is guessed."""
+
+import numpy as np
+import pytest
+
+from tests.metrics.samples import asked
+from vlmprof.errors import UserError
+from vlmprof.metrics.mmmu import mmmu
+from vlmprof.metrics.multiple_choice import multiple_choice, named_option
+from vlmprof.metrics.pope_f1 import METRIC, f1, says_yes
+
+ANIMALS = ("a cat", "a dog", "an owl", "a dog and a cat")
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        (" (B) ", "B"),
+        ("B.", "B"),
+        ("B) a dog", "B"),
+        ("B: a dog", "B"),
+        ("(C) because it flies", "C"),
+        ("The answer is C", "C"),
+        ("answer: (D)", "D"),
+        ("I choose option A, not b", "A"),
+        ("a dog", "B"),
+        ("A dog.", "B"),  # the text of an option, not the letter A
+        ("A dog runs", None),
+        ("a", "A"),
+        ("E", None),  # there is no such option
+        ("option A or option B", None),
+        ("I do not know", None),
+        ("", None),
+    ],
+)
+def test_an_option_is_named_or_it_is_not(answer, option):
+    assert named_option(answer, ANIMALS) == option
+    verdict = multiple_choice(answer, asked([option or "A"], ANIMALS))
+    assert (verdict.score, verdict.parsed) == (float(option is not None), option is not None)
+
+
+def test_the_text_of_two_options_names_neither():
+    assert named_option("red", ("red", "Red.", "blue")) is None
+    with pytest.raises(UserError, match="no options"):
+        multiple_choice("A", asked(["A"]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "score", "parsed"),
+    [
+        ("B", 1, True),
+        ("(B)", 1, True),
+        ("The answer is (B).", 1, True),
+        ("First I thought (B), but it is (C)", 0, True),  # the one named last
+        ("I think that what is seen here is a dog", 1, True),  # more than five words: by its text
+        ("a dog", 0, False),  # five words or fewer: the official code would draw an option here
+        ("", 0, False),
+    ],
+)
+def test_mmmu_options(answer, score, parsed):
+    verdict = mmmu(answer, asked(["B"], ("cat", "dog", "owl")))
+    assert (verdict.score, verdict.parsed) == (score, parsed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "score"),
+    [
+        ("The result is 12.5", ["12.50"], 1),
+        ("x = 1,200", ["1200"], 1),
+        ("it is 12.51", ["12.50"], 0),
+        ("the organ is the left kidney.", ["kidney"], 1),
+        ("a liver", ["kidney"], 0),
+        ("So we get 5", ["5", "five"], 1),
+        ("1.2e3", ["1200"], 1),
+        ("", ["kidney"], 0),
+    ],
+)
+def test_mmmu_open_answers(answer, gold, score):
+    assert mmmu(answer, asked(gold)).score == score
+
+
+def test_mmmu_without_an_answer_is_an_error():
+    with pytest.raises(UserError, match="validation"):
+        mmmu("B", asked(["?"], ("cat", "dog")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "yes"),
+    [
+        ("Yes", True),
+        ("yes, there is a dog.", True),
+        ("No.", False),
+        ("There is not any", False),
+        ("Yes. No.", True),  # the first sentence counts
+        ("a dog", None),
+        ("", None),
+    ],
+)
+def test_pope_reads_the_first_sentence(answer, yes):
+    assert says_yes(answer) is yes
+
+
+def test_pope_f1_is_that_of_the_counts():
+    assert METRIC.corpus is not None
+    said = ["yes", "yes", "no", "no", "hm", "hm"]
+    wanted = ["yes", "no", "yes", "no", "yes", "no"]
+    parts = METRIC.corpus.parts(said, [asked([one]) for one in wanted])
+    # tp 1; fp: the second and the last; fn: the third and the fifth
+    assert parts.sum(axis=0).tolist() == [1, 2, 2]
+    assert METRIC.corpus.value(parts) == pytest.approx(2 / 6)
+    assert f1(np.zeros(3)) == 0
+    assert METRIC.judge("hm", asked(["no"])).parsed is False

@@ -1,0 +1,95 @@
+"""ANLS, exact match, relaxed accuracy and counting: published rules on cases worked out by hand."""
+
+import pytest
+from anls import anls_score
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.metrics.samples import asked
+from vlmprof.errors import UserError
+from vlmprof.metrics.anls import anls, levenshtein
+from vlmprof.metrics.count import count
+from vlmprof.metrics.exact_match import exact_match
+from vlmprof.metrics.relaxed_accuracy import relaxed_accuracy
+
+SHORT = st.text("abC 1.", max_size=9)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("Bank of America", ("bank of america",), 1.0),
+        ("  bank  of america ", ("bank of america",), 1.0),
+        ("bank of amerika", ("bank of america",), 14 / 15),
+        ("abcd", ("abxy",), 0.5),  # at the threshold: kept, as the evaluator of the competition does
+        ("abc", ("axy",), 0.0),
+        ("", ("a",), 0.0),
+        ("12", ("1", "12"), 1.0),
+    ],
+)
+def test_anls(prediction, answers, expected):
+    assert anls(prediction, answers) == pytest.approx(expected)
+
+
+@settings(max_examples=300)
+@given(SHORT, st.lists(SHORT, min_size=1, max_size=3))
+def test_anls_agrees_with_an_independent_implementation(prediction, answers):
+    mine, theirs = anls(prediction, tuple(answers)), anls_score(prediction, answers)
+    assert mine == pytest.approx(theirs) or mine == 0.5  # the package drops what is exactly at the threshold
+
+
+@settings(max_examples=100)
+@given(SHORT, SHORT, SHORT)
+def test_levenshtein_is_a_distance(one, two, three):
+    assert levenshtein(one, two) == levenshtein(two, one)
+    assert (levenshtein(one, two) == 0) == (one == two)
+    assert levenshtein(one, three) <= levenshtein(one, two) + levenshtein(two, three)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [("Yes.", ("yes",), 1), ("yes, it is", ("yes",), 0), ("the  left", ("the left",), 1), ("left", ("the left",), 0)],
+)
+def test_exact_match(prediction, answers, expected):
+    assert exact_match(prediction, answers) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "expected"),
+    [
+        ("105", "100", 1),
+        ("94.9", "100", 0),
+        ("-95", "-100", 1),
+        ("50%", "0.5", 1),
+        ("0.52", "50%", 1),
+        ("0.001", "0", 0),  # a tolerance relative to 0 is none
+        ("0", "0", 1),
+        ("Yes", "yes", 1),
+        ("1,000", "1000", 0),  # as published: the comma makes it a text
+        ("two", "2", 0),
+    ],
+)
+def test_relaxed_accuracy(prediction, answer, expected):
+    assert relaxed_accuracy(prediction, (answer,)) == expected
+
+
+@settings(max_examples=100)
+@given(st.floats(min_value=0.01, max_value=1e6), st.floats(min_value=-0.2, max_value=0.2))
+def test_relaxed_accuracy_is_a_band_of_five_percent(value, off):
+    given_value = value * (1 + off)
+    assert relaxed_accuracy(repr(given_value), (repr(value),)) == float(abs(given_value - value) / value <= 0.05)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score", "parsed"),
+    [("2", 1, True), ("Two.", 1, True), ("3", 0, True), ("about 2 dogs", 0, False), ("", 0, False)],
+)
+def test_counting_reads_a_number_or_says_that_there_is_none(prediction, score, parsed):
+    verdict = count(prediction, asked(["2"]))
+    assert (verdict.score, verdict.parsed) == (score, parsed)
+
+
+@pytest.mark.parametrize("metric", [anls, exact_match, relaxed_accuracy])
+def test_no_answers_is_an_error_and_not_a_wrong_answer(metric):
+    with pytest.raises(UserError, match="choose a split"):
+        metric("x", ())

@@ -1,0 +1,86 @@
+"""How good the answers of a trial were: the columns of ``trials`` that its metric fills.
+
+Where a sample failed there is no value at all: a number over whichever samples did not fail is not this
+configuration's. A corpus metric is computed once over all samples; its column is ``score``, never ``accuracy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from vlmprof.metrics.interval import bootstrap_interval, mean_interval
+from vlmprof.metrics.metric import Numbers
+from vlmprof.records import Row, Scalar
+from vlmprof.trial.run import Outcome
+from vlmprof.trial.samples import Scored
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """What a corpus metric made of all answers together; empty for a metric that judges each alone."""
+
+    parts: Numbers | None
+    """(samples, k) contributions; None also where a sample failed."""
+    each: Mapping[str, float]
+    """Id -> the sample's own value, where the metric has any."""
+
+    @staticmethod
+    def of(outcome: Outcome) -> Together:
+        """The corpus metric over a trial's answers, if it has one and they are complete."""
+        corpus = outcome.resolved.task.metric.corpus
+        answered = [(one.generation.text, one.example) for one in outcome.scored if one.generation is not None]
+        if corpus is None or not answered or len(answered) < len(outcome.scored):
+            return Together(parts=None, each={})
+        examples = [example for _, example in answered]
+        parts = corpus.parts([text for text, _ in answered], examples)
+        values = corpus.each(parts).tolist() if corpus.each else []
+        return Together(parts=parts, each={example.id: value for example, value in zip(examples, values, strict=False)})
+
+    def own(self, one: Scored) -> Row:
+        """The score of a sample, for its row."""
+        return {"score": self.each.get(one.example.id, one.score)}
+
+
+def quality(outcome: Outcome, together: Together) -> dict[str, Scalar | None]:
+    """Counts, rates, the metric's value and its interval."""
+    if not outcome.scored:
+        return {"samples": 0}
+    metric = outcome.resolved.task.metric
+    answers = [one.generation for one in outcome.scored if one.generation is not None]
+    counts = {
+        "empty": sum(not answer.text.strip() for answer in answers),
+        "cut": sum(answer.end == "cap" for answer in answers),
+        "unparsable": sum(one.generation is not None and not one.parsed for one in outcome.scored),
+    }
+    return {
+        "samples": len(outcome.scored),
+        "samples_failed": len(outcome.scored) - len(answers),
+        **{f"samples_{name}": count for name, count in counts.items()},
+        **{f"{name}_rate": count / len(answers) if answers else None for name, count in counts.items()},
+        "metric": metric.name,
+        "metric_kind": metric.kind,
+        "batch_size": outcome.batch_size,
+        "samples_per_s": len(outcome.scored) / outcome.score_seconds,
+        **(_value(outcome, together) if len(answers) == len(outcome.scored) else {}),
+    }
+
+
+def _value(outcome: Outcome, together: Together) -> dict[str, Scalar | None]:
+    clusters = [one.example.cluster for one in outcome.scored]
+    corpus = outcome.resolved.task.metric.corpus
+    if corpus is None:
+        scores = [one.score for one in outcome.scored if one.score is not None]
+        mean = mean_interval(scores, clusters)
+        ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
+        return {f"{name}{end}": value for name in ("accuracy", "score") for end, value in ends.items()}
+    if together.parts is None:
+        return {}
+    interval = bootstrap_interval(together.parts, corpus.combine, clusters)
+    return {
+        "score": corpus.value(together.parts),
+        "score_low": interval.low if interval else None,
+        "score_high": interval.high if interval else None,
+    }

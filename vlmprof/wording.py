@@ -1,0 +1,54 @@
+"""What pydantic says of a fault, in our words: the field, the value, what was allowed, the nearest name."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from vlmprof.errors import Fault, suggestion
+
+
+def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
+    """One error of a validation of ``root``."""
+    location = tuple(part for part in detail["loc"] if part != "[key]")
+    place = ".".join(str(part) for part in location if not _is_union_branch(part))
+    given, kind = detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        known = sorted(_section_at(location[:-1], root).model_fields)
+        return Fault(field=place, problem=f"unknown key '{location[-1]}'{suggestion(str(location[-1]), known)}")
+    if kind == "missing":
+        return Fault(field=place, problem="is required")
+    if kind == "literal_error":
+        allowed = detail.get("ctx", {}).get("expected", "")
+        return Fault(field=place, problem=f"expected {allowed}, got {given!r}{_near(given, allowed)}")
+    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return Fault(field=place, problem=message)
+    return Fault(field=place, problem=f"{message[0].lower()}{message[1:]}, got {given!r}")
+
+
+def _near(given: Any, allowed: str) -> str:
+    words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
+    return suggestion(given, words).split(" (there are")[0] if isinstance(given, str) else ""
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Pydantic names the branch of a union it tried; that is no field of ours."""
+    return isinstance(part, str) and part.startswith(("literal[", "constrained", "function-", "int", "str"))
+
+
+def _section_at(location: tuple[Any, ...], section: type[BaseModel]) -> type[BaseModel]:
+    for part in location:
+        field = section.model_fields.get(part) if isinstance(part, str) else None
+        inner = section_of(field.annotation) if field else None
+        section = inner or section
+    return section
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or a list or choice of; None where it holds none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := section_of(arg))), None)
