@@ -168,6 +168,9 @@ class ResourceSpec(Section):
     gpus: Literal["auto", 0, 1] = Field("auto", description="auto: one where the cluster has any, else none.")
     cpus: Positive = 1
     threads: Positive | None = Field(None, description="That the arithmetic runs on; null: as many as cpus.")
+    readers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="Processes that decode pictures ahead of the score pass; auto: two beside a GPU, else none."
+    )
     accelerator: str = Field("", description="Ray's name of a GPU type, to keep latencies of unlike GPUs apart.")
 
 

@@ -30,6 +30,7 @@ def expand(
             accelerator=spec.resources.accelerator,
             gpus=str(spec.resources.gpus),
             threads=spec.resources.threads or spec.resources.cpus,
+            readers=None if spec.resources.readers == "auto" else spec.resources.readers,
         )
         for model in spec.models
         for task in spec.tasks

@@ -65,16 +65,19 @@ class TrialPlan:
     gpus: str
     """As the job asks: ``auto``, ``0`` or ``1``."""
     threads: int
+    readers: int | None = None
+    """Processes that decode pictures ahead; None lets the trial choose."""
 
     @property
     def id(self) -> str:
         """First 12 hexadecimal digits of the sha256 of the canonical JSON of all fields.
 
-        What decides only how fast answers come is left out: the sizer's upper bound, and, where nothing is timed, the
-        share of the machine. So is the flip rate that a report warns of.
+        What decides only how fast answers come is left out: the sizer's upper bound, who decodes pictures, and, where
+        nothing is timed, the share of the machine. So is the flip rate that a report warns of.
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
-        for name in ("batch_max", "flip_rate_allowed", *(() if "latency" in self.measure else ("gpus", "threads"))):
+        share = () if "latency" in self.measure else ("gpus", "threads")
+        for name in ("batch_max", "flip_rate_allowed", "readers", *share):
             del fields[name]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 

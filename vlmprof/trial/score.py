@@ -11,6 +11,7 @@ from vlmprof.measure.memory import read_peak
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
 from vlmprof.records import Example, Generation
+from vlmprof.tasks.ahead import Ahead
 from vlmprof.trial.resolve import Resolved, planned_counts
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 
@@ -36,15 +37,32 @@ def score(
     Raises:
         OutOfMemory: not even one sample fits.
     """
-    key = sizing_key(resolved, model.device)
-    left = _longest_first(resolved, asked)
+    left, done = _longest_first(resolved, asked), 0
     report(0)
+    with Ahead([one.prompt.picture for one in left], readers(resolved, model.device)) as ahead:
+        for answered in _batches(resolved, left, model, max_new_tokens, sizer, ahead):
+            yield from answered
+            done += len(answered)
+            report(done)
+
+
+def readers(resolved: Resolved, device: str) -> int:
+    """Processes that decode ahead: as the job says, else two beside a GPU and none where they would share its cores."""
+    said = resolved.plan.readers
+    return said if said is not None else 2 * (device == "cuda")
+
+
+def _batches(
+    resolved: Resolved, left: list[Asked], model: AbstractModel, max_new_tokens: int, sizer: Sizer, ahead: Ahead
+) -> Iterator[Sequence[Scored]]:
+    key = sizing_key(resolved, model.device)
     while left:
         size = _next_size(resolved, sizer, key, model.device)
+        ahead.wait(one.prompt.picture for one in left[:size])
         opened = open_pictures(left[:size])
-        yield from opened.broken
+        yield opened.broken
         try:
-            yield from _answer(resolved, opened.readable, model, max_new_tokens)
+            yield _answer(resolved, opened.readable, model, max_new_tokens)
         except OutOfMemory:
             sizer.tell_out_of_memory(key, len(opened.readable))
             if resolved.plan.batch_size is not None:
@@ -54,7 +72,6 @@ def score(
         peak = read_peak(model.device)
         sizer.tell_fit(key, len(opened.readable), peak.peak_bytes if peak else None)
         left = left[size:]
-        report(len(asked) - len(left))
 
 
 def sizing_key(resolved: Resolved, device: str) -> str:

@@ -1,0 +1,34 @@
+"""``coco_caption``: COCO captions, validation 2014: one sentence a photo, five or more references (Chen et al., 2015).
+
+CIDEr-D is a number of the whole subset: it fills ``score``, and two subsets of unlike size have unlike word weights.
+"""
+
+from __future__ import annotations
+
+from vlmprof.metrics.cider import METRIC
+from vlmprof.records import Example
+from vlmprof.tasks.dataset import Dataset, Split, sample
+from vlmprof.tasks.index import Columns, Indexed
+from vlmprof.tasks.prompts import ONE_SENTENCE, instructed, styled
+
+
+def _read(row: Indexed) -> Example:
+    return sample(row, id=row.values["question_id"], question="", answers=row.values["answer"])
+
+
+DATASET = Dataset(
+    name="coco_caption",
+    repository="lmms-lab/COCO-Caption",
+    revision="02151fb3da01a06268e022a9d58084fdbd8aa8e3",
+    splits={"val": Split(files="data/val-*.parquet", count=40_504)},
+    columns=Columns(required=("question_id", "answer")),
+    read=_read,
+    metric=METRIC,
+    prompt=instructed(ONE_SENTENCE),
+    styles=styled("coco_captioning"),
+    max_new_tokens=64,
+    licence="CC BY 4.0",
+    pictures="COCO val2014, Flickr terms",
+    clusters="image",
+)
+TASK = DATASET.task()

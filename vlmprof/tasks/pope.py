@@ -1,0 +1,43 @@
+"""``pope``: POPE, is this in the picture? Asked of what is there and of what is not (Li et al., EMNLP 2023).
+
+The question type says how the absent things were chosen: at random, popular ones, or ones that often come together with
+what is there. F1 is a number of the whole subset and fills ``score``.
+"""
+
+from __future__ import annotations
+
+from vlmprof.metrics.pope_f1 import METRIC
+from vlmprof.records import Example
+from vlmprof.tasks.dataset import Dataset, Split, sample
+from vlmprof.tasks.index import Columns, Indexed
+from vlmprof.tasks.prompts import YES_OR_NO, instructed, styled
+
+
+def _read(row: Indexed) -> Example:
+    values = row.values
+    return sample(
+        row,
+        id=f"{values['category']}/{values['question_id']}",
+        question=values["question"],
+        question_type=values["category"],
+        answers=[values["answer"]],
+        cluster=values["image_source"],
+    )
+
+
+DATASET = Dataset(
+    name="pope",
+    repository="lmms-lab/POPE",
+    revision="4db1276663dfa5eb8ad16a52d24c31a09e470896",
+    splits={"test": Split(files="data/test-*.parquet", count=9_000)},
+    columns=Columns(required=("question_id", "question", "answer", "category", "image_source")),
+    read=_read,
+    metric=METRIC,
+    prompt=instructed(YES_OR_NO),
+    styles=styled("vqa2"),
+    max_new_tokens=16,
+    licence="MIT",
+    pictures="COCO val2014, Flickr terms",
+    clusters="image",
+)
+TASK = DATASET.task()

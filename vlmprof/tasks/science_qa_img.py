@@ -1,0 +1,49 @@
+"""``science_qa_img``: ScienceQA, its questions with a picture: multiple choice from school (Lu et al., NeurIPS 2022).
+
+A hint stands before its question and never in its place. The rows have no id, so one is made from what they hold.
+"""
+
+from __future__ import annotations
+
+from vlmprof.metrics.multiple_choice import LETTERS, METRIC
+from vlmprof.records import Example
+from vlmprof.tasks.dataset import Dataset, Split, content_id, sample
+from vlmprof.tasks.index import Columns, Indexed
+from vlmprof.tasks.prompts import ONE_LETTER, instructed, styled
+
+
+def _read(row: Indexed) -> Example | None:
+    values = row.values
+    if not row.identity:
+        return None  # the full dataset also has questions without a picture
+    return sample(
+        row,
+        id=content_id(row, values["question"], values["choices"], values["hint"], values["answer"]),
+        question=values["question"],
+        question_type=values["subject"],
+        answers=[LETTERS[int(values["answer"])]],
+        choices=values["choices"],
+        context=(values["hint"] or "").strip(),
+    )
+
+
+DATASET = Dataset(
+    name="science_qa_img",
+    repository="lmms-lab/ScienceQA",
+    revision="7d5be0f9a868f835ee26f74cba3baa743c1be07d",
+    splits={
+        "validation": Split(files="ScienceQA-IMG/validation-*.parquet", count=2_097),
+        "test": Split(files="ScienceQA-IMG/test-*.parquet", count=2_017),
+    },
+    columns=Columns(required=("question", "choices", "answer", "hint", "subject")),
+    read=_read,
+    metric=METRIC,
+    prompt=instructed(ONE_LETTER),
+    styles=styled("science_qa"),
+    max_new_tokens=16,
+    licence="CC BY-NC-SA 4.0",
+    pictures="IXL Learning and others, as the dataset",
+    clusters="image",
+    content_ids=True,
+)
+TASK = DATASET.task()

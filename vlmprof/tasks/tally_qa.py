@@ -1,0 +1,44 @@
+"""``tally_qa``: TallyQA, counting (Acharya, Kafle and Kanan, AAAI 2019), from its own JSON file.
+
+One question is one sample, also where several ask about one picture. The question type is simple or complex: whether
+finding the things is enough, or their relations and attributes matter.
+"""
+
+from __future__ import annotations
+
+from vlmprof.metrics.count import METRIC
+from vlmprof.records import Example
+from vlmprof.tasks.dataset import Dataset, Split, sample
+from vlmprof.tasks.index import Columns, Indexed
+from vlmprof.tasks.prompts import ONE_WORD, instructed, styled
+
+
+def _read(row: Indexed) -> Example:
+    values = row.values
+    return sample(
+        row,
+        id=f"{values['data_source']}-{values['image_id']}-{values['question_id']}",
+        question=values["question"],
+        question_type="simple" if values["issimple"] else "complex",
+        answers=[values["answer"]],
+    )
+
+
+DATASET = Dataset(
+    name="tally_qa",
+    repository="",
+    revision="",
+    splits={"test": Split(files="test.json", count=38_589)},
+    columns=Columns(required=("question_id", "image_id", "data_source", "question", "answer", "issimple")),
+    read=_read,
+    metric=METRIC,
+    prompt=instructed(ONE_WORD),
+    styles=styled("tally_qa"),
+    max_new_tokens=16,
+    licence="Apache-2.0",
+    pictures="COCO and Visual Genome, as each",
+    clusters="image",
+    obtain="test.json of github.com/manoja328/TallyQA_dataset, and beside it the folders of pictures that its 'image'"
+    " names: VG_100K and VG_100K_2 of Visual Genome, val2014 and train2014 of COCO",
+)
+TASK = DATASET.task()
