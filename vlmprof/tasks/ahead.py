@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import final
 
@@ -44,6 +45,7 @@ class Ahead:
         self._place = {one.key: place for place, one in enumerate(self._jobs)}
         self._workers = min(workers, len(self._jobs))
         self._processes: list[subprocess.Popen[str]] = []
+        self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._next = self._wanted = 0
         self._done: set[str] = set()
@@ -53,7 +55,9 @@ class Ahead:
         for _ in range(self._workers):
             process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             self._processes.append(process)
-            threading.Thread(target=self._serve, args=(process,), daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(process,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
         return self
 
     def __exit__(
@@ -65,6 +69,10 @@ class Ahead:
         for process in self._processes:
             process.kill()  # what it was writing has another name until it is whole
             process.wait()
+        for thread in self._threads:
+            thread.join()
+        for process in self._processes:
+            self._close(process)
 
     def wait(self, pictures: Iterable[Picture]) -> None:
         """Until the workers are through with these pictures, well or not: opening one says which."""
@@ -88,6 +96,13 @@ class Ahead:
             with self._changed:
                 self._done.add(job.key)
                 self._changed.notify_all()
+
+    @staticmethod
+    def _close(process: subprocess.Popen[str]) -> None:
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):  # what was not sent to a worker that is gone
+                if pipe is not None:
+                    pipe.close()
 
     def _take(self) -> Stored | None:
         with self._changed:
