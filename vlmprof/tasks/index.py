@@ -8,6 +8,7 @@ the pictures.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,11 +135,9 @@ def _parquet_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict
     with pq.ParquetFile(file) as table:
         wanted = _present(file, columns, table.schema_arrow.names)
         for group in range(table.num_row_groups):
-            row = 0
-            for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
-                for values in batch.to_pylist():
-                    yield group, row, values
-                    row += 1
+            batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted)
+            for row, values in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches)):
+                yield group, row, values
 
 
 def _json_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
