@@ -150,6 +150,26 @@ def plot(
         out.print(str(path), highlight=False, soft_wrap=True)
 
 
+@app.command()
+def importance(
+    folder: Results,
+    by: Annotated[str, typer.Option(help="Part of a group's name, where there are several.")] = "",
+) -> None:
+    """Score each decoder block by the accuracy lost without it, and say how a job reads the table."""
+    from vlmprof.analyze.importance import importance as scores_of
+    from vlmprof.analyze.importance import write_importance
+
+    found = scores_of(folder, by)
+    table = Table("block", "accuracy lost", "samples", title=f"\n{found.of}", box=None, header_style="bold")
+    for row in sorted(found.rows, key=lambda row: -row["score"]):
+        table.add_row(str(row["block"]), f"{row['score']:+.4f}", str(row["samples"]))
+    out.print(table)
+    path, digest = write_importance(found, folder)
+    where = path.as_posix().removeprefix("results/")
+    value = f'{{keep: {len(found.rows) - 1}, policy: importance, table: {where}, sha256: "{digest}"}}'
+    out.print(f"\nTable: {path}\nIn a job, for any number to keep:\n  active_blocks: [{value}]", soft_wrap=True)
+
+
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help="knobs, models, tasks, strategies or plots")] = "") -> None:
     """List what there is of a kind."""

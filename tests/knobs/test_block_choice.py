@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,11 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def importance(keep: int, table: str) -> dict[str, object]:
-    return {"keep": keep, "policy": "importance", "table": table}
+    """Pinned to the table as it is now; to nothing where it cannot be read."""
+    path = Path(os.environ[STORAGE]) / table
+    inside = path.resolve().is_relative_to(Path(os.environ[STORAGE]).resolve()) and path.is_file()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if inside else "0" * 64
+    return {"keep": keep, "policy": "importance", "table": table, "sha256": digest[:12]}
 
 
 def test_prefix_drop_and_lists() -> None:
@@ -67,10 +72,20 @@ def test_importance_keeps_the_best_and_of_equals_the_first(storage: Path) -> Non
         assert kept_blocks(importance(4, table), BLOCKS) == (0, 2, 5, 15)
 
 
+def test_a_table_that_is_not_pinned_is_refused_with_the_digest_to_write(storage: Path) -> None:
+    """A trial's id holds the path and not the scores: unpinned, other scores would pass for the same trial."""
+    (storage / "scores.json").write_text(json.dumps(SCORES))
+    pinned = importance(3, "scores.json")
+    digest = pinned.pop("sha256")
+    said = f"takes keep, policy, sha256, table; of this table it begins with '{digest}'"
+    with pytest.raises(KnobValueError, match=said):
+        check_choice(pinned, BLOCKS)
+
+
 def test_a_pinned_table_that_changed_is_refused(storage: Path) -> None:
     path = storage / "scores.json"
     path.write_text(json.dumps(SCORES))
-    pinned = {**importance(3, "scores.json"), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+    pinned = importance(3, "scores.json")
     check_choice(pinned, BLOCKS)
     path.write_text(json.dumps(SCORES[::-1]))
     for wrong in (pinned, {**pinned, "sha256": "0"}):

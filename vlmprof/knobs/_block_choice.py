@@ -99,7 +99,7 @@ POLICIES: Mapping[str, Callable[[Mapping[str, Any], int], tuple[int, ...]]] = {
 }
 KEYS = {
     "nested_random": {"keep", "policy", "seed"},
-    "importance": {"keep", "policy", "table"},
+    "importance": {"keep", "policy", "sha256", "table"},
     "drop": {"drop", "policy"},
 }
 """What a policy takes; the others take ``keep`` and ``policy``."""
@@ -110,9 +110,11 @@ def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
     if policy is not None and policy not in POLICIES:
         raise KnobValueError(f"active_blocks: no policy named {policy!r}{suggestion(str(policy), list(POLICIES))}")
     keys = KEYS.get(str(policy), {"keep", "policy"})
-    given = set(value) - ({"sha256"} if policy == "importance" else set())
+    given = set(value)
     if policy is None or given != keys:
         wanted = f"policy '{policy}' takes {', '.join(sorted(keys))}" if policy else EXPECTED
+        if policy == "importance" and keys - given == {"sha256"}:
+            wanted += f"; of this table it begins with '{_digest(_inside_storage(value['table']))[:SHORTEST_DIGEST]}'"
         raise KnobValueError(f"active_blocks: {wanted}; got {dict(value)!r}")
     if policy == "drop":
         _check_indices(value["drop"], blocks, "dropped")
@@ -140,8 +142,8 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
     """Block -> score, from JSON (a list, or an object by block) or Parquet (columns ``block`` and ``score``)."""
     path = _inside_storage(table)
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 and (len(sha256) < SHORTEST_DIGEST or not digest.startswith(sha256)):
+        digest = _digest(path)
+        if len(sha256) < SHORTEST_DIGEST or not digest.startswith(sha256):
             # A trial's id holds the value, not the scores: pinned like this, other scores are another trial.
             raise KnobValueError(f"active_blocks.sha256: {path.name} has {digest[:SHORTEST_DIGEST]}..., not {sha256}")
         if path.suffix == ".parquet":
@@ -159,6 +161,13 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
             f"active_blocks.table: {path} is no table of scores ({error}); expected JSON, a list with a score for each"
             " block or an object from block to score, or Parquet with the columns block and score"
         ) from None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise KnobValueError(f"active_blocks.table: {path} cannot be read: {error.strerror or error}") from None
 
 
 def _inside_storage(table: Any) -> Path:

@@ -1,0 +1,93 @@
+"""From a sweep that leaves out one block at a time to the table that ``active_blocks`` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.builders import trial_row, write_results
+from tests.jobs import small_job
+from vlmprof import registry
+from vlmprof.analyze.importance import importance, write_importance
+from vlmprof.errors import UserError
+from vlmprof.knobs._block_choice import STORAGE, kept_blocks
+from vlmprof.plan.point import canonical
+from vlmprof.store import schema, tables
+from vlmprof.store.collector import Collector
+from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.execute import Executor
+
+QUESTIONS = ["a", "b", "c", "d"]
+
+
+def sensitivity(folder: Path, scores: dict[int | None, list[float]], **columns: Any) -> list[dict[str, Any]]:
+    """Trials of a model of two blocks, each with these scores of its questions; None: no block was left out."""
+    rows = []
+    for block, of_questions in scores.items():
+        kept = {"keep": 2, "policy": "prefix"} if block is None else {"drop": [block], "policy": "drop"}
+        row = trial_row({"active_blocks": 1 if block is not None else 2}, **columns)
+        ran = 1 if block is not None else 2
+        row |= {"trial": f"t{block}{len(columns)}", "point": f"active_blocks={canonical(kept)}", "blocks_executed": ran}
+        row["effect_active_blocks"] = "effective" if block is not None else "no-op"
+        pairs = zip(QUESTIONS, of_questions, strict=False)
+        samples = [{"trial": row["trial"], "sample": name, "score": score} for name, score in pairs]
+        tables.write(folder, "samples", row["trial"], samples, schema.SAMPLES)
+        rows.append(row)
+    return rows
+
+
+def test_a_score_is_the_accuracy_lost_on_the_same_questions(tmp_path: Path) -> None:
+    scores = {None: [1, 1, 0, 1], 0: [0, 0, 0, 0], 1: [1, 0, 1, 1]}
+    found = importance(write_results(tmp_path, sensitivity(tmp_path, scores)))
+    assert [(row["block"], row["score"], row["samples"]) for row in found.rows] == [(0, 0.75, 4), (1, 0.0, 4)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({None: [1], 0: [0]}, "no finished trial leaves out block 1 alone"),
+        ({0: [1], 1: [0]}, "no finished trial keeps all blocks"),
+        ({}, "found 0 such sets"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, scores: dict[int | None, list[float]], said: str) -> None:
+    other = trial_row({"max_crops": 1})
+    with pytest.raises(UserError, match=said):
+        importance(write_results(tmp_path, [*sensitivity(tmp_path, scores), other]))
+
+
+def test_of_several_models_one_is_named(tmp_path: Path) -> None:
+    scores: dict[int | None, list[float]] = {None: [1, 1], 0: [0, 1], 1: [1, 1]}
+    rows = [*sensitivity(tmp_path, scores), *sensitivity(tmp_path, scores, model="other")]
+    folder = write_results(tmp_path, rows)
+    with pytest.raises(UserError, match="found 2 such sets"):
+        importance(folder)
+    assert importance(folder, "other").rows[0]["score"] == 0.5
+
+
+def test_a_sweep_writes_the_table_that_the_next_job_reads(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORAGE, str(tmp_path))
+    values = [{"keep": 8, "policy": "prefix"}, *({"drop": [block], "policy": "drop"} for block in range(8))]
+    tasks = [{"name": "shapes_qa", "samples": 6, "seed": 3}]
+    job = small_job(tmp_path, tiny_checkpoint, knobs={"active_blocks": values}, measure=["accuracy"], tasks=tasks)
+    collector = Collector(job.spec.folder, "small", wait_s=5)
+    collector.open_run([plan.id for plan in job.plans], {})
+    executor = Executor(BatchSizer(), gpus=0, name="test")
+    for plan in job.plans:
+        collector.begin(plan.id)
+        collector.finish(executor.run(plan, lambda progress: None))
+    collector.close()
+    table, digest = write_importance(importance(job.spec.folder), job.spec.folder)
+    scores = {row["block"]: row["score"] for row in pq.read_table(table).to_pylist()}
+    assert set(scores) == set(range(8))
+    value = {"keep": 3, "policy": "importance", "table": "results/importance.parquet", "sha256": digest}
+    (plan,) = small_job(tmp_path, tiny_checkpoint, knobs={"active_blocks": [value]}).plans
+    assert dict(plan.point)["active_blocks"] == value
+    best = sorted(scores, key=lambda block: (-scores[block], block))[:3]
+    assert kept_blocks(value, 8) == tuple(sorted(best))
+    assert registry.load("knobs", "active_blocks").axis(value) == 3
