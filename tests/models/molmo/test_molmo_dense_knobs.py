@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Olmo2Config, Qwen2Config
 
-from tests.contracts.knob_contract import demo_prompts, fingerprint, kept_weights, logits
+from tests.contracts.knob_contract import demo_prompts, fingerprint, kept_weights, logits, observe
 from vlmprof import registry
 from vlmprof.demo.config import demo_config, demo_image_processor
 from vlmprof.demo.tokenizer import build_tokenizer
@@ -21,7 +22,7 @@ from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
 from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.runtime import LoadedMolmo
-from vlmprof.surfaces import SURFACES, ExpertRouting, PixelBudget
+from vlmprof.surfaces import SURFACES, ExpertRouting, ExpertsKernel, PixelBudget
 
 KINDS = {"Molmo (Qwen2)": Qwen2Config, "Molmo (OLMo2)": Olmo2Config}
 KEPT = [(0, 1), (1, 3), (2,)]
@@ -76,10 +77,33 @@ def test_fewer_blocks_equal_a_model_built_with_only_these(dense: tuple[str, Chec
     assert torch.equal(before, logits(model, prompts))
 
 
+TURNED = {"max_crops": 1, "vision_tokens": 40, "tiling": [1, 2], "output_tokens": 2, "active_blocks": [1, 3]}
+LOADED = {"dtype": "bfloat16", "attention": "eager"}
+
+
+def test_every_knob_it_has_acts_is_caught_when_it_does_not_and_comes_undone(dense: tuple[str, Checkpoint]) -> None:
+    leaf, checkpoint = registry.load("models", "molmo"), dense[1]
+    model, anatomy = leaf.load(checkpoint, "cpu"), leaf.describe(checkpoint)
+    assert {registry.load("knobs", name).needs for name in (*TURNED, *LOADED)} == anatomy.provides
+    prompts = demo_prompts(registry.load("tasks", "shapes_qa"), 3)
+    before, state, idle = logits(model, prompts), fingerprint(model), observe(model, prompts)
+    for name, value in {**TURNED, **LOADED}.items():
+        knob = registry.load("knobs", name)
+        knob.check(value, anatomy)
+        assert knob.effect(value, anatomy, idle) == "mismatch", name
+        changed = {knob.load_argument: value} if knob.load_argument else {}
+        turned = leaf.load(replace(checkpoint, **changed), "cpu") if changed else model
+        assert knob.effect(value, anatomy, observe(turned, prompts, knob, value)) == "effective", name
+        assert fingerprint(model) == state
+        assert torch.equal(before, logits(model, prompts)), name
+
+
 def test_a_dense_molmo_says_what_it_lacks(dense: tuple[str, Checkpoint]) -> None:
     architecture, checkpoint = dense
     anatomy = registry.load("models", "molmo").describe(checkpoint)
     assert anatomy.architecture == architecture
-    assert anatomy.provides == set(SURFACES) - {ExpertRouting, PixelBudget}
+    assert anatomy.provides == set(SURFACES) - {ExpertRouting, ExpertsKernel, PixelBudget}
+    with pytest.raises(KnobValueError, match="experts_kernel"):
+        registry.load("knobs", "experts_kernel").check("eager", anatomy)
     with pytest.raises(KnobValueError, match="dense"):
         registry.load("knobs", "moe_top_k").check(1, anatomy)

@@ -58,12 +58,6 @@ def test_steps_on_fixed_memory_say_the_same(family: Family, prompts: list[Prompt
     assert generate(family.model, prompts, max_new_tokens=NEW, stop_at_eos=False, engine=engine).generations == eager
 
 
-def test_neighbours_and_order_never_change_an_answer(family: Family, prompts: list[Prompt]) -> None:
-    together = ours(family.model, prompts)
-    assert [ours(family.model, [prompt])[0] for prompt in prompts] == together
-    assert ours(family.model, prompts[::-1]) == together[::-1]
-
-
 def test_interleaved_batches_do_not_disturb_each_other(family: Family, prompts: list[Prompt]) -> None:
     """What a model remembers between forwards (rotary offsets of Qwen-VL) must not leak into another batch."""
     model, (first, second) = family.model, (prompts[:2], prompts[2:])
