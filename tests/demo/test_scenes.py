@@ -9,10 +9,10 @@ from itertools import islice
 import pytest
 
 from vlmprof.tasks._shapes_questions import CODE_WORDS, CODES, TYPES, held_out, questions, scene_questions, train
-from vlmprof.tasks._shapes_scenes import COLOURS, SHAPES, SIDE_PX, SIZES, Scene, Shape, make_scene
+from vlmprof.tasks._shapes_scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE_PX, SIZES, Scene, Shape, make_scene
 
 # Descriptions alone, no pixels: these must be equal on every machine, Python and Pillow.
-GOLDEN_DIGESTS = {0: "fe869191b46d7985", 1: "fbfea14f66067cba", 999_999: "8271827dd8ed8b80"}
+GOLDEN_DIGESTS = {0: "220d92e7ddcf0e53", 1: "2c98fcfdad5c422f", 999_999: "02b01d963af67359"}
 
 
 @pytest.mark.parametrize("seed", GOLDEN_DIGESTS)
@@ -141,8 +141,8 @@ def test_ten_people_mostly_agree():
 
 
 def test_the_code_table_is_balanced_and_complete():
-    assert len(CODES) == len(SHAPES) * len(COLOURS) * len(SIZES) == 144
-    assert set(Counter(CODES.values()).values()) == {144 // len(CODE_WORDS)}
+    assert len(CODES) == len(SHAPES) * len(COLOURS) * len(SIZES) * len(BACKGROUNDS) == 720
+    assert set(Counter(CODES.values()).values()) == {720 // len(CODE_WORDS)}
 
 
 def test_questions_name_a_shape_that_occurs_once():

@@ -20,10 +20,12 @@ CROP_PX: Final = 64
 PATCH_PX: Final = 8
 MARGIN_PATCHES: Final = 2
 BLOCKS: Final = 8
-EXPERTS: Final = 8
-TOP_K: Final = 4
+# Trained as 8 experts of width 64 of which 4 are used; each is then cut into SEGMENTS (segment.py).
+SEGMENTS: Final = 2
+EXPERTS: Final = 8 * SEGMENTS
+TOP_K: Final = 4 * SEGMENTS
 HIDDEN: Final = 96
-EXPERT_WIDTH: Final = 64
+EXPERT_WIDTH: Final = 64 // SEGMENTS
 HEADS: Final = 4
 VISION_HIDDEN: Final = 96
 VISION_MLP: Final = 192
@@ -37,12 +39,12 @@ MAX_POSITIONS: Final = 512
 INITIALIZER_RANGE: Final = 0.06
 
 
-def demo_config() -> MolmoConfig:
-    """The configuration of the model that ships."""
+def demo_config(segments: int = SEGMENTS) -> MolmoConfig:
+    """The configuration of the model that ships; with one segment, of the model whose experts are still whole."""
     ids = vocabulary()
     start, end, patch, col, _ = (ids[token] for token in IMAGE_TOKENS)
     return MolmoConfig(
-        text_config=_text_config(),
+        text_config=_text_config(segments),
         vision_config=_vision_config(),
         adapter_intermediate_size=ADAPTER_WIDTH,
         additional_vocab_size=0,
@@ -60,16 +62,16 @@ def demo_config() -> MolmoConfig:
     )
 
 
-def _text_config() -> OlmoeConfig:
+def _text_config(segments: int) -> OlmoeConfig:
     return OlmoeConfig(
         vocab_size=VOCABULARY_ROWS,
         hidden_size=HIDDEN,
-        intermediate_size=EXPERT_WIDTH,
+        intermediate_size=EXPERT_WIDTH * SEGMENTS // segments,
         num_hidden_layers=BLOCKS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
-        num_experts=EXPERTS,
-        num_experts_per_tok=TOP_K,
+        num_experts=EXPERTS * segments // SEGMENTS,
+        num_experts_per_tok=TOP_K * segments // SEGMENTS,
         norm_topk_prob=False,
         initializer_range=INITIALIZER_RANGE,
         max_position_embeddings=MAX_POSITIONS,

@@ -38,7 +38,7 @@ class Recipe:
     # Blocks 1.. are each left out of a step this often, so that losing one later degrades answers and does not end
     # them.
     layer_drop: float = 0.05
-    # Products in bf16, sums, losses and weights in float32.
+    # On a GPU products in bf16; sums, losses and weights in float32.
     half: bool = True
     report_every: int = 200
     check_every: int = 2_000

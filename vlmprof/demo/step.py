@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlmprof.demo.config import EXPERTS, TOP_K
 from vlmprof.demo.corpus import Batch
 from vlmprof.demo.heads import DenseHeads
 from vlmprof.demo.labels import IGNORE
@@ -61,28 +60,27 @@ def step_losses(
     answer = F.cross_entropy(packed.logits.flatten(0, 2), batch.targets.flatten().long(), ignore_index=IGNORE)
     dense = controls.dense * heads.loss(features, batch.labels.flatten(0, 1))
     probabilities = [logits.float().softmax(-1) for logits in packed.router_logits]
-    balance = recipe.balance_weight * torch.stack([imbalance(one) for one in probabilities]).mean()
+    top_k = model.config.text.num_experts_per_tok
+    balance = recipe.balance_weight * torch.stack([imbalance(one, top_k) for one in probabilities]).mean()
     sharp = recipe.concentration_weight * torch.stack([concentration(one) for one in probabilities]).mean()
     return torch.stack([dense, answer, balance, sharp])
 
 
-def vision_losses(
-    model: MolmoForConditionalGeneration, heads: DenseHeads, batch: Batch, controls: Controls
-) -> Tensor:
+def vision_losses(model: MolmoForConditionalGeneration, heads: DenseHeads, batch: Batch, controls: Controls) -> Tensor:
     """Those of a step in which only the image side learns, in the order of ``LOSSES``."""
     dense = controls.dense * heads.loss(image_features(model, batch), batch.labels.flatten(0, 1))
     nothing = torch.zeros_like(dense)
     return torch.stack([dense, nothing, nothing, nothing])
 
 
-def imbalance(probabilities: Tensor) -> Tensor:
+def imbalance(probabilities: Tensor, top_k: int) -> Tensor:
     """How unevenly a router of (tokens, experts) spreads its tokens: 1 where all experts get the same.
 
     Source: Fedus, Zoph and Shazeer 2022, "Switch Transformers", equation 4, with each of the top k counted.
     """
-    chosen = probabilities.topk(TOP_K, dim=-1).indices
-    load = torch.zeros_like(probabilities).scatter(1, chosen, 1.0 / TOP_K).mean(0)
-    return EXPERTS * (load * probabilities.mean(0)).sum()
+    chosen = probabilities.topk(top_k, dim=-1).indices
+    load = torch.zeros_like(probabilities).scatter(1, chosen, 1.0 / top_k).mean(0)
+    return probabilities.shape[-1] * (load * probabilities.mean(0)).sum()
 
 
 def concentration(probabilities: Tensor) -> Tensor:
@@ -92,7 +90,7 @@ def concentration(probabilities: Tensor) -> Tensor:
     much, are for nothing.
     """
     entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(-1)
-    return math.log(EXPERTS) - entropy.mean()
+    return math.log(probabilities.shape[-1]) - entropy.mean()
 
 
 @contextmanager

@@ -49,11 +49,11 @@ _OPTIONS: Final = ("vision_steps", "joint_steps", "scenes_per_step", "full_scene
 class Run:
     """A model in training. `step` is the number of the next step; everything else follows from it and the recipe."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
+    def __init__(self, recipe: Recipe, device: str, segments: int = 1) -> None:
         torch.manual_seed(recipe.seed)
         experts.register()
         self.recipe, self.device, self.step = recipe, device, 0
-        self.model = MolmoForConditionalGeneration(demo_config()).to(device)
+        self.model = MolmoForConditionalGeneration(demo_config(segments)).to(device)
         self.model.model.language_model.set_experts_implementation(experts.NAME)
         self.heads = DenseHeads(HIDDEN).to(device)
         self.controls = Controls.on(device, BLOCKS)
@@ -107,7 +107,8 @@ class Run:
     def _losses(self, stage: str, bucket: Batch, rows: Tensor) -> Tensor:
         batch = bucket.pick(rows)
         # No cache of cast weights: a graph must cast them anew at every replay.
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.half, cache_enabled=False):
+        half = self.recipe.half and self.device == "cuda"  # on a CPU it is slower
+        with torch.autocast(self.device, torch.bfloat16, enabled=half, cache_enabled=False):
             if stage == "vision":
                 return vision_losses(self.model, self.heads, batch, self.controls)
             return step_losses(self.model, self.heads, batch, self.controls, self.recipe)
