@@ -9,6 +9,17 @@ import yaml
 
 from vlmprof.trial.resolve import Job, prepare
 
+QUICK = {
+    "repeats": 6,
+    "max_repeats": 6,
+    "warmup": 1,
+    "warmup_seconds": 0,
+    "requests": 1,
+    "output_tokens": 2,
+    "exclusive": False,
+}
+"""The least that gives every column."""
+
 
 def job_file(folder: Path, checkpoint: Path | str, **sections: Any) -> Path:
     """A small job in ``folder``, with its results beside it; any section can be replaced."""
@@ -17,7 +28,7 @@ def job_file(folder: Path, checkpoint: Path | str, **sections: Any) -> Path:
         "models": [{"family": "demo", "checkpoint": str(checkpoint)}],
         "tasks": [{"name": "shapes_qa", "samples": 12, "seed": 3}],
         "knobs": {"max_crops": [1, 4], "moe_top_k": [1, 4]},
-        "timing": {"repeats": 6, "warmup": 1, "requests": 1, "output_tokens": 2},
+        "timing": QUICK,
         "batch": {"audit_samples": 0},  # the audit has tests of its own
         "storage": str(folder / "results"),
         **sections,

@@ -25,7 +25,13 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 REFERENCE = re.compile(r"`((?:vlmprof|tests)/[\w/]+\.py)(?:::([\w.]+))?`")
 CELL = re.compile(r"^\| `([^`]+)` \|(.*)\|$", re.MULTILINE)
-TYPES = {pa.string(): "text", pa.int64(): "whole", pa.float64(): "real", pa.bool_(): "yes or no"}
+TYPES = {
+    pa.string(): "text",
+    pa.int64(): "whole",
+    pa.float64(): "real",
+    pa.bool_(): "yes or no",
+    pa.list_(pa.float64()): "list of real",
+}
 ANY_KNOB = "<name>"
 
 

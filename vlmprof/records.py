@@ -130,6 +130,11 @@ class StageTimes:
         return self.transfer_ms + self.vision_ms + (self.connector_ms or 0.0) + self.prefill_ms
 
     @property
+    def ttft_with_preprocess_ms(self) -> float:
+        """The same from decoded pictures."""
+        return self.preprocess_ms + self.ttft_ms
+
+    @property
     def e2e_ms(self) -> float:
         """From inputs in the host's memory to the last token there."""
         return self.end_to_end_ms - self.preprocess_ms
@@ -156,7 +161,7 @@ class Run:
 
 
 Scalar = bool | int | float | str
-Row = Mapping[str, Scalar | None]
+Row = Mapping[str, Scalar | tuple[float, ...] | None]
 """A row of a table; its schema is in ``store.schema``."""
 
 Effect = Literal["effective", "saturated", "no-op", "mismatch"]

@@ -1,6 +1,6 @@
 """``SweepSpec``: what the user asked for, a validated and frozen copy of the YAML that knows only names and numbers.
 
-This is the only module that reads YAML. ``survey`` finds every fault it can in one pass and keeps the sections that
+``survey`` finds every fault it can in one pass and keeps the sections that
 are sound, so that the caller can check knob values against models in the same pass; ``read`` is a survey or an error.
 """
 
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic import functional_serializers as serializers
 from pydantic import functional_validators as validators
 
-from vlmprof import registry
+from vlmprof import registry, strict_yaml
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
 from vlmprof.wording import fault
 
@@ -60,6 +59,7 @@ KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, strict=False)]
 
 
 class Section(BaseModel):
@@ -141,9 +141,22 @@ class TimingSpec(Section):
 
     batch_size: Positive = 1
     requests: Positive = Field(4, description="Fixed batches; a repeat runs each once.")
-    warmup: Positive = Field(3, description="Repeats thrown away.")
-    repeats: Annotated[int, Field(ge=6)] = Field(20, description="Six is the least that gives a 95 % interval.")
     output_tokens: Positive = Field(16, description="Exact; end-of-sequence is ignored.")
+    warmup: Positive = Field(15, description="Fewest repeats thrown away; up to four times as many until they settle.")
+    warmup_seconds: Seconds = Field(8.0, description="Least load before the clock counts, scoring included.")
+    repeats: Annotated[int, Field(ge=6)] = Field(20, description="Fewest kept; six give a 95 % interval.")
+    max_repeats: Annotated[int, Field(ge=6)] = Field(240, description="Most kept, whatever the precision.")
+    max_seconds: Annotated[float, Field(gt=0, strict=False)] = Field(60.0, description="Most time for repeats.")
+    precision: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="Half-width of the interval to stop at.")
+    processes: Positive = Field(1, description="Sessions, each with the model loaded anew.")
+    exclusive: bool = Field(True, description="One timing pass at a time on a host.")
+    energy_seconds: Seconds = Field(5.0, description="Window of the energy counter on a GPU; 0: none.")
+
+    @validators.model_validator(mode="after")
+    def _ordered(self) -> TimingSpec:
+        if self.max_repeats < self.repeats:
+            raise ValueError(f"max_repeats is {self.max_repeats}, less than the {self.repeats} of repeats")
+        return self
 
 
 @final
@@ -225,7 +238,7 @@ def read(path: Path) -> SweepSpec:
 def survey(path: Path) -> Survey:
     """Everything right and wrong with the job in ``path``; never raises for what the file says."""
     try:
-        raw, faults = _parse(path)
+        raw, faults = strict_yaml.read(path)
     except OSError as error:
         raise SpecError(str(path), [Fault(field="", problem=f"cannot be read: {error.strerror}")]) from None
     spec = None
@@ -257,35 +270,3 @@ def _sound_knobs(raw: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     known = registry.names("knobs")
     pairs = knobs.items() if isinstance(knobs, dict) else ()
     return {name: _frozen(values) for name, values in pairs if name in known and isinstance(values, list)}
-
-
-@final
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that notices a key given twice, which YAML forbids and PyYAML lets pass."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.twice: list[Fault] = []
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if key in seen:
-                self.twice.append(Fault(field=str(key), problem=f"given twice, on lines {seen[key]} and {line}"))
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
-    loader = _Loader(path.read_text(encoding="utf-8"))
-    try:
-        raw = loader.get_single_data()
-    except (yaml.YAMLError, TypeError) as error:  # TypeError: an unhashable key
-        return None, [Fault(field="", problem=f"is not YAML: {' '.join(str(error).split())}")]
-    finally:
-        loader.dispose()
-    if not isinstance(raw, dict):
-        expected = "a job is a mapping with at least name, models, tasks and knobs"
-        return None, [Fault(field="", problem=f"{expected}; got {raw!r}")]
-    return raw, loader.twice

@@ -235,8 +235,11 @@ class Clock(Protocol):
         """All that was asked of the device since the last mark was of this stage; several marks of one stage add up."""
         ...
 
-    def stop(self) -> StageTimes:
-        """The generation is over once the device has done all that was asked of it: where its time went."""
+    def stop(self) -> StageTimes | None:
+        """The generation is over once the device has done all that was asked of it: where its time went.
+
+        None from a clock that counts something else.
+        """
         ...
 
 

@@ -242,3 +242,14 @@ def test_the_table_given_is_left_alone(tmp_path):
     before = trials.copy()
     pareto(trials, [ACCURACY, LATENCY])
     pd.testing.assert_frame_equal(trials, before)
+
+
+def test_a_time_that_beats_physics_is_on_no_front(tmp_path):
+    rows = [
+        trial_row({"max_crops": 1}, accuracy=0.5, latency_ms_p50=50.0, impossible=False),
+        trial_row({"max_crops": 2}, accuracy=0.9, latency_ms_p50=1.0, impossible=True, impossible_why="prefill"),
+        trial_row({"max_crops": 3}, accuracy=0.8, latency_ms_p50=80.0),
+    ]
+    frame = pareto(read_rows(tmp_path, rows), [ACCURACY, LATENCY])
+    assert frame["knob_max_crops"].tolist() == [3.0, 1.0] and frame["on_front"].all()
+    assert frame.attrs["left_out"] == {"impossible": 1}

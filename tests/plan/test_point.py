@@ -8,6 +8,20 @@ from hypothesis import strategies as st
 from vlmprof.plan.point import Point, Timing, TrialPlan, canonical
 from vlmprof.spec import ModelSpec, TaskSpec
 
+TIMING = Timing(
+    batch_size=1,
+    requests=1,
+    output_tokens=2,
+    warmup=1,
+    warmup_seconds=0.0,
+    repeats=6,
+    max_repeats=6,
+    max_seconds=60.0,
+    precision=0.01,
+    processes=1,
+    exclusive=False,
+    energy_seconds=0.0,
+)
 VALUES = st.one_of(st.integers(), st.lists(st.integers(), max_size=4), st.fixed_dictionaries({"keep": st.integers()}))
 
 
@@ -19,7 +33,7 @@ def plan(**changes: object) -> TrialPlan:
         task_revision="1",
         point=Point.of({"max_crops": 4}),
         measure=("accuracy",),
-        timing=Timing(batch_size=1, requests=1, warmup=1, repeats=6, output_tokens=2),
+        timing=TIMING,
         batch_size=None,
         batch_max=32,
         audit_samples=0,
@@ -54,7 +68,7 @@ def test_the_id_follows_from_what_decides_the_outcome_and_from_nothing_else() ->
         plan(audit_samples=64).id,
         plan(measure=("latency",)).id,
         plan(accelerator="H200").id,
-        plan(timing=Timing(batch_size=1, requests=1, warmup=1, repeats=7, output_tokens=2)).id,
+        plan(timing=replace(TIMING, repeats=7)).id,
     }
     assert len(ids) == 10
     assert {plan(batch_max=64).id, plan(flip_rate_allowed=0.5).id, plan(threads=2).id, plan(gpus="1").id} == {plan().id}

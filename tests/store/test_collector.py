@@ -80,8 +80,8 @@ def test_a_folder_of_another_schema_is_not_mixed_into(folder: Path, monkeypatch:
     writer = collector(folder)
     writer.open_run(["abc"], {})
     writer.close()
-    monkeypatch.setattr("vlmprof.store.schema.SCHEMA_VERSION", 2)
-    with pytest.raises(StoreError, match="written with schema 1, this vlmprof writes 2"):
+    monkeypatch.setattr("vlmprof.store.schema.SCHEMA_VERSION", 99)
+    with pytest.raises(StoreError, match="written with schema 2, this vlmprof writes 99"):
         collector(folder)
 
 

@@ -181,9 +181,9 @@ def test_a_collector_that_is_restarted_knows_what_had_settled(tmp_path: Path) ->
     folder = tmp_path / "results"
     folder.mkdir()
     lines = [
-        {"event": "sweep", "name": "x", "trials": ["a", "b"], "schema_version": 1},
+        {"event": "sweep", "name": "x", "trials": ["a", "b"], "schema_version": 2},
         {"event": "done", "trial": "a"},
-        {"event": "sweep", "name": "x", "trials": ["a", "b"], "schema_version": 1},
+        {"event": "sweep", "name": "x", "trials": ["a", "b"], "schema_version": 2},
         {"event": "started", "trial": "b"},
         {"event": "failed", "trial": "b"},
     ]

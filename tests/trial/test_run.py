@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 
 from tests.contracts.knob_contract import fingerprint
-from tests.jobs import small_job
+from tests.jobs import QUICK, small_job
 from vlmprof.engine import greedy
 from vlmprof.errors import Mismatch
+from vlmprof.measure import disturbance
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Picture, Run
 from vlmprof.store.collector import TrialResult
 from vlmprof.tasks.task import Task
 from vlmprof.trial import run as trial_run
+from vlmprof.trial import timing as trial_timing
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.execute import Executor
 from vlmprof.trial.progress import Progress
@@ -43,17 +45,25 @@ def loaded(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     return resolved.family.load(resolved.checkpoint, "cpu")
 
 
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else this machine does is no matter of these tests; ``test_timing`` is about it."""
+    monkeypatch.setattr(disturbance, "causes", lambda *_: "")
+
+
 def run(plan: TrialPlan, model: AbstractModel, resolved: Resolved | None = None) -> TrialResult:
     outcome = run_trial(resolved or resolve(plan), model, BatchSizer(), ignore)
     return finished(outcome, model, {})
 
 
 def test_every_sample_is_scored_once_and_every_repeat_timed(plan_of: Any, loaded: AbstractModel) -> None:
-    result = run(plan_of(timing={"repeats": 6, "warmup": 1, "requests": 2, "output_tokens": 3}), loaded)
+    result = run(plan_of(timing={**QUICK, "requests": 2, "output_tokens": 3}), loaded)
     assert result.state == "done"
     assert len({sample["sample"] for sample in result.samples}) == len(result.samples) == 12
-    assert [(t["repeat"], t["request"]) for t in result.timings] == [(r, q) for r in range(6) for q in range(2)]
-    assert {t["output_tokens"] for t in result.timings} == {3}
+    timed = [t for t in result.timings if not t["canary"]]
+    assert [(t["repeat"], t["request"]) for t in timed] == [(r, q) for r in range(6) for q in range(2)]
+    assert {t["output_tokens"] for t in timed} == {3} and {len(t["step_ms"]) for t in timed} == {2}
+    assert [t["block"] for t in result.timings if t["canary"]] == [0, 1]
     row = result.row
     assert row["latency_ms_p50_low"] <= row["latency_ms_p50"] <= row["latency_ms_p50_high"]  # type: ignore[operator]
     assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]  # type: ignore[operator]
@@ -79,7 +89,7 @@ def test_the_model_leaves_as_it_came_also_on_error(
 
 
 def test_timing_takes_the_job_s_batch_and_length_not_the_sizer_s(plan_of: Any, loaded: AbstractModel) -> None:
-    timing = {"repeats": 6, "warmup": 1, "requests": 2, "output_tokens": 3, "batch_size": 2}
+    timing = {**QUICK, "requests": 2, "output_tokens": 3, "batch_size": 2}
     result = run(plan_of(batch={"size": "auto", "max": 5}, timing=timing), loaded)
     assert {t["batch_size"] for t in result.timings} == {2}
     assert max(s["batch_size"] for s in result.samples) == 5  # type: ignore[type-var]
@@ -95,6 +105,7 @@ def test_nothing_is_timed_with_a_hook_on_the_model(
         return honest(model, *args, **kwargs)
 
     monkeypatch.setattr(trial_run, "generate", looking)
+    monkeypatch.setattr(trial_timing, "generate", looking)
     run(plan_of(measure=["latency"]), loaded)
     counting = 2 * trial_run.COUNTED_REQUESTS  # each is counted at one token and at two
     counted, timed = hooks[:counting], hooks[counting:]
@@ -142,7 +153,7 @@ def test_the_same_experts_in_other_blocks_are_other_work(plan_of: Any, loaded: A
 def test_output_tokens_caps_answers_and_fixes_the_timed_length(plan_of: Any, loaded: AbstractModel) -> None:
     result = run(plan_of(knobs={"output_tokens": [2]}), loaded)
     assert {s["tokens_generated"] for s in result.samples} == {2}
-    assert {t["output_tokens"] for t in result.timings} == {2}
+    assert {t["output_tokens"] for t in result.timings if not t["canary"]} == {2}
     assert result.row["timing_output_tokens"] == 2
 
 
@@ -199,12 +210,11 @@ def test_a_wrong_clock_is_caught(
 
     def wrong(*args: Any, **kwargs: Any) -> Run:
         done = honest(*args, **kwargs)
-        if done.stages is None:
-            return done
+        assert done.stages is not None
         prefill = done.stages.prefill_ms * (2 if "twice" in lie else 0)
         return replace(done, stages=replace(done.stages, prefill_ms=prefill))
 
-    monkeypatch.setattr(trial_run, "generate", wrong)
+    monkeypatch.setattr(trial_timing, "generate", wrong)
     with pytest.raises(Mismatch, match="stages add up to"):
         run(plan_of(), loaded)
 

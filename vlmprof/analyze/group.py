@@ -45,8 +45,8 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
         by: further columns to split groups by.
 
     Returns:
-        The rows in state ``done``, by group and trial id. ``attrs`` hold the table's ``schema``, ``left_out`` (state ->
-        number of trials in it) and ``mixed`` (a sentence for each column of ``ENVIRONMENT`` that differs in a group).
+        The rows in state ``done`` without an impossible time, by group and trial id. ``attrs`` hold the table's
+        ``schema``, ``left_out`` (state -> number of trials in it) and ``mixed`` (a sentence for each column of ``ENVIRONMENT`` that differs in a group).
 
     Raises:
         UserError: a column of ``by`` does not exist.
@@ -54,13 +54,22 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     unknown = next((name for name in by if name not in trials.columns), None)
     if unknown is not None:
         raise UserError(f"no column named '{unknown}' to group by{suggestion(unknown, _groupable(trials))}")
-    states = trials["state"].value_counts()
-    done = trials[trials["state"] == "done"].copy()
+    judged = _judged(trials)
+    states = judged.value_counts()
+    done = trials[judged == "done"].copy()
     done["group"] = _labels(done, by)
     done = done.sort_values(["group", "trial"], ignore_index=True)
     left_out = {str(state): int(states[state]) for state in sorted(states.index) if state != "done"}
     done.attrs = {**trials.attrs, "left_out": left_out, "mixed": _mixed(done)}
     return done
+
+
+def _judged(trials: pd.DataFrame) -> pd.Series[Any]:
+    """The state of each trial; ``impossible`` for a finished one with a stage that is faster than physics allows."""
+    if "impossible" not in trials.columns:
+        return trials["state"]
+    beyond = trials["impossible"].map(lambda value: value is True or value == 1).astype(bool)
+    return trials["state"].mask(beyond & (trials["state"] == "done"), "impossible")
 
 
 def groups(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:

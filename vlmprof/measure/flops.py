@@ -8,10 +8,12 @@ looks for any further contraction of a model that would be counted as nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from vlmprof.records import Stage
 
 Shape = tuple[int, ...]
 
@@ -22,6 +24,36 @@ def count_flops(work: Callable[[], object]) -> int:
         work()
     total: int = counter.get_total_flops()
     return total
+
+
+@final
+class OperationClock:
+    """A clock that counts operations where others count time: FLOP by stage, from one generation.
+
+    Use it inside ``with clock.counting():``. What a captured graph replays is not dispatched and not seen.
+    """
+
+    def __init__(self) -> None:
+        self.by_stage: dict[Stage, int] = {}
+        self._counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+        self._before = 0
+
+    def counting(self) -> FlopCounterMode:
+        """Counts while the block lasts."""
+        return self._counter
+
+    def start(self) -> None:
+        """A generation begins."""
+        self.by_stage, self._before = {}, self._counter.get_total_flops()
+
+    def mark(self, stage: Stage) -> None:
+        """What was dispatched since the last mark was of ``stage``."""
+        total = self._counter.get_total_flops()
+        self.by_stage[stage] = self.by_stage.get(stage, 0) + total - self._before
+        self._before = total
+
+    def stop(self) -> None:
+        """Nothing is timed."""
 
 
 def grouped_product_flops(left: Shape, right: Shape, *args: Any, **kwargs: Any) -> int:

@@ -14,6 +14,9 @@ class Peak:
     """The most a stretch of work held, and what the device has."""
 
     peak_bytes: int
+    """Reserved by this process."""
+    device_bytes: int
+    """The same and what else is used on the device: contexts, libraries, captured graphs, other processes."""
     total_bytes: int
 
 
@@ -32,4 +35,7 @@ def read_peak(device: str) -> Peak | None:
     if not device.startswith("cuda"):
         return None
     total = torch.cuda.get_device_properties(device).total_memory
-    return Peak(peak_bytes=torch.cuda.max_memory_reserved(device), total_bytes=total)
+    peak = torch.cuda.max_memory_reserved(device)
+    free, whole = torch.cuda.mem_get_info(device)
+    beside = whole - free - torch.cuda.memory_reserved(device)
+    return Peak(peak_bytes=peak, device_bytes=peak + beside, total_bytes=total)

@@ -35,13 +35,20 @@ class Point:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The timing pass: what one repeat does, and how many there are."""
+    """The timing pass, as ``spec.TimingSpec`` says it."""
 
     batch_size: int
     requests: int
-    warmup: int
-    repeats: int
     output_tokens: int
+    warmup: int
+    warmup_seconds: float
+    repeats: int
+    max_repeats: int
+    max_seconds: float
+    precision: float
+    processes: int
+    exclusive: bool
+    energy_seconds: float
 
 
 @final

@@ -59,7 +59,7 @@ _WORDS = {
     "latency_ms_p50": "median latency",
     "peak_bytes": "peak memory",
     "samples_per_s": "throughput",
-    "decode_step_ms_p50": "median decode step",
+    "tpot_ms_p50": "median time per output token",
 }
 
 

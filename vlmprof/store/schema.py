@@ -12,7 +12,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Better = Literal["lower", "higher"]
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -55,12 +55,17 @@ STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
 TIMINGS = pa.schema(
     [
         column("trial", TEXT),
+        column("session", WHOLE),
+        column("block", WHOLE),
+        column("canary", FLAG),
         column("repeat", WHOLE),
         column("request", WHOLE),
         column("batch_size", WHOLE, "samples"),
         column("output_tokens", WHOLE, "tokens"),
         *(column(f"{stage}_ms", REAL, "ms", "lower") for stage in STAGES),
+        column("step_ms", pa.list_(REAL), "ms"),
         column("end_to_end_ms", REAL, "ms", "lower"),
+        column("disturbed", TEXT),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
@@ -136,14 +141,53 @@ _TIME = [
     column("timing_output_tokens", WHOLE, "tokens"),
     column("timing_requests", WHOLE),
     column("repeats", WHOLE),
+    column("timing_processes", WHOLE),
     column("latency_ms_p50", REAL, "ms", "lower", interval=True),
     column("latency_ms_p50_low", REAL, "ms"),
     column("latency_ms_p50_high", REAL, "ms"),
+    column("latency_half_width", REAL, "fraction"),
+    *(column(f"latency_ms_{tail}", REAL, "ms", "lower") for tail in ("p90", "p95", "p99", "tail")),
+    column("latency_tail_percentile", REAL, "fraction"),
     *(column(f"{stage}_ms_p50", REAL, "ms", "lower") for stage in STAGES),
-    column("decode_step_ms_p50", REAL, "ms", "lower"),
+    column("ttft_ms_p50", REAL, "ms", "lower"),
+    column("ttft_with_preprocess_ms_p50", REAL, "ms", "lower"),
+    column("tpot_ms_p50", REAL, "ms", "lower"),
+    *(column(f"itl_ms_{tail}", REAL, "ms", "lower") for tail in ("p50", "p90", "p95", "p99")),
+    column("e2e_ms_p50", REAL, "ms", "lower"),
+    column("timing_samples_per_s", REAL, "samples/s", "higher"),
+    column("timing_tokens_per_s", REAL, "tokens/s", "higher"),
+    column("timing_stopped", TEXT),
+    column("warmup_repeats", WHOLE),
+    column("warm", FLAG),
+    column("timing_waited_s", REAL, "s"),
+    column("blocks", WHOLE),
+    column("blocks_disturbed", WHOLE),
+    column("blocks_disturbed_kept", WHOLE),
+    column("disturbed_by", TEXT),
+    column("power_limited", FLAG),
     column("timings_redone", WHOLE),
     column("stage_sum_error", REAL, "fraction"),
+    column("canary_ms_p50", REAL, "ms"),
+    column("canary_ratio", REAL, "ratio", "lower", interval=True),
+    column("canary_ratio_low", REAL, "ratio"),
+    column("canary_ratio_high", REAL, "ratio"),
+    column("canary_drift_session", REAL, "fraction"),
+    column("canary_drift", REAL, "fraction"),
     column("peak_bytes", WHOLE, "bytes", "lower"),
+    column("device_peak_bytes", WHOLE, "bytes", "lower"),
+    column("energy_j_per_sample", REAL, "J", "lower"),
+    column("energy_j_per_token", REAL, "J", "lower"),
+    column("energy_window_s", REAL, "s"),
+    column("energy_missing", TEXT),
+    column("mfu_vision", REAL, "fraction", "higher"),
+    column("mfu_prefill", REAL, "fraction", "higher"),
+    column("decode_bytes_per_s", REAL, "bytes/s", "higher"),
+    column("mbu_decode", REAL, "fraction", "higher"),
+    column("gpu_busy_share", REAL, "fraction"),
+    column("launch_ahead_gain", REAL, "fraction"),
+    column("host_bound", FLAG),
+    column("impossible", FLAG),
+    column("impossible_why", TEXT),
 ]
 
 _PROVENANCE = [

@@ -13,17 +13,19 @@ from typing import final
 
 import torch
 
+from vlmprof.engine.memory import release
 from vlmprof.errors import OutOfMemory
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Row
 from vlmprof.store.collector import TrialResult, now
+from vlmprof.trial.latency import canary_ms
 from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import unfinished
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, resolve
 from vlmprof.trial.rows import finished
-from vlmprof.trial.run import run_trial
+from vlmprof.trial.run import Outcome, run_trial, time_again
 from vlmprof.trial.score import Sizer
 
 Report = Callable[[Progress], None]
@@ -51,6 +53,7 @@ class Executor:
         self._sizer, self._name = sizer, name
         self._device = "cuda" if gpus else "cpu"
         self._loaded: _Loaded | None = None
+        self._canaries: dict[Hashable, float] = {}
 
     def run(self, plan: TrialPlan, report: Report) -> TrialResult:
         """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace."""
@@ -64,12 +67,26 @@ class Executor:
             resolved = resolve(plan)
             model = self._model(resolved, report)
             outcome = run_trial(resolved, model, self._sizer, report)
-            return finished(outcome, model, about())
+            for _ in range(1, plan.timing.processes if outcome.sessions else 1):
+                self._loaded = model = None  # type: ignore[assignment]  # freed before it is loaded anew
+                release()
+                model = self._model(resolved, report)
+                outcome = time_again(outcome, model, report)
+            return finished(outcome, model, {**about(), **self._drift(outcome)})
         except OutOfMemory as error:
             return unfinished(plan, "oom", error, traceback.format_exc(), about())
         except Exception as error:  # the one place that catches everything: a failed trial is a row, not a dead sweep
             self._loaded = None  # whatever state the failure left the model in, the next trial starts from the files
             return unfinished(plan, "failed", error, traceback.format_exc(), about())
+
+    def _drift(self, outcome: Outcome) -> Row:
+        """How the canary has changed since this process first ran it."""
+        now_ms = canary_ms(outcome)
+        if now_ms is None:
+            return {}
+        plan = outcome.resolved.plan
+        first = self._canaries.setdefault((load_key(plan), plan.task, plan.timing.batch_size), now_ms)
+        return {"canary_drift": now_ms / first - 1}
 
     def _model(self, resolved: Resolved, report: Report) -> AbstractModel:
         identity = load_key(resolved.plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
-Phase = Literal["load", "count", "score", "audit", "warm up", "time"]
+Phase = Literal["load", "count", "score", "audit", "wait", "warm up", "time"]
 
 
 @final

@@ -9,18 +9,18 @@ from typing import Any
 
 from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
-from vlmprof.metrics.interval import median_interval
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
-from vlmprof.records import Generation, Observation, Row, StageTimes
+from vlmprof.records import Generation, Observation, Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
-from vlmprof.store.schema import STAGES
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
+from vlmprof.trial.latency import latency_columns, timing_rows
 from vlmprof.trial.plain import identity
 from vlmprof.trial.quality import Together, quality
-from vlmprof.trial.run import Outcome, Timed, stage_sum_error
+from vlmprof.trial.run import Outcome
 from vlmprof.trial.samples import Scored
+from vlmprof.trial.session import Timed
 
 UNCOUNTED_ATTENTION = {"flash_attention_2", "flex_attention"}
 """Attention kernels of other packages or compilers: torch's counter would take their operations for nothing."""
@@ -41,6 +41,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
     failed = [one for one in outcome.scored if one.generation is None]
     together = Together.of(outcome)
     state: State = "failed" if failed else "done"
+    about_device = environment(model.device)
     row = {
         **identity(resolved.plan),
         **about,
@@ -55,25 +56,25 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         **_audit(outcome),
         **_achieved_by_knob(outcome, seen),
         **_achieved(outcome, seen),
-        **_latency(outcome),
+        **({"peak_bytes": outcome.peak.peak_bytes} if outcome.peak else {}),
+        **latency_columns(outcome, str(about_device["device"])),
         **seen.loaded,
-        **environment(model.device),
+        **about_device,
     }
     samples = tuple({**_sample_row(resolved.plan.id, one, seen), **together.own(one)} for one in outcome.scored)
-    timings = tuple(_timing_row(outcome, one) for one in outcome.timed)
     return TrialResult(
         trial=resolved.plan.id,
         knobs=tuple(effects),
         state=state,
         row=row,
         samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
-        timings=timings,
+        timings=tuple(timing_rows(outcome)),
     )
 
 
 def _observed(outcome: Outcome, loaded: Mapping[str, str]) -> Observation:
     answers = _answers(outcome)
-    seen = answers or [generation for one in outcome.timed for generation in one.run.generations]
+    seen = answers or [generation for one in outcome.timed for generation in one.generations]
     return Observation(
         capped_share=_mean(generation.encoding.capped for generation in seen) or 0.0,
         crops_max=max(generation.encoding.crops for generation in seen),
@@ -130,7 +131,7 @@ def _achieved_by_knob(outcome: Outcome, seen: Observation) -> dict[str, float | 
 
 def _achieved(outcome: Outcome, seen: Observation) -> dict[str, Any]:
     answers = _answers(outcome)
-    every = answers or [generation for one in outcome.timed for generation in one.run.generations]
+    every = answers or [generation for one in outcome.timed for generation in one.generations]
     return {
         "vision_tokens": _mean(generation.encoding.vision_tokens for generation in every),
         "crops": _mean(generation.encoding.crops for generation in every),
@@ -157,49 +158,11 @@ def _counted(outcome: Outcome, seen: Observation) -> dict[str, float | str | Non
     }
 
 
-def _latency(outcome: Outcome) -> dict[str, float | int | None]:
-    if not outcome.timed:
-        return {}
-    timing = outcome.resolved.plan.timing
-    repeats = _repeats(outcome.timed)
-    totals = [statistics.fmean(stages.end_to_end_ms for stages in repeat) for repeat in repeats]
-    interval = median_interval(totals)
-    steps = [stages.decode_ms / stages.decode_steps for repeat in repeats for stages in repeat if stages.decode_steps]
-    return {
-        "timing_batch_size": timing.batch_size,
-        "timing_output_tokens": outcome.timing_output_tokens,
-        "timing_requests": len(repeats[0]),
-        "repeats": len(repeats),
-        "latency_ms_p50": statistics.median(totals),
-        "latency_ms_p50_low": interval.low if interval else None,
-        "latency_ms_p50_high": interval.high if interval else None,
-        **{f"{stage}_ms_p50": _stage_median(repeats, f"{stage}_ms") for stage in STAGES},
-        "decode_step_ms_p50": statistics.median(steps) if steps else None,
-        "timings_redone": sum(one.redone for one in outcome.timed),
-        "stage_sum_error": max(stage_sum_error(one.stages) for one in outcome.timed),
-        "peak_bytes": outcome.peak.peak_bytes if outcome.peak else None,
-    }
-
-
-def _repeats(timed: Sequence[Timed]) -> list[list[StageTimes]]:
-    """The stage times of each repeat, a request each: a repeat is one pass over the same fixed requests."""
-    repeats: dict[int, list[StageTimes]] = {}
-    for one in timed:
-        repeats.setdefault(one.repeat, []).append(one.stages)
-    return [repeats[repeat] for repeat in sorted(repeats)]
-
-
-def _stage_median(repeats: Sequence[Sequence[StageTimes]], stage: str) -> float | None:
-    means = [_mean(value for one in repeat if (value := getattr(one, stage)) is not None) for repeat in repeats]
-    measured = [mean for mean in means if mean is not None]
-    return statistics.median(measured) if measured else None
-
-
 def _work_key(outcome: Outcome, seen: Observation) -> str:
     """Equal for configurations that did the same work on every sample, whatever they were asked for."""
     work = [
         sorted([one.example.id, *one.generation.encoding.tiling] for one in outcome.scored if one.generation),
-        [[*generation.encoding.tiling] for one in outcome.timed for generation in one.run.generations],
+        [[*generation.encoding.tiling] for one in _each_request(outcome) for generation in one.generations],
         seen.blocks_executed,
         sorted(seen.routing.items()),
         seen.tokens_max if seen.cut_share else None,
@@ -208,6 +171,11 @@ def _work_key(outcome: Outcome, seen: Observation) -> str:
         seen.loaded,
     ]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
+
+
+def _each_request(outcome: Outcome) -> list[Timed]:
+    """One timed generation of each request: how often it was repeated is no matter of the work."""
+    return list({one.request: one for one in outcome.timed}.values())
 
 
 def _sample_row(trial: str, one: Scored, seen: Observation) -> Row:
@@ -246,19 +214,6 @@ def _effective_key(generation: Generation, seen: Observation) -> str:
     routing = sorted(seen.routing.items())
     work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, routing, cap, seen.loaded]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
-
-
-def _timing_row(outcome: Outcome, one: Timed) -> Row:
-    stages: Mapping[str, float | None] = {f"{stage}_ms": getattr(one.stages, f"{stage}_ms") for stage in STAGES}
-    return {
-        "trial": outcome.resolved.plan.id,
-        "repeat": one.repeat,
-        "request": one.request,
-        "batch_size": len(one.run.generations),
-        "output_tokens": outcome.timing_output_tokens,
-        **stages,
-        "end_to_end_ms": one.stages.end_to_end_ms,
-    }
 
 
 def _mean(values: Iterable[float]) -> float | None:

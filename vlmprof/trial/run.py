@@ -16,27 +16,21 @@ from functools import partial
 from typing import final
 
 from vlmprof.engine.greedy import generate
-from vlmprof.errors import Mismatch
 from vlmprof.measure.certificate import require_as_said
-from vlmprof.measure.clock import clock_for
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models.family import AbstractModel
-from vlmprof.records import Prompt, Run, StageTimes
-from vlmprof.surfaces import Clock
+from vlmprof.records import Prompt
 from vlmprof.trial.audit import Audit, audit
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import Resolved, subset_of
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 from vlmprof.trial.score import Sizer, score
+from vlmprof.trial.session import Session, Timed
+from vlmprof.trial.timing import Timer, Work
 
 COUNTED_REQUESTS = 2
-STAGE_SUM_TOLERANCE = 0.02
-"""Rule 3: stages that do not add up to the whole are not stages of it."""
-CLOCK_TOLERANCE_MS = 0.05
-"""Reading the clock takes time too, which is no share of anything."""
-ATTEMPTS = 3
 
 
 @final
@@ -48,19 +42,6 @@ class Flops:
     """Vision side and prefill."""
     decode_step: float
     """The second token: the first step with a cache."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """One timed generation of the timing pass."""
-
-    repeat: int
-    request: int
-    run: Run
-    stages: StageTimes
-    redone: int
-    """Generations thrown away because their stages did not add up."""
 
 
 @final
@@ -77,10 +58,16 @@ class Outcome:
     """The largest batch of the score pass; None when nothing was scored."""
     audit: Audit | None
     """Of answers against batch 1; None when nothing was answered in a batch."""
-    timed: tuple[Timed, ...]
+    sessions: tuple[Session, ...]
+    """Of the timing pass, each with the model loaded anew; empty where nothing was timed."""
     timing_output_tokens: int
     peak: Peak | None
-    """Of the timing pass where there was one, else of the score pass."""
+    """Of the score pass."""
+
+    @property
+    def timed(self) -> list[Timed]:
+        """The timed generations that estimates are made of."""
+        return [one for session in self.sessions for block in session.kept for one in block.timed]
 
 
 def run_trial(
@@ -93,7 +80,7 @@ def run_trial(
         Mismatch: what ran is not what was asked for, or the stages do not add up.
     """
     plan = resolved.plan
-    asked = [Asked(example=one, prompt=resolved.task.ask(one, plan.model.family)) for one in subset_of(resolved)]
+    asked = _asked(resolved)
     whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens
@@ -107,12 +94,11 @@ def run_trial(
         seconds = time.perf_counter() - began
         report(Progress(phase="audit", done=0, total=plan.audit_samples))
         audited = audit(resolved, asked, scored, model, cap)
-        length = output_tokens or plan.timing.output_tokens
-        timed: tuple[Timed, ...] = ()
-        if "latency" in plan.measure:
-            reset_peak(model.device)
-            timed = tuple(_time(resolved, asked, model, length, report))
         peak = read_peak(model.device)
+    length = output_tokens or plan.timing.output_tokens
+    sessions: tuple[Session, ...] = ()
+    if "latency" in plan.measure:
+        sessions = (Timer(plan.timing, model, _work(resolved, asked, model, length)).run(seconds, report),)
     return Outcome(
         resolved=resolved,
         counts=counts,
@@ -121,7 +107,7 @@ def run_trial(
         scored=scored,
         score_seconds=seconds,
         batch_size=max((one.batch_size for one in scored), default=None),
-        timed=timed,
+        sessions=sessions,
         timing_output_tokens=length,
         peak=peak,
     )
@@ -161,50 +147,30 @@ def _count(
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
-def _time(
-    resolved: Resolved, asked: Sequence[Asked], model: AbstractModel, length: int, report: Callable[[Progress], None]
-) -> Iterator[Timed]:
-    """Fixed requests, exact length, the job's batch size: warm-up repeats are run and dropped, the rest is kept."""
-    timing = resolved.plan.timing
-    readable = open_pictures(asked[: timing.batch_size * timing.requests]).readable
-    prompts = [one.prompt for one in readable]
-    requests = [prompts[i : i + timing.batch_size] for i in range(0, len(prompts), timing.batch_size)]
-    clock = clock_for(model.device)
-    for repeat in range(-timing.warmup, timing.repeats):
-        if repeat in (-timing.warmup, 0):  # never between repeats: a message is work beside the clock
-            report(Progress(phase="warm up" if repeat < 0 else "time", done=0, total=timing.repeats))
-        for index, request in enumerate(requests):
-            run, stages, redone = _sound(model, request, length, clock)
-            if repeat >= 0:
-                yield Timed(repeat=repeat, request=index, run=run, stages=stages, redone=redone)
+def time_again(outcome: Outcome, model: AbstractModel, report: Callable[[Progress], None]) -> Outcome:
+    """The outcome with one timing session more, of a model that was loaded anew.
 
-
-def stage_sum_error(stages: StageTimes) -> float:
-    """How far the stages are from end-to-end, as a share of it."""
-    return abs(stages.stage_sum_ms - stages.end_to_end_ms) / stages.end_to_end_ms
-
-
-def _sound(
-    model: AbstractModel, request: Sequence[Prompt], length: int, clock: Clock
-) -> tuple[Run, StageTimes, int]:
-    """One generation whose stages add up, and how many were thrown away for it.
-
-    On a busy host a process can be put aside between two readings of the clock. Such a run is told by the identity it
-    breaks, not by its length, so running it again biases nothing; a clock that is wrong never comes right.
+    Raises:
+        OutOfMemory: a request does not fit.
+        Mismatch: the stages do not add up.
     """
-    broken: list[StageTimes] = []
-    while len(broken) < ATTEMPTS:
-        run = generate(model, request, max_new_tokens=length, stop_at_eos=False, clock=clock)
-        stages = run.stages
-        assert stages is not None, "a generation with a clock has stages"
-        if stage_sum_error(stages) <= max(STAGE_SUM_TOLERANCE, CLOCK_TOLERANCE_MS / stages.end_to_end_ms):
-            return run, stages, len(broken)
-        broken.append(stages)
-    last = broken[-1]
-    raise Mismatch(
-        f"the stages add up to {last.stage_sum_ms:.3f} ms of {last.end_to_end_ms:.3f} ms end to end,"
-        f" {stage_sum_error(last):.1%} apart where {STAGE_SUM_TOLERANCE:.0%} is allowed, {ATTEMPTS} times in a row"
-    )
+    plan = outcome.resolved.plan
+    work = _work(outcome.resolved, _asked(outcome.resolved), model, outcome.timing_output_tokens)
+    session = Timer(plan.timing, model, work, len(outcome.sessions)).run(0.0, report)
+    return replace(outcome, sessions=(*outcome.sessions, session))
+
+
+def _asked(resolved: Resolved) -> list[Asked]:
+    family = resolved.plan.model.family
+    return [Asked(example=one, prompt=resolved.task.ask(one, family)) for one in subset_of(resolved)]
+
+
+def _work(resolved: Resolved, asked: Sequence[Asked], model: AbstractModel, length: int) -> Work:
+    size = resolved.plan.timing.batch_size
+    readable = open_pictures(asked[: size * resolved.plan.timing.requests]).readable
+    prompts = [one.prompt for one in readable]
+    requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+    return Work(requests=requests, length=length, configured=partial(applied, resolved, model))
 
 
 def _reporter(report: Callable[[Progress], None], phase: Phase, total: int) -> Callable[[int], None]:
