@@ -39,7 +39,7 @@ KINDS = {
     "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", frame=("knob",)),
     "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", frame=("family",)),
     "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", frame=TASK_FRAME),
-    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", frame=("metric", "interval")),
+    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", frame=("metric", "interval", "steady")),
     "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", frame=("strategy",)),
     "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", frame=("plot",)),
 }

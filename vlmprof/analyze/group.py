@@ -46,7 +46,8 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         The rows in state ``done`` without an impossible time, by group and trial id. ``attrs`` hold the table's
-        ``schema``, ``left_out`` (state -> number of trials in it) and ``mixed`` (a sentence for each column of ``ENVIRONMENT`` that differs in a group).
+        ``schema``, ``left_out`` (state -> number of trials in it) and ``mixed`` (a sentence for each column of
+        ``ENVIRONMENT`` that differs in a group).
 
     Raises:
         UserError: a column of ``by`` does not exist.
