@@ -34,12 +34,13 @@ class Kind:
         return self.package
 
 
+METRIC_FRAME = ("metric", "interval", "steady")
 TASK_FRAME = ("ahead", "cache", "dataset", "files", "index", "pictures", "prompts", "task")
 KINDS = {
     "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", frame=("knob",)),
     "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", frame=("family",)),
     "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", frame=TASK_FRAME),
-    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", frame=("metric", "interval", "steady")),
+    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", frame=METRIC_FRAME),
     "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", frame=("strategy",)),
     "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", frame=("plot",)),
 }
