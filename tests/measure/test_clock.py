@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from tests.measure.fake_device import FakeDevice
 from vlmprof.errors import Mismatch
 from vlmprof.measure.clock import EventClock, HostClock, stage_times
+from vlmprof.measure.clock_check import products, require_true
 from vlmprof.records import StageTimes
 from vlmprof.surfaces import Clock
 
@@ -92,6 +94,42 @@ def test_a_stage_without_synchronisation_is_empty_and_the_sum_tells(device: Fake
         end_to_end_ms=honest.end_to_end_ms,
     )
     assert unsynchronised.stage_sum_ms < 0.5 * unsynchronised.end_to_end_ms
+
+
+def test_known_work_tells_a_clock_that_waits_from_one_that_does_not(device: FakeDevice) -> None:
+    def work() -> None:
+        device.ask(8.0)
+
+    for clock in clocks(device):
+        require_true(clock, work, device.synchronize)
+    with pytest.raises(Mismatch, match="the clock is wrong.*vision 0.01 ms"):
+        require_true(HostClock(), work, device.synchronize)
+
+
+def test_known_work_tells_a_clock_that_counts_a_stage_twice(device: FakeDevice) -> None:
+    honest = EventClock(device.event, device.synchronize)
+
+    class Twice:
+        start, mark = honest.start, honest.mark
+
+        def stop(self) -> StageTimes:
+            stages = honest.stop()
+            return replace(stages, vision_ms=2 * stages.vision_ms)
+
+    with pytest.raises(Mismatch, match="vision 16.02 ms"):
+        require_true(Twice(), lambda: device.ask(8.0), device.synchronize)
+
+
+@pytest.mark.gpu
+def test_cuda_events_and_the_host_s_clock_agree_on_a_gpu() -> None:
+    import torch
+
+    from vlmprof.measure.clock import clock_for
+
+    require_true(clock_for("cuda"), products("cuda"), torch.cuda.synchronize)
+    require_true(HostClock(torch.cuda.synchronize), products("cuda"), torch.cuda.synchronize)
+    with pytest.raises(Mismatch, match="the clock is wrong"):
+        require_true(HostClock(), products("cuda"), torch.cuda.synchronize)
 
 
 def test_marks_of_one_stage_add_up_and_gaps_of_decoding_are_kept() -> None:

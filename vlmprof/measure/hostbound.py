@@ -102,6 +102,7 @@ def _kernel_ms(work: Callable[[], object]) -> float:
         work()
         torch.cuda.synchronize()
     events = [event for event in profile.events() or () if event.device_type.name == "CUDA"]
+    events = [event for event in events if not getattr(event, "is_user_annotation", False)]
     return union_ms([(event.time_range.start / 1e3, event.time_range.end / 1e3) for event in events])
 
 

@@ -18,10 +18,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
+from vlmprof.engine.engine import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
+from vlmprof.engine.memory import release
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, hostbound
 from vlmprof.measure.clock import clock_for
+from vlmprof.measure.clock_check import products, require_true
 from vlmprof.measure.energy import Energy, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.hostbound import HostBound
@@ -32,7 +35,7 @@ from vlmprof.measure.roofline import least_decode_bytes
 from vlmprof.metrics.steady import FEWEST, halves_apart, relative_half_width, settled
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
-from vlmprof.records import Prompt, Stage, StageTimes
+from vlmprof.records import Prompt, Run, Stage, StageTimes
 from vlmprof.surfaces import Clock
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.session import Block, Session, Timed, kept_blocks
@@ -57,6 +60,8 @@ class Work:
     """Tokens generated for each prompt, exact."""
     configured: Callable[[], AbstractContextManager[None]]
     """Enters the trial's knobs; outside of it the model is as loaded."""
+    engine: AbstractEngine = EAGER
+    """Makes the tokens that are timed. Operations are counted with the eager one: a replay dispatches nothing."""
 
 
 @final
@@ -66,6 +71,7 @@ class Timer:
     def __init__(self, timing: Timing, model: AbstractModel, work: Work, session: int = 0) -> None:
         self.timing, self.model, self.session = timing, model, session
         self.requests, self.length, self.configured = work.requests, work.length, work.configured
+        self.engine = work.engine
         self.clock = clock_for(model.device)
         self.gpu, self.energy_missing = open_gpu(model.device)
         self.canary = True
@@ -87,14 +93,17 @@ class Timer:
 
         with alone(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
-            reset_peak(self.model.device)
+            if self.model.device.startswith("cuda"):
+                require_true(self.clock, products(self.model.device), self.model.synchronize)
             with self.configured():
                 operations, decode_bytes = self._work()
+                release()  # what the score pass left with the allocator is not this pass's
+                reset_peak(self.model.device)
                 warmup, warm = self._warm_up(load_seconds)
+                peak = read_peak(self.model.device)  # the repeats do the same; the canary may need more
             self._warm_canary()
             tell("time")
             blocks, stopped = self._blocks()
-            peak = read_peak(self.model.device)
             with self.configured():
                 energy = self._energy()
                 bound = self._host_bound(blocks)
@@ -106,7 +115,7 @@ class Timer:
             waited_s=waited,
             peak=peak,
             energy=energy,
-            energy_missing="" if energy else self.energy_missing or "the board does not count energy for this process",
+            energy_missing="" if energy else self._why_no_energy(),
             operations=operations,
             decode_bytes=decode_bytes,
             host_bound=bound,
@@ -188,7 +197,7 @@ class Timer:
         """
         broken: list[StageTimes] = []
         while len(broken) < ATTEMPTS:
-            run = generate(self.model, request, max_new_tokens=length, stop_at_eos=False, clock=self.clock)
+            run = self._generate(request, length, self.clock)
             stages = run.stages
             assert stages is not None, "a generation with a clock has stages"
             if stage_sum_error(stages) <= max(STAGE_SUM_TOLERANCE, CLOCK_TOLERANCE_MS / stages.end_to_end_ms):
@@ -209,8 +218,13 @@ class Timer:
         )
 
     def _once(self, clock: Clock | None) -> StageTimes | None:
-        request = self.requests[0]
-        return generate(self.model, request, max_new_tokens=self.length, stop_at_eos=False, clock=clock).stages
+        return self._generate(self.requests[0], self.length, clock).stages
+
+    def _generate(self, request: Sequence[Prompt], length: int, clock: Clock | None) -> Run:
+        """Exactly so many tokens for each prompt."""
+        return generate(
+            self.model, request, max_new_tokens=length, stop_at_eos=False, clock=clock, engine=self.engine
+        )
 
     def _work(self) -> tuple[dict[Stage, int] | None, int | None]:
         if not self.model.device.startswith("cuda"):
@@ -225,6 +239,11 @@ class Timer:
             return None
         work = partial(self._once, None)
         return measure_energy(self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
+
+    def _why_no_energy(self) -> str:
+        if self.energy_missing or self.timing.energy_seconds:
+            return self.energy_missing or "the board does not count its energy, or is shared"
+        return "energy_seconds is 0"
 
     def _host_bound(self, blocks: Sequence[Block]) -> HostBound | None:
         firsts = [one.stages for block in kept_blocks(blocks) for one in block.timed if one.request == 0]
