@@ -102,7 +102,7 @@ def test_known_work_tells_a_clock_that_waits_from_one_that_does_not(device: Fake
 
     for clock in clocks(device):
         require_true(clock, work, device.synchronize)
-    with pytest.raises(Mismatch, match="the clock is wrong.*vision 0.01 ms"):
+    with pytest.raises(Mismatch, match=r"the clock is wrong.*vision 0\.01 ms"):
         require_true(HostClock(), work, device.synchronize)
 
 
@@ -116,7 +116,7 @@ def test_known_work_tells_a_clock_that_counts_a_stage_twice(device: FakeDevice) 
             stages = honest.stop()
             return replace(stages, vision_ms=2 * stages.vision_ms)
 
-    with pytest.raises(Mismatch, match="vision 16.02 ms"):
+    with pytest.raises(Mismatch, match=r"vision 16\.02 ms"):
         require_true(Twice(), lambda: device.ask(8.0), device.synchronize)
 
 
