@@ -1,9 +1,9 @@
 """Cut every expert into equal parts: `python -m vlmprof.demo.segment CHECKPOINT [DIRECTORY]`.
 
 A few wide experts, each of which serves half of the tokens, learn the same things: one of them then answers nearly as
-well as all. Cut along its inner width, an expert is a sum of narrower ones, and with as many times more of them used the
-answers stay what they were; but now fewer experts are less of the model. The idea of fine-grained experts: Dai et al.
-2024, "DeepSeekMoE", section 3.1.
+well as all. Cut along its inner width, an expert is a sum of narrower ones, and with as many times more of them used
+the answers stay what they were; but now fewer experts are less of the model. The idea of fine-grained experts: Dai et
+al. 2024, "DeepSeekMoE", section 3.1.
 """
 
 from __future__ import annotations
