@@ -181,7 +181,10 @@ def in_words(default: Any) -> str:
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in fenced(page, "yaml")])
-def test_every_job_in_the_docs_is_right(block: str, tmp_path: Path) -> None:
+def test_every_job_in_the_docs_is_right(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_data").mkdir()  # the file that docs/tasks.md shows a line of
+    Path("my_data/questions.jsonl").write_text(fenced(DOCS / "tasks.md", "json")[0])
     (tmp_path / "job.yaml").write_text(block)
     assert prepare(tmp_path / "job.yaml").plans
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof import __version__, registry
+from vlmprof import __version__, data, registry
 from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vlmprof.trial.resolve import Job
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(data.app, name="data")
 WIDE = 160
 """Columns where the output is no terminal: a table in a log must not be cut to eighty."""
 out = Console(width=None if sys.stdout.isatty() else WIDE)
@@ -171,7 +172,7 @@ def importance(
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="knobs, models, tasks, strategies or plots")] = "") -> None:
+def list_(kind: Annotated[str, typer.Argument(help="knobs, models, tasks, metrics, strategies or plots")] = "") -> None:
     """List what there is of a kind."""
     from vlmprof.errors import UnknownNameError
 

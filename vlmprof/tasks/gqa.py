@@ -40,7 +40,7 @@ DATASET = Dataset(
     prompt=instructed(ONE_WORD),
     styles=styled("vqa2"),
     max_new_tokens=16,
-    licence="CC BY 4.0",
+    licence="MIT, as the repository states",
     pictures="Visual Genome, CC BY 4.0",
     clusters="image",
 )

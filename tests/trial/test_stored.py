@@ -1,0 +1,68 @@
+"""A trial on pictures in files: decoded ahead and once, and a broken one is a counted failure."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs import small_job
+from tests.tasks.public import picture
+from vlmprof.models.family import AbstractModel
+from vlmprof.store.collector import TrialResult
+from vlmprof.tasks.pictures import Stored
+from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.resolve import resolve
+from vlmprof.trial.rows import finished
+from vlmprof.trial.run import run_trial
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("VLMPROF_CACHE", str(tmp_path / "cache"))
+    for n in range(8):
+        (tmp_path / f"{n}.png").write_bytes(picture(n))
+    rows = [{"id": f"q{n}", "image": f"{n}.png", "question": "what colour?", "answer": "red"} for n in range(8)]
+    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = {"name": "local", "path": str(tmp_path / "q.jsonl"), "metric": "exact_match"}
+    sections: dict[str, Any] = {"tasks": [task], "measure": ["accuracy"], "knobs": {"output_tokens": [2]}}
+    return lambda **more: small_job(tmp_path, tiny_checkpoint, **sections, **more).plans[0]
+
+
+def run(plan: Any, model: AbstractModel | None = None) -> tuple[TrialResult, AbstractModel]:
+    resolved = resolve(plan)
+    model = model or resolved.family.load(resolved.checkpoint, "cpu")
+    return finished(run_trial(resolved, model, BatchSizer(), lambda progress: None), model, {}), model
+
+
+def test_readers_change_no_answer_and_no_id_and_decode_once(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, ahead = job(resources={"readers": 0}), job(resources={"readers": 2})
+    assert alone.id == ahead.id
+    first, model = run(ahead)
+
+    def refuse(self: Stored) -> bytes:
+        raise AssertionError("decoded twice")
+
+    monkeypatch.setattr(Stored, "encoded", refuse)
+    second, _ = run(replace(alone, readers=0), model)
+    assert first.state == second.state == "done"
+    assert [s["prediction"] for s in first.samples] == [s["prediction"] for s in second.samples]
+
+
+def test_a_broken_picture_is_a_counted_failure_with_the_id_named(job: Any, tmp_path: Path) -> None:
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    (tmp_path / "6.png").unlink()
+    result, _ = run(job(resources={"readers": 1}))
+    assert result.state == "failed" and result.row["samples_failed"] == 2
+    assert "accuracy" not in result.row
+    failed = {str(s["sample"]): str(s["error"]) for s in result.samples if s["end"] == "failed"}
+    assert set(failed) == {"q5", "q6"} and "6.png" in failed["q6"]
+    assert "2 of 8 samples failed, the first is q" in str(result.row["error"])
+
+
+def test_data_that_changed_since_the_plan_are_refused(job: Any, tmp_path: Path) -> None:
+    plan = job()
+    (tmp_path / "q.jsonl").write_text((tmp_path / "q.jsonl").read_text().replace("red", "blue"))
+    with pytest.raises(Exception, match=r"the data here are files-\w+, the sweep was planned for files-"):
+        resolve(plan)
