@@ -9,6 +9,7 @@ that has one of them mapped keeps it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -22,6 +23,7 @@ FOLDER, BOUND = "VLMPROF_CACHE", "VLMPROF_CACHE_GIB"
 DEFAULT_GIB = 8.0
 WORTH_COMPRESSING = 0.7
 """A picture is stored compressed when that takes at most this share."""
+_STRETCH_BYTES = 2**18
 _SCHEMA = pa.schema([("width", pa.int32()), ("height", pa.int32()), ("pixels", pa.large_binary())])
 
 
@@ -63,7 +65,8 @@ class PixelCache:
                 row = pa.ipc.open_file(source).get_batch(0)
         except FileNotFoundError:
             return None
-        os.utime(path, None) if path.exists() else None  # used now: it goes last
+        with suppress(FileNotFoundError):  # another process made room: what is mapped stays
+            os.utime(path)  # used now, so that it goes last
         width, height, pixels = (column[0] for column in row.columns)
         size = width.as_py(), height.as_py()
         return Image.frombuffer("RGB", size, pixels.as_buffer(), "raw", "RGB", 0, 1)
@@ -75,14 +78,13 @@ class PixelCache:
             return image
         self._folder.mkdir(parents=True, exist_ok=True)
         written = self._write(key, image.size, pixels)
-        self._bytes = (self._measured() if self._bytes is None else self._bytes + written)
+        self._bytes = sum(size for _, size, _ in self._entries()) if self._bytes is None else self._bytes + written
         if self._bytes > self._bound:
             self._bytes = self._make_room()
         return image
 
     def _write(self, key: str, size: tuple[int, int], pixels: bytes) -> int:
-        smaller = len(pa.compress(pixels, codec="lz4", asbytes=True)) <= WORTH_COMPRESSING * len(pixels)
-        options = pa.ipc.IpcWriteOptions(compression="lz4" if smaller else None)
+        options = pa.ipc.IpcWriteOptions(compression="lz4" if _compresses(pixels) else None)
         batch = pa.record_batch([[size[0]], [size[1]], pa.array([pixels], pa.large_binary())], schema=_SCHEMA)
         partial = self._path(f"{key}.{os.getpid()}.partial")
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA, options=options) as writer:
@@ -91,17 +93,9 @@ class PixelCache:
         partial.replace(self._path(key))
         return written
 
-    def _measured(self) -> int:
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder))
-
     def _make_room(self) -> int:
         """Drop what was used longest ago until a tenth of the bound is free; how much is left."""
-        found = []
-        for entry in os.scandir(self._folder):
-            try:
-                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
-            except FileNotFoundError:
-                continue  # another process made room at the same time
+        found = self._entries()
         left = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if left <= 0.9 * self._bound:
@@ -110,8 +104,23 @@ class PixelCache:
             left -= size
         return left
 
+    def _entries(self) -> list[tuple[int, int, str]]:
+        """(time of last use, bytes, path) of what there is."""
+        found = []
+        for entry in os.scandir(self._folder):
+            with suppress(FileNotFoundError):  # another process made room at the same time
+                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+        return found
+
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.arrow"
+
+
+def _compresses(pixels: bytes) -> bool:
+    """Whether a stretch from the middle compresses well, which says enough of the whole."""
+    start = max(len(pixels) // 2 - _STRETCH_BYTES // 2, 0)
+    stretch = pixels[start : start + _STRETCH_BYTES]
+    return len(pa.compress(stretch, codec="lz4", asbytes=True)) <= WORTH_COMPRESSING * len(stretch)
 
 
 @lru_cache(maxsize=4)

@@ -62,7 +62,8 @@ class Stored:
         from PIL import Image, ImageOps
 
         with Image.open(io.BytesIO(self.encoded())) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            turned = ImageOps.exif_transpose(image) if _orientation(image) else image
+            return turned.convert("RGB")
 
     def encoded(self) -> bytes:
         """The bytes of the file or of the cell."""
@@ -86,7 +87,15 @@ def header_size(encoded: bytes | Path) -> tuple[int, int]:
 
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
         width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
+        return (height, width) if _orientation(image) in _TURNED else (width, height)
+
+
+def _orientation(image: Image) -> int | None:
+    """The camera's rotation, as far as the header tells it; None where it tells none."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None  # asked for it, Pillow would decode the whole picture to look behind it
+    found = image.getexif().get(_ORIENTATION)
+    return found if isinstance(found, int) else None
 
 
 def image_bytes(cell: Any) -> bytes:
