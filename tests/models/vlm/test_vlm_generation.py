@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.measure.test_flops import uncounted
 from tests.models.vlm.families import BY_NAME, Family, ask
 from vlmprof.engine.decode_kernels import DecodeKernels
 from vlmprof.engine.fixed import FixedMemory
@@ -109,6 +110,10 @@ def test_encoder_and_connector_are_timed_apart(family: Family, prompts: list[Pro
     assert stages.connector_ms > 0 and stages.vision_ms > 0
     modules = [module for connector in family.model._parts.connectors for module in connector.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def test_no_contraction_is_counted_as_no_operation(family: Family, prompts: list[Prompt]) -> None:
+    assert uncounted(family.model, prompts[:1]) == set()
 
 
 def test_features_do_not_depend_on_neighbours(family: Family, prompts: list[Prompt]) -> None:
