@@ -14,7 +14,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from vlmprof import spec, wording
+from vlmprof import registry, spec, wording
 from vlmprof.store import schema
 from vlmprof.trial.resolve import prepare
 
@@ -33,6 +33,7 @@ TYPES = {
     pa.list_(pa.float64()): "list of real",
 }
 ANY_KNOB = "<name>"
+KNOBS = [path.stem for path in sorted((ROOT / "vlmprof/knobs").glob("[a-z]*.py")) if path.stem != "knob"]
 
 
 def name_of(path: Path) -> str:
@@ -220,9 +221,18 @@ def test_the_readme_names_every_command_and_knob() -> None:
     commands = [name.rstrip("_") for name in re.findall(r"^@app\.command\(.*\)\ndef (\w+)", cli, re.MULTILINE)]
     assert commands
     assert all(f"`vlmprof {command}" in text for command in commands)
-    for knob in ("max_crops", "moe_top_k", "active_blocks", "output_tokens"):
-        assert knob in cells(section(ROOT / "README.md", "Knobs"))
-        assert f"## {knob}" in (DOCS / "knobs.md").read_text()
+    table = section(ROOT / "README.md", "Knobs")
+    assert all(f"`{knob}`" in table for knob in KNOBS)
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_every_knob_has_a_page_that_is_reached(knob: str) -> None:
+    page = (DOCS / "knobs" / f"{knob}.md").read_text()
+    assert f"(knobs/{knob}.md)" in (DOCS / "knobs.md").read_text()
+    assert page.startswith(f"# {knob}\n\nUnit: ")
+    surface = registry.load("knobs", knob).needs.__name__
+    headings = ("**What it does.**", "**Traps.**", "**What the certificate says.**")
+    assert all(said in page for said in (f"`{surface}`", *headings))
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
