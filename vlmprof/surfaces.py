@@ -134,6 +134,8 @@ class Anatomy:
     """What the vision budget is counted in."""
     experts: int | None = None
     """Experts per mixture-of-experts block; None for a dense model."""
+    reachable_experts: int | None = None
+    """Experts that a token can be sent to, where routers first choose groups of them; None: all."""
     experts_per_token: int | None = None
     """The top-k the model was trained with; None for a dense model."""
     router_blocks: tuple[int, ...] = ()

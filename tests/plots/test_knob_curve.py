@@ -65,6 +65,14 @@ def test_lists_of_equal_length_are_not_joined(tmp_path):
     assert {value.x: value.y for value in panel.alone} == {0: 60, 1: 50, 2: 40}
 
 
+def test_kernels_are_words_and_not_joined(tmp_path):
+    words = {"eager": 2, "flash_attention_2": 1, "sdpa": 3}
+    rows = [trial_row({"attention": at}, requested_attention=word, accuracy=0.5) for word, at in words.items()]
+    panel = PLOT.data(one_group(tmp_path, rows)).panels[0]
+    assert not panel.ordered
+    assert {label for _, label in panel.ticks} == set(words)
+
+
 def test_a_wide_knob_is_drawn_on_a_logarithmic_axis(tmp_path):
     rows = [trial_row({"output_tokens": length}, timing_output_tokens=length) for length in (1, 4, 16, 64)]
     data = PLOT.data(one_group(tmp_path, rows))

@@ -33,15 +33,15 @@ class MoeTopK(AbstractKnob):
             raise KnobValueError(f"moe_top_k: {anatomy.architecture} is dense, it routes no experts")
         if isinstance(value, dict):
             _check_renormalised(value, anatomy)
-        k = _k(value)
+        k, most = _k(value), anatomy.reachable_experts or anatomy.experts
         if not isinstance(k, list | tuple):
-            require_whole(k, low=1, high=anatomy.experts, of="moe_top_k")
+            require_whole(k, low=1, high=most, of="moe_top_k")
             return
         blocks = len(_router_counts(anatomy))
         if len(k) != blocks:
             raise KnobValueError(f"moe_top_k: expected one number for each of {blocks} blocks, got {len(k)}")
         for one in k:
-            require_whole(one, low=1, high=anatomy.experts, of="moe_top_k")
+            require_whole(one, low=1, high=most, of="moe_top_k")
 
     def axis(self, value: Any) -> float:
         k = _k(value)

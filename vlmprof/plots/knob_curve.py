@@ -23,6 +23,8 @@ COLOURS = (_style.BLUE, _style.VERMILION, _style.GREEN)
 PANEL_HEIGHT_INCHES, FEWEST_VALUES = 1.55, 2
 LETTER_INCHES = 0.07
 """Width of a letter of a tick label."""
+HAS_NUMBER = re.compile(r"(?:^|[ ,])\d")
+"""What a value on a scale is written with; the name of a kernel or a type is not, whatever digits it holds."""
 LOGARITHMIC_FROM = 16.0
 """A knob whose values span this factor is drawn on a logarithmic axis."""
 
@@ -62,7 +64,7 @@ class Panel:
     """Where each value stands, and how it is written."""
     logarithmic: bool
     ordered: bool
-    """Whether the values lie on a scale; lists of equal length do not, and no line joins them."""
+    """Whether the values lie on a scale; words and lists of equal length do not, and no line joins them."""
     alone: tuple[Value, ...]
     spread: tuple[Spread, ...]
     """Empty where no other knob varies, or where the values have no order to join them in."""
@@ -143,7 +145,7 @@ def _panels(trials: pd.DataFrame, objective: Objective) -> dict[tuple[str, str],
 
 def _panel(knob: str, objective: Objective, curve: pd.DataFrame, spread: pd.DataFrame) -> Panel:
     quantity = _style.quantity(objective)
-    ordered = spread["axis"].is_unique
+    ordered = spread["axis"].is_unique and all(HAS_NUMBER.search(label) for label in spread["label"])
     spread = spread if ordered else spread.sort_values("label", key=lambda labels: labels.map(_numbers))
     positions = [float(x) for x in spread["axis"]] if ordered else [float(i) for i in range(len(spread))]
     ticks = [(x, _style.short(label)) for x, label in zip(positions, spread["label"], strict=True)]

@@ -64,7 +64,7 @@ def prepare(path: Path) -> Job:
     found = survey(path)
     anatomies: dict[ModelSpec, Anatomy] = {}
     faults = [*found.faults, *_model_faults(found, anatomies), *_load_faults(found)]
-    faults += [*_knob_faults(found, anatomies), *_task_faults(found)]
+    faults += [*dict.fromkeys(_knob_faults(found, anatomies)), *_task_faults(found)]  # one may be of all values alike
     if found.spec is None or faults:
         raise SpecError(found.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}

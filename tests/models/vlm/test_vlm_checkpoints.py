@@ -18,7 +18,7 @@ from tests.models.vlm.families import Family
 from vlmprof import registry
 from vlmprof.errors import KnobValueError, ModelError, SpecError
 from vlmprof.models._vlm.novideo import has_torchvision
-from vlmprof.models._vlm.parts import find_parts
+from vlmprof.models._vlm.parts import find_parts, reachable_experts
 from vlmprof.models._vlm.skeleton import build_skeleton
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.spec import ModelSpec
@@ -182,6 +182,16 @@ def test_a_router_that_reads_its_configuration_gets_one_of_its_own() -> None:
     assert (first.top_k, second.top_k, shared.top_k_experts) == (5, 2, 2)
     first.top_k = 2
     assert first._module.config is shared
+
+
+def test_experts_of_groups_that_were_not_chosen_are_out_of_reach(family_named: Callable[[str], Family]) -> None:
+    """GLM: routers choose groups first, and strike the others out."""
+    config = AutoConfig.for_model("glm4v_moe", text_config={"n_routed_experts": 8, "n_group": 4, "topk_group": 2})
+    assert reachable_experts(config.text_config, 8) == 4
+    anatomy = family_named("glm4v_moe").anatomy
+    assert anatomy.reachable_experts is None
+    with pytest.raises(KnobValueError, match="from 1 to 2, got 3"):
+        registry.load("knobs", "moe_top_k").check(3, replace(anatomy, reachable_experts=2))
 
 
 def test_a_stack_without_any_attention_is_refused(family_named: Callable[[str], Family]) -> None:

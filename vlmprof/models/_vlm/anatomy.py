@@ -10,7 +10,7 @@ from vlmprof.models._decoding import left_out
 from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
 from vlmprof.models._vlm.budgets import Budget, budget_class
 from vlmprof.models._vlm.files import fingerprint, generation_settings
-from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks
+from vlmprof.models._vlm.parts import Parts, always_normalised, attention_blocks, reachable_experts
 from vlmprof.models._vlm.skeleton import read_processor, skeleton_parts
 from vlmprof.models.family import Checkpoint
 from vlmprof.surfaces import (
@@ -52,6 +52,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         min_crops=budget.lowest if budget else 1,
         vision_unit=budget.unit if budget else FIXED,
         experts=parts.experts,
+        reachable_experts=reachable_experts(text, parts.experts),
         experts_per_token=parts.routers[0].top_k if parts.routers else None,
         router_blocks=parts.router_blocks,
         renormalises=_renormalises(parts),

@@ -107,6 +107,15 @@ def attention_blocks(text: Any, blocks: int) -> tuple[int, ...]:
     return tuple(i for i, kind in enumerate(kinds) if "attention" in kind and not kind.startswith("linear"))
 
 
+def reachable_experts(text: Any, experts: int | None) -> int | None:
+    """Experts of the groups that a token is sent to first (GLM, DeepSeek); None where there are no groups.
+
+    Beyond that many, routers would fill up with experts of other groups, whose scores were struck out.
+    """
+    groups, chosen = (getattr(text, name, None) or 1 for name in ("n_group", "topk_group"))
+    return experts * chosen // groups if experts and groups > 1 else None
+
+
 def always_normalised(routers: Sequence[Any]) -> bool:
     """Whether no router has a switch for it: the weights of the chosen experts then sum to what its code says."""
     return not any(hasattr(router, "norm_topk_prob") for router in routers)
