@@ -16,12 +16,14 @@ import pytest
 
 from tests.contracts.knob_contract import fingerprint, observe
 from tests.jobs import small_job
+from tests.tasks.public import cell, write_parquet
 from tests.test_docs import DOCS, PAGES, fenced
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Prompt
 from vlmprof.surfaces import Anatomy
+from vlmprof.tasks.task import Place
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.execute import Executor
 
@@ -30,6 +32,12 @@ SHOWN = {
     "brightness": ("tasks", "TASK", "add-a-task.md"),
     "always": ("models", "FAMILY", "add-a-model.md"),
 }
+
+
+def complete(page: str, name: str) -> str:
+    """The file that a page shows whole: the block whose first line names it, or the only candidate."""
+    blocks = fenced(DOCS / page, "python")
+    return next((block for block in blocks if f"``{name}``" in block.splitlines()[0]), blocks[0])
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     entries = [f"[vlmprof.{kind}]\n{name} = {name}:{constant}\n" for name, (kind, constant, _) in SHOWN.items()]
     (info / "entry_points.txt").write_text("\n".join(entries))
     for name, (_, _, page) in SHOWN.items():
-        (tmp_path / f"{name}.py").write_text(fenced(DOCS / page, "python")[0])
+        (tmp_path / f"{name}.py").write_text(complete(page, name))
     monkeypatch.syspath_prepend(tmp_path)
     yield {name: importlib.import_module(name) for name in SHOWN}
     for name in SHOWN:
@@ -110,6 +118,25 @@ def test_the_task_of_the_example_has_stable_samples(shown: dict[str, ModuleType]
     assert len({one.id for one in many}) == len(many)
     assert all(one.picture.load().size == (one.picture.width, one.picture.height) for one in few)
     assert all(task.metric.judge(one.answers[0], one).score == 1 for one in few)
+
+
+def test_a_new_dataset_is_declared_in_under_forty_lines_and_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = complete("add-a-task.md", "sign_qa")
+    assert len(block.splitlines()) < 40
+    monkeypatch.setenv("VLMPROF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "sign_qa.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [{"question_id": n, "photo_id": n // 2, "question": f"{n}?", "answer": "stop"} for n in range(6)]
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "data/test-0.parquet", [{**row, "image": cell(row["question_id"])} for row in rows])
+    task = importlib.import_module("sign_qa").TASK.at(Place(path=str(tmp_path)))
+    del sys.modules["sign_qa"]
+    some = task.subset("", 4, 0)
+    assert all(one.picture.load().size == (one.picture.width, one.picture.height) for one in some)
+    assert {task.metric.judge("Stop.", one).score for one in some} == {1.0}
+    assert task.ask(some[0], "molmo").text == f"text_vqa: {some[0].question}"
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in fenced(page, "python")])
