@@ -33,6 +33,12 @@ def rows(**columns: Any) -> list[dict[str, Any]]:
     ("columns", "said"),
     [
         (FLIPPING, "in 1 of 2 the batch size changed more answers than allowed (see flip_rate)"),
+        ({"host_bound": True}, "in 1 of 2 decoding waits for the host"),
+        ({"canary_drift_session": 0.02}, "in 1 of 2 the machine drifted by more than 1.5% while timing"),
+        (
+            {"blocks_disturbed_kept": 3, "disturbed_by": "throttled"},
+            "in 1 of 2 timing was disturbed throughout (throttled)",
+        ),
         ({"decoding_left_out": "repetition_penalty=1.05"}, "without the checkpoint's own repetition_penalty=1.05"),
     ],
 )

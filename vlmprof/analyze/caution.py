@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+SESSION_DRIFT = 0.015
+"""Of the canary, from the first third of a session to the last."""
+
 
 def cautions(part: pd.DataFrame) -> Iterator[str]:
     """A sentence for each thing that makes these trials' numbers mean less, or something else, than they seem to.
@@ -18,3 +21,22 @@ def cautions(part: pd.DataFrame) -> Iterator[str]:
         yield f"in {flipping} of {len(part)} the batch size changed more answers than allowed (see flip_rate)"
     for left_out in sorted(part["decoding_left_out"].dropna().unique()) if "decoding_left_out" in part else ():
         yield f"decoded greedily, without the checkpoint's own {left_out}"
+    yield from _about_times(part)
+
+
+def _about_times(part: pd.DataFrame) -> Iterator[str]:
+    """What the timing pass found out about itself."""
+    whole = f"of {len(part)}"
+    if disturbed := _count(part, "blocks_disturbed_kept", 0.0):
+        causes = sorted({why for told in part["disturbed_by"].dropna() for why in told.split(", ")})
+        yield f"in {disturbed} {whole} timing was disturbed throughout ({', '.join(causes)})"
+    if bound := _count(part, "host_bound", 0.0):
+        yield f"in {bound} {whole} decoding waits for the host: what a knob saves on the device may not show"
+    if drifted := _count(part, "canary_drift_session", SESSION_DRIFT):
+        yield f"in {drifted} {whole} the machine drifted by more than {SESSION_DRIFT:.1%} while timing (canary_ratio)"
+
+
+def _count(part: pd.DataFrame, name: str, above: float) -> int:
+    if name not in part:
+        return 0
+    return int((part[name].astype("Float64").fillna(0.0) > above).sum())

@@ -90,8 +90,9 @@ def look(
     """
     if not device.startswith("cuda"):
         return None
+    kernel_ms = _kernel_ms(lambda: generate(clock_for(device)))
     return HostBound(
-        busy_share=_kernel_ms(lambda: generate(clock_for(device))) / latency_ms,
+        busy_share=kernel_ms / latency_ms if kernel_ms else None,  # a driver may refuse to trace kernels
         launch_ahead_gain=_gain(device, generate, step_ms),
     )
 
