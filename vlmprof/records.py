@@ -88,6 +88,8 @@ class Generation:
     """Tokens generated, an end-of-sequence token included."""
     end: EndReason
     encoding: Encoding
+    ids: tuple[int, ...] = ()
+    """The tokens themselves: a shorter cap's answer is a beginning of them."""
 
 
 @final

@@ -196,6 +196,7 @@ class SweepSpec(Section):
     tasks: Annotated[tuple[TaskSpec, ...], *Many]
     knobs: dict[KnobName, Annotated[tuple[Any, ...], *Many]] = Field(min_length=1)
     strategy: StrategyName = "grid"
+    engine: Literal["auto", "eager", "graphs", "compiled"] = Field("auto", description="How tokens are made.")
     measure: Annotated[tuple[Measure, ...], *Many] = ("accuracy", "latency")
     timing: TimingSpec = TimingSpec()
     batch: BatchSpec = BatchSpec()

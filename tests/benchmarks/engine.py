@@ -52,6 +52,9 @@ class Options:
         parser.add_argument("--prompt", type=int, default=0, help="tokens; 0: 1,024, or 40 when tiny")
         parser.add_argument("--steps", type=int, default=0, help="decode steps timed; 0: 32, or 6 when tiny")
         parser.add_argument("--samples", type=int, default=0, help="of the grid; 0: 512, or 6 when tiny")
+        parser.add_argument("--grid-batch", type=int, default=0, help="of the grid; 0: 32, or 3 when tiny")
+        parser.add_argument("--grid-tokens", type=int, default=16, help="of every answer of the grid")
+        parser.add_argument("--reserve", type=float, default=20, help="seconds the grid leaves to what comes after")
         parser.add_argument("--python-loop-batch", type=int, default=16)
         parser.add_argument("--limit", type=float, default=300, help="seconds for everything")
         asked = parser.parse_args(argv)
@@ -64,6 +67,8 @@ class Options:
         self.prompt = asked.prompt or (40 if self.tiny else 1024)
         self.steps = asked.steps or (6 if self.tiny else 32)
         self.samples = asked.samples or (6 if self.tiny else 512)
+        self.grid_batch = asked.grid_batch or (3 if self.tiny else 32)
+        self.grid_tokens, self.reserve = asked.grid_tokens, asked.reserve
         self.loop_batch = asked.python_loop_batch
 
 
@@ -324,6 +329,10 @@ def run(options: Options) -> int:
         return 1
     model = made["model"]
     report.section("weights", 30, lambda: finite(model))
+    if "grid" in options.parts:
+        from tests.benchmarks.grid import grid
+
+        report.section("grid", 280, lambda: grid(model, options, report))
     if "decode" in options.parts:
         for rows in options.batches:
             report.section(f"decode {rows}", 90, lambda rows=rows: decode_at(model, rows, options, bandwidth))
@@ -333,10 +342,6 @@ def run(options: Options) -> int:
         report.section("kernels", 60, lambda: kernels(model, options))
     if "profile" in options.parts:
         report.section("profile", 90, lambda: profile(model, options))
-    if "grid" in options.parts:
-        from tests.benchmarks.grid import grid
-
-        report.section("grid", 280, lambda: grid(model, options, report))
     print(f"failed: {report.failed or 'nothing'}; written to {options.out}", flush=True)
     return 1 if report.failed else 0
 

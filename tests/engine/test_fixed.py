@@ -121,7 +121,9 @@ def test_one_compiled_block_serves_all_and_another_top_k_costs_one_more(
 ) -> None:
     torch._dynamo.reset()
     counters.clear()
-    engine = FixedMemory("compiled", capture=False, compiler=BlockCompiler("eager"), kernels=DecodeKernels(ours=True))
+    engine = FixedMemory(
+        "compiled", capture=False, compiler=BlockCompiler("eager"), kernels=DecodeKernels(attention=True, experts=True)
+    )
     assert texts(model, asked, engine) == texts(model, asked)
     assert counters["stats"]["unique_graphs"] == 1
     with registry.load("knobs", "active_blocks").applied(model, [1, 3, 4]):

@@ -10,6 +10,7 @@ from tests.jobs import small_job
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.trial.audit import mcnemar_mid_p
 from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.bench import Bench
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.rows import finished
 from vlmprof.trial.run import run_trial
@@ -21,7 +22,7 @@ def run(folder: Path, checkpoint: Path, **batch: Any) -> Any:
     plan = small_job(folder, checkpoint, measure=["accuracy"], batch={**BATCH, **batch}).plans[0]
     resolved = resolve(plan)
     model = resolved.family.load(resolved.checkpoint, "cpu")
-    return finished(run_trial(resolved, model, BatchSizer(), lambda progress: None), model, {}).row
+    return finished(run_trial(resolved, Bench(model), BatchSizer(), lambda progress: None), model, {}).row
 
 
 def test_an_honest_model_answers_the_same_alone(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -15,6 +15,7 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.report.front import read_front
 from vlmprof.store.collector import TrialResult
 from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.bench import Bench
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.rows import finished
 from vlmprof.trial.run import run_trial
@@ -28,7 +29,7 @@ def result_by(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     def run(metric: Metric) -> TrialResult:
         under = replace(resolved, task=replace(resolved.task, metric=metric))
-        return finished(run_trial(under, model, BatchSizer(), lambda progress: None), model, {})
+        return finished(run_trial(under, Bench(model), BatchSizer(), lambda progress: None), model, {})
 
     return run
 

@@ -20,6 +20,7 @@ from vlmprof.tasks.task import Task
 from vlmprof.trial import run as trial_run
 from vlmprof.trial import timing as trial_timing
 from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.bench import Bench
 from vlmprof.trial.execute import Executor
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, predicted_vision_tokens, resolve
@@ -52,7 +53,7 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(plan: TrialPlan, model: AbstractModel, resolved: Resolved | None = None) -> TrialResult:
-    outcome = run_trial(resolved or resolve(plan), model, BatchSizer(), ignore)
+    outcome = run_trial(resolved or resolve(plan), Bench(model), BatchSizer(), ignore)
     return finished(outcome, model, {})
 
 
@@ -82,7 +83,7 @@ def test_the_model_leaves_as_it_came_also_on_error(
     def fail(*args: Any, **kwargs: Any) -> Run:
         raise ValueError("mid-trial")
 
-    monkeypatch.setattr(trial_run, "score", fail)
+    monkeypatch.setattr(trial_run, "answers", fail)
     with pytest.raises(ValueError, match="mid-trial"):
         run(plan, loaded)
     assert fingerprint(loaded) == before

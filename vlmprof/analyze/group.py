@@ -16,7 +16,17 @@ import pandas as pd
 from vlmprof.errors import UserError, suggestion
 
 KEYS = ("model", "task", "split", "device", "timing_batch_size", "timing_output_tokens")
-IDENTITY = ("model_fingerprint", "revision", "dtype", "task_revision", "seed", "samples", "metric", "timing_requests")
+IDENTITY = (
+    "model_fingerprint",
+    "revision",
+    "dtype",
+    "task_revision",
+    "seed",
+    "samples",
+    "metric",
+    "timing_requests",
+    "engine",
+)
 ENVIRONMENT = (
     "host",
     "cpu",

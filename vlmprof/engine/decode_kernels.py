@@ -38,6 +38,7 @@ DENSE_TOKENS = 128
 @torch.library.custom_op("vlmprof::attend", mutates_args=())
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Attention of one query a row over a masked cache; see ``triton_kernels.attend``."""
+    ATTENDED[0] += 1
     if query.is_cuda:
         from vlmprof.engine import triton_kernels
 
@@ -149,35 +150,46 @@ ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _decode_experts)
 class DecodeKernels:
     """Our kernels in the place of the library's, while a decode step is recorded."""
 
-    def __init__(self, *, ours: bool) -> None:
-        """Without ``ours`` the model's own kernels stay."""
-        self._ours = ours
+    def __init__(self, *, attention: bool, experts: bool) -> None:
+        """Where one is False the model's own kernel stays."""
+        self._attention, self._experts = attention, experts
 
     @contextmanager
     def applied(self, decoder: Any) -> Iterator[None]:
         """For the length of a ``with`` block; prompts must not be run in it."""
         config = decoder.config
         with ExitStack() as undo:
-            for name, own, replaced in (
-                ("_attn_implementation", ATTENTION, "sdpa"),
-                ("_experts_implementation", EXPERTS, "grouped_mm"),
+            for name, own, replaced, wanted in (
+                ("_attn_implementation", ATTENTION, "sdpa", self._attention),
+                ("_experts_implementation", EXPERTS, "grouped_mm", self._experts),
             ):
                 before = getattr(config, name, None)
-                if self._ours and before == replaced:
+                if wanted and before == replaced:
                     undo.callback(setattr, config, name, before)
                     setattr(config, name, own)
             yield
 
-    def names(self, model: Any, tokens: int) -> Mapping[str, str]:
-        """``decode_attention`` and ``decode_experts``: what runs for so many tokens, as the row says it."""
+    def names(self, model: Any, tokens: int, calls: int) -> Mapping[str, str]:
+        """``decode_attention`` and ``decode_experts``: what runs for so many tokens, as the row says it.
+
+        Args:
+            model: The token maker, at its setting.
+            tokens: Of a step.
+            calls: How often our attention ran in a rehearsal: it gives way where a model attends in a special way.
+        """
         config, dtype = model.decoder.config, next(model.decoder.parameters()).dtype
         attention, experts = config._attn_implementation or "", getattr(config, "_experts_implementation", None) or ""
-        if self._ours and attention == "sdpa":
-            attention = "fixed_split"
         blocks = [m for block in model.decoder.layers for m in block.modules() if type(m).__name__.endswith("Experts")]
-        if self._ours and experts == "grouped_mm" and blocks and model.routers:
+        if self._experts and experts == "grouped_mm" and blocks and model.routers:
             chosen = {router.top_k for router in model.routers}
             count = blocks[0].num_experts
             names = {experts_kernel(tokens, k, count, dtype) if takes_ours(blocks[0]) else experts for k in chosen}
             experts = "+".join(sorted(names))
-        return {"decode_attention": attention, "decode_experts": experts if blocks else ""}
+        return {
+            "decode_attention": "fixed_split" if calls else attention,
+            "decode_experts": experts if blocks else "",
+        }
+
+
+ATTENDED = [0]
+"""How often ``attend`` ran in this process."""

@@ -99,4 +99,3 @@ class _EagerDecoding:
 
 
 EAGER = Eager()
-

@@ -10,6 +10,7 @@ engine.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from vlmprof.engine.decode_kernels import DecodeKernels
+from vlmprof.engine.decode_kernels import ATTENDED, DecodeKernels
 from vlmprof.engine.engine import AbstractEngine, Decoding, Steps
 from vlmprof.engine.fixed_cache import Arena, Shape, prompt_cache
 from vlmprof.engine.fixed_step import FixedStep, settings_of
@@ -68,10 +69,12 @@ class FixedMemory(AbstractEngine):
             kernels: Of the steps; None takes ours where steps are recorded, else the model's own.
         """
         self._name, self._capture, self._compiler = name, capture, compiler
-        self._kernels = kernels or DecodeKernels(ours=capture)
+        self._kernels = kernels or DecodeKernels(attention=capture, experts=capture)
         self._arena, self._moves = Arena(), 0
         self._recorded: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
         self._pool: Any = None
+        self.recording_s = 0.0
+        """Seconds spent on making recordings."""
         self._last: Mapping[str, str] = {}
 
     @torch.inference_mode()
@@ -110,7 +113,9 @@ class FixedMemory(AbstractEngine):
         """The recorded step of a shape, made if there is none."""
         key = (settings_of(model), shape.batch, shape.length)
         if key not in self._recorded:
+            began = time.perf_counter()
             self._recorded[key] = self._record(model, like, shape, filled)
+            self.recording_s += time.perf_counter() - began
         self._recorded.move_to_end(key)
         while len(self._recorded) > RECORDINGS:
             self._recorded.popitem(last=False)
@@ -119,9 +124,10 @@ class FixedMemory(AbstractEngine):
 
     def _record(self, model: FixedSteps, like: StepInputs, shape: Shape, filled: Cache) -> Recorded:
         step = FixedStep(model, like, shape, filled)
-        names = self._kernels.names(model, shape.batch)
+        before = ATTENDED[0]
         with self._prepared(model, step):
             advance = self._captured(step) if self._capture else self._rehearsed(model, step)
+        names = self._kernels.names(model, shape.batch, ATTENDED[0] - before)
         return Recorded(step=step, advance=advance, names=names)
 
     def _rehearsed(self, model: FixedSteps, step: FixedStep) -> Callable[[], None]:
@@ -195,13 +201,14 @@ def cache_length(tokens: int) -> int:
     return -(-tokens // grain) * grain
 
 
-def engine_of(name: str, device: str, *, only_eager: str = "") -> AbstractEngine:
+def engine_of(name: str, device: str, *, only_eager: str = "", pinned: frozenset[str] = frozenset()) -> AbstractEngine:
     """The engine of a job for a loaded model.
 
     Args:
         name: ``eager``, ``graphs`` or ``compiled``.
         device: ``cpu`` or ``cuda``.
         only_eager: Why the model cannot be recorded; empty where it can.
+        pinned: ``attention`` and ``experts_kernel`` where decode steps must run on the model's own.
 
     Raises:
         ModelError: it is neither eager nor possible.
@@ -214,4 +221,5 @@ def engine_of(name: str, device: str, *, only_eager: str = "") -> AbstractEngine
         raise ModelError(f"engine {name}: records CUDA graphs, and this trial runs on a CPU; use engine: eager")
     if only_eager:
         raise ModelError(f"engine {name}: {only_eager}; use engine: eager")
-    return FixedMemory(name, compiler=BlockCompiler() if name == "compiled" else None)
+    kernels = DecodeKernels(attention="attention" not in pinned, experts="experts_kernel" not in pinned)
+    return FixedMemory(name, compiler=BlockCompiler() if name == "compiled" else None, kernels=kernels)

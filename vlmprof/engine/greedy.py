@@ -7,16 +7,20 @@ looked at. Limits: greedy only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vlmprof.engine.engine import EAGER, AbstractEngine
 from vlmprof.engine.memory import is_out_of_memory, release
+from vlmprof.engine.sights import Looked, looking_anew
 from vlmprof.errors import Mismatch, OutOfMemory
-from vlmprof.records import Generation, Prompt, Run
+from vlmprof.records import EndReason, Generation, Prompt, Run
 from vlmprof.surfaces import Batch, Clock, Mark, TokenMaker, unmarked
 
+Look = Callable[[TokenMaker, Sequence[Prompt], Mark], Looked]
+"""Prompts -> their batch on the host and on the device, and its features."""
 
-def generate(
+
+def generate(  # noqa: PLR0913 (what is asked for, and by name how it is done)
     model: TokenMaker,
     prompts: Sequence[Prompt],
     *,
@@ -24,6 +28,7 @@ def generate(
     stop_at_eos: bool = True,
     clock: Clock | None = None,
     engine: AbstractEngine = EAGER,
+    look: Look = looking_anew,
 ) -> Run:
     """Answer a batch of prompts.
 
@@ -34,6 +39,7 @@ def generate(
         stop_at_eos: False runs every row to exactly ``max_new_tokens``; the tokens before end-of-sequence are the same.
         clock: Told of every stage as it ends; None leaves ``stages`` of the answer empty.
         engine: How the tokens after the first are made.
+        look: Encodes the prompts and looks at their pictures; another than the default knows them from before.
 
     Raises:
         OutOfMemory: the device could not hold the batch; everything of it is freed.
@@ -42,7 +48,7 @@ def generate(
     if not prompts or max_new_tokens < 1:
         raise ValueError(f"expected prompts and at least one token, got {len(prompts)} and {max_new_tokens}")
     try:
-        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock=clock, engine=engine)
+        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock=clock, engine=engine, look=look)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -54,7 +60,7 @@ def generate(
     raise OutOfMemory(len(prompts), detail)
 
 
-def _generate(
+def _generate(  # noqa: PLR0913
     model: TokenMaker,
     prompts: Sequence[Prompt],
     max_new_tokens: int,
@@ -62,16 +68,12 @@ def _generate(
     *,
     clock: Clock | None,
     engine: AbstractEngine,
+    look: Look,
 ) -> Run:
     mark: Mark = clock.mark if clock else unmarked
     if clock:
         clock.start()
-    batch = model.encode(prompts)
-    mark("preprocess")
-    moved = model.transfer(batch)
-    mark("transfer")
-    features = model.see(moved, mark)
-    mark("connector")
+    batch, moved, features = look(model, prompts, mark)
     _require_places(batch, len(features))
     decoding = engine.begin(model, moved, features, max_new_tokens, exact=not stop_at_eos)
     # Not waited for: the copy lies in pinned memory once the device has got so far, and is read after all steps.
@@ -91,7 +93,8 @@ def _answers(model: TokenMaker, batch: Batch, rows: list[list[int]], stop_at_eos
         ends = [i for i, token in enumerate(tokens) if token in model.eos_ids] if stop_at_eos else []
         kept = tokens[: ends[0] + 1] if ends else tokens
         text = model.text(kept[:-1] if ends else kept)
-        answers.append(Generation(text=text, tokens=len(kept), end="eos" if ends else "cap", encoding=encoding))
+        end: EndReason = "eos" if ends else "cap"
+        answers.append(Generation(text=text, tokens=len(kept), end=end, encoding=encoding, ids=tuple(kept)))
     return answers
 
 
@@ -99,4 +102,3 @@ def _require_places(batch: Batch, features: int) -> None:
     places = sum(encoding.vision_tokens for encoding in batch.encodings)
     if features != places:
         raise Mismatch(f"the vision encoder gave {features} features for {places} places in the prompts")
-

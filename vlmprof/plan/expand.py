@@ -31,6 +31,7 @@ def expand(
             gpus=str(spec.resources.gpus),
             threads=spec.resources.threads or spec.resources.cpus,
             readers=None if spec.resources.readers == "auto" else spec.resources.readers,
+            engine=spec.engine,
         )
         for model in spec.models
         for task in spec.tasks

@@ -74,6 +74,8 @@ class TrialPlan:
     threads: int
     readers: int | None = None
     """Processes that decode pictures ahead; None lets the trial choose."""
+    engine: str = "auto"
+    """As the job asks; ``auto`` is no part of the id, as before there were engines."""
 
     @property
     def id(self) -> str:
@@ -86,6 +88,8 @@ class TrialPlan:
         share = () if "latency" in self.measure else ("gpus", "threads")
         for name in ("batch_max", "flip_rate_allowed", "readers", *share):
             del fields[name]
+        if self.engine == "auto":
+            del fields["engine"]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:

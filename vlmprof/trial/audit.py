@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from vlmprof.engine.greedy import generate
 from vlmprof.metrics.interval import MeanInterval, mean_interval
-from vlmprof.models.family import AbstractModel
+from vlmprof.records import Generation
+from vlmprof.trial.bench import Bench
 from vlmprof.trial.resolve import Resolved
 from vlmprof.trial.samples import Asked, Scored, open_pictures
 
@@ -32,20 +32,24 @@ class Audit:
     no score without the others."""
 
 
+def audited_answers(
+    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored], bench: Bench, max_new_tokens: int
+) -> tuple[Generation, ...]:
+    """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch."""
+    opened = open_pictures([one for one, _ in _slice(resolved, asked, scored)]).readable
+    return tuple(bench.answer_alone(one, max_new_tokens) for one in opened)
+
+
 def audit(
-    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored], model: AbstractModel, max_new_tokens: int
+    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored], alone: Sequence[Generation]
 ) -> Audit | None:
-    """Answer the first ``audit_samples`` of the subset one at a time and compare.
+    """Compare answers given in batches with those ``audited_answers`` gave.
 
     Returns:
         None when nothing was answered in a batch of more than one, or the job asks for no audit.
     """
-    batched = {one.example.id: one for one in scored if one.generation is not None and one.batch_size > 1}
-    slice_ = [one for one in asked if one.example.id in batched][: resolved.plan.audit_samples]
-    pairs = [
-        (batched[one.example.id], generate(model, [one.prompt], max_new_tokens=max_new_tokens).generations[0].text)
-        for one in open_pictures(slice_).readable
-    ]
+    batched = [before for _, before in _slice(resolved, asked, scored)]
+    pairs = [(before, generation.text) for before, generation in zip(batched, alone, strict=True)]
     if not pairs:
         return None
     flips = [float(before.generation is not None and before.generation.text != text) for before, text in pairs]
@@ -63,6 +67,14 @@ def _change(resolved: Resolved, before: Scored, text: str) -> float | None:
     """By how much the answer at batch 1 is better than the one before."""
     alone = resolved.task.metric.judge(text, before.example).score
     return None if alone is None or before.score is None else alone - before.score
+
+
+def _slice(
+    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored]
+) -> list[tuple[Asked, Scored]]:
+    batched = {one.example.id: one for one in scored if one.generation is not None and one.batch_size > 1}
+    chosen = [(one, batched[one.example.id]) for one in asked if one.example.id in batched]
+    return chosen[: resolved.plan.audit_samples]
 
 
 def mcnemar_mid_p(better: int, worse: int) -> float:

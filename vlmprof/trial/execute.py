@@ -14,11 +14,13 @@ from typing import final
 import torch
 
 from vlmprof.engine.memory import release
+from vlmprof.engine.sights import Sights
 from vlmprof.errors import OutOfMemory
-from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Row
 from vlmprof.store.collector import TrialResult, now
+from vlmprof.trial.bench import Bench
+from vlmprof.trial.engines import engine_for
 from vlmprof.trial.latency import canary_ms
 from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import unfinished
@@ -35,7 +37,7 @@ Report = Callable[[Progress], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
     identity: Hashable
-    model: AbstractModel
+    bench: Bench
 
 
 @final
@@ -65,14 +67,14 @@ class Executor:
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
-            model = self._model(resolved, report)
-            outcome = run_trial(resolved, model, self._sizer, report)
+            bench = self._bench(resolved, report)
+            outcome = run_trial(resolved, bench, self._sizer, report)
             for _ in range(1, plan.timing.processes if outcome.sessions else 1):
-                self._loaded = model = None  # type: ignore[assignment]  # freed before it is loaded anew
+                self._loaded = bench = None  # type: ignore[assignment]  # freed before it is loaded anew
                 release()
-                model = self._model(resolved, report)
-                outcome = time_again(outcome, model, report)
-            return finished(outcome, model, {**about(), **self._drift(outcome)})
+                bench = self._bench(resolved, report)
+                outcome = time_again(outcome, bench, report)
+            return finished(outcome, bench.model, {**about(), **self._drift(outcome)})
         except OutOfMemory as error:
             return unfinished(plan, "oom", error, traceback.format_exc(), about())
         except Exception as error:  # the one place that catches everything: a failed trial is a row, not a dead sweep
@@ -88,11 +90,13 @@ class Executor:
         first = self._canaries.setdefault((load_key(plan), plan.task, plan.timing.batch_size), now_ms)
         return {"canary_drift": now_ms / first - 1}
 
-    def _model(self, resolved: Resolved, report: Report) -> AbstractModel:
-        identity = load_key(resolved.plan)
+    def _bench(self, resolved: Resolved, report: Report) -> Bench:
+        plan = resolved.plan
+        identity = load_key(plan), plan.engine
         if self._loaded is None or self._loaded.identity != identity:
             self._loaded = None  # free the old weights before the new ones arrive
             report(Progress(phase="load", done=0, total=1))
             model = resolved.family.load(resolved.checkpoint, self._device)
-            self._loaded = _Loaded(identity=identity, model=model)
-        return self._loaded.model
+            engine = engine_for(plan, resolved.anatomy, model)
+            self._loaded = _Loaded(identity=identity, bench=Bench(model, engine=engine, sights=Sights()))
+        return self._loaded.bench

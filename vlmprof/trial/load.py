@@ -27,9 +27,28 @@ def load_key(plan: TrialPlan) -> Hashable:
     return plan.model, plan.model_fingerprint, tuple(sorted(load_arguments(plan).items()))
 
 
+def but_for_length(plan: TrialPlan) -> Hashable:
+    """Equal for plans whose answers differ in their length alone: the shorter are beginnings of the longer."""
+    point = tuple(item for item in plan.point.items if item[0] != OUTPUT_TOKENS)
+    return load_key(plan), plan.task, plan.task_revision, point, plan.batch_size, plan.audit_samples, plan.engine
+
+
 def by_load(plans: Iterable[TrialPlan]) -> tuple[TrialPlan, ...]:
-    """The same plans, those of one load together; otherwise in their order."""
-    together: dict[Hashable, list[TrialPlan]] = {}
+    """The same plans, those of one load together; otherwise in their order.
+
+    Where they differ in the length of answers alone, the longest comes first: the others are cut from its answers.
+    """
+    together: dict[Hashable, dict[Hashable, list[TrialPlan]]] = {}
     for plan in plans:
-        together.setdefault(load_key(plan), []).append(plan)
-    return tuple(plan for group in together.values() for plan in group)
+        together.setdefault(load_key(plan), {}).setdefault(but_for_length(plan), []).append(plan)
+    alike = [same for group in together.values() for same in group.values()]
+    return tuple(plan for same in alike for plan in sorted(same, key=_length, reverse=True))
+
+
+def _length(plan: TrialPlan) -> int:
+    return int(dict(plan.point).get(OUTPUT_TOKENS, AS_LONG_AS_THE_TASK_ALLOWS))
+
+
+AS_LONG_AS_THE_TASK_ALLOWS = 2**31
+OUTPUT_TOKENS = "output_tokens"
+"""The knob that cuts answers and changes nothing else in them."""

@@ -63,7 +63,8 @@ def quality(outcome: Outcome, together: Together) -> dict[str, Scalar | None]:
         "metric": metric.name,
         "metric_kind": metric.kind,
         "batch_size": outcome.batch_size,
-        "samples_per_s": len(outcome.scored) / outcome.score_seconds,
+        "samples_per_s": None if outcome.scored_by else len(outcome.scored) / outcome.score_seconds,
+        "scored_by": outcome.scored_by,
         **(_value(outcome, together) if len(answers) == len(outcome.scored) else {}),
     }
 

@@ -18,6 +18,7 @@ from vlmprof.records import Example
 from vlmprof.spec import ModelSpec, Survey, SweepSpec, TaskSpec, survey
 from vlmprof.surfaces import Anatomy, TokenCounts
 from vlmprof.tasks.task import Place, Task
+from vlmprof.trial.engine_choice import engine_faults
 from vlmprof.trial.load import by_load, load_arguments
 
 
@@ -64,7 +65,8 @@ def prepare(path: Path) -> Job:
     found = survey(path)
     anatomies: dict[ModelSpec, Anatomy] = {}
     faults = [*found.faults, *_model_faults(found, anatomies), *_load_faults(found)]
-    faults += [*dict.fromkeys(_knob_faults(found, anatomies)), *_task_faults(found)]  # one may be of all values alike
+    faults += dict.fromkeys(_knob_faults(found, anatomies))  # one may be of all values alike
+    faults += [*_task_faults(found), *_engine_faults(found, anatomies)]
     if found.spec is None or faults:
         raise SpecError(found.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
@@ -211,6 +213,12 @@ def _knob_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Itera
             _check(name, value, anatomy)
         except KnobValueError as error:
             yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
+
+
+def _engine_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+    if found.spec is not None:
+        labelled = {model.label: anatomy for model, anatomy in anatomies.items()}
+        yield from (Fault(field="engine", problem=one) for one in engine_faults(found.spec, labelled))
 
 
 def _task_faults(found: Survey) -> Iterator[Fault]:

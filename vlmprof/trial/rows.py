@@ -59,6 +59,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         **({"peak_bytes": outcome.peak.peak_bytes} if outcome.peak else {}),
         **latency_columns(outcome, str(about_device["device"])),
         **seen.loaded,
+        **outcome.engine,
         **about_device,
     }
     samples = tuple({**_sample_row(resolved.plan.id, one, seen), **together.own(one)} for one in outcome.scored)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,11 +22,13 @@ from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.observe import Counts, Whole, counted
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
-from vlmprof.trial.audit import Audit, audit
-from vlmprof.trial.progress import Phase, Progress
+from vlmprof.trial.audit import Audit
+from vlmprof.trial.bench import Bench
+from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, subset_of
 from vlmprof.trial.samples import Asked, Scored, open_pictures
-from vlmprof.trial.score import Sizer, score
+from vlmprof.trial.score import Sizer
+from vlmprof.trial.scoring import Answers, answers
 from vlmprof.trial.session import Session, Timed
 from vlmprof.trial.timing import Timer, Work
 
@@ -53,6 +55,10 @@ class Outcome:
     counts: Counts
     flops: Flops
     scored: tuple[Scored, ...]
+    scored_by: str | None
+    """The trial whose answers were cut to this one's cap; None where this trial gave its own."""
+    engine: Mapping[str, str]
+    """The engine, and the kernels it chose for the decode steps that were timed, or scored where none were."""
     score_seconds: float
     batch_size: int | None
     """The largest batch of the score pass; None when nothing was scored."""
@@ -71,42 +77,42 @@ class Outcome:
 
 
 def run_trial(
-    resolved: Resolved, model: AbstractModel, sizer: Sizer, report: Callable[[Progress], None]
+    resolved: Resolved, bench: Bench, sizer: Sizer, report: Callable[[Progress], None]
 ) -> Outcome:
-    """Run one configuration.
+    """Run one configuration on a loaded model.
 
     Raises:
         OutOfMemory: not even one sample fits.
         Mismatch: what ran is not what was asked for, or the stages do not add up.
     """
-    plan = resolved.plan
+    plan, model = resolved.plan, bench.model
     asked = _asked(resolved)
     whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens
         counts, flops = _count(whole, asked[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
         began = time.perf_counter()
-        scored: tuple[Scored, ...] = ()
+        given = Answers()
         cap = output_tokens or resolved.task.max_new_tokens
         reset_peak(model.device)
         if "accuracy" in plan.measure:
-            scored = tuple(score(resolved, asked, model, cap, sizer, _reporter(report, "score", len(asked))))
+            given = answers(resolved, asked, bench, cap, sizer, report)
         seconds = time.perf_counter() - began
-        report(Progress(phase="audit", done=0, total=plan.audit_samples))
-        audited = audit(resolved, asked, scored, model, cap)
         peak = read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[Session, ...] = ()
     if "latency" in plan.measure:
-        sessions = (Timer(plan.timing, model, _work(resolved, asked, model, length)).run(seconds, report),)
+        sessions = (Timer(plan.timing, model, _work(resolved, asked, bench, length)).run(seconds, report),)
     return Outcome(
         resolved=resolved,
         counts=counts,
         flops=flops,
-        audit=audited,
-        scored=scored,
+        audit=given.audit,
+        scored=given.scored,
+        scored_by=given.scored_by,
+        engine=bench.engine.describe(),
         score_seconds=seconds,
-        batch_size=max((one.batch_size for one in scored), default=None),
+        batch_size=max((one.batch_size for one in given.scored), default=None),
         sessions=sessions,
         timing_output_tokens=length,
         peak=peak,
@@ -147,7 +153,7 @@ def _count(
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
-def time_again(outcome: Outcome, model: AbstractModel, report: Callable[[Progress], None]) -> Outcome:
+def time_again(outcome: Outcome, bench: Bench, report: Callable[[Progress], None]) -> Outcome:
     """The outcome with one timing session more, of a model that was loaded anew.
 
     Raises:
@@ -155,8 +161,8 @@ def time_again(outcome: Outcome, model: AbstractModel, report: Callable[[Progres
         Mismatch: the stages do not add up.
     """
     plan = outcome.resolved.plan
-    work = _work(outcome.resolved, _asked(outcome.resolved), model, outcome.timing_output_tokens)
-    session = Timer(plan.timing, model, work, len(outcome.sessions)).run(0.0, report)
+    work = _work(outcome.resolved, _asked(outcome.resolved), bench, outcome.timing_output_tokens)
+    session = Timer(plan.timing, bench.model, work, len(outcome.sessions)).run(0.0, report)
     return replace(outcome, sessions=(*outcome.sessions, session))
 
 
@@ -165,13 +171,10 @@ def _asked(resolved: Resolved) -> list[Asked]:
     return [Asked(example=one, prompt=resolved.task.ask(one, family)) for one in subset_of(resolved)]
 
 
-def _work(resolved: Resolved, asked: Sequence[Asked], model: AbstractModel, length: int) -> Work:
+def _work(resolved: Resolved, asked: Sequence[Asked], bench: Bench, length: int) -> Work:
     size = resolved.plan.timing.batch_size
     readable = open_pictures(asked[: size * resolved.plan.timing.requests]).readable
     prompts = [one.prompt for one in readable]
     requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-    return Work(requests=requests, length=length, configured=partial(applied, resolved, model))
-
-
-def _reporter(report: Callable[[Progress], None], phase: Phase, total: int) -> Callable[[int], None]:
-    return lambda done: report(Progress(phase=phase, done=done, total=total))
+    configured = partial(applied, resolved, bench.model)
+    return Work(requests=requests, length=length, configured=configured, engine=bench.engine)

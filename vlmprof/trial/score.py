@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from vlmprof.engine.greedy import generate
+from vlmprof.engine.sights import Prepared
 from vlmprof.errors import OutOfMemory
 from vlmprof.measure.memory import read_peak
-from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
 from vlmprof.records import Example, Generation
 from vlmprof.tasks.ahead import Ahead
+from vlmprof.trial.bench import Bench, NextBatch
 from vlmprof.trial.resolve import Resolved, planned_counts
-from vlmprof.trial.samples import Asked, Scored, open_pictures
+from vlmprof.trial.samples import Asked, Scored
 
 
 class Sizer(Protocol):
@@ -27,7 +27,7 @@ class Sizer(Protocol):
 def score(
     resolved: Resolved,
     asked: Sequence[Asked],
-    model: AbstractModel,
+    bench: Bench,
     max_new_tokens: int,
     sizer: Sizer,
     report: Callable[[int], None],
@@ -39,8 +39,11 @@ def score(
     """
     left, done = _longest_first(resolved, asked), 0
     report(0)
-    with Ahead([one.prompt.picture for one in left], readers(resolved, model.device)) as ahead:
-        for answered in _batches(resolved, left, model, max_new_tokens, sizer, ahead):
+    with (
+        Ahead([one.prompt.picture for one in left], readers(resolved, bench.model.device)) as ahead,
+        NextBatch(bench, ahead.wait) as following,
+    ):
+        for answered in _batches(resolved, left, following, max_new_tokens, sizer):
             yield from answered
             done += len(answered)
             report(done)
@@ -53,23 +56,23 @@ def readers(resolved: Resolved, device: str) -> int:
 
 
 def _batches(
-    resolved: Resolved, left: list[Asked], model: AbstractModel, max_new_tokens: int, sizer: Sizer, ahead: Ahead
+    resolved: Resolved, left: list[Asked], following: NextBatch, max_new_tokens: int, sizer: Sizer
 ) -> Iterator[Sequence[Scored]]:
-    key = sizing_key(resolved, model.device)
+    bench = following.bench
+    key = sizing_key(resolved, bench.model.device)
     while left:
-        size = _next_size(resolved, sizer, key, model.device)
-        ahead.wait(one.prompt.picture for one in left[:size])
-        opened = open_pictures(left[:size])
+        size = _next_size(resolved, sizer, key, bench.model.device)
+        opened, prepared = following.take(left[:size], left[size : 2 * size])
         yield opened.broken
         try:
-            yield _answer(resolved, opened.readable, model, max_new_tokens)
+            yield _answer(resolved, opened.readable, bench, prepared, max_new_tokens)
         except OutOfMemory:
             sizer.tell_out_of_memory(key, len(opened.readable))
             if resolved.plan.batch_size is not None:
                 raise
             left = [one for one in left if one.example.id not in {b.example.id for b in opened.broken}]
             continue
-        peak = read_peak(model.device)
+        peak = read_peak(bench.model.device)
         sizer.tell_fit(key, len(opened.readable), peak.peak_bytes if peak else None)
         left = left[size:]
 
@@ -91,16 +94,16 @@ def _next_size(resolved: Resolved, sizer: Sizer, key: str, device: str) -> int:
 
 
 def _answer(
-    resolved: Resolved, asked: Sequence[Asked], model: AbstractModel, max_new_tokens: int
+    resolved: Resolved, asked: Sequence[Asked], bench: Bench, prepared: Callable[[], Prepared], max_new_tokens: int
 ) -> list[Scored]:
     if not asked:
         return []
-    run = generate(model, [one.prompt for one in asked], max_new_tokens=max_new_tokens)
-    pairs = zip(asked, run.generations, strict=True)
-    return [_judged(resolved, one.example, generation, len(asked)) for one, generation in pairs]
+    pairs = zip(asked, bench.answer(prepared, asked, max_new_tokens), strict=True)
+    return [judged(resolved, one.example, generation, len(asked)) for one, generation in pairs]
 
 
-def _judged(resolved: Resolved, example: Example, generation: Generation, batch_size: int) -> Scored:
+def judged(resolved: Resolved, example: Example, generation: Generation, batch_size: int) -> Scored:
+    """An answer with what the task's metric says of it."""
     verdict = resolved.task.metric.judge(generation.text, example)
     return Scored(
         example=example, generation=generation, score=verdict.score, parsed=verdict.parsed, batch_size=batch_size

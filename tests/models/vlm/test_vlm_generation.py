@@ -54,7 +54,7 @@ def test_greedy_tokens_are_those_of_the_library_batched_and_padded(family: Famil
 
 @pytest.mark.parametrize("ours", [False, True], ids=["the library's kernels", "our kernels"])
 def test_steps_on_fixed_memory_say_the_same(family: Family, prompts: list[Prompt], ours: bool) -> None:
-    engine = FixedMemory("graphs", capture=False, kernels=DecodeKernels(ours=ours))
+    engine = FixedMemory("graphs", capture=False, kernels=DecodeKernels(attention=ours, experts=ours))
     eager = generate(family.model, prompts, max_new_tokens=NEW, stop_at_eos=False).generations
     assert generate(family.model, prompts, max_new_tokens=NEW, stop_at_eos=False, engine=engine).generations == eager
 

@@ -11,6 +11,7 @@ from tests.contracts.knob_contract import fingerprint
 from tests.jobs import small_job
 from tests.models.vlm.families import Family
 from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.bench import Bench
 from vlmprof.trial.execute import Executor
 from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 from vlmprof.trial.rows import finished
@@ -34,7 +35,8 @@ def test_a_trial_runs_from_job_to_rows(tmp_path: Path, family_named: Callable[[s
     knobs = TURNED[name]
     (plan,) = small_job(tmp_path, "", models=[model], knobs=knobs).plans
     state = fingerprint(family.model)
-    result = finished(run_trial(resolve(plan), family.model, BatchSizer(), lambda progress: None), family.model, {})
+    outcome = run_trial(resolve(plan), Bench(family.model), BatchSizer(), lambda progress: None)
+    result = finished(outcome, family.model, {})
     row = result.row
     assert (result.state, row["error"]) == ("done", None)
     assert {row[f"effect_{knob}"] for knob in knobs} == {"effective"}

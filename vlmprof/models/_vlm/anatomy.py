@@ -64,7 +64,16 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         lacks=lacks,
         count_tokens=budget.count if budget else _by_doing(processor),
         budgets=budget.values() if budget else (1,),
+        only_eager=_only_eager(name, text, parts),
     )
+
+
+def _only_eager(name: str, text: Any, parts: Parts) -> str:
+    """Why a decode step of this model cannot be repeated on fixed memory; empty where it can."""
+    kinds = sorted(set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"})
+    if kinds:
+        return f"{name} has blocks of {', '.join(kinds)}, whose memory of the past changes its shape"
+    return f"{name}: its blocks share keys and values" if parts.shares_cache else ""
 
 
 def budget_of(processor: Any) -> Budget | None:

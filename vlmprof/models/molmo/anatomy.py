@@ -121,6 +121,7 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
         lacks=lacks,
         count_tokens=_counter(geometry),
         count_tiling=_tiling_counter(geometry),
+        only_eager="",
     )
 
 

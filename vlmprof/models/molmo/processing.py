@@ -132,6 +132,16 @@ class MolmoProcessor(ProcessorMixin):
         data |= self._left_padded(rows, padding)
         return BatchFeature(data=data, tensor_type=return_tensors)
 
+    def encode_text(self, text: Sequence[str], tilings: Sequence[Tiling]) -> BatchFeature:
+        """Encode prompts with one picture each whose features are known: as a call, without anything of the pixels.
+
+        Args:
+            text: as in a call.
+            tilings: (rows, cols) that each picture was cut into.
+        """
+        rows = [self._sequence(prompt, tiling) for prompt, tiling in zip(text, tilings, strict=True)]
+        return BatchFeature(data=self._left_padded(rows, padding=True), tensor_type="pt")
+
     def _sequence(self, prompt: str, tiling: Tiling | None) -> list[int]:
         image = [] if tiling is None else image_token_ids(tiling, self.image_processor.geometry, self.special_ids)
         return [self.bos_id, *image, *self.tokenizer(prompt, add_special_tokens=False)["input_ids"]]

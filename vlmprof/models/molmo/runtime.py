@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -101,6 +101,23 @@ class LoadedMolmo(AbstractModel):
         rows = zip(tilings, prompts, lengths, strict=True)
         return EncodedBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
+    def sight_key(self, prompt: Prompt) -> Hashable:
+        return self._cut(prompt)
+
+    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedBatch:
+        tilings = [self._cut(prompt) for prompt in prompts]
+        inputs = self._processor.encode_text([self._turn(prompt.text) for prompt in prompts], tilings)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        rows = zip(tilings, prompts, lengths, strict=True)
+        return EncodedBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+
+    def split_features(self, batch: EncodedBatch, features: Tensor) -> Sequence[Tensor]:
+        parts: Sequence[Tensor] = features.split([encoding.vision_tokens for encoding in batch.encodings])
+        return parts
+
+    def join_features(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
+
     def transfer(self, batch: EncodedBatch) -> EncodedBatch:
         moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
         return replace(batch, inputs=moved)
@@ -172,6 +189,14 @@ class LoadedMolmo(AbstractModel):
         caps = range(1, self.max_crops + 1)
         best = largest_within(caps, lambda cap: token_counts(height, width, cap, geometry).vision_tokens, target)
         return token_counts(height, width, best, geometry).tiling
+
+    def _cut(self, prompt: Prompt) -> tuple[int, int]:
+        """The tiling that ``encode`` gives this prompt's image, from its size alone."""
+        if self.tiling or self.vision_tokens is not None:
+            rows, cols = self._tiling(prompt)
+            return rows, cols
+        geometry = self._processor.image_processor.geometry
+        return token_counts(prompt.picture.height, prompt.picture.width, self.max_crops, geometry).tiling
 
     def _turn(self, question: str) -> str:
         turn = [{"role": "user", "content": question}]

@@ -1,0 +1,60 @@
+"""All answers of a trial and their audit: given now, or cut from those of a trial that allowed longer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from vlmprof.trial.audit import Audit, audit, audited_answers
+from vlmprof.trial.bench import Bench, Said
+from vlmprof.trial.progress import Progress
+from vlmprof.trial.resolve import Resolved
+from vlmprof.trial.samples import Asked, Scored
+from vlmprof.trial.score import Sizer, judged, score
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the score pass gave."""
+
+    scored: tuple[Scored, ...] = ()
+    audit: Audit | None = None
+    scored_by: str | None = None
+    """The trial whose answers were cut to this one's cap; None where this trial gave its own."""
+
+
+def answers(
+    resolved: Resolved,
+    asked: Sequence[Asked],
+    bench: Bench,
+    cap: int,
+    sizer: Sizer,
+    report: Callable[[Progress], None],
+) -> Answers:
+    """Answer and score all samples, and audit the answers.
+
+    Raises:
+        OutOfMemory: not even one sample fits.
+    """
+    plan = resolved.plan
+    known = bench.recall(plan, cap)
+    if known is not None:
+        scored = tuple(_rescored(resolved, one) for one in known.scored)
+        checked = audit(resolved, asked, scored, known.audited)
+        return Answers(scored=scored, audit=checked, scored_by=known.trial)
+
+    def done(count: int) -> None:
+        report(Progress(phase="score", done=count, total=len(asked)))
+
+    scored = tuple(score(resolved, asked, bench, cap, sizer, done))
+    report(Progress(phase="audit", done=0, total=plan.audit_samples))
+    audited = audited_answers(resolved, asked, scored, bench, cap)
+    bench.remember(plan, Said(trial=plan.id, cap=cap, scored=scored, audited=audited))
+    return Answers(scored=scored, audit=audit(resolved, asked, scored, audited))
+
+
+def _rescored(resolved: Resolved, one: Scored) -> Scored:
+    assert one.generation is not None, "only complete answers are kept"
+    return judged(resolved, one.example, one.generation, one.batch_size)
