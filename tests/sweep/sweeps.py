@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlmprof.store import tables
+from vlmprof.store import schema, tables
 from vlmprof.store.ledger import State, read
 from vlmprof.sweep.launch import launch
 from vlmprof.sweep.snapshot import Snapshot
@@ -61,10 +61,13 @@ def samples(folder: Path) -> pd.DataFrame:
     return tables.read(folder, "samples").sort_values(["trial", "sample"], ignore_index=True)
 
 
+SET_BY_THE_JOB = {"timing_batch_size", "timing_output_tokens", "timing_requests", "timing_processes"}
+
+
 def what_was_measured(folder: Path) -> pd.DataFrame:
     """The trials table without what time and place decide: two runs of one job must agree on the rest."""
     trials = tables.read(folder, "trials").sort_values("trial", ignore_index=True)
-    timed = [name for name in trials if "_ms_" in name or name in ("stage_sum_error", "timings_redone")]
+    timed = {field.name for field in schema._TIME} - SET_BY_THE_JOB
     return trials.drop(columns=[*timed, *TIMES])
 
 
