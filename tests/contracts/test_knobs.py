@@ -81,12 +81,12 @@ class TestMoeTopK(KnobContract):
     name = "moe_top_k"
 
     def effective(self) -> Sequence[Any]:
-        return [1, 2, 8, [1, 2, 3, 4, 5, 6, 7, 8], {"k": 2, "renormalise": True}]
+        return [1, 2, 16, [1, 2, 3, 4, 5, 6, 7, 8], {"k": 2, "renormalise": True}]
 
     def illegal(self) -> Sequence[Any]:
-        lists = [[], [1, 2], [1, 2, 3, 4, 5, 6, 7, 9], [True] * 8]
-        mappings = [{"k": 2}, {"k": 2, "renormalise": False}, {"k": 9, "renormalise": True}, {"renormalise": True}]
-        return [*BROKEN_NUMBERS, 9, *lists, *mappings]
+        lists = [[], [1, 2], [1, 2, 3, 4, 5, 6, 7, 17], [True] * 8]
+        mappings = [{"k": 2}, {"k": 2, "renormalise": False}, {"k": 17, "renormalise": True}, {"renormalise": True}]
+        return [*BROKEN_NUMBERS, 17, *lists, *mappings]
 
 
 class TestActiveBlocks(KnobContract):

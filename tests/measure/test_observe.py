@@ -20,14 +20,14 @@ def test_it_counts_what_ran_and_not_what_was_set(model: AbstractModel) -> None:
     with counted(Whole.of(model)) as whole:
         generate(model, prompts, max_new_tokens=2)
     assert whole.blocks_executed == tuple(range(8))
-    assert whole.experts_per_token == 4
+    assert whole.experts_per_token == 8
     model.decoder.config.num_experts_per_tok = 1  # what the predecessor edited, and what changes nothing
     whole_stack = Whole.of(model)
     with registry.load("knobs", "active_blocks").applied(model, [1, 6]), counted(whole_stack) as edited:
         generate(model, prompts, max_new_tokens=2)
-    model.decoder.config.num_experts_per_tok = 4
+    model.decoder.config.num_experts_per_tok = 8
     assert edited.blocks_executed == (1, 6)
-    assert edited.experts_per_token == 4
+    assert edited.experts_per_token == 8
 
 
 def test_it_counts_inside_the_model_what_the_vision_side_did(model: AbstractModel) -> None:

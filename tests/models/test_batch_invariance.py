@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
+from tests.contracts.knob_contract import demo_prompts
 from tests.models.vlm.families import BY_NAME, Family, ask
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
-from vlmprof.models.family import AbstractModel
+from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Prompt
 
 TOKENS = 5
@@ -43,8 +42,10 @@ def test_a_family(family_named: Callable[[str], Family], name: str) -> None:
     holds(model, [ask(*asked, seed=seed) for seed, asked in enumerate(POOL)])
 
 
-def test_molmo(tiny_checkpoint: Path) -> None:
-    model = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
+def test_molmo() -> None:
+    """The demo as it ships: it was trained, so that its answers hang on the prompts."""
+    shipped = Checkpoint(path="", revision="", dtype="float32")
+    model = registry.load("models", "demo").load(shipped, "cpu")
     holds(model, demo_prompts(registry.load("tasks", "shapes_qa"), len(POOL)))
 
 

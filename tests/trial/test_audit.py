@@ -36,9 +36,9 @@ def test_an_honest_model_answers_the_same_alone(tmp_path: Path, tiny_checkpoint:
 def test_features_that_leak_to_a_neighbour_are_caught(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The predecessor's fault: in a batch, features land in another row."""
+    """The predecessor's fault: in a batch, features land in another row. Made large, so that answers hang on them."""
     see = LoadedMolmo.see
-    monkeypatch.setattr(LoadedMolmo, "see", lambda self, batch, mark: see(self, batch, mark).roll(20, dims=0))
+    monkeypatch.setattr(LoadedMolmo, "see", lambda self, batch, mark: 100 * see(self, batch, mark).roll(20, dims=0))
     honest = run(tmp_path, tiny_checkpoint, size=1)
     leaking = run(tmp_path, tiny_checkpoint)
     assert honest.get("flips") is None
