@@ -13,6 +13,7 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.store.collector import TrialResult
 from vlmprof.tasks.pictures import Stored
 from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.bench import Bench
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.rows import finished
 from vlmprof.trial.run import run_trial
@@ -33,7 +34,7 @@ def job(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
 def run(plan: Any, model: AbstractModel | None = None) -> tuple[TrialResult, AbstractModel]:
     resolved = resolve(plan)
     model = model or resolved.family.load(resolved.checkpoint, "cpu")
-    return finished(run_trial(resolved, model, BatchSizer(), lambda progress: None), model, {}), model
+    return finished(run_trial(resolved, Bench(model), BatchSizer(), lambda progress: None), model, {}), model
 
 
 def test_readers_change_no_answer_and_no_id_and_decode_once(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
