@@ -83,6 +83,10 @@ def test_a_larger_batch_moves_the_memory_and_old_recordings_go(
     model: LoadedMolmo, asked: list[Prompt], graphs: FixedMemory
 ) -> None:
     expected = texts(model, asked)
+    texts(model, asked[:2], graphs)
+    graphs._pool = "of graphs that are gone"
+    texts(model, asked[:8], graphs)
+    assert graphs._pool is None
     for rows in (2, 8, 2):
         assert texts(model, asked[:rows], graphs) == expected[:rows]
     assert [batch for _, batch, _ in graphs._recorded] == [8, 2]

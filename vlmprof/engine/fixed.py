@@ -84,7 +84,7 @@ class FixedMemory(AbstractEngine):
         filled = prompt_cache(self._arena, len(model.decoder.layers), shape)
         state = model.prefill(batch, features, max_new_tokens, filled)
         if self._moves != self._arena.moves:
-            self._recorded.clear()  # they know the old addresses
+            self._drop()  # they know the old addresses
             self._moves = self._arena.moves
         if max_new_tokens == 1:
             return _Finished(first=state.next_tokens)
@@ -98,8 +98,14 @@ class FixedMemory(AbstractEngine):
 
     def forget(self) -> None:
         """Give all memory back."""
-        self._recorded.clear()
+        self._drop()
         self._arena.clear()
+
+    def _drop(self) -> None:
+        """Let go of all recordings, and of the memory they share inside: torch takes no new one into a pool that the
+        last graph has left.
+        """
+        self._recorded.clear()
         self._pool = None
 
     def _shape(self, model: FixedSteps, rows: int, length: int, *, exact: bool) -> Shape:
