@@ -1,0 +1,116 @@
+"""What is known of every configuration of one world. Only what was told; nothing is derived and kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import final
+
+from vlmprof.trial.sizing.values import Load, Told, covers
+
+MARGIN = 0.03
+"""Share of the usable memory that a worst-case batch must leave: the same batch never takes quite the same twice."""
+STRIKE = 0.03
+"""Added to the margin of a configuration each time a batch of its score pass ran out of memory."""
+SAME_ROOM = 0.98
+"""A failure bounds later batches that have at most this much more room: with more, it says nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A size that did not fit."""
+
+    size: int
+    usable_bytes: int | None
+    """What the process might have taken then."""
+
+
+@final
+@dataclass(slots=True)
+class Known:
+    """One configuration."""
+
+    load: Load
+    peaks: dict[int, int] = field(default_factory=dict)
+    """Size that ran with worst-case inputs -> bytes at its peak, the largest ever seen."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    """The same sizes -> how long the whole batch took, the shortest ever seen."""
+    unmeasured: int = 0
+    """Largest size that ran where memory cannot be measured."""
+    refusals: list[Refusal] = field(default_factory=list)
+    size_limit: int | None = None
+    """A size that a kernel cannot index, however much memory there is."""
+    strikes: int = 0
+
+    def limit(self, usable_bytes: int) -> float:
+        """What a worst-case batch may take."""
+        return usable_bytes * (1 - MARGIN - STRIKE * self.strikes)
+
+    def refused(self, usable_bytes: int | None) -> int | None:
+        """The smallest size that does not fit into so much."""
+        sizes = [one.size for one in self.refusals if one.usable_bytes is None or usable_bytes is None
+                 or one.usable_bytes >= SAME_ROOM * usable_bytes]
+        return min([*sizes, *([self.size_limit] if self.size_limit else [])], default=None)
+
+    def safe(self, usable_bytes: int) -> int:
+        """The largest size that ran and stays within the limit; 0 when none did."""
+        limit, refused = self.limit(usable_bytes), self.refused(usable_bytes) or math.inf
+        return max((size for size, peak in self.peaks.items() if peak <= limit and size < refused), default=0)
+
+
+@final
+@dataclass(slots=True)
+class Evidence:
+    """All configurations of a world."""
+
+    known: dict[str, Known] = field(default_factory=dict)
+    surprises: list[float] = field(default_factory=list)
+    """For every probe that was predicted: (peak - predicted) / (peak - floor)."""
+    floor_bytes: int = 0
+    """What a process holds without any batch, the latest."""
+    ids: set[str] = field(default_factory=set)
+
+    def of(self, configuration: str, load: Load) -> Known:
+        """What is known of a configuration, made when nothing is."""
+        return self.known.setdefault(configuration, Known(load))
+
+    def covering(self, load: Load) -> Iterator[Known]:
+        """Every configuration that needs at least as much."""
+        return (known for known in self.known.values() if covers(known.load, load))
+
+    def covered(self, load: Load) -> Iterator[Known]:
+        """Every configuration that needs at most as much."""
+        return (known for known in self.known.values() if covers(load, known.load))
+
+    def add(self, told: Told) -> bool:
+        """Take an event in; False when it was known already."""
+        if told.id in self.ids:
+            return False
+        self.ids.add(told.id)
+        known = self.of(told.configuration, told.load)
+        if told.outcome == "size_limit":
+            known.size_limit = min(told.size, known.size_limit or told.size)
+        elif told.outcome == "out_of_memory":
+            known.refusals.append(Refusal(size=told.size, usable_bytes=told.usable_bytes))
+            if told.predicted_bytes and told.usable_bytes:  # by how much it was off is not known: by this at least
+                error = (told.usable_bytes - told.predicted_bytes) / (told.usable_bytes - told.floor_bytes)
+                self.surprises.append(max(error, 0.0))
+            known.strikes += not told.worst_case and told.usable_bytes is not None
+        else:
+            self._add_run(known, told)
+        return True
+
+    def _add_run(self, known: Known, told: Told) -> None:
+        peak = told.peak_bytes
+        if peak is None:
+            known.unmeasured = max(known.unmeasured, told.size)
+            return
+        if told.worst_case:
+            if told.predicted_bytes and peak > told.floor_bytes:
+                self.surprises.append((peak - told.predicted_bytes) / (peak - told.floor_bytes))
+            self.floor_bytes = told.floor_bytes
+            known.seconds[told.size] = min(told.seconds, known.seconds.get(told.size, math.inf))
+        if told.worst_case or told.size in known.peaks:
+            known.peaks[told.size] = max(peak, known.peaks.get(told.size, 0))

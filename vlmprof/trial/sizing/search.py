@@ -1,0 +1,225 @@
+"""The next size to run for one configuration, from all that is known of its world. Pure: evidence in, a step out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal, final
+
+from vlmprof.trial.sizing.evidence import Evidence, Known
+from vlmprof.trial.sizing.memory_model import LEAST_POINTS, Expected, MemoryModel, Point, Predict, largest
+from vlmprof.trial.sizing.values import Question, Source
+
+HARD = 0.985
+"""Share of the usable memory that a probe is planned to stay under whatever the prediction errs; the allocator is
+capped there too, so that a miss is an ordinary out-of-memory error."""
+CLOSE = 0.06
+"""A probe that comes within this share of the limit ends the search."""
+AIM = 0.3
+"""Of ``CLOSE``: how far below the limit a probe aims."""
+SKIP = 0.93
+"""A size that ran on a covering configuration is taken as it is when it is this share of what could be had."""
+SURE = 3.0
+"""Standard deviations under ``HARD`` that a first probe keeps."""
+GROWTH, GROWTH_TWO_POINTS = 4, 6
+SHRINK = 0.85
+STEEPER = 1.25
+"""Workspaces grow in steps: a slope may be this much steeper further on."""
+MOST_PROBES = 6
+DISTRUST, DISBELIEF = 0.025, 0.07
+"""Rms error of predictions above which what others ran is discounted, and above which nothing of others counts."""
+BOLD = 0.05
+"""A model that is less sure than this does not decide how far a first probe goes."""
+CLAIM = 0.04
+"""A model that is less sure than this of a first probe claims nothing, and is not put to the test by it."""
+EARNED = 10
+"""So many predictions must have been put to the test before a size that ran elsewhere is used unseen."""
+REMEMBERED = 40
+RECENT, SHOCK, SHOCK_FROM = 20, 0.75, 0.04
+PSEUDO, PSEUDO_ERROR = 8, 0.012
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What to do next for a configuration."""
+
+    action: Literal["use", "probe"]
+    size: int
+    source: Source = "probed"
+    predicted_bytes: int = 0
+
+
+def surprise(evidence: Evidence) -> float:
+    """Rms of the errors of past predictions, the audit: relative, the newest ones, some benign ones beforehand."""
+    newest = evidence.surprises[-REMEMBERED:]
+    total = sum(error**2 for error in newest) + PSEUDO * PSEUDO_ERROR**2
+    return max(math.sqrt(total / (len(newest) + PSEUDO)), SHOCK * (max(evidence.surprises[-RECENT:], default=0.0) - SHOCK_FROM))
+
+
+def next_step(evidence: Evidence, question: Question) -> Step:
+    """Use a size that is proven, or probe one.
+
+    Args:
+        evidence: Of the question's world.
+        question: With ``usable_bytes``.
+    """
+    return _Search(evidence, question).step()
+
+
+@final
+class _Search:
+    def __init__(self, evidence: Evidence, question: Question) -> None:
+        assert question.usable_bytes is not None
+        self._evidence, self._question, self._usable = evidence, question, question.usable_bytes
+        self._known = evidence.known.get(question.configuration) or Known(question.load)
+        self._limit = self._known.limit(self._usable) - question.floor_bytes
+        self._hard = HARD * self._usable - question.floor_bytes
+        self._q = surprise(evidence)
+        self._trusts = self._q <= DISBELIEF
+        self._predict = self._prediction()
+
+    def step(self) -> Step:
+        own, ceiling = self._known.safe(self._usable), self._ceiling()
+        borrowed = min(self._borrowed(), ceiling)
+        if ceiling == 0:
+            return Step(action="use", size=0, source="refused")
+        if own and own >= borrowed and self._is_enough(own, ceiling):
+            return Step(action="use", size=own, source="probed")
+        if borrowed > own and self._may_borrow(borrowed) and self._is_enough(borrowed, ceiling):
+            return Step(action="use", size=borrowed, source="borrowed")
+        size = min(max(self._aim(max(own, borrowed)), borrowed, 1), ceiling)
+        if own and size <= own:
+            return Step(action="use", size=own, source="probed")
+        return Step(action="probe", size=size, predicted_bytes=self._audited(size))
+
+    def _audited(self, size: int) -> int:
+        """The prediction that the probe will put to the test; 0 where the model does not claim to know."""
+        if self._predict is None or self._known.peaks:
+            return 0
+        expected = self._predict(size)
+        return round(self._question.floor_bytes + expected.mean) if expected.claimed <= CLAIM else 0
+
+    def _prediction(self) -> Predict | None:
+        points = [
+            Point(load=known.load, size=size, grown=float(max(peak - self._evidence.floor_bytes, 1)))
+            for known in self._evidence.known.values()
+            for size, peak in known.peaks.items()
+        ]
+        if len(points) < LEAST_POINTS:
+            return None
+        return MemoryModel(points, self._question.load).prediction(max(0.0, self._q - PSEUDO_ERROR))
+
+    def _ceiling(self) -> int:
+        """Below every size that is known not to fit, here or on a configuration that needs less."""
+        others = self._evidence.covered(self._question.load) if self._q <= DISTRUST else ()
+        # What ran and took too much is no size for this configuration either, however it is measured again.
+        over = [s for s, peak in self._known.peaks.items() if peak > self._known.limit(self._usable)]
+        refused = [known.refused(self._usable) for known in chain([self._known], others)]
+        return min([self._question.most, *(s - 1 for s in [*over, *refused] if s is not None)])
+
+    def _borrowed(self) -> int:
+        """The largest size that ran on a configuration that needs more and would fit even if the audit's doubt came
+        true."""
+        if not self._trusts:
+            return 0
+        doubt = 1 + (2.5 * self._q if self._q > DISTRUST else 0.0)
+        floor, refused = self._question.floor_bytes, self._known.refused(self._usable) or math.inf
+        sizes = (
+            size
+            for known in self._evidence.covering(self._question.load)
+            for size, peak in known.peaks.items()
+            if (peak - floor) * doubt <= self._limit and size < refused
+        )
+        return max(sizes, default=0)
+
+    def _may_borrow(self, size: int) -> bool:
+        """Whether a size that ran elsewhere may be used unseen: the audit has been passed often enough, and the model
+        too expects it to fit."""
+        if len(self._evidence.surprises) < EARNED or self._predict is None:
+            return False
+        expected = self._predict(size)
+        return expected.mean + SURE * expected.sd <= self._hard
+
+    def _is_enough(self, size: int, ceiling: int) -> bool:
+        """Whether a larger size is not worth a probe."""
+        peak = self._known.peaks.get(size)
+        if size >= ceiling or len(self._known.peaks) + len(self._known.refusals) >= MOST_PROBES:
+            return True
+        if peak is not None and peak - self._question.floor_bytes >= self._limit - CLOSE * self._usable:
+            return True
+        curve = self._curve()
+        return curve is not None and size >= SKIP * min(ceiling, largest(curve, self._limit, -1.0, ceiling))
+
+    def _curve(self) -> Predict | None:
+        """Own measurements first: the line through two of them, or the shared model bent to pass through one."""
+        ran = sorted(self._known.peaks.items())
+        floor = self._question.floor_bytes
+        if not ran:
+            return self._predict
+        size, grown = ran[-1][0], float(ran[-1][1] - floor)
+        if self._predict is not None:
+            shared, ratio = self._predict, grown / self._predict(size).mean
+            return lambda b: Expected(mean=shared(b).mean * ratio, sd=0.0)
+        fixed, slope = _line([(s, float(peak - floor)) for s, peak in ran])
+        return lambda b: Expected(mean=fixed + slope * b, sd=0.0)
+
+    def _aim(self, best: int) -> int:
+        target = self._limit - AIM * CLOSE * self._usable
+        ran = self._known.peaks
+        curve = self._curve()
+        most = self._question.most
+        if not ran and not self._known.refusals:
+            return min(largest(self._predict, target, 0.0, most), self._first()) if self._predict else max(best, 1)
+        refused = self._known.refused(self._usable)
+        if curve is None:
+            return int(SHRINK * (refused or 2)) if refused else best * GROWTH
+        aimed = largest(curve, target, 0.0, most)
+        if refused is not None:
+            aimed = min(aimed, int(SHRINK * refused))
+        return min(aimed, self._reach())
+
+    def _first(self) -> int:
+        """How far a first probe may go: by the model where it claims to know, else by what can be proven."""
+        assert self._predict is not None
+        sure = largest(self._predict, self._hard, SURE, self._question.most)
+        if sure and self._predict(sure).claimed <= BOLD:
+            return sure
+        return max(1, int(min(sure, self._proven())))
+
+    def _proven(self) -> float:
+        """The largest size by proportion alone, from whichever point allows most.
+
+        Memory above the floor is a sum of products of loads and batch size: if each load grows by some factor, it
+        grows by at most the product of the factors.
+        """
+        sizes = [0.0]
+        for known in self._evidence.known.values():
+            factors = (max(1.0, here / there) for (_, here), (_, there) in zip(self._question.load, known.load, strict=True))
+            factor = STEEPER * math.prod(factors)
+            floor = self._question.floor_bytes
+            sizes += [size * self._hard / (max(peak - floor, 1) * factor) for size, peak in known.peaks.items()]
+        return max(sizes)
+
+    def _reach(self) -> int:
+        """How far one may go from the largest size that ran, were the slope steeper further on."""
+        ran = sorted(self._known.peaks.items())
+        if not ran:
+            return self._question.most
+        size, peak = ran[-1]
+        grown = float(peak - self._question.floor_bytes)
+        _, slope = _line([(s, float(p - self._question.floor_bytes)) for s, p in ran])
+        growth = GROWTH if len(ran) == 1 else GROWTH_TWO_POINTS
+        further = (self._hard - grown) / (STEEPER * max(slope, 1.0))
+        return int(min(size + max(further, 0.0), size * growth if self._predict is None else math.inf))
+
+
+def _line(ran: list[tuple[int, float]]) -> tuple[float, float]:
+    """Fixed part and slope: through the two largest sizes; from one, as if nothing were fixed."""
+    size, grown = ran[-1]
+    if len(ran) == 1:
+        return 0.0, grown / size
+    before, less = ran[-2]
+    slope = max((grown - less) / (size - before), 0.0)
+    return grown - slope * size, slope
