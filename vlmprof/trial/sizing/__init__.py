@@ -1,1 +1,1 @@
-"""Which batch fits which configuration: pure. No ray, no torch, no file but the journal's, no clock but what is passed."""
+"""Which batch fits which configuration. Pure: no ray, no torch, no clock but what is passed; files in journal alone."""

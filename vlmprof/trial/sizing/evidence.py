@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
 
-from vlmprof.trial.sizing.values import Load, Told, covers
+from vlmprof.trial.sizing.memory_model import Point
+from vlmprof.trial.sizing.values import Demand, Told, covers
 
 MARGIN = 0.03
 """Share of the usable memory that a worst-case batch must leave: the same batch never takes quite the same twice."""
@@ -27,12 +28,19 @@ class Refusal:
     """What the process might have taken then."""
 
 
+def _holds(refusal: Refusal, usable_bytes: int | None) -> bool:
+    """Whether a failure of then says anything about now."""
+    if refusal.usable_bytes is None or usable_bytes is None:
+        return True
+    return refusal.usable_bytes >= SAME_ROOM * usable_bytes
+
+
 @final
 @dataclass(slots=True)
 class Known:
     """One configuration."""
 
-    load: Load
+    demand: Demand
     peaks: dict[int, int] = field(default_factory=dict)
     """Size that ran with worst-case inputs -> bytes at its peak, the largest ever seen."""
     seconds: dict[int, float] = field(default_factory=dict)
@@ -50,9 +58,9 @@ class Known:
 
     def refused(self, usable_bytes: int | None) -> int | None:
         """The smallest size that does not fit into so much."""
-        sizes = [one.size for one in self.refusals if one.usable_bytes is None or usable_bytes is None
-                 or one.usable_bytes >= SAME_ROOM * usable_bytes]
-        return min([*sizes, *([self.size_limit] if self.size_limit else [])], default=None)
+        sizes = [self.size_limit] if self.size_limit else []
+        sizes += [one.size for one in self.refusals if _holds(one, usable_bytes)]
+        return min(sizes, default=None)
 
     def safe(self, usable_bytes: int) -> int:
         """The largest size that ran and stays within the limit; 0 when none did."""
@@ -70,33 +78,50 @@ class Evidence:
     """For every probe that was predicted: (peak - predicted) / (peak - floor)."""
     floor_bytes: int = 0
     """What a process holds without any batch, the latest."""
+    prior: list[Point] = field(default_factory=list)
+    """Of a world that differs in versions only: expectations to start from, nothing to answer with."""
     ids: set[str] = field(default_factory=set)
 
-    def of(self, configuration: str, load: Load) -> Known:
+    def points(self) -> list[Point]:
+        """Every worst-case batch that ran, the newest configurations last."""
+        floor = self.floor_bytes
+        return [
+            Point(demand=known.demand, size=size, grown=float(max(peak - floor, 1)))
+            for known in self.known.values()
+            for size, peak in known.peaks.items()
+        ]
+
+    def times(self) -> list[Point]:
+        """The same, how long they took in the place of what they took."""
+        return [
+            Point(demand=known.demand, size=size, grown=max(seconds, 1e-6))
+            for known in self.known.values()
+            for size, seconds in known.seconds.items()
+        ]
+
+    def of(self, configuration: str, demand: Demand) -> Known:
         """What is known of a configuration, made when nothing is."""
-        return self.known.setdefault(configuration, Known(load))
+        return self.known.setdefault(configuration, Known(demand))
 
-    def covering(self, load: Load) -> Iterator[Known]:
+    def covering(self, demand: Demand) -> Iterator[Known]:
         """Every configuration that needs at least as much."""
-        return (known for known in self.known.values() if covers(known.load, load))
+        return (known for known in self.known.values() if covers(known.demand, demand))
 
-    def covered(self, load: Load) -> Iterator[Known]:
+    def covered(self, demand: Demand) -> Iterator[Known]:
         """Every configuration that needs at most as much."""
-        return (known for known in self.known.values() if covers(load, known.load))
+        return (known for known in self.known.values() if covers(demand, known.demand))
 
     def add(self, told: Told) -> bool:
         """Take an event in; False when it was known already."""
         if told.id in self.ids:
             return False
         self.ids.add(told.id)
-        known = self.of(told.configuration, told.load)
+        known = self.of(told.configuration, told.demand)
         if told.outcome == "size_limit":
             known.size_limit = min(told.size, known.size_limit or told.size)
         elif told.outcome == "out_of_memory":
             known.refusals.append(Refusal(size=told.size, usable_bytes=told.usable_bytes))
-            if told.predicted_bytes and told.usable_bytes:  # by how much it was off is not known: by this at least
-                error = (told.usable_bytes - told.predicted_bytes) / (told.usable_bytes - told.floor_bytes)
-                self.surprises.append(max(error, 0.0))
+            self._note_surprise(told, told.usable_bytes)  # by how much it was off is not known: by this at least
             known.strikes += not told.worst_case and told.usable_bytes is not None
         else:
             self._add_run(known, told)
@@ -108,9 +133,12 @@ class Evidence:
             known.unmeasured = max(known.unmeasured, told.size)
             return
         if told.worst_case:
-            if told.predicted_bytes and peak > told.floor_bytes:
-                self.surprises.append((peak - told.predicted_bytes) / (peak - told.floor_bytes))
+            self._note_surprise(told, peak)
             self.floor_bytes = told.floor_bytes
             known.seconds[told.size] = min(told.seconds, known.seconds.get(told.size, math.inf))
         if told.worst_case or told.size in known.peaks:
             known.peaks[told.size] = max(peak, known.peaks.get(told.size, 0))
+
+    def _note_surprise(self, told: Told, peak: int | None) -> None:
+        if told.predicted_bytes and peak is not None and peak > told.floor_bytes:
+            self.surprises.append((peak - told.predicted_bytes) / (peak - told.floor_bytes))

@@ -1,9 +1,9 @@
 """How much memory a batch takes, learnt from every probe of a world together.
 
 Above what the process holds anyway, a peak is ``a + b * (theta . phi(x))`` for batch size ``b`` and a configuration's
-load ``x``, with products of loads as features and no coefficient below zero, so that the prediction never falls when a
-knob or the batch grows. What is left of a real device (the peak of another phase takes over, workspaces grow in steps)
-is smooth over neighbouring configurations, and is added as a Gaussian process on the relative residuals.
+demand ``x``, with products of demands as features and no coefficient below zero, so that the prediction never falls
+when a knob or the batch grows. What is left of a real device (the peak of another phase takes over, workspaces grow in
+steps) is smooth over neighbouring configurations, and is added as a Gaussian process on the relative residuals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import final
 import numpy as np
 
 from vlmprof.trial.sizing.nonnegative import Array, nonnegative_least_squares
-from vlmprof.trial.sizing.values import Load
+from vlmprof.trial.sizing.values import Demand
 
 LEAST_POINTS = 5
 MOST_POINTS = 250
@@ -37,12 +37,12 @@ REACH_LOG_SIZE = 1.0
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One worst-case batch that ran."""
+    """One worst-case batch that ran; the model serves for its seconds as it does for its bytes."""
 
-    load: Load
+    demand: Demand
     size: int
     grown: float
-    """Peak less floor, in bytes."""
+    """Peak less floor, in bytes; or seconds."""
 
 
 @final
@@ -64,26 +64,26 @@ Predict = Callable[[int], Expected]
 class MemoryModel:
     """A fit to the points of one world, to say what one more configuration takes."""
 
-    def __init__(self, points: Sequence[Point], load: Load) -> None:
+    def __init__(self, points: Sequence[Point], demand: Demand) -> None:
         """Fit.
 
         Args:
             points: At least one.
-            load: Of the configuration that will be asked about: the axes on which it or the points differ count.
+            demand: Of the configuration that will be asked about: the axes on which it or the points differ count.
         """
         points = points[-MOST_POINTS:]
-        self._axes = _Axes.of([*(point.load for point in points), load])
-        self._load = load
-        loads = np.array([self._axes.scaled(point.load) for point in points])
+        self._axes = _Axes.of([*(point.demand for point in points), demand])
+        self._load = demand
+        demands = np.array([self._axes.scaled(point.demand) for point in points])
         sizes = np.array([float(point.size) for point in points])
         grown = np.array([point.grown for point in points])
-        rows = _rows(loads, sizes)
+        rows = _rows(demands, sizes)
         self._scale = rows.max(axis=0)
         weighted = rows / self._scale / grown[:, None]  # relative residuals count: the noise is relative
         self._theta = nonnegative_least_squares(weighted, np.ones(len(points))) / self._scale
         fitted = np.maximum(rows @ self._theta, 1.0)
         self._whole = 1 / np.mean(rows / grown[:, None], axis=0)  # each coefficient, were its feature all there is
-        self._places = self._placed(loads, sizes)
+        self._places = self._placed(demands, sizes)
         self._terms = self._relative(rows, fitted)
         covariance = self._kernel(self._places, self._terms) + NOISE**2 * np.eye(len(points))
         self._inverse = np.linalg.inv(covariance)
@@ -110,11 +110,11 @@ class MemoryModel:
 
         return predict
 
-    def _placed(self, loads: Array, sizes: Array) -> Array:
-        return np.column_stack([loads / REACH, np.log(sizes) / REACH_LOG_SIZE])
+    def _placed(self, demands: Array, sizes: Array) -> Array:
+        return np.column_stack([demands / REACH, np.log(sizes) / REACH_LOG_SIZE])
 
     def _relative(self, rows: Array, fitted: Array) -> Array:
-        return DOUBT * rows * self._whole / fitted[:, None]
+        return np.asarray(DOUBT * rows * self._whole / fitted[:, None])
 
     def _kernel(self, places: Array, terms: Array) -> Array:
         """Covariance with the points, relative: of bends that are smooth, and of coefficients not yet known."""
@@ -147,22 +147,22 @@ class _Axes:
     most: Array
 
     @classmethod
-    def of(cls, loads: Sequence[Load]) -> _Axes:
-        names = [name for name, _ in loads[0]]
-        values = np.array([[amount for _, amount in load] for load in loads])
+    def of(cls, demands: Sequence[Demand]) -> _Axes:
+        names = [name for name, _ in demands[0]]
+        values = np.array([[amount for _, amount in demand] for demand in demands])
         vary = [i for i in range(len(names)) if np.ptp(values[:, i]) > 0][:MOST_AXES]
         return cls(names=tuple(names[i] for i in vary), most=values[:, vary].max(axis=0))
 
-    def scaled(self, load: Load) -> Array:
+    def scaled(self, demand: Demand) -> Array:
         """As shares of the most."""
-        amounts = dict(load)
+        amounts = dict(demand)
         return np.array([amounts.get(name, 0.0) for name in self.names]) / self.most
 
 
-def _rows(loads: Array, sizes: Array) -> Array:
-    """(points, features): a constant, and the batch size times every product of up to three loads."""
-    axes = range(loads.shape[1])
-    products = [np.ones(len(loads))]
+def _rows(demands: Array, sizes: Array) -> Array:
+    """(points, features): a constant, and the batch size times every product of up to three demands."""
+    axes = range(demands.shape[1])
+    products = [np.ones(len(demands))]
     for count in (1, 2, 3):
-        products += [np.prod(loads[:, list(chosen)], axis=1) for chosen in combinations(axes, count)]
-    return np.column_stack([np.ones(len(loads)), np.column_stack(products) * sizes[:, None]])
+        products += [np.prod(demands[:, list(chosen)], axis=1) for chosen in combinations(axes, count)]
+    return np.column_stack([np.ones(len(demands)), np.column_stack(products) * sizes[:, None]])

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Literal, final
 
 from vlmprof.trial.sizing.evidence import Evidence, Known
-from vlmprof.trial.sizing.memory_model import LEAST_POINTS, Expected, MemoryModel, Point, Predict, largest
+from vlmprof.trial.sizing.knee import fast_enough, worth_trying
+from vlmprof.trial.sizing.memory_model import LEAST_POINTS, Expected, MemoryModel, Predict, largest
 from vlmprof.trial.sizing.values import Question, Source
 
 HARD = 0.985
@@ -23,6 +24,8 @@ SKIP = 0.93
 SURE = 3.0
 """Standard deviations under ``HARD`` that a first probe keeps."""
 GROWTH, GROWTH_TWO_POINTS = 4, 6
+PRIOR_DOUBT, ENOUGH = 0.03, 15
+"""Distrust of what another world measured, and the own points that make it superfluous."""
 SHRINK = 0.85
 STEEPER = 1.25
 """Workspaces grow in steps: a slope may be this much steeper further on."""
@@ -37,6 +40,8 @@ EARNED = 10
 """So many predictions must have been put to the test before a size that ran elsewhere is used unseen."""
 REMEMBERED = 40
 RECENT, SHOCK, SHOCK_FROM = 20, 0.75, 0.04
+"""One recent probe that took more than was expected by more than ``SHOCK_FROM`` counts by itself: the place where one
+prediction fails is a place where the next one does."""
 PSEUDO, PSEUDO_ERROR = 8, 0.012
 
 
@@ -52,10 +57,11 @@ class Step:
 
 
 def surprise(evidence: Evidence) -> float:
-    """Rms of the errors of past predictions, the audit: relative, the newest ones, some benign ones beforehand."""
+    """The audit: relative rms error of the newest predictions that were tested, some benign ones beforehand."""
     newest = evidence.surprises[-REMEMBERED:]
     total = sum(error**2 for error in newest) + PSEUDO * PSEUDO_ERROR**2
-    return max(math.sqrt(total / (len(newest) + PSEUDO)), SHOCK * (max(evidence.surprises[-RECENT:], default=0.0) - SHOCK_FROM))
+    worst = max(evidence.surprises[-RECENT:], default=0.0)
+    return max(math.sqrt(total / (len(newest) + PSEUDO)), SHOCK * (worst - SHOCK_FROM))
 
 
 def next_step(evidence: Evidence, question: Question) -> Step:
@@ -73,7 +79,7 @@ class _Search:
     def __init__(self, evidence: Evidence, question: Question) -> None:
         assert question.usable_bytes is not None
         self._evidence, self._question, self._usable = evidence, question, question.usable_bytes
-        self._known = evidence.known.get(question.configuration) or Known(question.load)
+        self._known = evidence.known.get(question.configuration) or Known(question.demand)
         self._limit = self._known.limit(self._usable) - question.floor_bytes
         self._hard = HARD * self._usable - question.floor_bytes
         self._q = surprise(evidence)
@@ -82,16 +88,18 @@ class _Search:
 
     def step(self) -> Step:
         own, ceiling = self._known.safe(self._usable), self._ceiling()
-        borrowed = min(self._borrowed(), ceiling)
+        if not self._question.maximize and ceiling:
+            ceiling = self._worth(own, ceiling)
+        borrowed = self._borrowed(ceiling)
         if ceiling == 0:
             return Step(action="use", size=0, source="refused")
         if own and own >= borrowed and self._is_enough(own, ceiling):
-            return Step(action="use", size=own, source="probed")
+            return self._chosen(own)
         if borrowed > own and self._may_borrow(borrowed) and self._is_enough(borrowed, ceiling):
             return Step(action="use", size=borrowed, source="borrowed")
         size = min(max(self._aim(max(own, borrowed)), borrowed, 1), ceiling)
         if own and size <= own:
-            return Step(action="use", size=own, source="probed")
+            return self._chosen(own)
         return Step(action="probe", size=size, predicted_bytes=self._audited(size))
 
     def _audited(self, size: int) -> int:
@@ -102,41 +110,49 @@ class _Search:
         return round(self._question.floor_bytes + expected.mean) if expected.claimed <= CLAIM else 0
 
     def _prediction(self) -> Predict | None:
-        points = [
-            Point(load=known.load, size=size, grown=float(max(peak - self._evidence.floor_bytes, 1)))
-            for known in self._evidence.known.values()
-            for size, peak in known.peaks.items()
-        ]
+        points, distrust = self._evidence.points(), max(0.0, self._q - PSEUDO_ERROR)
+        if len(points) < ENOUGH and self._evidence.prior:
+            points, distrust = [*self._evidence.prior, *points], distrust + PRIOR_DOUBT
         if len(points) < LEAST_POINTS:
             return None
-        return MemoryModel(points, self._question.load).prediction(max(0.0, self._q - PSEUDO_ERROR))
+        return MemoryModel(points, self._question.demand).prediction(distrust)
 
     def _ceiling(self) -> int:
         """Below every size that is known not to fit, here or on a configuration that needs less."""
-        others = self._evidence.covered(self._question.load) if self._q <= DISTRUST else ()
+        others = self._evidence.covered(self._question.demand) if self._q <= DISTRUST else ()
         # What ran and took too much is no size for this configuration either, however it is measured again.
         over = [s for s, peak in self._known.peaks.items() if peak > self._known.limit(self._usable)]
         refused = [known.refused(self._usable) for known in chain([self._known], others)]
         return min([self._question.most, *(s - 1 for s in [*over, *refused] if s is not None)])
 
-    def _borrowed(self) -> int:
-        """The largest size that ran on a configuration that needs more and would fit even if the audit's doubt came
-        true."""
+    def _worth(self, own: int, ceiling: int) -> int:
+        """The most that is worth trying, where speed is what a batch is for."""
+        curve = self._curve()
+        reachable = max(largest(curve, self._limit, 0.0, ceiling) if curve else ceiling, own, 1)
+        worth = worth_trying(self._evidence.times(), self._known, self._question.demand, reachable)
+        return min(ceiling, max(worth, 1))
+
+    def _chosen(self, own: int) -> Step:
+        """Of the own sizes that ran and are safe, the largest, or the smallest that is nearly as fast."""
+        safe = {size: took for size, took in self._known.seconds.items() if size <= own}
+        return Step(action="use", size=own if self._question.maximize else fast_enough(safe) or own)
+
+    def _borrowed(self, ceiling: int) -> int:
+        """The largest size that ran where more is needed, and would fit even if the audit's doubts came true."""
         if not self._trusts:
             return 0
         doubt = 1 + (2.5 * self._q if self._q > DISTRUST else 0.0)
         floor, refused = self._question.floor_bytes, self._known.refused(self._usable) or math.inf
         sizes = (
             size
-            for known in self._evidence.covering(self._question.load)
+            for known in self._evidence.covering(self._question.demand)
             for size, peak in known.peaks.items()
-            if (peak - floor) * doubt <= self._limit and size < refused
+            if (peak - floor) * doubt <= self._limit and size < refused and size <= ceiling
         )
         return max(sizes, default=0)
 
     def _may_borrow(self, size: int) -> bool:
-        """Whether a size that ran elsewhere may be used unseen: the audit has been passed often enough, and the model
-        too expects it to fit."""
+        """Whether a size that ran elsewhere may be used unseen: the audit was passed often, and the model agrees."""
         if len(self._evidence.surprises) < EARNED or self._predict is None:
             return False
         expected = self._predict(size)
@@ -174,9 +190,9 @@ class _Search:
             return min(largest(self._predict, target, 0.0, most), self._first()) if self._predict else max(best, 1)
         refused = self._known.refused(self._usable)
         if curve is None:
-            return int(SHRINK * (refused or 2)) if refused else best * GROWTH
+            return int(SHRINK * refused) if refused else best * GROWTH
         aimed = largest(curve, target, 0.0, most)
-        if refused is not None:
+        if refused is not None and refused != self._known.size_limit:  # that one is exact
             aimed = min(aimed, int(SHRINK * refused))
         return min(aimed, self._reach())
 
@@ -191,13 +207,13 @@ class _Search:
     def _proven(self) -> float:
         """The largest size by proportion alone, from whichever point allows most.
 
-        Memory above the floor is a sum of products of loads and batch size: if each load grows by some factor, it
+        Memory above the floor is a sum of products of demands and batch size: if each demand grows by some factor, it
         grows by at most the product of the factors.
         """
         sizes = [0.0]
         for known in self._evidence.known.values():
-            factors = (max(1.0, here / there) for (_, here), (_, there) in zip(self._question.load, known.load, strict=True))
-            factor = STEEPER * math.prod(factors)
+            pairs = zip(self._question.demand, known.demand, strict=True)
+            factor = STEEPER * math.prod(max(1.0, here / there) for (_, here), (_, there) in pairs)
             floor = self._question.floor_bytes
             sizes += [size * self._hard / (max(peak - floor, 1) * factor) for size, peak in known.peaks.items()]
         return max(sizes)
@@ -212,7 +228,8 @@ class _Search:
         _, slope = _line([(s, float(p - self._question.floor_bytes)) for s, p in ran])
         growth = GROWTH if len(ran) == 1 else GROWTH_TWO_POINTS
         further = (self._hard - grown) / (STEEPER * max(slope, 1.0))
-        return int(min(size + max(further, 0.0), size * growth if self._predict is None else math.inf))
+        leap = max(size * growth, self._question.prior or 0) if self._predict is None else math.inf
+        return int(min(size + max(further, 0.0), leap))
 
 
 def _line(ran: list[tuple[int, float]]) -> tuple[float, float]:

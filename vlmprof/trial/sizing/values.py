@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
-Load = tuple[tuple[str, float], ...]
-"""What one sample of a configuration puts on the device: (axis, amount), ordered by axis; see ``sizing.load``."""
+Demand = tuple[tuple[str, float], ...]
+"""What one sample of a configuration asks of the device: (axis, amount above 0), ordered by axis; see
+``trial.probe.demand_of``."""
 
 Action = Literal["use", "probe", "wait"]
 Source = Literal["probed", "borrowed", "assumed", "pinned", "refused"]
@@ -24,7 +25,7 @@ class Question:
     """All that decides memory and is no knob; see ``sizing.world``."""
     configuration: str
     """The configuration within its world."""
-    load: Load
+    demand: Demand
     most: int
     """No answer is above it."""
     usable_bytes: int | None = None
@@ -36,7 +37,7 @@ class Question:
     maximize: bool = False
     """The largest safe size, and not the smallest one that is nearly as fast."""
     prior: int | None = None
-    """A size that a rule of thumb gives: a place to start on a device nothing is known of, never an answer."""
+    """A size that a rule of thumb gives: how far the second probe of an unknown device may go, never an answer."""
 
 
 @final
@@ -65,7 +66,7 @@ class Told:
     """The same for the same event: a message that arrives twice counts once."""
     world: str
     configuration: str
-    load: Load
+    demand: Demand
     size: int
     outcome: Outcome
     worst_case: bool
@@ -78,7 +79,7 @@ class Told:
     seconds: float = 0.0
 
 
-def covers(more: Load, less: Load) -> bool:
+def covers(more: Demand, less: Demand) -> bool:
     """Whether a sample of ``more`` puts at least as much on the device as one of ``less``, on every axis.
 
     Loads with different axes cannot be compared.

@@ -1,0 +1,92 @@
+"""A device that a batch sizer can be driven against, and the drive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from vlmprof.trial.sizing.book import SizeBook
+from vlmprof.trial.sizing.search import HARD
+from vlmprof.trial.sizing.values import Answer, Demand, Question, Told
+
+GIB = 2**30
+IDS = count()
+
+
+def question(demand: Demand, total: int, floor: int, most: int = 512, asker: str = "a", **other: object) -> Question:
+    """A question about the configuration that has this demand."""
+    return Question(
+        world="w",
+        configuration=str(demand),
+        demand=demand,
+        most=most,
+        usable_bytes=total,
+        floor_bytes=floor,
+        asker=asker,
+        **{"maximize": True, **other},  # type: ignore[arg-type]
+    )
+
+
+def told(asked: Question, answer: Answer, peak: int | None, seconds: float = 1.0) -> Told:
+    """What a probe did; a peak of None is an out-of-memory error."""
+    return Told(
+        id=f"told-{next(IDS)}",
+        world=asked.world,
+        configuration=asked.configuration,
+        demand=asked.demand,
+        size=answer.size,
+        outcome="out_of_memory" if peak is None else "ran",
+        worst_case=True,
+        token=answer.token,
+        peak_bytes=peak,
+        floor_bytes=asked.floor_bytes,
+        usable_bytes=asked.usable_bytes,
+        predicted_bytes=answer.predicted_bytes,
+        seconds=seconds,
+    )
+
+
+@dataclass
+class Device:
+    """Memory that grows with the product of demands, and remembers what ran on it."""
+
+    total: int = 80 * GIB
+    floor: int = 15 * GIB
+    each: float = 0.02 * GIB
+    fixed_s: float = 0.0
+    crooked: dict[Demand, float] = field(default_factory=dict)
+    """Factors by which a configuration departs from any order."""
+    ran: dict[Demand, set[int]] = field(default_factory=dict)
+    failed: int = 0
+    probes: int = 0
+
+    def peak(self, demand: Demand, size: int) -> int:
+        product = 1.0
+        for _, amount in demand:
+            product *= amount
+        return int(self.floor + size * self.each * product * self.crooked.get(demand, 1.0))
+
+    def probe(self, demand: Demand, size: int) -> int | None:
+        self.probes += 1
+        peak = self.peak(demand, size)
+        if peak > HARD * self.total:
+            self.failed += 1
+            return None
+        self.ran.setdefault(demand, set()).add(size)
+        return peak
+
+    def settle(self, book: SizeBook, demand: Demand, **other: object) -> Answer:
+        """Drive the book until it answers."""
+        asked = question(demand, self.total, self.floor, **other)  # type: ignore[arg-type]
+        for now in range(40):
+            answer, _ = book.ask(asked, float(now))
+            if answer.action == "use":
+                return answer
+            assert answer.action == "probe"
+            seconds = self.fixed_s + 0.01 * answer.size
+            assert book.tell(told(asked, answer, self.probe(demand, answer.size), seconds))
+        raise AssertionError(f"never settles on {demand}")
+
+
+def demand_of(**axes: float) -> Demand:
+    return tuple(sorted(axes.items()))

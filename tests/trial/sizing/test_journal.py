@@ -1,0 +1,142 @@
+"""One world on disk: replayed, torn, shared by two processes, begun anew."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.trial.sizing.devices import GIB, Device, demand_of, question, told
+from vlmprof.trial.sizing import atlas
+from vlmprof.trial.sizing.book import SizeBook
+from vlmprof.trial.sizing.journal import Journal, about, parsed
+
+DEMAND = demand_of(blocks=2.0, crops=3.0)
+ABOUT = {"gpu": "Some GPU", "torch": "2.13.0"}
+
+
+def settle(journal: Journal, device: Device, asker: str = "a") -> int:
+    """Drive a journal to an answer, as the facade does."""
+    asked = question(DEMAND, device.total, device.floor, asker=asker)
+    for now in range(0, 3000, 100):  # so that a lease that was cut off is over
+        with journal.current() as book:
+            answer, entries = book.ask(asked, float(now))
+            journal.append(entries)
+        if answer.action == "use":
+            return answer.size
+        with journal.current() as book:
+            journal.append(book.tell(told(asked, answer, device.probe(DEMAND, answer.size))))
+    raise AssertionError("never settles")
+
+
+def journal_at(path: Path) -> Journal:
+    return Journal(path, ABOUT, SizeBook())
+
+
+def test_what_is_on_disk_is_known_to_the_next_process(tmp_path: Path) -> None:
+    path, device = tmp_path / "w-1.jsonl", Device()
+    size = settle(journal_at(path), device)
+    probes = device.probes
+    assert settle(journal_at(path), device, asker="b") == size
+    assert device.probes == probes
+    assert about(path) == ABOUT
+
+
+def test_two_processes_see_each_other_at_once(tmp_path: Path) -> None:
+    path, device = tmp_path / "w-1.jsonl", Device()
+    one, two = journal_at(path), journal_at(path)
+    asked = question(DEMAND, device.total, device.floor)
+    with one.current() as book:
+        answer, entries = book.ask(asked, 0.0)
+        one.append(entries)
+    with two.current() as book:
+        assert book.ask(replace(asked, asker="b"), 1.0)[0].action == "wait"
+    with one.current() as book:
+        one.append(book.tell(told(asked, answer, device.probe(DEMAND, answer.size))))
+    with two.current() as book:
+        assert answer.size in book.evidence.known[asked.configuration].peaks
+
+
+@given(cut=st.integers(1, 400), noise=st.binary(max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_a_torn_end_costs_what_was_torn_and_no_more(tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes) -> None:
+    path = tmp_path_factory.mktemp("torn") / "w-1.jsonl"
+    device = Device()
+    size = settle(journal_at(path), device)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut] + noise.replace(b"\n", b""))
+    again = settle(journal_at(path), device, asker="b")
+    assert again == pytest.approx(size, rel=0.1)
+    lines = path.read_bytes().splitlines()
+    assert path.read_bytes().endswith(b"\n")
+    assert all(json.loads(line) for line in lines if line in whole.splitlines())
+
+
+def test_a_damaged_line_in_the_middle_is_passed_over() -> None:
+    good = b'{"kind": "lease", "configuration": "c", "asker": "a", "token": 1, "until": 5.0}'
+    assert [entry["token"] for entry in parsed(b"{not json\n" + good + b"\n[1]\n")] == [1]
+
+
+def test_tokens_stay_ahead_of_those_before_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "w-1.jsonl"
+    asked = question(DEMAND, 80 * GIB, 15 * GIB)
+    tokens = []
+    for now in (0.0, 100.0, 200.0):
+        journal = journal_at(path)
+        with journal.current() as book:
+            answer, entries = book.ask(replace(asked, asker=str(now)), now)
+            journal.append(entries)
+        tokens.append(answer.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_file_that_was_cleared_is_begun_anew(tmp_path: Path) -> None:
+    device = Device()
+    journal = journal_at(tmp_path / "w-1.jsonl")
+    settle(journal, device)
+    assert atlas.clear(tmp_path, "w") == ["w-1"]
+    settle(journal_at(tmp_path / "w-1.jsonl"), device)
+    with journal.current() as book:
+        assert book.evidence.known
+
+
+def test_a_stale_world_says_where_to_start_and_nothing_more(tmp_path: Path) -> None:
+    device = Device()
+    grid = [demand_of(blocks=float(b), crops=float(c)) for b in (1, 2, 3) for c in (1, 2, 3)]
+    old = SizeBook()
+    for demand in grid:
+        device.settle(old, demand)
+    first = atlas.opened(tmp_path, "w-1", ABOUT)
+    with first.current() as book:
+        for demand in grid:
+            asked = question(demand, device.total, device.floor)
+            while (given := book.ask(asked, 0.0))[0].action == "probe":
+                first.append(given[1])
+                first.append(book.tell(told(asked, given[0], device.probe(demand, given[0].size))))
+    fresh, stale = SizeBook(), atlas.opened(tmp_path, "w-2", ABOUT)
+    probes = {}
+    for name, book in (("fresh", fresh), ("stale", None)):
+        before = device.probes
+        if book is not None:
+            device.settle(book, grid[4])
+        else:
+            with stale.current() as known:
+                answer = device.settle(known, grid[4])
+                assert answer.source == "probed"
+        probes[name] = device.probes - before
+    assert 1 <= probes["stale"] < probes["fresh"]
+
+
+def test_worlds_are_listed_kept_beside_results_and_taken_back(tmp_path: Path) -> None:
+    device = Device()
+    settle(Journal(tmp_path / "atlas" / "w-1.jsonl", ABOUT, SizeBook()), device)
+    (world,) = atlas.summaries(tmp_path / "atlas")
+    assert (world.world, world.about, world.configurations) == ("w-1", ABOUT, 1)
+    assert world.probes == device.probes
+    atlas.keep(tmp_path / "atlas", 0.0, tmp_path / "results")
+    atlas.adopt(tmp_path / "elsewhere", tmp_path / "results")
+    assert [one.world for one in atlas.summaries(tmp_path / "elsewhere")] == ["w-1"]
+    atlas.keep(tmp_path / "atlas", world.changed + 10, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
