@@ -10,7 +10,7 @@ were set on seeds 0 to 19, the worlds reported are seeds 1000 and up. Against it
 * lm-eval's ``auto``: five forwards inside accelerate's decorator from 64, as its ``_detect_batch_size`` does. It does
   not support images; here it is given the worst-case batch, which it would not have.
 
-``pip install accelerate==1.15.0 lightning==2.6.6`` for the rows of others; without it they are left out, and it says so.
+``pip install accelerate==1.15.0 lightning==2.6.6`` for the rows of others; without, they are left out, and it says so.
 A size that comes out is then used for a whole score pass; one that runs out of memory there is a production failure.
 """
 
@@ -161,10 +161,9 @@ def lightning_search(mode: str) -> Callable[[World, int], Tally]:
                 if tally.run(world, process, point, state.size) is None:
                     raise _out_of_memory()
 
-            def adjust(
-                trainer: Any, name: str = "", factor: float = 1.0, value: int | None = None, state: Any = state, **_: Any
-            ) -> tuple[int, bool]:
-                before, state.size = state.size, value if value is not None else int(state.size * factor)
+            def adjust(trainer: Any, name: str = "", state: Any = state, **by: Any) -> tuple[int, bool]:
+                before, value = state.size, by.get("value")
+                state.size = value if value is not None else int(state.size * by.get("factor", 1.0))
                 return state.size, state.size != before
 
             with _replaced(scaling, attempt, adjust):
@@ -182,7 +181,7 @@ def lightning_search(mode: str) -> Callable[[World, int], Tally]:
 
 @contextmanager
 def _replaced(scaling: Any, attempt: Any, adjust: Any) -> Iterator[None]:
-    nothing = {"_reset_progress": None, "_reset_dataloaders": None, "garbage_collection_cuda": None}
+    nothing = ("_reset_progress", "_reset_dataloaders", "garbage_collection_cuda", "rank_zero_info")
     with mock.patch.multiple(
         scaling,
         _try_loop_run=attempt,
@@ -291,7 +290,7 @@ def main() -> None:
             ("lm-eval auto, from 64", lm_eval_auto),
         ):
             rows.append(measure(name, method, options.worlds))
-    print("| method | jitter | probes | OOM | probed samples | batch / true maximum | 5th percentile | production OOM |")
+    print("| method | jitter | probes | OOM | probed samples | batch / maximum | 5th percentile | production OOM |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(

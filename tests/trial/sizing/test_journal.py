@@ -61,7 +61,9 @@ def test_two_processes_see_each_other_at_once(tmp_path: Path) -> None:
 
 @given(cut=st.integers(1, 400), noise=st.binary(max_size=40))
 @settings(max_examples=25, deadline=None)
-def test_a_torn_end_costs_what_was_torn_and_no_more(tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes) -> None:
+def test_a_torn_end_costs_what_was_torn_and_no_more(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes
+) -> None:
     path = tmp_path_factory.mktemp("torn") / "w-1.jsonl"
     device = Device()
     size = settle(journal_at(path), device)

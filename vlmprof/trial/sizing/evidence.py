@@ -135,7 +135,8 @@ class Evidence:
         if told.worst_case:
             self._note_surprise(told, peak)
             self.floor_bytes = told.floor_bytes
-            known.seconds[told.size] = min(told.seconds, known.seconds.get(told.size, math.inf))
+            if told.seconds > 0:
+                known.seconds[told.size] = min(told.seconds, known.seconds.get(told.size, math.inf))
         if told.worst_case or told.size in known.peaks:
             known.peaks[told.size] = max(peak, known.peaks.get(told.size, 0))
 

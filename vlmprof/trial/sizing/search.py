@@ -21,6 +21,7 @@ AIM = 0.3
 """Of ``CLOSE``: how far below the limit a probe aims."""
 SKIP = 0.93
 """A size that ran on a covering configuration is taken as it is when it is this share of what could be had."""
+SKIP_OWN, AIM_OWN, CARE = 0.93, 0.3, 0.0
 SURE = 3.0
 """Standard deviations under ``HARD`` that a first probe keeps."""
 GROWTH, GROWTH_TWO_POINTS = 4, 6
@@ -166,7 +167,8 @@ class _Search:
         if peak is not None and peak - self._question.floor_bytes >= self._limit - CLOSE * self._usable:
             return True
         curve = self._curve()
-        return curve is not None and size >= SKIP * min(ceiling, largest(curve, self._limit, -1.0, ceiling))
+        enough = SKIP_OWN if peak is not None else SKIP
+        return curve is not None and size >= enough * min(ceiling, largest(curve, self._limit, -1.0, ceiling))
 
     def _curve(self) -> Predict | None:
         """Own measurements first: the line through two of them, or the shared model bent to pass through one."""
@@ -182,8 +184,8 @@ class _Search:
         return lambda b: Expected(mean=fixed + slope * b, sd=0.0)
 
     def _aim(self, best: int) -> int:
-        target = self._limit - AIM * CLOSE * self._usable
         ran = self._known.peaks
+        target = self._limit - (AIM_OWN if ran else AIM) * CLOSE * self._usable
         curve = self._curve()
         most = self._question.most
         if not ran and not self._known.refusals:
@@ -199,7 +201,7 @@ class _Search:
     def _first(self) -> int:
         """How far a first probe may go: by the model where it claims to know, else by what can be proven."""
         assert self._predict is not None
-        sure = largest(self._predict, self._hard, SURE, self._question.most)
+        sure = largest(self._predict, self._hard - CARE * self._usable, SURE, self._question.most)
         if sure and self._predict(sure).claimed <= BOLD:
             return sure
         return max(1, int(min(sure, self._proven())))
