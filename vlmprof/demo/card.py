@@ -92,8 +92,9 @@ def curve(trials: pd.DataFrame, samples: pd.DataFrame, knob: str) -> list[str]:
 
 def _set(trials: pd.DataFrame, knob: str) -> pd.DataFrame:
     rows = trials[trials[f"requested_{knob}"].notna()]
-    # A list that leaves one block out comes after the prefixes, ordered by the block.
-    return rows.sort_values([f"knob_{knob}", f"requested_{knob}"], kind="stable")
+    # Lists that leave one block out come after the prefixes.
+    listed = rows[f"requested_{knob}"].str.contains(",")
+    return rows.assign(listed=listed).sort_values(["listed", f"knob_{knob}", f"requested_{knob}"], kind="stable")
 
 
 def main(arguments: list[str] | None = None) -> int:
