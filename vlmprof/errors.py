@@ -85,9 +85,11 @@ class OutOfMemory(VlmprofError):
     Raised after the failed frame has been left, so that catching it holds no tensor alive.
     """
 
-    def __init__(self, batch_size: int, detail: str) -> None:
-        self.batch_size, self.detail = batch_size, detail
-        super().__init__(f"out of memory at batch size {batch_size}: {detail}")
+    def __init__(self, batch_size: int, detail: str, *, size_limit: bool = False) -> None:
+        """``size_limit``: not memory, a kernel cannot index so much; more memory would not help."""
+        self.batch_size, self.detail, self.size_limit = batch_size, detail, size_limit
+        what = "too large for a kernel" if size_limit else "out of memory"
+        super().__init__(f"{what} at batch size {batch_size}: {detail}")
 
 
 @final

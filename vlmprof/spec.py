@@ -165,6 +165,7 @@ class BatchSpec(Section):
 
     size: Positive | Literal["auto"] = "auto"
     max: Positive = 32
+    maximize: bool = Field(False, description="The largest safe batch, not the smallest that is nearly as fast.")
     audit_samples: Annotated[int, Field(ge=0)] = Field(64, description="Answered again at batch 1; 0: no audit.")
     flip_rate_allowed: Annotated[float, Field(ge=0, le=1)] = 0.01
 

@@ -1,83 +1,53 @@
-from itertools import pairwise
+"""The facade: with files and without, and the worst case that a probe runs."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from pathlib import Path
 
-from vlmprof.trial.batching import GROWTH, HEADROOM, BatchSizer
+from tests.jobs import small_job
+from tests.trial.sizing.devices import GIB, Device, demand_of, question, told
+from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.probe import worst_case
+from vlmprof.trial.resolve import planned_counts, resolve, subset_of
+from vlmprof.trial.samples import Asked
+from vlmprof.trial.sizing.values import Question
 
-GIB = 2**30
-
-
-def settle(sizer: BatchSizer, most: int, total: int | None, fits: int, base: int, each: int) -> list[int]:
-    """Drive the sizer against a device where ``fits`` samples fit; the sizes it asked to run."""
-    asked: list[int] = []
-    for _ in range(100):
-        size = sizer.ask("k", most, total)
-        if asked and asked[-1] == size:
-            return asked
-        asked.append(size)
-        if size == 0:
-            return asked
-        if size <= fits:
-            sizer.tell_fit("k", size, base + each * size if total else None)
-        else:
-            sizer.tell_out_of_memory("k", size)
-    raise AssertionError(f"never settles: {asked}")
+DEMAND = demand_of(blocks=2.0)
 
 
-def test_without_measured_peaks_the_job_s_maximum_is_the_answer() -> None:
-    assert settle(BatchSizer(), 32, None, fits=100, base=0, each=0) == [32]
+def settle(sizer: BatchSizer, device: Device) -> int:
+    asked = question(DEMAND, device.total, device.floor)
+    while (answer := sizer.ask(asked, {"gpu": "some"})).action == "probe":
+        sizer.renew("w", asked.configuration, answer.token)
+        sizer.tell(told(asked, answer, device.probe(DEMAND, answer.size)))
+    return answer.size
 
 
-def test_without_measured_peaks_a_failure_halves() -> None:
-    asked = settle(BatchSizer(), 32, None, fits=10, base=0, each=0)
-    assert asked[-1] <= 10
-    assert len(asked) <= 4
+def test_with_a_folder_a_second_sizer_knows_and_without_one_it_does_not(tmp_path: Path) -> None:
+    device = Device()
+    first = settle(BatchSizer(tmp_path), device)
+    probes = device.probes
+    assert settle(BatchSizer(tmp_path), device) == first and device.probes == probes
+    assert settle(BatchSizer(), device) > 0 and device.probes > probes
 
 
-def test_a_measured_peak_grows_to_the_headroom_without_a_failure() -> None:
-    base, each, total = 14 * GIB, 2 * GIB, 139 * GIB
-    asked = settle(BatchSizer(), 1000, total, fits=62, base=base, each=each)
-    best = (HEADROOM * total - base) / each
-    assert asked[0] == 1
-    assert 0.9 * best - 1 <= asked[-1] <= best
-    assert all(b <= GROWTH * a for a, b in pairwise(asked))
+def test_where_nothing_is_measured_nothing_is_written(tmp_path: Path) -> None:
+    sizer = BatchSizer(tmp_path)
+    assert sizer.ask(Question(world="cpu", configuration="c", demand=(), most=7), {}).size == 7
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_does_not_fit_at_all_is_an_answer() -> None:
-    assert settle(BatchSizer(), 32, 10 * GIB, fits=0, base=0, each=11 * GIB)[-1] == 0
+def test_two_askers_of_one_folder_do_not_probe_together(tmp_path: Path) -> None:
+    one, two = BatchSizer(tmp_path), BatchSizer(tmp_path)
+    assert one.ask(question(DEMAND, 80 * GIB, GIB, asker="one"), {}).action == "probe"
+    assert two.ask(question(DEMAND, 80 * GIB, GIB, asker="two"), {}).action == "wait"
 
 
-def test_configurations_do_not_share_what_they_must_not() -> None:
-    sizer = BatchSizer()
-    sizer.tell_out_of_memory("big", 4)
-    assert sizer.ask("small", 32, None) == 32
+def test_the_worst_case_has_the_largest_image_and_the_longest_question(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    resolved = resolve(small_job(tmp_path, tiny_checkpoint).plans[0])
+    asked = [Asked(example=one, prompt=resolved.task.ask(one, "demo")) for one in subset_of(resolved)]
+    worst = worst_case(resolved, asked)
 
+    def tokens(one: Asked) -> int:
+        return planned_counts(resolved, one.prompt.picture.height, one.prompt.picture.width).vision_tokens
 
-@given(
-    most=st.integers(1, 300),
-    fits=st.integers(0, 300),
-    base=st.integers(0, 10),
-    each=st.integers(1, 5),
-    measured=st.booleans(),
-)
-def test_it_settles_on_a_size_that_ran_and_never_passes_its_bounds(
-    most: int, fits: int, base: int, each: int, measured: bool
-) -> None:
-    total = (base + each * max(fits, 1)) if measured else None
-    sizer = BatchSizer()
-    asked = settle(sizer, most, total, fits, base, each)
-    assert all(0 <= size <= most for size in asked)
-    assert asked[-1] <= fits
-    assert asked[-1] == 0 or asked[-1] in asked
-    if fits:
-        assert asked[-1] > 0
-
-
-@given(st.lists(st.tuples(st.integers(1, 64), st.booleans()), max_size=20))
-def test_after_any_history_the_answer_is_below_every_failure(history: list[tuple[int, bool]]) -> None:
-    sizer = BatchSizer()
-    for size, fitted in history:
-        (sizer.tell_fit("k", size, None) if fitted else sizer.tell_out_of_memory("k", size))
-    failures = [size for size, fitted in history if not fitted]
-    assert sizer.ask("k", 64, None) < min(failures, default=65)
+    assert tokens(worst) == max(tokens(one) for one in asked)
+    assert len(worst.prompt.text) == max(len(one.prompt.text) for one in asked)

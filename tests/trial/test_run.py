@@ -1,22 +1,26 @@
 """One trial in this process: what it scores, times, counts and leaves behind."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.contracts.knob_contract import fingerprint
 from tests.jobs import QUICK, small_job
 from vlmprof.engine import greedy
-from vlmprof.errors import Mismatch
+from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance
+from vlmprof.measure.room import Room
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Picture, Run
 from vlmprof.store.collector import TrialResult
 from vlmprof.tasks.task import Task
+from vlmprof.trial import probe
 from vlmprof.trial import run as trial_run
 from vlmprof.trial import timing as trial_timing
 from vlmprof.trial.batching import BatchSizer
@@ -249,6 +253,75 @@ def test_out_of_memory_shrinks_the_batch_and_no_sample_is_lost(
     assert len(result.samples) == 12
     assert max(s["batch_size"] for s in result.samples) <= 3  # type: ignore[type-var]
     assert sum(size > 3 for size in tried) <= 3
+
+
+def test_where_memory_is_measured_a_size_is_probed_before_it_is_used(
+    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of 100 MiB that holds 40, on which a row takes 10: six rows would touch the limit, five are left."""
+    mib, batches = 2**20, []
+    see = type(loaded).see
+
+    def seen(self: Any, batch: Any, *args: Any) -> Any:
+        batches.append(len(batch.encodings))
+        if 40 + 10 * len(batch.encodings) > 98.5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return see(self, batch, *args)
+
+    monkeypatch.setattr(type(loaded), "see", seen)
+    room = Room(usable_bytes=100 * mib, held_bytes=40 * mib, total_bytes=100 * mib)
+    monkeypatch.setattr(probe, "read_room", lambda device: room)
+    monkeypatch.setattr(probe, "needed_bytes", lambda device: (40 + 10 * batches[-1]) * mib)
+    monkeypatch.setattr(probe, "capped", lambda device, room, share: nullcontext())
+    monkeypatch.setattr(probe, "_alone_on", lambda device: nullcontext())
+    result = run(plan_of(measure=["accuracy"]), loaded)
+    used = {s["batch_size"] for s in result.samples}
+    assert result.state == "done" and len(result.samples) == 12
+    assert max(used) <= 5 and max(used) in batches  # type: ignore[type-var]
+
+
+def test_one_failure_of_the_allocator_costs_nothing(
+    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see, failures = type(loaded).see, []
+
+    def unlucky(self: Any, batch: Any, *args: Any) -> Any:
+        if len(batch.encodings) == 12 and not failures:
+            failures.append(12)
+            raise RuntimeError("CUDA error: out of memory")
+        return see(self, batch, *args)
+
+    monkeypatch.setattr(type(loaded), "see", unlucky)
+    result = run(plan_of(measure=["accuracy"]), loaded)
+    assert failures and {s["batch_size"] for s in result.samples} == {12}
+
+
+def test_a_pinned_batch_is_never_replaced_by_another(
+    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see = type(loaded).see
+
+    def small_device(self: Any, batch: Any, *args: Any) -> Any:
+        if len(batch.encodings) > 3:
+            raise RuntimeError("CUDA error: out of memory")
+        return see(self, batch, *args)
+
+    monkeypatch.setattr(type(loaded), "see", small_device)
+    with pytest.raises(OutOfMemory, match="at batch size 4"):
+        run(plan_of(measure=["accuracy"], batch=4), loaded)
+
+
+def test_a_broken_accelerator_ends_the_process_and_not_the_sweep(
+    plan_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(self: Any, batch: Any, *args: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
+
+    from vlmprof.models.molmo.runtime import LoadedMolmo
+
+    monkeypatch.setattr(LoadedMolmo, "see", lost)
+    with pytest.raises(torch.AcceleratorError):
+        Executor(BatchSizer(), gpus=0, name="test").run(plan_of(), ignore)
 
 
 def test_what_does_not_fit_is_an_oom_row(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

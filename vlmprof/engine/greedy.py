@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vlmprof.engine.engine import EAGER, AbstractEngine
-from vlmprof.engine.memory import is_out_of_memory, release
+from vlmprof.engine.memory import classify, free_share, release
 from vlmprof.engine.sights import Looked, looking_anew
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
@@ -50,14 +50,15 @@ def generate(  # noqa: PLR0913 (what is asked for, and by name how it is done)
     try:
         return _generate(model, prompts, max_new_tokens, stop_at_eos, clock=clock, engine=engine, look=look)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        kind = classify(error, free_share())
+        if kind in ("lost", "other"):
             raise
         detail = str(error).splitlines()[0]
     # Outside of the except block, and not in a context manager either, whose exit runs while the error is still
     # being handled: only here is the failed frame gone, and with it its tensors.
     engine.forget()
     release()
-    raise OutOfMemory(len(prompts), detail)
+    raise OutOfMemory(len(prompts), detail, size_limit=kind == "size_limit")
 
 
 def _generate(  # noqa: PLR0913

@@ -25,6 +25,7 @@ def expand(
             timing=Timing(**spec.timing.model_dump()),
             batch_size=None if spec.batch.size == "auto" else spec.batch.size,
             batch_max=spec.batch.max,
+            batch_maximize=spec.batch.maximize,
             audit_samples=spec.batch.audit_samples,
             flip_rate_allowed=spec.batch.flip_rate_allowed,
             accelerator=spec.resources.accelerator,

@@ -72,6 +72,8 @@ class TrialPlan:
     gpus: str
     """As the job asks: ``auto``, ``0`` or ``1``."""
     threads: int
+    batch_maximize: bool = False
+    """Whether the sizer looks for the largest safe batch, and not for the smallest that is nearly as fast."""
     readers: int | None = None
     """Processes that decode pictures ahead; None lets the trial choose."""
     engine: str = "auto"
@@ -86,7 +88,7 @@ class TrialPlan:
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
         share = () if "latency" in self.measure else ("gpus", "threads")
-        for name in ("batch_max", "flip_rate_allowed", "readers", *share):
+        for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", *share):
             del fields[name]
         if self.engine == "auto":
             del fields["engine"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +17,7 @@ from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.progress import Progress
+from vlmprof.trial.sizing.values import Answer, Question, Told
 
 WRITER_WAIT_S = 30.0
 """A writer whose driver was killed lets go of the folder within seconds."""
@@ -66,37 +66,45 @@ class CollectorActor:
 
 @final
 class SizerActor:
-    """One batch sizer for all trials of a sweep."""
+    """One batch sizer for all trials of a sweep. What it knows is on disk: a restart reads it again."""
 
-    def __init__(self) -> None:
-        self._sizer = BatchSizer()
+    def __init__(self, folder: str) -> None:
+        self._sizer = BatchSizer(Path(folder))
 
-    def ask(self, key: str, most: int, total_bytes: int | None) -> int:
+    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer:
         """See ``BatchSizer.ask``."""
-        return self._sizer.ask(key, most, total_bytes)
+        return self._sizer.ask(question, about)
 
-    def tell_fit(self, key: str, size: int, peak_bytes: int | None) -> None:
-        """See ``BatchSizer.tell_fit``."""
-        self._sizer.tell_fit(key, size, peak_bytes)
+    def renew(self, world: str, configuration: str, token: int) -> None:
+        """See ``BatchSizer.renew``."""
+        self._sizer.renew(world, configuration, token)
 
-    def tell_out_of_memory(self, key: str, size: int) -> None:
-        """See ``BatchSizer.tell_out_of_memory``."""
-        self._sizer.tell_out_of_memory(key, size)
+    def tell(self, told: Told) -> None:
+        """See ``BatchSizer.tell``."""
+        self._sizer.tell(told)
 
 
 @final
-@dataclass(frozen=True, slots=True)
 class RemoteSizer:
-    """The sizer actor, with the face of a sizer."""
+    """The sizer actor, with the face of a sizer.
 
-    actor: Any
+    Where memory cannot be measured there is nothing to share, and the answer is found in this process.
+    """
 
-    def ask(self, key: str, most: int, total_bytes: int | None) -> int:
-        size: int = ray.get(self.actor.ask.remote(key, most, total_bytes))
-        return size
+    def __init__(self, actor: Any) -> None:
+        self._actor, self._here = actor, BatchSizer()
 
-    def tell_fit(self, key: str, size: int, peak_bytes: int | None) -> None:
-        ray.get(self.actor.tell_fit.remote(key, size, peak_bytes))
+    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer:
+        if question.usable_bytes is None:
+            return self._here.ask(question, about)
+        answer: Answer = ray.get(self._actor.ask.remote(question, about))
+        return answer
 
-    def tell_out_of_memory(self, key: str, size: int) -> None:
-        ray.get(self.actor.tell_out_of_memory.remote(key, size))
+    def renew(self, world: str, configuration: str, token: int) -> None:
+        ray.get(self._actor.renew.remote(world, configuration, token))
+
+    def tell(self, told: Told) -> None:
+        if told.usable_bytes is None:
+            self._here.tell(told)
+        else:
+            ray.get(self._actor.tell.remote(told))

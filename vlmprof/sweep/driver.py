@@ -31,6 +31,7 @@ from vlmprof.sweep.snapshot import Display, Snapshot
 from vlmprof.sweep.trainable import Shared, VlmTrainable
 from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import lost
+from vlmprof.trial.sizing.atlas import default_folder
 
 CHUNK = 1000
 LIVES = 3
@@ -58,7 +59,8 @@ class Session:
         run = uuid.uuid4().hex[:6]
         collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **_DURABLE)
         sizer = ray.remote(SizerActor).options(name=f"{sweep}-batch-sizer-{run}", **_DURABLE)
-        self._collector, self._sizer = collector.remote(str(folder.absolute()), sweep), sizer.remote()
+        self._collector = collector.remote(str(folder.absolute()), sweep)
+        self._sizer = sizer.remote(str(default_folder()))
         self._total, self._skipped = 0, 0
 
     def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:

@@ -12,6 +12,7 @@ from vlmprof.store.collector import Collector
 from vlmprof.sweep.snapshot import Display, Snapshot
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.progress import Progress
+from vlmprof.trial.sizing.atlas import default_folder
 
 
 def run_inline(
@@ -20,7 +21,7 @@ def run_inline(
     """Run the plans one after another; each is kept as it ends."""
     from vlmprof.trial.execute import Executor
 
-    executor = Executor(BatchSizer(), gpus=gpus, name="inline")
+    executor = Executor(BatchSizer(default_folder()), gpus=gpus, name="inline")
     total = len(plans) + skipped
     for plan in plans:
 

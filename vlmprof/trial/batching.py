@@ -1,82 +1,71 @@
-"""``BatchSizer``: which batch fits which configuration. A plain class: the actor only makes it remote.
+"""``BatchSizer``: which batch fits which configuration, with a clock and, where it is to last, files.
 
-Ask for the next size to run, tell what it did. On a GPU the measured peak says how far to grow, a step at a time, so
-that nothing is answered which has not been approached by a size that ran; an out-of-memory error bounds the search
-from above. On a CPU nothing can be measured, and the job's maximum is the answer until it fails.
+The logic is in ``trial.sizing``. Ask what to do, do it, tell what it did; see docs/batch_size_optimization.md. What is
+measured is kept in the atlas, a folder that processes and sweeps share; where memory cannot be measured (on a CPU)
+nothing is kept, and the job's maximum is the answer until it fails.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import final
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, final
 
-HEADROOM = 0.90
-"""Share of the device that a batch may fill."""
-GROWTH = 4
-"""At most this many times the largest size that ran: one point says nothing about the slope."""
-CLOSE_ENOUGH = 0.90
-"""A size within this share of the predicted best is kept: the rest is not worth another change of batch."""
-
-
-@final
-@dataclass(slots=True)
-class _Known:
-    peaks: dict[int, int] = field(default_factory=dict)
-    """Batch size that ran -> bytes at its peak."""
-    failed: int | None = None
-    """Smallest size that did not fit."""
-    fitted: int = 0
-    """Largest size that ran."""
+from vlmprof.trial.sizing.atlas import opened
+from vlmprof.trial.sizing.book import Entry, SizeBook
+from vlmprof.trial.sizing.journal import Journal
+from vlmprof.trial.sizing.values import Answer, Question, Told
 
 
 @final
 class BatchSizer:
-    """The sizes of all configurations of a sweep, by key."""
+    """The sizes of all configurations of all worlds. Safe to share between processes by its folder."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
-
-    def ask(self, key: str, most: int, total_bytes: int | None) -> int:
-        """The batch size to run next, at most ``most``; 0 when not even one sample fits.
+    def __init__(self, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Nothing is read yet.
 
         Args:
-            key: Everything that decides how much memory a sample takes: device, model, precision, task, knobs.
-            most: The job's upper bound.
-            total_bytes: Memory of the device; None where peaks cannot be measured.
+            folder: The atlas; None keeps nothing beyond this object.
+            clock: Seconds, the same for every process that shares the folder.
         """
-        known = self._known.get(key, _Known())
-        ceiling = most if known.failed is None else min(most, known.failed - 1)
-        if ceiling <= known.fitted:
-            return ceiling
-        if total_bytes is None:
-            return ceiling if known.failed is None else max(known.fitted, ceiling // 2, 1 if ceiling else 0)
-        if not known.fitted:
-            return min(1, ceiling)
-        target = min(ceiling, _predicted(known.peaks, HEADROOM * total_bytes))
-        if known.fitted >= CLOSE_ENOUGH * target:
-            return known.fitted
-        return min(target, GROWTH * known.fitted)
+        self._folder, self._clock = folder, clock
+        self._books: dict[str, SizeBook] = {}
+        self._journals: dict[str, Journal] = {}
 
-    def tell_fit(self, key: str, size: int, peak_bytes: int | None) -> None:
-        """A batch of this size ran, with this peak."""
-        known = self._known.setdefault(key, _Known())
-        known.fitted = max(known.fitted, size)
-        if peak_bytes is not None:
-            known.peaks[size] = max(peak_bytes, known.peaks.get(size, 0))
+    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer:
+        """What to do next: use a size, probe one, or wait.
 
-    def tell_out_of_memory(self, key: str, size: int) -> None:
-        """A batch of this size did not fit; what ran before at this size or above counts no more."""
-        known = self._known.setdefault(key, _Known())
-        known.failed = size if known.failed is None else min(known.failed, size)
-        known.fitted = min(known.fitted, known.failed - 1)
+        Args:
+            question: Of one configuration.
+            about: What its world is, for people.
+        """
+        lasting = question.usable_bytes is not None
+        with self._current(question.world, about, lasting=lasting) as book:
+            answer, entries = book.ask(question, self._clock())
+            self._append(question.world, entries)
+        return answer
 
+    def renew(self, world: str, configuration: str, token: int) -> None:
+        """The prober is alive."""
+        with self._current(world, {}, lasting=True) as book:
+            self._append(world, book.renew(configuration, token, self._clock()))
 
-def _predicted(peaks: dict[int, int], limit_bytes: float) -> int:
-    """The largest size under the limit on the line through the two largest sizes seen; no bound from one point."""
-    sizes = sorted(peaks)[-2:]
-    if len(sizes) < 2:
-        return GROWTH * sizes[-1]
-    slope = (peaks[sizes[1]] - peaks[sizes[0]]) / (sizes[1] - sizes[0])
-    if slope <= 0:
-        return GROWTH * sizes[1]
-    return int(sizes[1] + (limit_bytes - peaks[sizes[1]]) / slope)
+    def tell(self, told: Told) -> None:
+        """A batch ran, or did not."""
+        with self._current(told.world, {}, lasting=told.usable_bytes is not None) as book:
+            self._append(told.world, book.tell(told))
+
+    def _current(
+        self, world: str, about: Mapping[str, Any], *, lasting: bool
+    ) -> AbstractContextManager[SizeBook]:
+        if self._folder is None or not lasting:
+            return nullcontext(self._books.setdefault(world, SizeBook()))
+        if world not in self._journals:
+            self._journals[world] = opened(self._folder, world, about)
+        return self._journals[world].current()
+
+    def _append(self, world: str, entries: list[Entry]) -> None:
+        if world in self._journals:
+            self._journals[world].append(entries)

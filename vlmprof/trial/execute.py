@@ -13,7 +13,7 @@ from typing import final
 
 import torch
 
-from vlmprof.engine.memory import release
+from vlmprof.engine.memory import classify, release
 from vlmprof.engine.sights import Sights
 from vlmprof.errors import OutOfMemory
 from vlmprof.plan.point import TrialPlan
@@ -24,11 +24,11 @@ from vlmprof.trial.engines import engine_for
 from vlmprof.trial.latency import canary_ms
 from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import unfinished
+from vlmprof.trial.probe import Sizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, resolve
 from vlmprof.trial.rows import finished
 from vlmprof.trial.run import Outcome, run_trial, time_again
-from vlmprof.trial.score import Sizer
 
 Report = Callable[[Progress], None]
 
@@ -78,6 +78,8 @@ class Executor:
         except OutOfMemory as error:
             return unfinished(plan, "oom", error, traceback.format_exc(), about())
         except Exception as error:  # the one place that catches everything: a failed trial is a row, not a dead sweep
+            if classify(error) == "lost":
+                raise  # nothing more can run in this process: whoever started it starts another and tries again
             self._loaded = None  # whatever state the failure left the model in, the next trial starts from the files
             return unfinished(plan, "failed", error, traceback.format_exc(), about())
 

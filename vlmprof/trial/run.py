@@ -24,10 +24,10 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 from vlmprof.trial.audit import Audit
 from vlmprof.trial.bench import Bench
+from vlmprof.trial.probe import Sizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, subset_of
 from vlmprof.trial.samples import Asked, Scored, open_pictures
-from vlmprof.trial.score import Sizer
 from vlmprof.trial.scoring import Answers, answers
 from vlmprof.trial.session import Session, Timed
 from vlmprof.trial.timing import Timer, Work

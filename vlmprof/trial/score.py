@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from functools import partial
 
 from vlmprof.engine.sights import Prepared
 from vlmprof.errors import OutOfMemory
-from vlmprof.measure.memory import read_peak
-from vlmprof.plan.point import canonical
 from vlmprof.records import Example, Generation
 from vlmprof.tasks.ahead import Ahead
 from vlmprof.trial.bench import Bench, NextBatch
+from vlmprof.trial.probe import Sizer, Sizing
 from vlmprof.trial.resolve import Resolved, planned_counts
 from vlmprof.trial.samples import Asked, Scored
-
-
-class Sizer(Protocol):
-    """What a trial needs of the batch sizer; see ``trial.batching.BatchSizer``."""
-
-    def ask(self, key: str, most: int, total_bytes: int | None) -> int: ...
-    def tell_fit(self, key: str, size: int, peak_bytes: int | None) -> None: ...
-    def tell_out_of_memory(self, key: str, size: int) -> None: ...
 
 
 def score(
@@ -38,12 +29,13 @@ def score(
         OutOfMemory: not even one sample fits.
     """
     left, done = _longest_first(resolved, asked), 0
+    sizing = Sizing(resolved, left, bench, max_new_tokens, sizer)
     report(0)
     with (
         Ahead([one.prompt.picture for one in left], readers(resolved, bench.model.device)) as ahead,
         NextBatch(bench, ahead.wait) as following,
     ):
-        for answered in _batches(resolved, left, following, max_new_tokens, sizer):
+        for answered in _batches(resolved, left, following, max_new_tokens, sizing):
             yield from answered
             done += len(answered)
             report(done)
@@ -56,41 +48,50 @@ def readers(resolved: Resolved, device: str) -> int:
 
 
 def _batches(
-    resolved: Resolved, left: list[Asked], following: NextBatch, max_new_tokens: int, sizer: Sizer
+    resolved: Resolved, left: list[Asked], following: NextBatch, max_new_tokens: int, sizing: Sizing
 ) -> Iterator[Sequence[Scored]]:
-    bench = following.bench
-    key = sizing_key(resolved, bench.model.device)
     while left:
-        size = _next_size(resolved, sizer, key, bench.model.device)
+        size = sizing.size(len(left))
         opened, prepared = following.take(left[:size], left[size : 2 * size])
         yield opened.broken
-        try:
-            yield _answer(resolved, opened.readable, bench, prepared, max_new_tokens)
-        except OutOfMemory:
-            sizer.tell_out_of_memory(key, len(opened.readable))
-            if resolved.plan.batch_size is not None:
-                raise
-            left = [one for one in left if one.example.id not in {b.example.id for b in opened.broken}]
-            continue
-        peak = read_peak(bench.model.device)
-        sizer.tell_fit(key, len(opened.readable), peak.peak_bytes if peak else None)
+        yield from _survive(resolved, opened.readable, following.bench, prepared, max_new_tokens, sizing)
         left = left[size:]
 
 
-def sizing_key(resolved: Resolved, device: str) -> str:
-    """Everything that decides how much memory a sample of this configuration takes."""
-    plan = resolved.plan
-    return canonical([device, plan.model_fingerprint, plan.model.dtype, plan.task.name, plan.point.items])
+def _survive(
+    resolved: Resolved,
+    asked: Sequence[Asked],
+    bench: Bench,
+    prepared: Callable[[], Prepared],
+    max_new_tokens: int,
+    sizing: Sizing,
+) -> Iterator[Sequence[Scored]]:
+    """Answer a batch whatever the memory says: once more at the same size, then in halves; a pinned one as it is.
 
-
-def _next_size(resolved: Resolved, sizer: Sizer, key: str, device: str) -> int:
-    if resolved.plan.batch_size is not None:
-        return resolved.plan.batch_size
-    peak = read_peak(device)
-    size = sizer.ask(key, resolved.plan.batch_max, peak.total_bytes if peak else None)
-    if size == 0:
-        raise OutOfMemory(1, "not even one sample fits")
-    return size
+    Raises:
+        OutOfMemory: one sample alone, or the batch that the job pins, does not fit.
+    """
+    pieces, retried, most = [(asked, prepared)], False, len(asked)
+    while pieces:
+        piece, ready = pieces.pop(0)
+        failure = None
+        if len(piece) <= most:
+            try:
+                yield _answer(resolved, piece, bench, ready, max_new_tokens)
+                continue
+            except OutOfMemory as error:
+                failure = error
+        again = partial(bench.prepare, piece)
+        if failure is not None and not retried:
+            # The allocator can fail while a block that fits is free (pytorch issue 189504): one failure proves nothing.
+            retried = True
+            pieces.insert(0, (piece, again))
+            continue
+        if failure is not None:
+            sizing.failed(len(piece), failure)
+            most = len(piece) - 1
+        half = (len(piece) + 1) // 2
+        pieces[:0] = [(part, partial(bench.prepare, part)) for part in (piece[:half], piece[half:]) if part]
 
 
 def _answer(

@@ -8,10 +8,11 @@ from typing import final
 
 from vlmprof.trial.audit import Audit, audit, audited_answers
 from vlmprof.trial.bench import Bench, Said
+from vlmprof.trial.probe import Sizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved
 from vlmprof.trial.samples import Asked, Scored
-from vlmprof.trial.score import Sizer, judged, score
+from vlmprof.trial.score import judged, score
 
 
 @final

@@ -10,7 +10,7 @@ from typing import final
 from vlmprof.trial.sizing.memory_model import Point
 from vlmprof.trial.sizing.values import Demand, Told, covers
 
-MARGIN = 0.03
+MARGIN = 0.0275
 """Share of the usable memory that a worst-case batch must leave: the same batch never takes quite the same twice."""
 STRIKE = 0.03
 """Added to the margin of a configuration each time a batch of its score pass ran out of memory."""

@@ -19,9 +19,12 @@ CLOSE = 0.06
 """A probe that comes within this share of the limit ends the search."""
 AIM = 0.3
 """Of ``CLOSE``: how far below the limit a probe aims."""
-SKIP = 0.93
+SKIP = 0.92
 """A size that ran on a covering configuration is taken as it is when it is this share of what could be had."""
-SKIP_OWN, AIM_OWN, CARE = 0.93, 0.3, 0.0
+SKIP_OWN, AIM_OWN = 0.91, 0.1
+"""The same two for a configuration that has been probed itself: its own line is surer than the shared model."""
+CARE = 0.01
+"""Of the usable memory: how much further below ``HARD`` a first probe stays."""
 SURE = 3.0
 """Standard deviations under ``HARD`` that a first probe keeps."""
 GROWTH, GROWTH_TWO_POINTS = 4, 6

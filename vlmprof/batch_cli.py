@@ -1,0 +1,48 @@
+"""``vlmprof batch``: what was measured about batch sizes, and how to forget it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlmprof.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Show or forget the batch sizes that were measured here.")
+out = Console(width=None if sys.stdout.isatty() else 160)
+
+
+@app.command()
+def show() -> None:
+    """List the worlds: a device with a model and the versions it ran on, the newest first."""
+    from vlmprof.trial.sizing.atlas import default_folder, summaries
+
+    table = Table("world", "device", "model", "torch", "configurations", "probes", "out of memory", "when", box=None)
+    for one in summaries(default_folder()):
+        said = (str(one.about.get(name, "")) for name in ("device", "model", "torch"))
+        counts = (str(count) for count in (one.configurations, one.probes, one.out_of_memory))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed))
+        table.add_row(one.world, *said, *counts, when)
+    out.print(table if table.row_count else "nothing was measured yet", highlight=False)
+    out.print(f"\nin {default_folder()}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def clear(
+    world: Annotated[str, typer.Argument(help="A world, or the beginning of its name.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every world.")] = False,
+) -> None:
+    """Forget what was measured; it is measured again when it is needed."""
+    from vlmprof.trial.sizing.atlas import clear as forget
+    from vlmprof.trial.sizing.atlas import default_folder
+
+    if bool(world) == everything:
+        raise UserError("name a world, as 'vlmprof batch show' lists them, or say --all")
+    gone = forget(default_folder(), world)
+    if world and not gone:
+        raise UserError(f"no world begins with '{world}'; 'vlmprof batch show' lists them")
+    out.print("\n".join(f"forgot {name}" for name in gone) or "nothing was there", highlight=False)

@@ -1,0 +1,214 @@
+"""The batch size of a score pass: asks the sizer, and makes the probes it wants, on the real model with real pixels.
+
+A probe is the worst batch this configuration can meet: the image with the most vision tokens and the longest question
+of the trial's samples, in every row, to the full length of an answer. Limits: rows are alike, so a mixture of experts
+routes them alike; what memory depends on is the number of tokens, not where they go.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from filelock import FileLock
+
+from vlmprof.engine.greedy import generate
+from vlmprof.engine.memory import release
+from vlmprof.errors import OutOfMemory
+from vlmprof.measure.memory import reset_peak
+from vlmprof.measure.room import Room, capped, needed_bytes, read_room
+from vlmprof.trial.bench import Bench
+from vlmprof.trial.resolve import Resolved, planned_counts
+from vlmprof.trial.samples import Asked, open_pictures
+from vlmprof.trial.sizing.book import LEASE_S
+from vlmprof.trial.sizing.search import HARD
+from vlmprof.trial.sizing.values import Answer, Demand, Outcome, Question, Told
+from vlmprof.trial.world import world_of
+
+
+class Sizer(Protocol):
+    """What a trial needs of the batch sizer; see ``trial.batching.BatchSizer``."""
+
+    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer: ...
+    def renew(self, world: str, configuration: str, token: int) -> None: ...
+    def tell(self, told: Told) -> None: ...
+
+
+@final
+class Sizing:
+    """The sizes of one score pass."""
+
+    def __init__(
+        self, resolved: Resolved, asked: Sequence[Asked], bench: Bench, max_new_tokens: int, sizer: Sizer
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            resolved: The trial.
+            asked: Its samples.
+            bench: The loaded model, its knobs applied.
+            max_new_tokens: The longest answer.
+            sizer: Shared with other trials or not.
+        """
+        self._plan, self._bench, self._sizer, self._cap = resolved.plan, bench, sizer, max_new_tokens
+        self._device = bench.model.device
+        self._worst = worst_case(resolved, asked)
+        self._world, self._about = world_of(resolved, bench)
+        demand = demand_of(resolved, self._worst, bench, max_new_tokens)
+        self._question = Question(
+            world=self._world,
+            configuration=";".join(f"{axis}={amount:g}" for axis, amount in demand),
+            demand=demand,
+            most=self._plan.batch_max,
+            maximize=self._plan.batch_maximize,
+            asker=uuid.uuid4().hex,
+        )
+        self._size: int | None = None
+
+    def size(self, left: int) -> int:
+        """The size of the next batch, at most what is left; probes are made here.
+
+        Raises:
+            OutOfMemory: not even one sample fits.
+        """
+        if self._plan.batch_size is not None:
+            return min(left, self._plan.batch_size)
+        if self._size is None:
+            self._size = self._settled()
+        if not self._size:
+            raise OutOfMemory(1, "not even one sample fits")
+        return min(left, self._size)
+
+    def failed(self, size: int, error: OutOfMemory) -> None:
+        """A batch of the score pass did not fit, twice; the next size will be another.
+
+        Raises:
+            OutOfMemory: it was one sample, or the size the job pins.
+        """
+        outcome: Outcome = "size_limit" if error.size_limit else "out_of_memory"
+        self._sizer.tell(self._told(size, outcome, worst_case=False, room=read_room(self._device)))
+        if size == 1 or self._plan.batch_size is not None:
+            raise error
+        self._size = None
+
+    def _settled(self) -> int:
+        while True:
+            room = self._room()
+            question = self._question
+            if room is not None:
+                question = replace(question, usable_bytes=room.usable_bytes, floor_bytes=room.held_bytes)
+            answer = self._sizer.ask(question, self._about)
+            if answer.action == "use":
+                return answer.size
+            if answer.action == "wait" or room is None:
+                time.sleep(answer.wait_s)
+                continue
+            self._probe(answer, room)
+
+    def _room(self) -> Room | None:
+        """On a GPU, of a process that holds nothing it does not use."""
+        if self._device.startswith("cuda"):
+            release()
+        return read_room(self._device)
+
+    def _probe(self, answer: Answer, room: Room) -> None:
+        (opened,) = open_pictures([self._worst]).readable or (self._worst,)
+        prompts = [opened.prompt] * answer.size
+        with _alone_on(self._device), self._leased(answer), capped(self._device, room, HARD):
+            outcome, seconds = self._tried(prompts)
+            if outcome == "out_of_memory":  # one failure proves nothing, as in the score pass
+                outcome, seconds = self._tried(prompts)
+            peak = needed_bytes(self._device) if outcome == "ran" else None
+        self._bench.engine.forget()
+        release()
+        told = self._told(answer.size, outcome, worst_case=True, room=room)
+        told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes)
+        self._sizer.tell(replace(told, peak_bytes=peak, seconds=seconds))
+
+    def _tried(self, prompts: Sequence[Any]) -> tuple[Outcome, float]:
+        """How it went, and in how many seconds."""
+        reset_peak(self._device)
+        began = time.perf_counter()
+        try:
+            generate(
+                self._bench.model, prompts, max_new_tokens=self._cap, stop_at_eos=False, engine=self._bench.engine
+            )
+        except OutOfMemory as error:
+            return ("size_limit" if error.size_limit else "out_of_memory"), 0.0
+        return "ran", time.perf_counter() - began
+
+    def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: Room | None) -> Told:
+        return Told(
+            id=uuid.uuid4().hex,
+            world=self._world,
+            configuration=self._question.configuration,
+            demand=self._question.demand,
+            size=size,
+            outcome=outcome,
+            worst_case=worst_case,
+            floor_bytes=room.held_bytes if room else 0,
+            usable_bytes=room.usable_bytes if room else None,
+        )
+
+    @contextmanager
+    def _leased(self, answer: Answer) -> Iterator[None]:
+        """The lease is renewed for the length of a ``with`` block: a long probe is not taken for a dead one."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(LEASE_S / 3):
+                self._sizer.renew(self._world, self._question.configuration, answer.token)
+
+        beat = threading.Thread(target=renew, daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beat.join()
+
+
+def worst_case(resolved: Resolved, asked: Sequence[Asked]) -> Asked:
+    """A sample that is none: the image with the most vision tokens, with the longest question."""
+
+    def tokens(one: Asked) -> tuple[int, int]:
+        counts = planned_counts(resolved, one.prompt.picture.height, one.prompt.picture.width)
+        return counts.vision_tokens, counts.crops
+
+    longest = max(asked, key=lambda one: len(one.prompt.text))
+    largest = max(asked, key=tokens)
+    return replace(largest, prompt=replace(largest.prompt, text=longest.prompt.text))
+
+
+def demand_of(resolved: Resolved, worst: Asked, bench: Bench, max_new_tokens: int) -> Demand:
+    """What the worst sample asks of the device, with the knobs as they are now."""
+    picture = worst.prompt.picture
+    counts = planned_counts(resolved, picture.height, picture.width)
+    model = bench.model
+    axes = {
+        "blocks": len(model.decoder.layers),
+        "crops": counts.crops,
+        "experts": max((router.top_k for router in model.routers), default=1),
+        "output_tokens": max_new_tokens,
+        "prompt_characters": len(worst.prompt.text),
+        "vision_tokens": counts.vision_tokens,
+    }
+    return tuple((axis, float(max(1, amount))) for axis, amount in axes.items())
+
+
+@contextmanager
+def _alone_on(device: str) -> Iterator[None]:
+    """Nobody else probes on this GPU of this host for the length of a ``with`` block."""
+    name = str(torch.cuda.get_device_properties(device).uuid)
+    lock = Path(tempfile.gettempdir()) / f"vlmprof-probe-{os.getuid()}-{name}.lock"
+    with FileLock(str(lock)):
+        yield

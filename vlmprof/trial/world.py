@@ -1,0 +1,55 @@
+"""The world of a trial: all that decides how much memory a batch takes and is no knob.
+
+Its name has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
+transformers and the code a forward pass goes through. Worlds that agree in the first half are stale for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmprof.measure.environment import environment
+from vlmprof.plan.point import canonical
+from vlmprof.trial.bench import Bench
+from vlmprof.trial.resolve import Resolved
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+FORWARD = ("engine", "models")
+"""Packages whose code a forward pass goes through."""
+VERSIONS = ("gpu_driver", "torch", "transformers")
+
+
+def world_of(resolved: Resolved, bench: Bench) -> tuple[str, Mapping[str, Any]]:
+    """The name of the world, and what it is in words."""
+    plan, device = resolved.plan, bench.model.device
+    said = environment(device)
+    total = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
+    alike = {
+        "device": said["device"],
+        "memory_bytes": total,
+        "model": plan.model.label,
+        "model_fingerprint": plan.model_fingerprint,
+        "engine": plan.engine,
+        "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
+        **bench.model.kernels,
+    }
+    versions = {**{name: said[name] for name in VERSIONS}, "cuda": torch.version.cuda, "code": _code()}
+    return f"{_hash(alike)}-{_hash(versions)}", {**alike, **versions}
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    root = Path(__file__).parents[1]
+    files = sorted(path for package in FORWARD for path in (root / package).rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
