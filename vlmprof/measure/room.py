@@ -28,19 +28,26 @@ def read_room(device: str) -> Room | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device)
-    cap = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    cap = int(torch.cuda.get_per_process_memory_fraction(_numbered(device)) * total)
     return Room(usable_bytes=min(free + held, cap), held_bytes=held, total_bytes=total)
 
 
 @contextmanager
 def capped(device: str, room: Room, share: float) -> Iterator[None]:
     """No more than this share of the room, for the length of a ``with`` block: a miss is an ordinary error of torch."""
-    before = torch.cuda.get_per_process_memory_fraction(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share * room.usable_bytes / room.total_bytes), device)
+    number = _numbered(device)
+    before = torch.cuda.get_per_process_memory_fraction(number)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share * room.usable_bytes / room.total_bytes), number)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(before, device)
+        torch.cuda.set_per_process_memory_fraction(before, number)
+
+
+def _numbered(device: str) -> int:
+    """These functions of torch, unlike most, do not take ``cuda`` for the current device."""
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index
 
 
 def needed_bytes(device: str) -> int:
