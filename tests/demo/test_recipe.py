@@ -23,7 +23,7 @@ from vlmprof.demo.recipe import RECIPE
 from vlmprof.demo.segment import segmented
 from vlmprof.demo.step import concentration, gated, imbalance, step_losses
 from vlmprof.demo.tokenizer import build_tokenizer, vocabulary
-from vlmprof.demo.train import Run, draw
+from vlmprof.demo.train import Run, draw, train
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
 from vlmprof.tasks._shapes_questions import scene_questions
@@ -228,3 +228,14 @@ def test_twenty_steps_lower_the_loss_and_a_resumed_run_goes_on_alike(corpus, tmp
     again.load(tmp_path / "checkpoint.pt")
     assert again.step == 20
     assert torch.equal(again.advance(*draw(corpus, 20, recipe)), run.advance(*draw(corpus, 20, recipe)))
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_schedule_in_seconds_is_fitted_from_wherever_a_run_begins(corpus, tmp_path, monkeypatch, capsys, first):
+    monkeypatch.setattr("vlmprof.demo.train._SETTLE_STEPS", 2)
+    run = Run(replace(RECIPE, scenes_per_step=1, vision_steps=1, joint_steps=1000), "cpu")
+    run.step = first
+    train(run, dict.fromkeys(("easy", "full", "watch"), corpus), tmp_path, seconds=0.01)  # over before it is fitted
+    settled = max(first, 1) + 4 + 1  # the step that finds no time left is the last
+    assert run.step == settled == run.recipe.steps
+    assert f"{settled - 1} steps of answers" in capsys.readouterr().out

@@ -192,16 +192,17 @@ def train(run: Run, scenes: dict[str, list[Batch]], work_dir: Path, seconds: flo
     With `seconds`, the second stage is cut or stretched to end about then, once its speed is known.
     """
     started, first = time.monotonic(), run.step
+    settled, pace_from = started, max(first, run.recipe.vision_steps) + _SETTLE_STEPS
     while run.step < run.recipe.steps:
         recipe, step = run.recipe, run.step
-        if seconds and step == recipe.vision_steps + _SETTLE_STEPS:
+        if seconds and step == pace_from:
             torch.zeros(1, device=run.device).item()  # all steps so far are done
             settled = time.monotonic()
-        if seconds and step == recipe.vision_steps + 2 * _SETTLE_STEPS:
+        if seconds and step == pace_from + _SETTLE_STEPS:
             torch.zeros(1, device=run.device).item()
             pace = _SETTLE_STEPS / (time.monotonic() - settled)
             left = int((seconds - (time.monotonic() - started)) * pace)
-            run.recipe = recipe = replace(recipe, joint_steps=2 * _SETTLE_STEPS + max(0, left))
+            run.recipe = recipe = replace(recipe, joint_steps=step - recipe.vision_steps + max(1, left))
             print(f"{pace:.1f} steps a second: {recipe.joint_steps} steps of answers", flush=True)
         bucket, rows = draw(scenes["easy" if recipe.is_easy(step) else "full"], step, recipe)
         losses = run.advance(bucket, rows.to(run.device, non_blocking=True))
