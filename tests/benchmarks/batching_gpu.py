@@ -46,6 +46,7 @@ MOST = 512
 CHECKED = (0, 13, 26)
 """Configurations whose true maximum is looked for: the smallest, the middle, the largest."""
 MIB = 2**20
+GRID_S = 110.0
 
 
 @dataclass
@@ -118,6 +119,8 @@ def knobs(bench: Bench, settings: tuple[Any, ...]) -> Iterator[Any]:
 def grid(bench: Bench, points: list[dict[str, Any]], asked: list[Any], folder: Path) -> dict[str, Any]:
     sizer, rows, began = Counting(BatchSizer(folder)), [], time.perf_counter()
     for point in points:
+        if time.perf_counter() - began > GRID_S:  # what there is is reported; the other sections go on
+            break
         before, start = len(sizer.told), time.perf_counter()
         with knobs(bench, settings_of(point)) as trial:
             size = Sizing(trial, asked, bench, TOKENS, sizer).size(MOST)
@@ -127,6 +130,7 @@ def grid(bench: Bench, points: list[dict[str, Any]], asked: list[Any], folder: P
                 **{name: str(value) for name, value in point.items()},
                 "size": size,
                 "seconds": round(time.perf_counter() - start, 2),
+                "predicted": [one.predicted_bytes // MIB for one in told],
                 "probes": [(one.size, one.outcome, (one.peak_bytes or 0) // MIB) for one in told],
             }
         )
@@ -141,7 +145,7 @@ def grid(bench: Bench, points: list[dict[str, Any]], asked: list[Any], folder: P
 
 def exhaustive(bench: Bench, points: list[dict[str, Any]], asked: list[Any], found: Any) -> list[dict[str, Any]]:
     rows = []
-    for index in CHECKED:
+    for index in (one for one in CHECKED if one < len(found["rows"])):
         with knobs(bench, settings_of(points[index])) as trial:
             prompt = worst_case(trial, asked).prompt
 
@@ -166,15 +170,32 @@ def exhaustive(bench: Bench, points: list[dict[str, Any]], asked: list[Any], fou
 
 
 def survived(bench: Bench, asked: list[Any], too_large: int) -> dict[str, Any]:
-    sizer = TooLarge(too_large)
-    with knobs(bench, ()) as trial:
+    sizer, said = TooLarge(too_large), []
+    failed = Sizing.failed
+
+    def heard(self: Sizing, size: int, error: OutOfMemory) -> None:
+        said.append(f"batch of {size}: {error}")
+        failed(self, size, error)
+
+    before = memory()
+    with knobs(bench, ()) as trial, mock.patch.object(Sizing, "failed", heard):
         scored = list(score(trial, asked, bench, TOKENS, sizer, lambda done: None))
+    release()
     answered = {one.example.id for one in scored if one.generation is not None}
     log = [f"{one.outcome} at {one.size}" for one in sizer.told]
     if len(answered) != len(asked) or len(scored) != len(asked) or not log:
         raise AssertionError(f"{len(answered)} of {len(asked)} answered, {len(scored)} rows, told {log}")
-    return {"samples": len(asked), "answered": len(answered), "asked_for": too_large, "log": log,
-            "batches": sorted({one.batch_size for one in scored}, reverse=True)}
+    return {"samples": len(asked), "answered": len(answered), "asked_for": too_large, "log": log, "said": said,
+            "batches": sorted({one.batch_size for one in scored}, reverse=True),
+            "memory_before": before, "memory_after": memory()}
+
+
+def memory() -> dict[str, int]:
+    """What torch's allocator has counted; empty on a CPU."""
+    stats = torch.cuda.memory_stats() if torch.cuda.is_available() else {}
+    bytes_of = {f"{kind}_bytes.all.current": MIB for kind in ("reserved", "allocated")}
+    names = {"num_ooms": 1, "num_alloc_retries": 1, **bytes_of}
+    return {name: stats[name] // unit for name, unit in names.items() if name in stats}
 
 
 @contextmanager
@@ -223,10 +244,10 @@ def main() -> int:
     with made_up_memory(bench) if options.tiny else nullcontext():
         with tempfile.TemporaryDirectory() as folder:
             found = report.section("grid", 130, lambda: grid(bench, points, asked, Path(folder)))
+        too_large = min(160, 2 * found["rows"][-1]["size"] + 4) if found else 100
+        report.section("survived", 40, lambda: survived(bench, samples(too_large), too_large))
         if found:
             report.section("exhaustive", 60, lambda: exhaustive(bench, points, asked, found))
-            too_large = min(160, 2 * found["rows"][-1]["size"] + 4)
-            report.section("survived", 40, lambda: survived(bench, samples(too_large), too_large))
     print("FAILED: " + ", ".join(report.failed) if report.failed else "every section ran")
     return 1 if report.failed else 0
 

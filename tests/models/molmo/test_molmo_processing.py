@@ -76,6 +76,19 @@ def test_batch_is_padded_left_and_flat(processor, make_picture):
     assert "pixel_values" not in processor(["what", "is"])
 
 
+def test_a_picture_that_questions_share_is_encoded_as_if_it_were_alone(processor, make_picture):
+    one, other = make_picture(80, 60), make_picture(60, 120)
+    batch = processor([PROMPT] * 3, [one, other, one])
+    alone = [processor(PROMPT, picture) for picture in (one, other, one)]
+    for name in ("pixel_values", "image_masks", "image_tilings"):
+        assert torch.equal(batch[name], torch.cat([single[name] for single in alone]))
+    cells = [len(single["image_token_pooling"]) for single in alone]
+    shift = 64 * len(torch.cat([single["pixel_values"] for single in alone[:2]]))
+    last = batch["image_token_pooling"][sum(cells[:2]) :]
+    wanted = alone[2]["image_token_pooling"]
+    assert torch.equal(last, torch.where(wanted >= 0, wanted + shift, wanted))
+
+
 def test_a_common_canvas_makes_equal_work(processor, make_picture):
     sizes = [(20, 90), (300, 300), (64, 64)]
     batch = processor([PROMPT] * 3, [make_picture(*size) for size in sizes], tiling=(2, 2))

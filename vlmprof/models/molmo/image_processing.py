@@ -112,11 +112,14 @@ class MolmoImageProcessor(BaseImageProcessor):
         geometry, cap = self.geometry, self.max_crops if max_crops is None else max_crops
         parts: dict[str, list[Array]] = {"pixel_values": [], "image_masks": [], "image_token_pooling": []}
         tilings: list[Tiling] = []
+        cut: dict[tuple[int, Tiling], tuple[Array, Array]] = {}  # questions of a batch may share a picture
         crops = 0
         for picture, given in zip(pictures, _one_each(tiling, len(pictures)), strict=True):
             pixels = rgb_array(picture)
             chosen = given or select_tiling(pixels.shape[0], pixels.shape[1], cap, geometry)
-            views, masks = self._views(pixels, chosen)
+            if (id(picture), chosen) not in cut:
+                cut[id(picture), chosen] = self._views(pixels, chosen)
+            views, masks = cut[id(picture), chosen]
             parts["pixel_values"].append(views)
             parts["image_masks"].append(masks)
             parts["image_token_pooling"].append(pooling_windows(chosen, geometry) + crops * geometry.patches_per_crop)
