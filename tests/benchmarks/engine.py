@@ -5,7 +5,7 @@
 
 Parts (``--parts``): ``answers`` (do all engines say the same), ``decode`` (milliseconds a decode step), ``kernels``
 (the experts of one block by each kernel), ``profile`` (which kernels a step spends its time in), ``grid`` (a 27-point
-sweep against two plain ways).
+sweep against two plain ways), ``equality`` (do the sweep's answers equal the plain way's in float32).
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from vlmprof.engine.decode_kernels import run_experts
 from vlmprof.engine.engine import EAGER, AbstractEngine
 from vlmprof.engine.fixed import FixedMemory, engine_of
 from vlmprof.engine.layerwise import BlockCompiler
+from vlmprof.engine.memory import release
 from vlmprof.models.molmo.runtime import EncodedBatch, LoadedMolmo
 from vlmprof.records import Encoding
 
-PARTS = ("answers", "decode", "kernels", "profile", "grid")
+PARTS = ("answers", "decode", "kernels", "profile", "grid", "equality")
 ENGINES = ("eager", "graphs", "compiled")
 TEXT_IDS = 250
 """Above the special tokens of the tokenizer: a prompt of text has no image tokens."""
@@ -319,6 +320,13 @@ def finite(model: LoadedMolmo) -> dict[str, Any]:
     return {"parameters": sum(weight.numel() for weight in model._model.parameters())}
 
 
+def exact_molmo(options: Options) -> LoadedMolmo:
+    """The same model in float32."""
+    model = random_molmo(options.device, tiny=options.tiny)
+    model._model.float()
+    return model
+
+
 def run(options: Options) -> int:
     report = Report(options.out, options.device, options.limit)
     report.data["gpu"] = gpu_state()
@@ -332,7 +340,7 @@ def run(options: Options) -> int:
     if "grid" in options.parts:
         from tests.benchmarks.grid import grid
 
-        report.section("grid", 280, lambda: grid(model, options, report))
+        report.section("grid", options.limit, lambda: grid(model, options, report))
     if "decode" in options.parts:
         for rows in options.batches:
             report.section(f"decode {rows}", 90, lambda rows=rows: decode_at(model, rows, options, bandwidth))
@@ -342,6 +350,13 @@ def run(options: Options) -> int:
         report.section("kernels", 60, lambda: kernels(model, options))
     if "profile" in options.parts:
         report.section("profile", 90, lambda: profile(model, options))
+    if "equality" in options.parts:
+        from tests.benchmarks.grid import equality
+
+        made.clear()
+        del model  # two of them do not fit beside what their prompts need
+        release()
+        report.section("equality", 120, lambda: equality(exact_molmo(options), options))
     print(f"failed: {report.failed or 'nothing'}; written to {options.out}", flush=True)
     return 1 if report.failed else 0
 

@@ -1,15 +1,20 @@
 """A 27-point sweep (crops x top-k x blocks) against two plain ways of doing it, on the same machine in the same run.
 
-Ours is the score pass of the product: ``Bench`` with its engine, its vision features and its look ahead. The plain way
-is a loop of the library's ``generate`` with the experts' grouped kernel, as a user would write it; the predecessor's
-way runs each expert in a Python loop besides, and does not count what reloading the model for each value would add.
+Ours is the score pass of the product: ``Bench`` with its engine, its vision features, its look ahead and its order, the
+longest prompts first. The plain way is a loop of the library's ``generate`` with the experts' grouped kernel, as a user
+would write it. The predecessor's way runs each expert in a Python loop, and loads the model anew for every
+configuration; a load (from files that the system still holds in memory) is measured once and told apart.
 
 Ours runs every point. The plain ways run a Latin square of points, in which every value of every knob occurs once;
 their mean stands for the mean of the grid, which is exact where the knobs' effects on time add up.
+
+Random weights in bf16 leave the two best tokens so close that kernels of another order of summing change answers;
+``equality`` runs the same square in float32, where answers must be equal.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from contextlib import ExitStack
 from itertools import product
@@ -24,7 +29,9 @@ from vlmprof import registry
 from vlmprof.engine.engine import EAGER
 from vlmprof.engine.fixed import FixedMemory
 from vlmprof.engine.sights import Sights
+from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.runtime import LoadedMolmo
+from vlmprof.models.molmo.tiling import token_counts
 from vlmprof.records import Example, Picture, Prompt
 from vlmprof.trial.bench import Bench, NextBatch
 from vlmprof.trial.samples import Asked, open_pictures
@@ -73,7 +80,7 @@ def grid(model: LoadedMolmo, options: Any, report: Report) -> dict[str, Any]:
         "knobs": knobs,
     }
     report.data["sections"]["grid so far"] = found
-    ours(model, asked, points, options, found)
+    ours(model, _longest_first(asked, max(knobs["max_crops"]), model), points, options, found)
     report.write()
     theirs: dict[str, list[float]] = {"plain": [], "python loop": []}
     for way, kernel in (("plain", "grouped_mm"), ("python loop", "eager")):
@@ -87,11 +94,12 @@ def grid(model: LoadedMolmo, options: Any, report: Report) -> dict[str, Any]:
             theirs[way].append(seconds)
             if way == "plain":
                 said = found["said"][str(point)]
-                equal = [a == b for a, b in zip(said, tokens, strict=True)]
+                equal = [said[one.example.id] == row for one, row in zip(asked, tokens, strict=True)]
                 found.setdefault("answers equal to plain", []).append(sum(equal) / len(equal))
             print(f"    {way} {point}: {seconds:.2f} s", flush=True)
-    distinct = {tuple(answer) for said in found.pop("said").values() for answer in said}
+    distinct = {tuple(answer) for said in found.pop("said").values() for answer in said.values()}
     found["distinct answers"] = len(distinct)
+    found["one load, s"] = load_seconds(model) if report.left_s > options.reserve else None
     return found | _compared(found, theirs, points, square)
 
 
@@ -112,7 +120,52 @@ def _compared(
                 "ratio at these samples": whole / own,
                 f"ratio at {FULL} samples, extrapolated": whole * scale / own_full,
             }
+    loads = (found["one load, s"] or 0.0) * len(points)
+    if loads and "python loop" in compared:
+        whole = compared["python loop"]["grid, extrapolated from these"]
+        compared["python loop"] |= {
+            "ratio at these samples, a load for each point": (whole + loads) / own,
+            f"ratio at {FULL} samples, a load for each point, extrapolated": (whole * scale + loads) / own_full,
+        }
     return compared
+
+
+def load_seconds(model: LoadedMolmo) -> float:
+    """From files to the device, as a script that is started anew for each configuration does it."""
+    with tempfile.TemporaryDirectory() as folder:
+        model._model.save_pretrained(folder)
+        began = time.perf_counter()
+        again = MolmoForConditionalGeneration.from_pretrained(folder, dtype=model._model.dtype).to(model.device)
+        sync(model.device)
+        seconds = time.perf_counter() - began
+        del again
+    return seconds
+
+
+def equality(model: LoadedMolmo, options: Any) -> dict[str, Any]:
+    """Answers of ours and of ``generate`` on the Latin square, for a model in float32."""
+    knobs, asked = values(model, tiny=options.tiny), samples(min(options.samples, 32))
+    engine = FixedMemory("graphs", capture=model.device.startswith("cuda"))
+    bench = Bench(model, engine=engine, sights=Sights())
+    found: dict[str, Any] = {"dtype": str(model._model.dtype), "samples": len(asked)}
+    equal: list[float] = []
+    for row in LATIN:
+        with ExitStack() as stack:
+            _enter(stack, model, {name: knobs[name][level] for name, level in zip(knobs, row, strict=True)})
+            said = _score(bench, asked, options.grid_batch, options.grid_tokens)
+            tokens = plain(model, asked, options.grid_batch, options.grid_tokens, "grouped_mm")[1]
+        equal.append(sum(said[one.example.id] == row for one, row in zip(asked, tokens, strict=True)) / len(asked))
+    engine.forget()
+    return found | {"equal to plain": equal}
+
+
+def _longest_first(asked: list[Asked], cap: int, model: LoadedMolmo) -> list[Asked]:
+    geometry = model._processor.image_processor.geometry
+
+    def tokens(one: Asked) -> int:
+        return token_counts(one.prompt.picture.height, one.prompt.picture.width, cap, geometry).vision_tokens
+
+    return sorted(asked, key=tokens, reverse=True)
 
 
 def ours(model: LoadedMolmo, asked: list[Asked], points: list[Any], options: Any, found: dict[str, Any]) -> None:
@@ -136,12 +189,14 @@ def ours(model: LoadedMolmo, asked: list[Asked], points: list[Any], options: Any
     engine.forget()
 
 
-def _score(bench: Bench, asked: list[Asked], batch: int, cap: int) -> list[list[int]]:
-    said = []
+def _score(bench: Bench, asked: list[Asked], batch: int, cap: int) -> dict[str, list[int]]:
+    """Sample -> its answer's tokens."""
+    said: dict[str, list[int]] = {}
     with NextBatch(bench, lambda pictures: None) as following:
         for start in range(0, len(asked), batch):
-            opened, prepared = following.take(asked[start : start + batch], asked[start + batch : start + 2 * batch])
-            said += [list(one.ids) for one in bench.answer(prepared, opened.readable, cap)]
+            opened, prepared = following.take(asked[start : start + batch], asked[start + batch :])
+            answers = bench.answer(prepared, opened.readable, cap)
+            said |= {one.example.id: list(given.ids) for one, given in zip(opened.readable, answers, strict=True)}
     return said
 
 

@@ -17,6 +17,8 @@ from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Prompt
 
 pytestmark = [
+    # Of torch.compile itself, on Python 3.12: not ours to mend, and not a failure of what is tested here.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
@@ -59,7 +61,9 @@ def test_answers_are_those_of_eager(model: LoadedMolmo, asked: list[Prompt], nam
         registry.load("knobs", "active_blocks").applied(model, [0, 1, 2, 5]),
     ):
         assert differing(answers(model, asked, engine), answers(model, asked, EAGER)) <= allowed
-    assert engine.describe()["decode_attention"] == "fixed_split"
+    width = model.decoder.config.hidden_size // model.decoder.config.num_attention_heads
+    ours_runs = not width & (width - 1)  # our attention takes heads whose width is a power of two
+    assert engine.describe()["decode_attention"] == ("fixed_split" if ours_runs else "sdpa")
 
 
 def test_the_library_says_the_same(model: LoadedMolmo, asked: list[Prompt]) -> None:

@@ -6,22 +6,26 @@ it serves answers that are scored. A timed generation shares the engine alone.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, final
 
 from vlmprof.engine.engine import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.sights import Prepared, Sights, looking_at
+from vlmprof.engine.sights import Prepared, RowwiseVision, Sights, looking_at
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Generation, Picture
 from vlmprof.trial.load import but_for_length
 from vlmprof.trial.samples import Asked, Opened, Scored, open_pictures
 
+MOST_AHEAD = 4
+"""Batches of pixels that the host holds at once."""
 REMEMBERED = 8
 """Configurations whose answers are kept: a sweep's plan puts those that differ in ``output_tokens`` side by side."""
 
@@ -91,34 +95,41 @@ class Bench:
 
 @final
 class NextBatch:
-    """The batch after this one, opened and encoded beside the work of the device. On a CPU there is no beside.
+    """The batches after this one, opened and encoded beside the work of the device. On a CPU there is no beside.
 
     A context manager: what was begun has ended when it is left, so that it never sees the knobs of another trial.
     """
 
     def __init__(self, bench: Bench, wait: Callable[[Iterable[Picture]], None]) -> None:
-        """``wait`` is called before pictures are opened: others may be decoding them."""
+        """``wait`` is called before pictures are opened: others may be decoding them. Several threads may call it."""
         self.bench, self._wait = bench, wait
-        self._worker = ThreadPoolExecutor(1) if bench.model.device.startswith("cuda") else None
-        self._next: tuple[tuple[str, ...], Future[tuple[Opened, Prepared | None]]] | None = None
+        self._most = ahead(bench.model)
+        self._workers = ThreadPoolExecutor(self._most) if self._most else None
+        self._coming: dict[tuple[str, ...], Future[tuple[Opened, Prepared | None]]] = {}
 
     def __enter__(self) -> NextBatch:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._worker is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
+        if self._workers is not None:
+            self._workers.shutdown(wait=True, cancel_futures=True)
 
-    def take(self, asked: Sequence[Asked], then: Sequence[Asked]) -> tuple[Opened, Callable[[], Prepared]]:
-        """This batch, and a start on the one that will follow if all goes well."""
-        waiting, self._next = self._next, None
-        prepared: Prepared | None = None
-        if waiting is not None and waiting[0] == _names(asked):
-            opened, prepared = waiting[1].result()
-        else:
-            opened = self._open(asked)
-        if self._worker is not None and then:
-            self._next = _names(then), self._worker.submit(self._prepare, then)
+    def take(self, asked: Sequence[Asked], left: Sequence[Asked]) -> tuple[Opened, Callable[[], Prepared]]:
+        """This batch, and a start on those of the same size that will follow if all goes well.
+
+        Args:
+            asked: This batch.
+            left: All that comes after it.
+        """
+        coming, self._coming = self._coming, {}
+        waiting = coming.pop(_names(asked), None)
+        if self._workers is not None:
+            for batch in islice(batched(left, max(1, len(asked))), self._most):
+                known = coming.pop(_names(batch), None)
+                self._coming[_names(batch)] = known or self._workers.submit(self._prepare, batch)
+        for other in coming.values():  # of another size, from before the sizes changed
+            other.cancel()
+        opened, prepared = waiting.result() if waiting is not None else (self._open(asked), None)
         if prepared is None:
             return opened, partial(self.bench.prepare, opened.readable)
         return opened, partial(_same, prepared)
@@ -132,9 +143,26 @@ class NextBatch:
         return opened, self.bench.prepare(opened.readable) if opened.readable else None
 
 
+def ahead(model: AbstractModel) -> int:
+    """Batches that are encoded beside the work of the device, each by a thread of its own.
+
+    Cutting a batch's images takes a core longer than the device needs to look at them; a quarter of the cores leaves
+    room for other trials of the host. One thread where the encoding is a library's: its tokenizers change when they
+    pad, and two threads must not do that at once.
+    """
+    if not model.device.startswith("cuda"):
+        return 0
+    return max(1, min(MOST_AHEAD, (os.cpu_count() or 1) // 4)) if isinstance(model, RowwiseVision) else 1
+
+
 def _same(prepared: Prepared) -> Prepared:
     return prepared
 
 
 def _names(asked: Sequence[Asked]) -> tuple[str, ...]:
     return tuple(one.example.id for one in asked)
+
+
+def batched(asked: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
+    """Consecutive batches; the last may be smaller."""
+    return (asked[start : start + size] for start in range(0, len(asked), size))

@@ -52,7 +52,7 @@ def _batches(
 ) -> Iterator[Sequence[Scored]]:
     while left:
         size = sizing.size(len(left))
-        opened, prepared = following.take(left[:size], left[size : 2 * size])
+        opened, prepared = following.take(left[:size], left[size:])
         yield opened.broken
         yield from _survive(resolved, opened.readable, following.bench, prepared, max_new_tokens, sizing)
         left = left[size:]
