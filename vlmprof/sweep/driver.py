@@ -1,7 +1,7 @@
 """``run_on_ray``: plans -> Ray Tune trials. Tune is a thin scheduler; the ledger is the truth.
 
-One Tuner a load of a model, so that a warm actor never changes its weights; at most ``CHUNK`` trials a Tuner, because
-Tune's own bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it)
+Which trial a free worker gets is the ``Schedule``'s to say. At most ``CHUNK`` trials a Tuner, because Tune's own
+bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it)
 and a trial can die with its process, so what counts is asked of the collector: whatever has not settled runs again, and
 a plan that has ended its process ``LIVES`` times is quarantined as failed.
 """
@@ -15,7 +15,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any, final
 
@@ -27,9 +26,11 @@ from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor, SizerActor
 from vlmprof.sweep.cluster import Share
+from vlmprof.sweep.schedule import Schedule, chunks
+from vlmprof.sweep.searcher import Ordered
 from vlmprof.sweep.snapshot import Display, Snapshot
 from vlmprof.sweep.trainable import Shared, VlmTrainable
-from vlmprof.trial.load import load_key
+from vlmprof.trial.cost import Estimator
 from vlmprof.trial.plain import lost
 from vlmprof.trial.sizing.atlas import default_folder
 
@@ -73,10 +74,12 @@ class Session:
         """Run plans until each has settled."""
         deaths: Counter[str] = Counter()
         left = list(plans)
+        estimator = Estimator()
         with self._watching():
             while left:
-                for chunk in _chunks(left):
-                    self._fit(chunk)
+                known = {plan.id: plan for plan in left}
+                for works in chunks([estimator.work(plan) for plan in left], CHUNK):
+                    self._fit([known[work.trial] for work in works], Schedule(works))
                 left = self._unsettled(left, deaths)
 
     def close(self) -> dict[str, State]:
@@ -97,7 +100,7 @@ class Session:
                 self._display.note(f"{plan}: its process died; trying again ({deaths[plan.id]} of {LIVES - 1})")
         return [plan for plan in left if deaths[plan.id] < LIVES]
 
-    def _fit(self, plans: Sequence[TrialPlan]) -> None:
+    def _fit(self, plans: Sequence[TrialPlan], schedule: Schedule) -> None:
         share = self._share
         shared = Shared(
             plans={plan.id: plan for plan in plans},
@@ -110,8 +113,9 @@ class Session:
             tune.with_resources(
                 tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory([share.bundle])
             ),
-            param_space={"trial": tune.grid_search([plan.id for plan in plans])},
             tune_config=tune.TuneConfig(
+                search_alg=Ordered(schedule),
+                num_samples=len(plans),
                 reuse_actors=True,
                 max_concurrent_trials=share.concurrent,
                 trial_name_creator=lambda trial: f"vlmprof-{trial.config['trial']}",
@@ -155,9 +159,3 @@ class Session:
             if last:
                 return
 
-
-def _chunks(plans: Sequence[TrialPlan]) -> Iterator[list[TrialPlan]]:
-    for _, group in groupby(plans, key=load_key):
-        one_load = list(group)
-        for start in range(0, len(one_load), CHUNK):
-            yield one_load[start : start + CHUNK]

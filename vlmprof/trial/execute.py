@@ -97,6 +97,7 @@ class Executor:
         identity = load_key(plan), plan.engine
         if self._loaded is None or self._loaded.identity != identity:
             self._loaded = None  # free the old weights before the new ones arrive
+            release()
             report(Progress(phase="load", done=0, total=1))
             model = resolved.family.load(resolved.checkpoint, self._device)
             engine = engine_for(plan, resolved.anatomy, model)
