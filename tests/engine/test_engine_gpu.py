@@ -18,7 +18,7 @@ from vlmprof.records import Prompt
 
 pytestmark = [
     # Of torch.compile itself, on Python 3.12: not ours to mend, and not a failure of what is tested here.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
