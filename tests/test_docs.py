@@ -150,6 +150,7 @@ SECTIONS: Mapping[str, type[spec.Section]] = {
     "timing": spec.TimingSpec,
     "batch": spec.BatchSpec,
     "resources": spec.ResourceSpec,
+    "chunk": spec.ChunkSpec,
 }
 IN_WORDS = {"storage": "`results/<name>`", "samples": "all", "threads": "as `cpus`"}
 

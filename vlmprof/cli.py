@@ -209,7 +209,7 @@ def _run_inline(job: Job) -> int:
     finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"))
     left = [each for each in job.plans if each.id not in finished]
     with display(out, {each.id: str(each) for each in job.plans}) as shown:
-        run_inline(left, len(finished), collector, shown, gpus=gpus)
+        run_inline(left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk)
     collector.close()
     return _bad(collector.settled())
 

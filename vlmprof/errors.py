@@ -10,7 +10,9 @@
     │   ├── ModelError         a checkpoint that cannot be read, or is not what its family expects
     │   └── StoreError         a results folder that is missing, foreign or locked
     ├── OutOfMemory            the device could not hold a batch; the batch sizer answers it
-    └── Mismatch               what ran is not what was asked for; the trial fails, no row is trusted
+    ├── Mismatch               what ran is not what was asked for; the trial fails, no row is trusted
+    ├── Superseded             another process has taken this trial; what this one has to say is refused
+    └── Uncollected            the collector did not take what a trial gave it: no fault of the trial
 
 Anything else that escapes is a bug and keeps its trace.
 """
@@ -95,6 +97,16 @@ class OutOfMemory(VlmprofError):
 @final
 class Mismatch(VlmprofError):
     """What ran is not what the plan asked for."""
+
+
+@final
+class Superseded(VlmprofError):
+    """Another process has taken this trial, or it has ended: this one was believed dead, and must be quiet."""
+
+
+@final
+class Uncollected(VlmprofError):
+    """The collector did not take what a trial gave it. Raised from the reason; the trial itself has not failed."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:

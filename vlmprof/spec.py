@@ -189,6 +189,14 @@ class ResourceSpec(Section):
 
 
 @final
+class ChunkSpec(Section):
+    """When the answers of a trial that runs are kept: whichever comes first."""
+
+    samples: Positive = Field(256, description="Answers that are kept together.")
+    seconds: Seconds = Field(10.0, description="The most scoring that is lost with a process.")
+
+
+@final
 class SweepSpec(Section):
     """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
 
@@ -202,6 +210,10 @@ class SweepSpec(Section):
     timing: TimingSpec = TimingSpec()
     batch: BatchSpec = BatchSpec()
     resources: ResourceSpec = ResourceSpec()
+    chunk: ChunkSpec = ChunkSpec()
+    timeout_s: Annotated[float, Field(ge=1, strict=False)] | None = Field(
+        3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
+    )
     storage: str = Field("", description="Results folder; empty: results/<name>.")
 
     @property

@@ -41,7 +41,7 @@ def test_a_table_that_cannot_be_written_leaves_no_line(folder: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tables, "write", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreError, match="No space left"):
         writer.finish(result())
     assert read_states(folder) == {}
     writer.close()

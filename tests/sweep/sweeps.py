@@ -15,7 +15,8 @@ from vlmprof.sweep.launch import launch
 from vlmprof.sweep.snapshot import Snapshot
 from vlmprof.trial.resolve import Job
 
-TIMES = ["seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep", "vlmprof_commit"]
+WHO = ["attempts", "samples_resumed", "score_processes", "score_mixed"]
+TIMES = [*WHO, "seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep", "vlmprof_commit"]
 
 
 class Silent:

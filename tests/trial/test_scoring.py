@@ -16,7 +16,7 @@ from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.bench import Bench
 from vlmprof.trial.execute import Executor
 
-OWN = {"trial", "started", "seconds", "samples_per_s", "scored_by", "process", "load_average"}
+OWN = {"trial", "started", "seconds", "samples_per_s", "scored_by", "score_processes", "process", "load_average"}
 """Columns that say which run it was, and not what it found."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vlmprof import __version__
+from vlmprof.measure.software import commit
 from vlmprof.records import Row
 
 
@@ -20,7 +21,7 @@ def environment(device: str) -> Row:
     on_gpu = device.startswith("cuda")
     driver, clock_mhz = _gpu_state() if on_gpu else (None, None)
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else "CPU",
+        "device": device_name(device),
         "gpu_driver": driver,
         "gpu_clock_mhz": clock_mhz,
         "cpu": _cpu_name(),
@@ -31,9 +32,14 @@ def environment(device: str) -> Row:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "vlmprof": __version__,
-        "vlmprof_commit": _commit(),
+        "vlmprof_commit": commit(),
         "load_average": os.getloadavg()[0],
     }
+
+
+def device_name(device: str) -> str:
+    """What the maker calls a device."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
 
 
 def _gpu_state() -> tuple[str | None, int | None]:
@@ -57,18 +63,3 @@ def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-@cache
-def _commit() -> str | None:
-    """The commit of the source tree vlmprof runs from, with ``+`` when the tree differs from it; None if installed."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+" if changed.strip() else "")

@@ -2,25 +2,33 @@
 
 Commit order: the tables of a trial, each by fsync and rename, then its line in the ledger. Whoever holds the folder's
 lock writes; a second sweep on the same folder is refused, by name.
+
+A trial that runs sends its answers in chunks (``store.attempts``), which the next process to begin it is given. Every
+call may come twice, and from a process that was believed dead: what is repeated changes nothing, what comes from an
+attempt that was overtaken is refused. Once a write has failed nothing is written any more, and every call says why.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
 from filelock import FileLock, Timeout
 
-from vlmprof.errors import StoreError
+from vlmprof.errors import StoreError, Superseded
 from vlmprof.records import Row
 from vlmprof.store import schema, tables
-from vlmprof.store.ledger import ENDED, FINISHED, Ledger, State, read, read_states
+from vlmprof.store.attempts import Attempts, Begun, Chunk, Death
+from vlmprof.store.ledger import ENDED, FINISHED, LEDGER, Ledger, State, read, read_states
 
 LOCK, HOLDER = ".writer.lock", ".writer.json"
 
@@ -38,6 +46,8 @@ class TrialResult:
     timings: tuple[Row, ...] = ()
     trace: str = ""
     """Of a failed trial; kept in the ledger."""
+    distrusted: bool = False
+    """What ran was not what was asked for: its answers are no beginning for another attempt."""
 
 
 @final
@@ -64,7 +74,8 @@ class Collector:
             self._ledger = Ledger(folder)
         except OSError as error:
             raise StoreError(f"{folder} cannot be written to: {error.strerror}") from None
-        self._settled = _settled_since_last_run(folder)
+        self._attempts, self._settled = _recalled(folder)
+        self._broken = ""
 
     def open_run(self, trials: Sequence[str], job: Mapping[str, Any]) -> set[str]:
         """Note that a run begins.
@@ -75,47 +86,184 @@ class Collector:
         states = read_states(self._folder)
         version = schema.SCHEMA_VERSION
         self._settled.clear()
-        self._ledger.append(
-            "sweep", name=self._sweep, trials=list(trials), job=dict(job), schema_version=version, time=now()
-        )
+        self._append("sweep", name=self._sweep, trials=list(trials), job=dict(job), schema_version=version, time=now())
         return {trial for trial in trials if states.get(trial) in FINISHED}
 
-    def begin(self, trial: str) -> None:
-        """Note that a trial is starting."""
-        self._ledger.append("started", trial=trial, time=now())
+    def begin(self, trial: str, attempt: str = "", *, software: str = "") -> Begun:
+        """Note that a process begins a trial; from now on it owns it.
 
-    def finish(self, result: TrialResult) -> None:
-        """Keep a trial: its tables, then its line. Told again, it changes nothing that counts."""
+        Args:
+            trial: Its id.
+            attempt: The process's token for it; empty: one is made.
+            software: See ``measure.software``; what was answered under other software is forgotten.
+
+        Returns:
+            What earlier attempts have answered, and what to beware of.
+
+        Raises:
+            Superseded: a later attempt owns the trial.
+            StoreError: nothing can be written.
+        """
+        attempt = attempt or uuid.uuid4().hex[:12]
+        attempts = self._attempts
+        if state := self._settled.get(trial) or attempts.finished(trial):
+            return Begun(attempt=attempt, state=state)
+        if not attempts.known(trial, attempt):
+            self._append("started", trial=trial, attempt=attempt, software=software, time=now())
+        self._require_owner(trial, attempt)
+        return Begun(
+            attempt=attempt,
+            number=attempts.number(trial),
+            chunks=tuple(self._chunks(trial)),
+            quarantined=attempts.quarantined(trial),
+            alone=attempts.alone(trial),
+        )
+
+    def under_way(self, trial: str, attempt: str, samples: Sequence[str]) -> None:
+        """These samples are about to be scored; none: no sample is.
+
+        Raises:
+            Superseded: a later attempt owns the trial.
+        """
+        self._require_owner(trial, attempt)
+        self._attempts.note(trial, samples)
+
+    def keep(self, chunk: Chunk) -> None:
+        """Keep some answers of a trial that has not ended; on disk when this returns.
+
+        Raises:
+            Superseded: a later attempt owns the trial.
+            StoreError: nothing can be written.
+        """
+        self._require_owner(chunk.trial, chunk.attempt)
+        kept = self._attempts.files(chunk.trial)
+        if chunk.name in kept:
+            return
+        with self._writing():
+            tables.write(self._folder, "chunks", chunk.name, chunk.rows, schema.CHUNKS)
+        told = {name: getattr(chunk, name) for name in ("number", "seconds", "peak_bytes", "software")}
+        told |= {"samples": len(chunk.rows), "made_on": dict(chunk.made_on)}
+        self._append("chunk", trial=chunk.trial, attempt=chunk.attempt, file=chunk.name, time=now(), **told)
+
+    def dying(self, trial: str, attempt: str, cause: str) -> None:
+        """The process that runs a trial says why it is about to end."""
+        if self._attempts.owns(trial, attempt):
+            self._attempts.tell_cause(trial, cause)
+
+    def died(self, trial: str) -> Death | None:
+        """The process that ran a trial is gone; None where nobody was running it.
+
+        Raises:
+            StoreError: nothing can be written.
+        """
+        found = self._attempts.dying(trial)
+        if found is None:
+            return None
+        death, guilty = found
+        self._append("died", trial=trial, reason=death.reason, under_way=list(death.under_way), time=now())
+        if guilty is not None:
+            reason = death.reason or "ended its process"
+            self._append("quarantined", trial=trial, sample=guilty, reason=reason, time=now())
+        return replace(death, learnt=self._attempts.learnt(trial))
+
+    def finish(self, result: TrialResult, attempt: str = "") -> None:
+        """Keep a trial: its tables, then its line. Told again, it changes nothing.
+
+        Args:
+            result: What there is of it.
+            attempt: The token of the process that ran it; empty: whoever runs the sweep says how it ended.
+
+        Raises:
+            Superseded: a later attempt owns the trial.
+            StoreError: nothing can be written.
+        """
+        if result.trial in self._settled:
+            return
+        if attempt:
+            self._require_owner(result.trial, attempt)
         row = {**result.row, "sweep": self._sweep}
-        if result.samples:
-            tables.write(self._folder, "samples", result.trial, result.samples, schema.SAMPLES)
-        if result.timings:
-            tables.write(self._folder, "timings", result.trial, result.timings, schema.TIMINGS)
-        tables.write(self._folder, "trials", result.trial, [row], schema.trials_schema(result.knobs))
+        with self._writing():
+            if result.samples:
+                tables.write(self._folder, "samples", result.trial, result.samples, schema.SAMPLES)
+            if result.timings:
+                tables.write(self._folder, "timings", result.trial, result.timings, schema.TIMINGS)
+            tables.write(self._folder, "trials", result.trial, [row], schema.trials_schema(result.knobs))
         told = {name: row.get(name) for name in ("point", "seconds", "error")} | {"trace": result.trace}
-        self._ledger.append(
+        told |= {"distrusted": result.distrusted}
+        files = self._attempts.files(result.trial)
+        self._append(
             result.state, trial=result.trial, time=now(), **{name: value for name, value in told.items() if value}
         )
         self._settled[result.trial] = result.state
+        for file in files.keys() - self._attempts.files(result.trial).keys():
+            tables.remove(self._folder, "chunks", file)
 
     def settled(self) -> dict[str, State]:
         """Trials that ended in this run, and how; a collector that was restarted knows it from the ledger."""
         return dict(self._settled)
 
+    @property
+    def broken(self) -> str:
+        """Why nothing can be written any more; empty while all is well."""
+        return self._broken
+
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; what still arrives is refused."""
+        self._broken = self._broken or f"the run that wrote {self._folder} has ended"
         self._ledger.close()
         self._lock.release()
 
+    def _chunks(self, trial: str) -> Iterator[Chunk]:
+        """What is kept of a trial, oldest first, each sample once."""
+        seen: set[str] = set()
+        for file, line in self._attempts.files(trial).items():
+            failed_too = not self._attempts.is_faulty(trial, file)
+            rows = [row for row in tables.read_part(self._folder, "chunks", file) if failed_too or not row["error"]]
+            fresh = tuple(row for row in rows if row["sample"] not in seen)
+            seen.update(str(row["sample"]) for row in fresh)
+            told = {name: line[name] for name in ("attempt", "number", "seconds", "peak_bytes", "made_on", "software")}
+            yield Chunk(trial=trial, rows=fresh, **told)
 
-def _settled_since_last_run(folder: Path) -> dict[str, State]:
-    settled: dict[str, State] = {}
+    def _require_owner(self, trial: str, attempt: str) -> None:
+        if self._broken:
+            raise StoreError(self._broken)
+        if not self._attempts.owns(trial, attempt):
+            raise Superseded(f"trial {trial} has ended, or another process runs it; attempt {attempt} is refused")
+
+    def _append(self, event: str, **fields: Any) -> None:
+        with self._writing():
+            self._ledger.append(event, **fields)
+        self._attempts.apply({"event": event, **fields})
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A write that fails is the last: what else is computed could not be kept either."""
+        if self._broken:
+            raise StoreError(self._broken)
+        try:
+            self._require_folder()
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._broken = f"{self._folder} cannot be written to: {reason}; what was finished before is kept"
+            raise StoreError(self._broken) from None
+
+    def _require_folder(self) -> None:
+        """A folder that was taken away would be made anew, and half a sweep would lie in it."""
+        if not (self._folder / LEDGER).is_file():
+            raise OSError(errno.ENOENT, f"its {LEDGER} is gone")
+
+
+def _recalled(folder: Path) -> tuple[Attempts, dict[str, State]]:
+    """What the ledger tells: of every attempt, and how trials ended in the last run."""
+    attempts, settled = Attempts(), dict[str, State]()
     for entry in read(folder):
+        attempts.apply(entry)
         if entry["event"] == "sweep":
             settled.clear()
         elif "trial" in entry and entry["event"] in ENDED:
             settled[entry["trial"]] = entry["event"]
-    return settled
+    return attempts, settled
 
 
 def now() -> str:

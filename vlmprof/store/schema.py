@@ -50,6 +50,20 @@ SAMPLES = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
+CHUNKS = pa.schema(
+    [
+        column("sample", TEXT),
+        column("text", TEXT),
+        column("ids", pa.list_(WHOLE)),
+        column("end", TEXT),
+        *(column(name, WHOLE) for name in ("tiling_rows", "tiling_cols", "natural_rows", "natural_cols")),
+        *(column(name, WHOLE) for name in ("tokens", "crops", "vision_tokens", "prompt_tokens", "batch_size")),
+        column("error", TEXT),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+"""Answers of a trial that has not ended: what it takes to go on from them, and no more. Gone once it has."""
+
 STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
 
 TIMINGS = pa.schema(
@@ -94,6 +108,8 @@ _IDENTITY = [
 _SCORE = [
     column("samples", WHOLE, "samples"),
     column("samples_failed", WHOLE, "samples", "lower"),
+    column("samples_quarantined", WHOLE, "samples", "lower"),
+    column("quarantined", TEXT),
     column("samples_empty", WHOLE, "samples", "lower"),
     column("samples_cut", WHOLE, "samples", "lower"),
     column("samples_unparsable", WHOLE, "samples", "lower"),
@@ -112,6 +128,9 @@ _SCORE = [
     column("batch_size", WHOLE, "samples"),
     column("samples_per_s", REAL, "samples/s", "higher"),
     column("scored_by", TEXT),
+    column("samples_resumed", WHOLE, "samples"),
+    column("score_processes", WHOLE),
+    column("score_mixed", TEXT),
     column("audit_samples", WHOLE, "samples"),
     column("flips", WHOLE, "samples", "lower"),
     column("flip_rate", REAL, "fraction", "lower", interval=True),
@@ -209,6 +228,7 @@ _PROVENANCE = [
     column("vlmprof", TEXT),
     column("vlmprof_commit", TEXT),
     column("executor", TEXT),
+    column("attempts", WHOLE),
     column("process", TEXT),
     column("load_average", REAL),
     column("started", TEXT, "UTC"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -20,7 +20,7 @@ from vlmprof.records import Row
 from vlmprof.store import schema
 from vlmprof.store.ledger import LEDGER, read_states
 
-TableName = Literal["samples", "timings", "trials"]
+TableName = Literal["samples", "timings", "trials", "chunks"]
 
 
 def write(folder: Path, table: TableName, trial: str, rows: Sequence[Row], kind: pa.Schema) -> Path:
@@ -54,6 +54,25 @@ def read(folder: Path, table: TableName) -> pd.DataFrame:
         StoreError: the folder holds no sweep.
     """
     return _frame(_tables(folder, table), table)
+
+
+def read_part(folder: Path, table: TableName, name: str) -> list[dict[str, Any]]:
+    """The rows of one file, listed or not; none where it is gone.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    path = folder / table / f"{name}.parquet"
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.is_file() else []
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} is damaged ({error}); remove it, and what was in it is computed again") from None
+    return rows
+
+
+def remove(folder: Path, table: TableName, name: str) -> None:
+    """Take one file away, if it is there."""
+    (folder / table / f"{name}.parquet").unlink(missing_ok=True)
 
 
 def _tables(folder: Path, table: TableName) -> list[pa.Table]:

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import ray
 
+from vlmprof.store.attempts import Begun, Chunk, Death
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.trial.batching import BatchSizer
@@ -37,23 +38,41 @@ class CollectorActor:
         """See ``Collector.open_run``."""
         return self._collector.open_run(trials, job)
 
-    def begin(self, trial: str) -> None:
-        """A trial starts."""
-        self._collector.begin(trial)
+    def begin(self, trial: str, attempt: str, software: str) -> Begun:
+        """See ``Collector.begin``."""
+        return self._collector.begin(trial, attempt, software=software)
+
+    def under_way(self, trial: str, attempt: str, samples: Sequence[str]) -> None:
+        """See ``Collector.under_way``."""
+        self._collector.under_way(trial, attempt, samples)
+
+    def keep(self, chunk: Chunk) -> None:
+        """See ``Collector.keep``."""
+        self._collector.keep(chunk)
+
+    def dying(self, trial: str, attempt: str, cause: str) -> None:
+        """See ``Collector.dying``."""
+        self._collector.dying(trial, attempt, cause)
+
+    def broken(self) -> str:
+        """See ``Collector.broken``."""
+        return self._collector.broken
 
     def progress(self, trial: str, progress: Progress) -> None:
         """A trial comes along."""
         self._running[trial] = progress
 
-    def finish(self, result: TrialResult) -> None:
+    def finish(self, result: TrialResult, attempt: str = "") -> None:
         """A trial has ended; it is on disk when this returns."""
-        self._collector.finish(result)
+        self._collector.finish(result, attempt)
         self._running.pop(result.trial, None)
 
-    def abandon(self, trials: Sequence[str]) -> None:
-        """These trials are not running any more, though nobody said how they ended."""
+    def abandon(self, trials: Sequence[str]) -> dict[str, Death]:
+        """These trials are not running any more, though nobody said how they ended: those that had begun, and how."""
         for trial in trials:
             self._running.pop(trial, None)
+        deaths = {trial: self._collector.died(trial) for trial in trials}
+        return {trial: death for trial, death in deaths.items() if death is not None}
 
     def board(self) -> tuple[dict[str, State], dict[str, Progress]]:
         """What has ended in this run, and what is running."""
@@ -62,6 +81,20 @@ class CollectorActor:
     def close(self) -> None:
         """Let go of the folder."""
         self._collector.close()
+
+
+@final
+class RemoteKeeper:
+    """The collector actor, with the face of a keeper: what was told is on disk when it returns."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def under_way(self, trial: str, attempt: str, samples: Sequence[str]) -> None:
+        ray.get(self._actor.under_way.remote(trial, attempt, list(samples)))
+
+    def keep(self, chunk: Chunk) -> None:
+        ray.get(self._actor.keep.remote(chunk))
 
 
 @final

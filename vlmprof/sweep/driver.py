@@ -2,8 +2,8 @@
 
 Which trial a free worker gets is the ``Schedule``'s to say. At most ``CHUNK`` trials a Tuner, because Tune's own
 bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it)
-and a trial can die with its process, so what counts is asked of the collector: whatever has not settled runs again, and
-a plan that has ended its process ``LIVES`` times is quarantined as failed.
+and a trial can die with its process, so what counts is asked of the collector: whatever has not settled runs again,
+from the answers it had given, until it has spent its ``Lives``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,33 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
 import ray
 from ray import tune
 
+from vlmprof.errors import StoreError, UserError
 from vlmprof.plan.point import TrialPlan
+from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor, SizerActor
 from vlmprof.sweep.cluster import Share
+from vlmprof.sweep.lives import LIVES, Lives
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import Ordered
 from vlmprof.sweep.snapshot import Display, Snapshot
-from vlmprof.sweep.trainable import Shared, VlmTrainable
+from vlmprof.sweep.trainable import Care, Shared, VlmTrainable
 from vlmprof.trial.cost import Estimator
 from vlmprof.trial.plain import lost
 from vlmprof.trial.sizing.atlas import default_folder
 
 CHUNK = 1000
-LIVES = 3
+LET_GO_S = 20.0
+"""For the collector to end what it is writing."""
 REFRESH_S = 0.3
 """Between two looks at the board."""
 
@@ -47,13 +50,15 @@ _DURABLE = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 class Session:
     """One run of a sweep on a connected cluster."""
 
-    def __init__(self, folder: Path, sweep: str, display: Display, share: Share, *, verbose: bool) -> None:
+    def __init__(
+        self, folder: Path, sweep: str, display: Display, share: Share, *, verbose: bool, care: Care
+    ) -> None:
         """Take the folder and start the sweep's actors.
 
         Raises:
             StoreError: another sweep is writing there, or nothing can be written.
         """
-        self._display, self._share, self._verbose = display, share, verbose
+        self._display, self._share, self._verbose, self._care = display, share, verbose, care
         # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
         Collector(folder, sweep, wait_s=WRITER_WAIT_S).close()
         # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
@@ -62,25 +67,37 @@ class Session:
         sizer = ray.remote(SizerActor).options(name=f"{sweep}-batch-sizer-{run}", **_DURABLE)
         self._collector = collector.remote(str(folder.absolute()), sweep)
         self._sizer = sizer.remote(str(default_folder()))
-        self._total, self._skipped = 0, 0
+        self._total, self._skipped, self._buried = 0, 0, 0
 
     def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:
         """Note the run; returns what is left to do."""
-        finished = ray.get(self._collector.open_run.remote([plan.id for plan in plans], job))
+        finished = _told(self._collector.open_run.remote([plan.id for plan in plans], job))
         self._total, self._skipped = len(plans), len(finished)
         return [plan for plan in plans if plan.id not in finished]
 
     def run(self, plans: Sequence[TrialPlan]) -> None:
-        """Run plans until each has settled."""
-        deaths: Counter[str] = Counter()
-        left = list(plans)
+        """Run plans until each has settled.
+
+        Raises:
+            StoreError: nothing can be written to the folder any more.
+            UserError: Ray Tune ends again and again without running anything.
+        """
+        lives, left, idle = Lives(), list(plans), 0
         estimator = Estimator()
         with self._watching():
             while left:
                 known = {plan.id: plan for plan in left}
                 for works in chunks([estimator.work(plan) for plan in left], CHUNK):
                     self._fit([known[work.trial] for work in works], Schedule(works))
-                left = self._unsettled(left, deaths)
+                before, left = left, self._unsettled(left, lives)
+                idle = idle + 1 if left == before and not self._buried else 0
+                if idle == LIVES:
+                    raise UserError(f"Ray Tune ended {idle} times and ran nothing; 'vlmprof run -v' lets it say why")
+
+    def let_go(self) -> None:
+        """Let the collector finish its line and go, whatever else is wrong."""
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._collector.close.remote(), timeout=LET_GO_S)
 
     def close(self) -> dict[str, State]:
         """Let go of the folder, so that the next run need not wait; how each trial of this run ended."""
@@ -88,17 +105,21 @@ class Session:
         ray.get(self._collector.close.remote())
         return dict(settled)
 
-    def _unsettled(self, plans: Sequence[TrialPlan], deaths: Counter[str]) -> list[TrialPlan]:
+    def _unsettled(self, plans: Sequence[TrialPlan], lives: Lives) -> list[TrialPlan]:
+        """What must run again; a trial that has spent its lives is told as failed."""
+        if why := ray.get(self._collector.broken.remote()):
+            raise StoreError(why)
         settled, _ = ray.get(self._collector.board.remote())
-        left = [plan for plan in plans if plan.id not in settled]
-        ray.get(self._collector.abandon.remote([plan.id for plan in left]))
-        deaths.update(plan.id for plan in left)
-        for plan in left:
-            if deaths[plan.id] >= LIVES:
-                ray.get(self._collector.finish.remote(lost(plan, LIVES)))
+        left = {plan.id: plan for plan in plans if plan.id not in settled}
+        deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left)))
+        self._buried = len(deaths)
+        for trial, death in deaths.items():
+            if reason := lives.spend(trial, death):
+                _told(self._collector.finish.remote(lost(left.pop(trial), reason)))
             else:
-                self._display.note(f"{plan}: its process died; trying again ({deaths[plan.id]} of {LIVES - 1})")
-        return [plan for plan in left if deaths[plan.id] < LIVES]
+                why = f" ({death.reason})" if death.reason else ""
+                self._display.note(f"{left[trial]}: its process died{why}; trying again")
+        return list(left.values())
 
     def _fit(self, plans: Sequence[TrialPlan], schedule: Schedule) -> None:
         share = self._share
@@ -107,6 +128,7 @@ class Session:
             collector=self._collector,
             sizer=self._sizer,
             gpus=share.gpus,
+            care=self._care,
         )
         scratch = tempfile.mkdtemp(prefix="vlmprof-tune-")
         tuner = tune.Tuner(
@@ -159,3 +181,13 @@ class Session:
             if last:
                 return
 
+
+
+def _told(reference: Any) -> Any:
+    """What an actor answers; an error that the user can fix reaches him as it was raised there."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

@@ -22,9 +22,15 @@ def launch(
     """
     with connected(address, verbose=verbose) as dashboard:
         from vlmprof.sweep.driver import Session
+        from vlmprof.sweep.trainable import Care
 
         if dashboard:
             display.note(f"dashboard: http://{dashboard}")
-        session = Session(spec.folder, spec.name, display, share_of(spec.resources), verbose=verbose)
-        session.run(session.open_run(plans, spec.model_dump(mode="json")))
+        care = Care(chunk=spec.chunk, timeout_s=spec.timeout_s)
+        session = Session(spec.folder, spec.name, display, share_of(spec.resources), verbose=verbose, care=care)
+        try:
+            session.run(session.open_run(plans, spec.model_dump(mode="json")))
+        except BaseException:
+            session.let_go()
+            raise
         return session.close()

@@ -7,6 +7,7 @@ reason this module imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -14,8 +15,26 @@ from typing import Any, final
 import ray
 from ray import tune
 
+from vlmprof.errors import Superseded, Uncollected
+from vlmprof.measure.software import software
 from vlmprof.plan.point import TrialPlan
+from vlmprof.spec import ChunkSpec
+from vlmprof.store.attempts import LOST_DEVICE
+from vlmprof.sweep.watchdog import Watchdog
 from vlmprof.trial.progress import Progress
+
+LAST_WORDS_S = 10.0
+"""For a process that is about to end to say why."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Care:
+    """What is done against deaths of trials."""
+
+    chunk: ChunkSpec
+    timeout_s: float | None
+    """See ``spec.SweepSpec``."""
 
 
 @final
@@ -27,6 +46,7 @@ class Shared:
     collector: Any
     sizer: Any
     gpus: float
+    care: Care
 
 
 @final
@@ -43,11 +63,31 @@ class VlmTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        shared, trial = self._shared, self._trial
-        ray.get(shared.collector.begin.remote(trial))
-        result = self._warm_executor().run(shared.plans[trial], self._report)
-        ray.get(shared.collector.finish.remote(result))
-        return {"done": True, "state": result.state}
+        trial, attempt = self._trial, uuid.uuid4().hex[:12]
+        try:
+            return {"done": True, "state": self._run(trial, attempt)}
+        except Superseded:
+            return {"done": True, "state": "superseded"}  # whoever has taken the trial says how it ends
+
+    def _run(self, trial: str, attempt: str) -> str:
+        shared = self._shared
+        begun = ray.get(shared.collector.begin.remote(trial, attempt, software()))
+        if begun.state is not None:
+            return str(begun.state)
+
+        def last_words(cause: str) -> None:
+            ray.get(shared.collector.dying.remote(trial, attempt, cause), timeout=LAST_WORDS_S)
+
+        with Watchdog(shared.care.timeout_s, last_words) as self._watchdog:
+            try:
+                result = self._warm_executor().run(shared.plans[trial], self._report, begun, self._keeper())
+            except Uncollected as error:
+                raise error.__cause__ or error from None
+            except Exception as error:
+                last_words(_epitaph(error))
+                raise
+            ray.get(shared.collector.finish.remote(result, attempt))
+        return str(result.state)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: what a trial gave is in the tables."""
@@ -61,8 +101,22 @@ class VlmTrainable(tune.Trainable):
             from vlmprof.trial.execute import Executor
 
             shared = self._shared
-            self._executor = Executor(RemoteSizer(shared.sizer), gpus=shared.gpus, name="tune")
+            sizer, policy = RemoteSizer(shared.sizer), shared.care.chunk
+            self._executor = Executor(sizer, gpus=shared.gpus, name="tune", policy=policy)
         return self._executor
 
+    def _keeper(self) -> Any:
+        from vlmprof.sweep.actors import RemoteKeeper
+
+        return RemoteKeeper(self._shared.collector)
+
     def _report(self, progress: Progress) -> None:
+        self._watchdog.beat(progress)
         self._shared.collector.progress.remote(self._trial, progress)  # not awaited: nobody may wait for a display
+
+
+def _epitaph(error: Exception) -> str:
+    """Why a process ends on which nothing more can run; torch's exception by its name, for torch may not be there."""
+    said = str(error).splitlines()[0] if str(error) else ""
+    what = LOST_DEVICE if type(error).__name__ == "AcceleratorError" else type(error).__name__
+    return f"{what}: {said}".rstrip(": ")

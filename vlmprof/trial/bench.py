@@ -103,8 +103,9 @@ class NextBatch:
     def __init__(self, bench: Bench, wait: Callable[[Iterable[Picture]], None]) -> None:
         """``wait`` is called before pictures are opened: others may be decoding them. Several threads may call it."""
         self.bench, self._wait = bench, wait
-        self._most = ahead(bench.model)
-        self._workers = ThreadPoolExecutor(self._most) if self._most else None
+        self.most = ahead(bench.model)
+        """How many of the next batches are worked on while this one is."""
+        self._workers = ThreadPoolExecutor(self.most) if self.most else None
         self._coming: dict[tuple[str, ...], Future[tuple[Opened, Prepared | None]]] = {}
 
     def __enter__(self) -> NextBatch:
@@ -124,7 +125,7 @@ class NextBatch:
         coming, self._coming = self._coming, {}
         waiting = coming.pop(_names(asked), None)
         if self._workers is not None:
-            for batch in islice(batched(left, max(1, len(asked))), self._most):
+            for batch in islice(batched(left, max(1, len(asked))), self.most):
                 known = coming.pop(_names(batch), None)
                 self._coming[_names(batch)] = known or self._workers.submit(self._prepare, batch)
         for other in coming.values():  # of another size, from before the sizes changed

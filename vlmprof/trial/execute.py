@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 
 from vlmprof.engine.memory import classify, release
 from vlmprof.engine.sights import Sights
-from vlmprof.errors import OutOfMemory
+from vlmprof.errors import Mismatch, OutOfMemory, Uncollected
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Row
+from vlmprof.spec import ChunkSpec
+from vlmprof.store.attempts import Begun
 from vlmprof.store.collector import TrialResult, now
 from vlmprof.trial.bench import Bench
+from vlmprof.trial.chunks import Chunks, Keeper
 from vlmprof.trial.engines import engine_for
 from vlmprof.trial.latency import canary_ms
 from vlmprof.trial.load import load_key
@@ -31,6 +34,8 @@ from vlmprof.trial.rows import finished
 from vlmprof.trial.run import Outcome, run_trial, time_again
 
 Report = Callable[[Progress], None]
+ALONE = Begun(attempt="")
+"""For a trial whose beginning nobody noted."""
 
 
 @final
@@ -44,31 +49,48 @@ class _Loaded:
 class Executor:
     """Runs plans one after another on one device."""
 
-    def __init__(self, sizer: Sizer, *, gpus: float, name: str) -> None:
+    def __init__(self, sizer: Sizer, *, gpus: float, name: str, policy: ChunkSpec | None = None) -> None:
         """Nothing is loaded yet.
 
         Args:
             sizer: Answers batch sizes; shared with others or not.
             gpus: Above 0, the first visible GPU is used; else the CPU.
             name: Recorded in every row: ``tune`` or ``inline``.
+            policy: When answers are sent to the collector while a trial runs.
         """
+        self._policy = policy or ChunkSpec()
         self._sizer, self._name = sizer, name
         self._device = "cuda" if gpus else "cpu"
         self._loaded: _Loaded | None = None
         self._canaries: dict[Hashable, float] = {}
 
-    def run(self, plan: TrialPlan, report: Report) -> TrialResult:
-        """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace."""
-        began, started = time.monotonic(), now()
+    def run(
+        self, plan: TrialPlan, report: Report, begun: Begun = ALONE, keeper: Keeper | None = None
+    ) -> TrialResult:
+        """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace.
+
+        Args:
+            plan: What to run.
+            report: Told how far it has come.
+            begun: What the collector said when the trial began.
+            keeper: Takes answers while the trial runs; None keeps none.
+
+        Raises:
+            Uncollected: the collector refuses what the trial gives it.
+            torch.AcceleratorError: the device's context is broken; nothing more can run in this process.
+        """
+        began = time.monotonic()
+        told: Row = {"started": now(), "attempts": begun.number, "executor": self._name}
+        chunks = Chunks(begun, keeper, plan.id, self._policy)
 
         def about() -> Row:
-            return {"started": started, "seconds": time.monotonic() - began, "executor": self._name}
+            return {**told, "seconds": time.monotonic() - began}
 
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
             bench = self._bench(resolved, report)
-            outcome = run_trial(resolved, bench, self._sizer, report)
+            outcome = run_trial(resolved, bench, self._sizer, report, chunks)
             for _ in range(1, plan.timing.processes if outcome.sessions else 1):
                 self._loaded = bench = None  # type: ignore[assignment]  # freed before it is loaded anew
                 release()
@@ -77,11 +99,14 @@ class Executor:
             return finished(outcome, bench.model, {**about(), **self._drift(outcome)})
         except OutOfMemory as error:
             return unfinished(plan, "oom", error, traceback.format_exc(), about())
+        except Uncollected:
+            raise  # no fault of the trial's: whoever runs it knows what to do
         except Exception as error:  # the one place that catches everything: a failed trial is a row, not a dead sweep
             if classify(error) == "lost":
                 raise  # nothing more can run in this process: whoever started it starts another and tries again
             self._loaded = None  # whatever state the failure left the model in, the next trial starts from the files
-            return unfinished(plan, "failed", error, traceback.format_exc(), about())
+            failed = unfinished(plan, "failed", error, traceback.format_exc(), about())
+            return replace(failed, distrusted=isinstance(error, Mismatch))
 
     def _drift(self, outcome: Outcome) -> Row:
         """How the canary has changed since this process first ran it."""

@@ -20,9 +20,8 @@ def unfinished(plan: TrialPlan, state: State, error: BaseException, trace: str, 
     return TrialResult(trial=plan.id, knobs=tuple(dict(plan.point)), state=state, row=row, trace=trace)
 
 
-def lost(plan: TrialPlan, lives: int) -> TrialResult:
+def lost(plan: TrialPlan, reason: str) -> TrialResult:
     """The row of a trial that took its process with it as often as it was allowed to."""
-    reason = f"ended its process {lives} times; see the logs of the cluster"
     row = {**identity(plan), "state": "failed", "error": reason}
     return TrialResult(trial=plan.id, knobs=tuple(dict(plan.point)), state="failed", row=row)
 

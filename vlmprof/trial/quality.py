@@ -63,10 +63,21 @@ def quality(outcome: Outcome, together: Together) -> dict[str, Scalar | None]:
         "metric": metric.name,
         "metric_kind": metric.kind,
         "batch_size": outcome.batch_size,
-        "samples_per_s": None if outcome.scored_by else len(outcome.scored) / outcome.score_seconds,
+        "samples_quarantined": sum(one.quarantined for one in outcome.scored),
+        "quarantined": " ".join(one.example.id for one in outcome.scored if one.quarantined) or None,
+        "samples_per_s": _throughput(outcome),
         "scored_by": outcome.scored_by,
+        "samples_resumed": outcome.merged.samples,
+        "score_processes": None if outcome.scored_by else outcome.merged.processes,
+        "score_mixed": outcome.merged.mixed or None,
         **(_value(outcome, together) if len(answers) == len(outcome.scored) else {}),
     }
+
+
+def _throughput(outcome: Outcome) -> float | None:
+    """Of the samples that this process scored in its own time; None where it scored none."""
+    scored = len(outcome.scored) - outcome.merged.samples - sum(one.quarantined for one in outcome.scored)
+    return scored / outcome.score_seconds if scored and not outcome.scored_by else None
 
 
 def _value(outcome: Outcome, together: Together) -> dict[str, Scalar | None]:

@@ -56,7 +56,7 @@ def finished(outcome: Outcome, model: AbstractModel, about: Row) -> TrialResult:
         **_audit(outcome),
         **_achieved_by_knob(outcome, seen),
         **_achieved(outcome, seen),
-        **({"peak_bytes": outcome.peak.peak_bytes} if outcome.peak else {}),
+        **_peak(outcome),
         **latency_columns(outcome, str(about_device["device"])),
         **seen.loaded,
         **outcome.engine,
@@ -98,6 +98,14 @@ def _failure(failed: Sequence[Scored], samples: int) -> str | None:
     if not failed:
         return None
     return f"{len(failed)} of {samples} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
+
+
+def _peak(outcome: Outcome) -> dict[str, int | None]:
+    """The most that any process of the score pass reserved; none where their devices differ."""
+    merged = outcome.merged
+    if outcome.peak is None or "device" in merged.mixed:
+        return {}
+    return {"peak_bytes": max(outcome.peak.peak_bytes, merged.peak_bytes or 0)}
 
 
 def _audit(outcome: Outcome) -> dict[str, float | int | None]:

@@ -24,6 +24,7 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 from vlmprof.trial.audit import Audit
 from vlmprof.trial.bench import Bench
+from vlmprof.trial.chunks import Chunks, Merged
 from vlmprof.trial.probe import Sizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, subset_of
@@ -57,6 +58,8 @@ class Outcome:
     scored: tuple[Scored, ...]
     scored_by: str | None
     """The trial whose answers were cut to this one's cap; None where this trial gave its own."""
+    merged: Merged
+    """Whose answers the score pass put together, where earlier processes had given some."""
     engine: Mapping[str, str]
     """The engine, and the kernels it chose for the decode steps that were timed, or scored where none were."""
     score_seconds: float
@@ -68,7 +71,7 @@ class Outcome:
     """Of the timing pass, each with the model loaded anew; empty where nothing was timed."""
     timing_output_tokens: int
     peak: Peak | None
-    """Of the score pass."""
+    """Of the score pass, as far as this process made it."""
 
     @property
     def timed(self) -> list[Timed]:
@@ -77,13 +80,18 @@ class Outcome:
 
 
 def run_trial(
-    resolved: Resolved, bench: Bench, sizer: Sizer, report: Callable[[Progress], None]
+    resolved: Resolved,
+    bench: Bench,
+    sizer: Sizer,
+    report: Callable[[Progress], None],
+    chunks: Chunks | None = None,
 ) -> Outcome:
-    """Run one configuration on a loaded model.
+    """Run one configuration on a loaded model; ``chunks`` brings what was answered before and takes what is.
 
     Raises:
         OutOfMemory: not even one sample fits.
         Mismatch: what ran is not what was asked for, or the stages do not add up.
+        Uncollected: the collector refuses an answer.
     """
     plan, model = resolved.plan, bench.model
     asked = _asked(resolved)
@@ -96,7 +104,7 @@ def run_trial(
         cap = output_tokens or resolved.task.max_new_tokens
         reset_peak(model.device)
         if "accuracy" in plan.measure:
-            given = answers(resolved, asked, bench, cap, sizer, report)
+            given = answers(resolved, asked, bench, cap, sizer, report, chunks=chunks)
         seconds = time.perf_counter() - began
         peak = read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
@@ -110,6 +118,7 @@ def run_trial(
         audit=given.audit,
         scored=given.scored,
         scored_by=given.scored_by,
+        merged=given.merged,
         engine=bench.engine.describe(),
         score_seconds=seconds,
         batch_size=max((one.batch_size for one in given.scored), default=None),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, final
 
 from vlmprof.records import Example, Generation, Prompt
+from vlmprof.trial.resolve import Resolved
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,8 @@ class Scored:
     parsed: bool = True
     """Whether the metric understood the answer."""
     error: str = ""
+    quarantined: bool = False
+    """Whether it is failed because processes that scored it died."""
 
 
 @final
@@ -62,6 +65,14 @@ def open_pictures(asked: Sequence[Asked]) -> Opened:
         picture = replace(one.prompt.picture, load=partial(_same, image))
         readable.append(replace(one, prompt=replace(one.prompt, picture=picture)))
     return Opened(readable=tuple(readable), broken=tuple(broken))
+
+
+def judged(resolved: Resolved, example: Example, generation: Generation, batch_size: int) -> Scored:
+    """An answer with what the task's metric says of it."""
+    verdict = resolved.task.metric.judge(generation.text, example)
+    return Scored(
+        example=example, generation=generation, score=verdict.score, parsed=verdict.parsed, batch_size=batch_size
+    )
 
 
 def _same(image: Image) -> Image:

@@ -7,35 +7,48 @@ from functools import partial
 
 from vlmprof.engine.sights import Prepared
 from vlmprof.errors import OutOfMemory
-from vlmprof.records import Example, Generation
 from vlmprof.tasks.ahead import Ahead
 from vlmprof.trial.bench import Bench, NextBatch
+from vlmprof.trial.chunks import Chunks
 from vlmprof.trial.probe import Sizer, Sizing
 from vlmprof.trial.resolve import Resolved, planned_counts
-from vlmprof.trial.samples import Asked, Scored
+from vlmprof.trial.samples import Asked, Scored, judged
 
 
-def score(
+def score(  # noqa: PLR0913 (what to score and with what, and by name what is known of it)
     resolved: Resolved,
     asked: Sequence[Asked],
     bench: Bench,
     max_new_tokens: int,
     sizer: Sizer,
     report: Callable[[int], None],
+    *,
+    chunks: Chunks | None = None,
 ) -> Iterator[Scored]:
     """Answer and score all samples, the longest prompts first: what fits them fits all that follow.
 
+    What ``chunks`` knows already is not scored again.
+
     Raises:
         OutOfMemory: not even one sample fits.
+        Uncollected: the collector refuses an answer.
     """
-    left, done = _longest_first(resolved, asked), 0
-    sizing = Sizing(resolved, left, bench, max_new_tokens, sizer)
-    report(0)
+    chunks = chunks or Chunks.nowhere()
+    everything = _longest_first(resolved, asked)
+    known = chunks.known(resolved, everything, bench)
+    yield from known.values()
+    left, done = [one for one in everything if one.example.id not in known], len(known)
+    report(done)
+    if not left:
+        return
+    sizing = Sizing(resolved, everything, bench, max_new_tokens, sizer)  # of all: a resumed trial asks as it did before
     with (
+        chunks,
         Ahead([one.prompt.picture for one in left], readers(resolved, bench.model.device)) as ahead,
         NextBatch(bench, ahead.wait) as following,
     ):
-        for answered in _batches(resolved, left, following, max_new_tokens, sizing):
+        for answered in _batches(resolved, left, following, max_new_tokens, sizing, chunks):
+            chunks.add(answered)
             yield from answered
             done += len(answered)
             report(done)
@@ -48,14 +61,29 @@ def readers(resolved: Resolved, device: str) -> int:
 
 
 def _batches(
-    resolved: Resolved, left: list[Asked], following: NextBatch, max_new_tokens: int, sizing: Sizing
+    resolved: Resolved,
+    left: Sequence[Asked],
+    following: NextBatch,
+    max_new_tokens: int,
+    sizing: Sizing,
+    chunks: Chunks,
 ) -> Iterator[Sequence[Scored]]:
-    while left:
-        size = sizing.size(len(left))
-        opened, prepared = following.take(left[:size], left[size:])
+    """Batch by batch; what a process may have died of comes last, one at a time."""
+    together = [one for one in left if not chunks.alone(one)]
+    while together:
+        size = sizing.size(len(together))
+        batch, then = together[:size], together[size:]
+        chunks.about_to([*batch, *then[: following.most * size]])
+        opened, prepared = following.take(batch, then)
         yield opened.broken
         yield from _survive(resolved, opened.readable, following.bench, prepared, max_new_tokens, sizing)
-        left = left[size:]
+        together = then
+    for one in filter(chunks.alone, left):
+        chunks.flush()
+        chunks.about_to([one])
+        opened, prepared = following.take([one], [])
+        yield opened.broken
+        yield from _survive(resolved, opened.readable, following.bench, prepared, max_new_tokens, sizing)
 
 
 def _survive(
@@ -101,14 +129,6 @@ def _answer(
         return []
     pairs = zip(asked, bench.answer(prepared, asked, max_new_tokens), strict=True)
     return [judged(resolved, one.example, generation, len(asked)) for one, generation in pairs]
-
-
-def judged(resolved: Resolved, example: Example, generation: Generation, batch_size: int) -> Scored:
-    """An answer with what the task's metric says of it."""
-    verdict = resolved.task.metric.judge(generation.text, example)
-    return Scored(
-        example=example, generation=generation, score=verdict.score, parsed=verdict.parsed, batch_size=batch_size
-    )
 
 
 def _longest_first(resolved: Resolved, asked: Sequence[Asked]) -> list[Asked]:

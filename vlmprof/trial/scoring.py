@@ -8,11 +8,12 @@ from typing import final
 
 from vlmprof.trial.audit import Audit, audit, audited_answers
 from vlmprof.trial.bench import Bench, Said
+from vlmprof.trial.chunks import NOT_MERGED, Chunks, Merged
 from vlmprof.trial.probe import Sizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved
-from vlmprof.trial.samples import Asked, Scored
-from vlmprof.trial.score import judged, score
+from vlmprof.trial.samples import Asked, Scored, judged
+from vlmprof.trial.score import score
 
 
 @final
@@ -24,21 +25,26 @@ class Answers:
     audit: Audit | None = None
     scored_by: str | None = None
     """The trial whose answers were cut to this one's cap; None where this trial gave its own."""
+    merged: Merged = NOT_MERGED
 
 
-def answers(
+def answers(  # noqa: PLR0913 (as of the score pass)
     resolved: Resolved,
     asked: Sequence[Asked],
     bench: Bench,
     cap: int,
     sizer: Sizer,
     report: Callable[[Progress], None],
+    *,
+    chunks: Chunks | None = None,
 ) -> Answers:
     """Answer and score all samples, and audit the answers.
 
     Raises:
         OutOfMemory: not even one sample fits.
+        Uncollected: the collector refuses an answer.
     """
+    chunks = chunks or Chunks.nowhere()
     plan = resolved.plan
     known = bench.recall(plan, cap)
     if known is not None:
@@ -49,11 +55,12 @@ def answers(
     def done(count: int) -> None:
         report(Progress(phase="score", done=count, total=len(asked)))
 
-    scored = tuple(score(resolved, asked, bench, cap, sizer, done))
+    found = {one.example.id: one for one in score(resolved, asked, bench, cap, sizer, done, chunks=chunks)}
+    scored = tuple(found[one.example.id] for one in asked)  # in an order that no batch and no interruption decides
     report(Progress(phase="audit", done=0, total=plan.audit_samples))
     audited = audited_answers(resolved, asked, scored, bench, cap)
     bench.remember(plan, Said(trial=plan.id, cap=cap, scored=scored, audited=audited))
-    return Answers(scored=scored, audit=audit(resolved, asked, scored, audited))
+    return Answers(scored=scored, audit=audit(resolved, asked, scored, audited), merged=chunks.merged())
 
 
 def _rescored(resolved: Resolved, one: Scored) -> Scored:
