@@ -192,7 +192,7 @@ class ResourceSpec(Section):
 class ChunkSpec(Section):
     """When the answers of a trial that runs are kept: whichever comes first."""
 
-    samples: Positive = Field(256, description="Answers that are kept together.")
+    answers: Positive = Field(256, description="Answers that are kept together.")
     seconds: Seconds = Field(10.0, description="The most scoring that is lost with a process.")
 
 

@@ -200,7 +200,7 @@ def test_a_chunk_is_full_by_count_or_by_seconds(plan: TrialPlan) -> None:
     lost = [Scored(example=one, generation=None, score=None, batch_size=0, error="x") for one in examples]
     bench = Bench(resolved.family.load(resolved.checkpoint, "cpu"))
     now = [0.0]
-    policy = ChunkSpec(samples=5, seconds=10)
+    policy = ChunkSpec(answers=5, seconds=10)
     chunks = Chunks(Begun(attempt="t"), Told(), plan.id, policy, lambda: now[0])
     chunks.known(resolved, [], bench)
     with chunks:

@@ -146,7 +146,7 @@ class Chunks:
         """
         self._own += len(scored)
         self._pending.scored += scored
-        if len(self._pending.scored) >= self._policy.samples or self._seconds() >= self._policy.seconds:
+        if len(self._pending.scored) >= self._policy.answers or self._seconds() >= self._policy.seconds:
             self.flush()
 
     def flush(self) -> None:
