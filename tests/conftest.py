@@ -43,20 +43,9 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the demo's architecture and random weights: every mechanism, no training, one second."""
-    import torch
+    from tests.checkpoints import tiny_checkpoint as written
 
-    from vlmprof.demo.config import demo_config, demo_image_processor
-    from vlmprof.demo.tokenizer import build_tokenizer
-    from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
-    from vlmprof.models.molmo.processing import MolmoProcessor
-    from vlmprof.models.molmo.registration import register
-
-    register()
-    torch.manual_seed(7)
-    folder = tmp_path_factory.mktemp("tiny")
-    MolmoForConditionalGeneration(demo_config()).save_pretrained(folder)
-    MolmoProcessor(demo_image_processor(), build_tokenizer()).save_pretrained(folder)
-    return folder
+    return written(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,22 @@
 import os
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 from vlmprof.errors import KnobValueError, suggestion
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.surfaces import DecoderStack
 
-VALUES = ("none", "raise", "die", "slow", "oom")
+VALUES = ("none", "raise", "die", "slow", "oom", "paced")
+PACE = "VLMPROF_TEST_PACE"
+"""Names a file with the seconds that a forward pass of `paced` waits; whoever holds the file may change them."""
+
+
+def pace():
+    try:
+        return float(Path(os.environ[PACE]).read_text() or 0)
+    except (KeyError, OSError):
+        return 0.0
 
 
 class Trouble(AbstractKnob):
@@ -27,6 +37,8 @@ class Trouble(AbstractKnob):
                 os._exit(7)
             if value == "slow":
                 time.sleep(0.02)
+            if value == "paced":
+                time.sleep(pace())
             if value == "oom":
                 raise RuntimeError("CUDA error: out of memory")
 
