@@ -19,34 +19,46 @@ import psutil
 
 from tests.faults.processes import MARK
 
+ROOT = Path(__file__).parents[2]
 START_S = 120
 """A bound for a node that hangs, not an expectation: it takes 3 to 8 s."""
 OBJECT_STORE = 100 * 2**20
 NOTICED_SOON = {
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "5000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_failure_threshold": "5",
 }
-"""A node whose raylet is gone is declared dead after 3 to 5 s instead of 15 or more."""
+"""A node whose raylet is gone is declared dead after some 5 s instead of 15 or more."""
+STARTS_MOST = 3
+"""On a loaded host Ray itself gives a node up that does not register within 30 s."""
 
 
 class Node:
     """One raylet, started by ``ray start --block`` in a session of its own."""
 
-    def __init__(self, module: str, options: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, module: str, options: str, environment: Mapping[str, str], log: Path) -> None:
         self._command = [sys.executable, "-m", module, "start", "--block", *options.split()]
-        self._environment = dict(environment)
+        self._environment, self._log = dict(environment), log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def require_running(self) -> None:
+        """Raises:
+        AssertionError: it has ended, with what it said.
+        """
+        assert self._process is not None
+        code = self._process.poll()
+        assert code is None, f"a Ray node ended with {code}: {self._log.read_text(errors='replace')[-2000:]}"
 
     def raylet(self) -> psutil.Process | None:
         """Its raylet, once it is there."""
@@ -85,26 +97,34 @@ class TwoNodes:
         token.chmod(0o600)
         self.environment = {
             **os.environ,
+            **(environment or {}),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
             **NOTICED_SOON,
-            **(environment or {}),
             MARK: mark,
         }
         self._share = f"--num-cpus={cpus} --num-gpus=0 --object-store-memory={OBJECT_STORE} --disable-usage-stats"
         head = f"--head --port=0 --include-dashboard=false --temp-dir={self.home / 'ray'} {self._share}"
-        self.head = Node("ray.scripts.scripts", head, self.environment)
+        self.head = Node("ray.scripts.scripts", head, self.environment, self.home / "head.log")
         self.address = ""
         self.second: Node
 
     def __enter__(self) -> Self:
-        self.head.start()
-        self.address = self._address()
+        for attempt in range(1, STARTS_MOST + 1):
+            self.head.start()
+            try:
+                self.address = self._address()
+                break
+            except AssertionError:
+                self.head.stop()
+                if attempt == STARTS_MOST:
+                    raise
+                shutil.rmtree(self.home / "ray", ignore_errors=True)
         joining = f"--address={self.address} {self._share}"
-        self.second = Node("tests.faults.second_node", joining, self.environment)
+        self.second = Node("tests.faults.second_node", joining, self.environment, self.home / "second.log")
         self.second.start()
         return self
 
@@ -119,5 +139,6 @@ class TwoNodes:
         while time.monotonic() < deadline:
             if known.is_file() and (address := known.read_text().strip()):
                 return address
+            self.head.require_running()
             time.sleep(0.1)
         raise AssertionError(f"the Ray head did not come up in {START_S} s")
