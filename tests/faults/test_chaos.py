@@ -15,8 +15,9 @@ from vlmprof.store.collector import Collector
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_one_kill_of_each_kind_loses_nothing_and_doubles_nothing() -> None:
-    plan = Plan(kills=5, seed=3, samples=8, configurations=4, pauses_s=(0.2, 1.5), minutes=4, hurry=True)
+    plan = Plan(kills=5, seed=3, samples=8, configurations=4, pauses_s=(0.2, 1.5), minutes=8, hurry=True)
     report = run(plan)
     told = json.dumps(as_json(report), indent=1)
     assert report.sound, told

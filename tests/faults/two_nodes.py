@@ -120,9 +120,10 @@ class TwoNodes:
                 break
             except AssertionError:
                 self.head.stop()
-                if attempt == STARTS_MOST:
+                last = attempt == STARTS_MOST
+                shutil.rmtree(self.home if last else self.home / "ray", ignore_errors=True)
+                if last:
                     raise
-                shutil.rmtree(self.home / "ray", ignore_errors=True)
         joining = f"--address={self.address} {self._share}"
         self.second = Node("tests.faults.second_node", joining, self.environment, self.home / "second.log")
         self.second.start()
