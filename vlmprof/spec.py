@@ -17,6 +17,7 @@ from pydantic import functional_validators as validators
 
 from vlmprof import registry, strict_yaml
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+from vlmprof.storage_root import inside_root, results_place
 from vlmprof.wording import fault
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
@@ -57,6 +58,7 @@ TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
 MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
+Place = Annotated[str, AfterValidator(inside_root)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, strict=False)]
@@ -214,12 +216,12 @@ class SweepSpec(Section):
     timeout_s: Annotated[float, Field(ge=1, strict=False)] | None = Field(
         3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
     )
-    storage: str = Field("", description="Results folder; empty: results/<name>.")
+    storage: Place = Field("", description="Results folder; empty: results/<name>.")
 
     @property
     def folder(self) -> Path:
         """Where the tables lie."""
-        return Path(self.storage or f"results/{self.name}")
+        return Path(results_place(self.storage, self.name))
 
 
 @final

@@ -12,6 +12,7 @@ from typing import Any
 
 from vlmprof.errors import KnobValueError, suggestion
 from vlmprof.knobs.knob import require_whole
+from vlmprof.storage_root import DEFAULT, STORAGE
 
 EXPECTED = "expected {keep: n, policy: prefix} or a list of block indices"
 
@@ -20,9 +21,6 @@ LEGACY_FIRST = 4
 
 SHORTEST_DIGEST = 12
 """Hexadecimal digits that pin a table of scores."""
-
-STORAGE = "VLMPROF_STORAGE"
-"""Names the folder that tables of scores are read from; ``results`` where it is not set."""
 
 
 def kept_blocks(value: Any, blocks: int) -> tuple[int, ...]:
@@ -171,7 +169,7 @@ def _digest(path: Path) -> str:
 
 
 def _inside_storage(table: Any) -> Path:
-    root = Path(os.environ.get(STORAGE, "results")).resolve()
+    root = Path(os.environ.get(STORAGE, DEFAULT)).resolve()
     path = (root / str(table)).resolve()
     if not isinstance(table, str) or not table or not path.is_relative_to(root):
         raise KnobValueError(

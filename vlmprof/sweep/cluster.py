@@ -15,6 +15,7 @@ from typing import Any, final
 
 from vlmprof.errors import UserError
 from vlmprof.spec import ResourceSpec
+from vlmprof.storage_root import STORAGE
 
 NAMESPACE = "vlmprof"
 LOCAL = "local"
@@ -81,7 +82,9 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it has to say of a trial is in the ledger
 
-    size = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True} if address == LOCAL else {}
+    options: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True}
+    if address != LOCAL:  # its workers inherit their node's environment, not ours
+        options = {"runtime_env": {"env_vars": {STORAGE: os.environ[STORAGE]}}} if STORAGE in os.environ else {}
     try:
         context = ray.init(
             address=address,
@@ -89,7 +92,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
             log_to_driver=verbose,
             logging_level="info" if verbose else "error",
             configure_logging=verbose,
-            **size,
+            **options,
         )
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None

@@ -19,6 +19,7 @@ from typing import Any, final
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vlmprof.errors import StoreError, UserError
 from vlmprof.plan.point import TrialPlan
@@ -63,7 +64,10 @@ class Session:
         Collector(folder, sweep, wait_s=WRITER_WAIT_S).close()
         # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
         run = uuid.uuid4().hex[:6]
-        collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **_DURABLE)
+        # Beside the driver: the folder that was just taken is on this machine, and may be on no other.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        writing = {**_DURABLE, "scheduling_strategy": here}
+        collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **writing)
         sizer = ray.remote(SizerActor).options(name=f"{sweep}-batch-sizer-{run}", **_DURABLE)
         self._collector = collector.remote(str(folder.absolute()), sweep)
         self._sizer = sizer.remote(str(default_folder()))
