@@ -6,17 +6,33 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PLUGIN = str(Path(__file__).parent / "plugin")
-TOKEN = Path(tempfile.mkdtemp(prefix="vlmprof-token-")) / "token"
+SCRATCH = Path(tempfile.mkdtemp(prefix="vlmprof-tests-"))
+TOKEN, STORAGE = SCRATCH / "token", SCRATCH / "storage"
+
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+DASHBOARD_PORT = _free_port()
+SECRET = "hf_" + secrets.token_hex(20)
+"""In the environment of the cluster's processes, where a user's would be; it must reach no table and no log."""
 
 # Before ray, torch or transformers are imported anywhere: all of them read these once.
 os.environ |= {
@@ -54,12 +70,14 @@ def cluster() -> Iterator[str]:
     TOKEN.write_text(secrets.token_hex(32))
     TOKEN.chmod(0o600)
     home = Path(tempfile.mkdtemp(prefix="vp-ray-"))  # sockets in it have paths of at most 107 bytes
-    options = "--head --block --port=0 --num-cpus=2 --num-gpus=0 --include-dashboard=false --disable-usage-stats"
+    options = "--head --block --port=0 --num-cpus=2 --num-gpus=0 --include-dashboard=true --disable-usage-stats"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options.split()]
-    command += [f"--temp-dir={home}", f"--object-store-memory={200 * 2**20}"]
-    head = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    command += [f"--temp-dir={home}", f"--object-store-memory={200 * 2**20}", "--dashboard-host=127.0.0.1"]
+    command += [f"--dashboard-port={DASHBOARD_PORT}", "--dashboard-agent-listen-port=0"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # a job's entrypoint says 'python'
+    of_its_own = {"PATH": path, "VLMPROF_STORAGE": str(STORAGE), "HF_TOKEN": SECRET}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    head = subprocess.Popen(command, env={**os.environ, **of_its_own}, start_new_session=True, **quiet)
     try:
         yield _address(home, head)
     finally:
@@ -67,6 +85,27 @@ def cluster() -> Iterator[str]:
         head.wait(timeout=60)
         _end_group(head.pid)
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def dashboard(cluster: str) -> str:
+    """The URL of the same cluster's dashboard, where jobs are submitted."""
+    url = f"http://127.0.0.1:{DASHBOARD_PORT}"
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{url}/api/version", timeout=5).close()
+        except urllib.error.HTTPError as refused:
+            assert refused.code == 401, "the tests' cluster must ask for a token"
+            return url
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the dashboard did not come up in 60 s")
+
+
+@pytest.fixture(scope="session")
+def storage(cluster: str) -> Path:
+    """The cluster's storage root."""
+    return STORAGE
 
 
 def _address(home: Path, head: subprocess.Popen[bytes]) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof import __version__, batch_cli, data, registry
+from vlmprof import __version__, batch_cli, data, jobs_cli, registry
 from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
 app.add_typer(batch_cli.app, name="batch")
+app.add_typer(jobs_cli.app)  # without a name: its commands are commands of ours
 WIDE = 160
 """Columns where the output is no terminal: a table in a log must not be cut to eighty."""
 out = Console(width=None if sys.stdout.isatty() else WIDE)

@@ -22,10 +22,10 @@ def results_place(storage: str, name: str) -> str:
         name: Of the job.
     """
     root = os.environ.get(STORAGE, "")
+    if is_anchored(storage):
+        return os.path.expanduser(storage)  # noqa: PTH111 (it may be a URL)
     if not root:
         return storage or f"{DEFAULT}/{name}"
-    if is_anchored(storage):
-        return storage
     below = PurePosixPath(storage or name)
     if storage and below.parts[0] == DEFAULT:
         below = below.relative_to(DEFAULT)

@@ -45,3 +45,8 @@ def read(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
         expected = "a job is a mapping with at least name, models, tasks and knobs"
         return None, [Fault(field="", problem=f"{expected}; got {raw!r}")]
     return raw, loader.twice
+
+
+def written(raw: dict[str, Any]) -> str:
+    """The same mapping as a file that ``read`` gives back; comments are not kept."""
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
