@@ -90,7 +90,7 @@ def test_damage_never_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, d
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     lines[at] = f"{MARK}{json.dumps({**piece, 'base64': base64.b64encode(content).decode()})}\n"
     unpacker = Unpacker(tmp_path_factory.mktemp("here"))
-    with pytest.raises(UserError, match="came damaged"):
+    with pytest.raises(UserError, match=r"came damaged"):
         unpacker.take("".join(lines))
 
 
@@ -108,7 +108,7 @@ def test_a_cluster_cannot_write_outside_the_folder_nor_anything_but_results(tmp_
     ]
     folder = tmp_path / "here"
     folder.mkdir()
-    with pytest.raises(UserError, match="has no place in results; nothing was written"):
+    with pytest.raises(UserError, match=r"has no place in results; nothing was written"):
         Unpacker(folder).take("".join(f"{MARK}{json.dumps(piece)}\n" for piece in sent))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -116,12 +116,12 @@ def test_a_cluster_cannot_write_outside_the_folder_nor_anything_but_results(tmp_
 def test_a_link_in_the_folder_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "trials").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="leads out of .* by a link"):
+    with pytest.raises(UserError, match=r"leads out of .* by a link"):
         inside(tmp_path / "here", "trials/x.parquet")
 
 
 def test_a_folder_without_a_sweep_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no sweep has begun"):
+    with pytest.raises(UserError, match=r"no sweep has begun"):
         Unpacker(tmp_path / "here").take(text_of(tmp_path))
 
 
@@ -138,5 +138,5 @@ def test_only_a_folder_of_the_same_sweep_is_written_over(tmp_path: Path) -> None
         _require_room(results(tmp_path / "other", name="other"), submission)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(StoreError, match="is there and holds no sweep"):
+    with pytest.raises(StoreError, match=r"is there and holds no sweep"):
         _require_room(tmp_path / "home", submission)

@@ -97,7 +97,7 @@ def test_a_wrong_token_says_where_it_came_from(
     with pytest.raises(UserError, match=f"does not know the token in {token_file}") as raised:
         knock(dashboard.url)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong-token")
-    with pytest.raises(UserError, match="does not know the token in RAY_AUTH_TOKEN"):
+    with pytest.raises(UserError, match=r"does not know the token in RAY_AUTH_TOKEN"):
         knock(dashboard.url)
     assert "wrong-token" not in str(raised.value)
 
@@ -105,13 +105,15 @@ def test_a_wrong_token_says_where_it_came_from(
 @pytest.mark.parametrize("content", ["", None])
 def test_no_token_at_all_says_how_to_get_one(dashboard: Dashboard, token_file: Path, content: str | None) -> None:
     token_file.unlink() if content is None else token_file.write_text(content)
-    with pytest.raises(UserError, match="asks for a token, and there is none in RAY_AUTH_TOKEN nor in .*chmod 600"):
+    with pytest.raises(UserError, match=r"asks for a token, and there is none in RAY_AUTH_TOKEN nor in .*chmod 600"):
         knock(dashboard.url)
 
 
 def test_a_token_that_others_can_read_is_warned_of(dashboard: Dashboard, token_file: Path) -> None:
     token_file.chmod(0o644)
-    assert knock(dashboard.url).warnings == (f"other users of this machine can read your token: chmod 600 {token_file}",)
+    assert knock(dashboard.url).warnings == (
+        f"other users of this machine can read your token: chmod 600 {token_file}",
+    )
 
 
 def test_a_token_over_plain_http_beyond_this_machine_is_warned_of() -> None:
@@ -123,20 +125,22 @@ def test_a_token_over_plain_http_beyond_this_machine_is_warned_of() -> None:
 def test_a_redirect_is_not_followed_with_the_token(dashboard: Dashboard) -> None:
     other = Dashboard()
     dashboard.redirect = f"{other.url}/api/version"
-    with pytest.raises(UserError, match="is not the dashboard of a Ray cluster"):
+    with pytest.raises(UserError, match=r"is not the dashboard of a Ray cluster"):
         knock(dashboard.url)
     assert other.shown == [""]
     other.server_close()
 
 
 def test_nobody_there(dashboard: Dashboard) -> None:
-    with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:1: .*refused.*ray start --head"):
+    with pytest.raises(
+        UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:1: .*refused.*ray start --head"
+    ):
         knock("http://127.0.0.1:1")
 
 
 def test_somebody_else_there(dashboard: Dashboard) -> None:
     dashboard.status = 404
-    with pytest.raises(UserError, match="is not the dashboard of a Ray cluster"):
+    with pytest.raises(UserError, match=r"is not the dashboard of a Ray cluster"):
         knock(dashboard.url)
 
 
@@ -150,5 +154,5 @@ def test_versions_of_ray(dashboard: Dashboard) -> None:
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "ftp://x", "http://", "http://me:pass@host:8265"])
 def test_an_address_of_another_kind(address: str) -> None:
-    with pytest.raises(UserError, match="expected the URL of a Ray dashboard|an address holds no password"):
+    with pytest.raises(UserError, match=r"expected the URL of a Ray dashboard|an address holds no password"):
         knock(address)

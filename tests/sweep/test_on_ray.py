@@ -19,22 +19,10 @@ from vlmprof.store import tables
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import read, read_states
 from vlmprof.sweep.cluster import connected
-from vlmprof.sweep.inline import run_inline
 
 pytestmark = pytest.mark.ray
 ONE_WORKER = {"cpus": 2}
 """Of the cluster's two CPUs: one process to start instead of two, where a test needs no more."""
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """The reference: the small job in a plain loop."""
-    job = small_job(tmp_path_factory.mktemp("inline"), tiny_checkpoint)
-    collector = Collector(job.spec.folder, job.spec.name, wait_s=1)
-    collector.open_run([plan.id for plan in job.plans], {})
-    run_inline(job.plans, 0, collector, Silent(), gpus=0)
-    collector.close()
-    return job.spec.folder
 
 
 def test_ray_and_the_loop_give_identical_samples(

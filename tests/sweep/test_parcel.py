@@ -62,7 +62,12 @@ def test_the_id_is_the_name_and_the_content(tmp_path: Path, tiny_checkpoint: Pat
 def test_data_travel_when_asked_and_trials_keep_their_ids(desk: Path, tiny_checkpoint: Path) -> None:
     path = job(desk, tiny_checkpoint)
     parcel = pack(path, with_data=True)
-    assert sorted(parcel.files) == ["mine/images/0.png", "mine/images/1.png", "mine/images/2.png", "mine/questions.jsonl"]
+    assert sorted(parcel.files) == [
+        "mine/images/0.png",
+        "mine/images/1.png",
+        "mine/images/2.png",
+        "mine/questions.jsonl",
+    ]
     here = {plan.id for plan in prepare(path).plans}
     there = desk.parent / "cluster"
     there.mkdir()
@@ -106,16 +111,20 @@ def test_a_path_of_this_machine_is_refused_unless_it_is_sent(desk: Path, tiny_ch
 
 def test_too_much_data_says_how_much_and_what_then(desk: Path, tiny_checkpoint: Path) -> None:
     (desk / "mine" / "more.parquet").write_bytes(b"0" * 3_000_000)
-    path = job(desk, tiny_checkpoint, tasks=[{"name": "local", "metric": "exact_match", "path": "mine/questions.jsonl"}])
+    path = job(
+        desk, tiny_checkpoint, tasks=[{"name": "local", "metric": "exact_match", "path": "mine/questions.jsonl"}]
+    )
     with pytest.raises(UserError, match=r"in 4 files, and 0\.0 MB may travel.*--data-limit-mb"):
         pack(path, with_data=True, limit_bytes=100)
 
 
-@pytest.mark.parametrize("name", [".env.json", "credentials.json", ".git/x.json", "my_token.jsonl", "service-account.json"])
+@pytest.mark.parametrize(
+    "name", [".env.json", "credentials.json", ".git/x.json", "my_token.jsonl", "service-account.json"]
+)
 def test_files_with_private_names_are_refused(desk: Path, tiny_checkpoint: Path, name: str) -> None:
     (desk / "mine" / name).parent.mkdir(exist_ok=True)
     (desk / "mine" / name).write_text("{}")
-    with pytest.raises(UserError, match="looks like something private.* is not sent"):
+    with pytest.raises(UserError, match=r"looks like something private.* is not sent"):
         pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine"}]), with_data=True)
 
 
@@ -132,7 +141,7 @@ def test_a_row_cannot_take_along_a_file_from_elsewhere(desk: Path, tiny_checkpoi
     (desk / "mine" / "images" / "link.png").symlink_to(desk.parent / "secret.png")
     (desk / "mine" / "images" / "script.py").write_text("1")
     (desk / "mine" / "questions.jsonl").write_text(json.dumps({"image": image, "question": "?", "answer": "a"}))
-    with pytest.raises(UserError, match="lies outside|is no picture by its name"):
+    with pytest.raises(UserError, match=r"lies outside|is no picture by its name"):
         pack(job(desk, tiny_checkpoint), with_data=True)
 
 
@@ -151,7 +160,8 @@ def test_a_secret_in_the_job_is_refused_by_field(
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "DB_PASSWORD", "RAY_AUTH_TOKEN", "GOOGLE_CREDENTIALS"]
+    "name",
+    ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "DB_PASSWORD", "RAY_AUTH_TOKEN", "GOOGLE_CREDENTIALS"],
 )
 def test_variables_with_secret_names(name: str) -> None:
     assert why_secret_variable(name, "x")
