@@ -33,7 +33,7 @@ class Submission:
     said: str
     """Ray's word on how it ended."""
     code: int | None
-    """Of the process on the cluster."""
+    """Of the process on the cluster, as a shell tells it: 128 + n where signal n ended it."""
 
     @property
     def ended(self) -> bool:
@@ -53,6 +53,7 @@ def of_details(details: Any) -> Submission:
     about = details.metadata or {}
     attempt = _ATTEMPT.fullmatch(details.submission_id)
     began, ended = (details.start_time or 0) / 1000, details.end_time
+    code = details.driver_exit_code
     return Submission(
         id=details.submission_id,
         base=attempt["base"] if attempt else details.submission_id,
@@ -63,5 +64,5 @@ def of_details(details: Any) -> Submission:
         began=began,
         took_s=ended / 1000 - began if ended else None,
         said=details.message or "",
-        code=details.driver_exit_code,
+        code=128 - code if code and code < 0 else code,
     )
