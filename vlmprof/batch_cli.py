@@ -21,11 +21,12 @@ def show() -> None:
     """List the worlds: a device with a model and the versions it ran on, the newest first."""
     from vlmprof.trial.sizing.atlas import default_folder, summaries
 
-    table = Table("world", "device", "model", "torch", "configurations", "probes", "out of memory", "when", box=None)
+    columns = ("world", "device", "model", "torch", "configurations", "probes", "out of memory", "last asked")
+    table = Table(*columns, box=None)
     for one in summaries(default_folder()):
         said = (str(one.about.get(name, "")) for name in ("device", "model", "torch"))
         counts = (str(count) for count in (one.configurations, one.probes, one.out_of_memory))
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.asked))
         table.add_row(one.world, *said, *counts, when)
     out.print(table if table.row_count else "nothing was measured yet", highlight=False)
     out.print(f"\nin {default_folder()}", highlight=False, soft_wrap=True)

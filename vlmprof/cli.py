@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,13 +203,17 @@ def _run_inline(job: Job) -> int:
     from vlmprof.console import display
     from vlmprof.store.collector import Collector
     from vlmprof.sweep.inline import run_inline
+    from vlmprof.trial.batching import BatchSizer
+    from vlmprof.trial.sizing.atlas import default_folder
+    from vlmprof.trial.sizing.beside import kept_beside
 
     spec = job.spec
     gpus = int(torch.cuda.is_available()) if spec.resources.gpus == "auto" else spec.resources.gpus
     collector = Collector(spec.folder, spec.name, wait_s=5)
     finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"))
     left = [each for each in job.plans if each.id not in finished]
-    with display(out, {each.id: str(each) for each in job.plans}) as shown:
+    measurements = kept_beside(spec.folder, BatchSizer(default_folder())) if gpus else nullcontext()
+    with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
         run_inline(left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk)
     collector.close()
     return _bad(collector.settled())

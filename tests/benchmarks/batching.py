@@ -24,7 +24,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,7 +82,11 @@ def ours(world: World, seed: int) -> Tally:
     for point in order(seed):
         while (step := next_step(evidence, _question(world, point))).action == "probe":
             peak = tally.run(world, process, point, step.size, HARD)
-            evidence.add(_told(world, point, step.size, peak, f"{tally.probes}", step.predicted_bytes))
+            told = _told(world, point, step.size, peak, f"{tally.probes}", step.predicted_bytes)
+            if peak is not None:
+                phases = process.phases(point, step.size, peak)
+                told = replace(told, phases=tuple((name, int(bytes_)) for name, bytes_ in phases.items()))
+            evidence.add(told)
         tally.use(world, process, point, step.size)
     return tally
 

@@ -32,6 +32,7 @@ from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.memory import release
 from vlmprof.errors import OutOfMemory
+from vlmprof.measure import room as rooms
 from vlmprof.measure.room import Room
 from vlmprof.models.molmo.tiling import token_counts
 from vlmprof.trial import probe
@@ -132,6 +133,7 @@ def grid(bench: Bench, points: list[dict[str, Any]], asked: list[Any], folder: P
                 "seconds": round(time.perf_counter() - start, 2),
                 "predicted": [one.predicted_bytes // MIB for one in told],
                 "probes": [(one.size, one.outcome, (one.peak_bytes or 0) // MIB) for one in told],
+                "phases": [{name: peak // MIB for name, peak in one.phases} for one in told],
             }
         )
     return {
@@ -212,10 +214,10 @@ def made_up_memory(bench: Bench) -> Iterator[None]:
     room = Room(usable_bytes=1000 * MIB, held_bytes=400 * MIB, total_bytes=1000 * MIB)
     with (
         mock.patch.object(type(bench.model), "see", limited),
+        mock.patch.object(rooms, "needed_bytes", lambda device: int(last[0] * MIB)),
         mock.patch.multiple(
             probe,
             read_room=lambda device: room,
-            needed_bytes=lambda device: int(last[0] * MIB),
             capped=lambda device, room, share: nullcontext(),
             _alone_on=lambda device: nullcontext(),
         ),

@@ -71,18 +71,25 @@ class World:
             "cache_decode": rng.uniform(0.5, 1.0) / middle.tokens / middle.blocks * rng.uniform(0.5, 1.0),
         }
 
-    def _slope(self, config: Config) -> float:
+    def _slopes(self, config: Config) -> dict[str, float]:
         c, tokens = self._coefficients, config.tokens
         vision = c["vision"] * config.crops
         prefill = tokens * (c["hidden"] + c["expert"] * config.top_k + c["cache"] * config.blocks)
         decode = c["logits"] + c["cache_decode"] * (tokens + 30) * config.blocks
-        return float(max(vision, prefill, decode))
+        return {"vision": float(vision), "prefill": float(prefill), "decode": float(decode)}
+
+    def _slope(self, config: Config) -> float:
+        return max(self._slopes(config).values())
 
     def clean(self, point: tuple[int, int, int], size: int) -> float:
         """Bytes of a worst-case batch on a fresh device."""
-        config = Config(*point)
+        return max(self.clean_phases(point, size).values())
+
+    def clean_phases(self, point: tuple[int, int, int], size: int) -> dict[str, float]:
+        """The same of each phase; workspaces, once made, are there in all of them."""
+        config, jitter = Config(*point), max(self._jitter[point], 0.5)
         steps = sum(extra for threshold, extra in self._steps if size * config.tokens > threshold)
-        return self.floor + size * self._slope(config) * max(self._jitter[point], 0.5) + steps
+        return {phase: self.floor + size * slope * jitter + steps for phase, slope in self._slopes(config).items()}
 
     def true_maximum(self, point: tuple[int, int, int]) -> int:
         """The largest batch whose worst case fits on a fresh device."""
@@ -109,6 +116,7 @@ class Process:
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         self._world, self._rng = world, rng
+        self._apart = np.random.default_rng(rng.bit_generator.seed_seq.spawn(1)[0])  # type: ignore[attr-defined]
         self._sizes: set[int] = set()
         self._failures = 0
 
@@ -121,3 +129,14 @@ class Process:
         peak = floor + (clean - floor) * (1 + extra)
         self._failures += peak > self._world.total
         return float(peak)
+
+    def phases(self, point: tuple[int, int, int], size: int, peak: float) -> dict[str, float]:
+        """What a run with this peak took in each of its phases: each has wear of its own, none is above the peak."""
+        clean, floor = self._world.clean_phases(point, size), self._world.floor
+        highest = max(clean, key=lambda phase: clean[phase])
+
+        def worn(bytes_: float) -> float:
+            extra = self._apart.uniform(0.005, 0.02) + abs(self._apart.normal(0, 0.01))
+            return min(float(floor + (bytes_ - floor) * (1 + extra)), peak)
+
+        return {phase: peak if phase == highest else worn(bytes_) for phase, bytes_ in clean.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlmprof.measure.room import capped, needed_bytes, read_room
+from vlmprof.measure.room import PhasePeaks, capped, needed_bytes, read_room
 
 
 @pytest.fixture
@@ -51,6 +51,19 @@ def test_the_cap_is_put_back_also_on_error(gpu: dict[str, Any]) -> None:
         assert gpu["fraction"] == pytest.approx(0.4)
         raise ValueError("inside")
     assert gpu["fraction"] == 1.0
+
+
+def test_each_phase_has_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([10, 70, 30, 50, 20, 40, 25])
+    monkeypatch.setattr("vlmprof.measure.room.needed_bytes", lambda device: next(readings))
+    peaks = PhasePeaks("cpu")
+    peaks.start()
+    for stage in ("preprocess", "transfer", "vision", "connector", "prefill", "decode", "decode", "decode"):
+        peaks.mark(stage)
+    peaks.stop()
+    assert peaks.found == {"vision": 70, "prefill": 50, "decode": 40}
+    peaks.start()
+    assert peaks.found == {}
 
 
 @pytest.mark.parametrize(("reserved", "needed"), [(900, 650), (620, 620)])

@@ -18,7 +18,6 @@ from vlmprof.errors import StoreError, UserError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import read, read_states
-from vlmprof.sweep.cluster import connected
 
 pytestmark = pytest.mark.ray
 ONE_WORKER = {"cpus": 2}
@@ -226,30 +225,6 @@ def _alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def test_the_batch_sizer_survives_kill_9_and_knows_what_it_knew(tmp_path: Path, cluster: str) -> None:
-    import ray
-
-    from tests.trial.sizing.devices import Device, demand_of, question, told
-    from vlmprof.sweep.actors import RemoteSizer, SizerActor
-    from vlmprof.sweep.driver import _DURABLE
-
-    device, demand = Device(), demand_of(blocks=2.0, crops=3.0)
-    asked = question(demand, device.total, device.floor)
-    with connected(cluster, verbose=False):
-        actor = ray.remote(SizerActor).options(**_DURABLE).remote(str(tmp_path))
-        sizer = RemoteSizer(actor)
-        for step in range(20):
-            answer = sizer.ask(asked, {})
-            if answer.action == "use":
-                break
-            if step == 1:  # in the middle of a search, between a question and its outcome
-                os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
-            sizer.tell(told(asked, answer, device.probe(demand, answer.size)))
-        assert answer.action == "use" and answer.size in device.ran[demand]
-        assert device.probes == step, "a probe was lost with the process"
-        ray.kill(actor)
 
 
 def test_this_process_is_no_ray_driver_any_more(cluster: str) -> None:

@@ -1,5 +1,9 @@
 """The facade: with files and without, and the worst case that a probe runs."""
 
+import json
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 from tests.jobs import small_job
@@ -39,6 +43,38 @@ def test_two_askers_of_one_folder_do_not_probe_together(tmp_path: Path) -> None:
     one, two = BatchSizer(tmp_path), BatchSizer(tmp_path)
     assert one.ask(question(DEMAND, 80 * GIB, GIB, asker="one"), {}).action == "probe"
     assert two.ask(question(DEMAND, 80 * GIB, GIB, asker="two"), {}).action == "wait"
+
+
+SWEEP = """
+import json, sys, time
+from pathlib import Path
+from tests.trial.sizing.devices import Device, demand_of, question, told
+from vlmprof.trial.batching import BatchSizer
+sizer, device = BatchSizer(Path(sys.argv[1])), Device()
+for blocks in (1.0, 2.0, 3.0):
+    demand = demand_of(blocks=blocks)
+    asked = question(demand, device.total, device.floor, asker=sys.argv[2])
+    while (answer := sizer.ask(asked, {})).action != "use":
+        if answer.action == "wait":
+            time.sleep(answer.wait_s / 10)
+            continue
+        began = time.time()
+        time.sleep(0.03)
+        ended = time.time()
+        sizer.tell(told(asked, answer, device.probe(demand, answer.size), name=f"{sys.argv[2]}-{began}"))
+        print(json.dumps([blocks, answer.size, began, ended]))
+"""
+
+
+def test_two_sweeps_that_share_only_the_folder_never_probe_the_same_at_once(tmp_path: Path) -> None:
+    """Two processes, as of two drivers without a cluster in common."""
+    command = [sys.executable, "-c", SWEEP, str(tmp_path)]
+    sweeps = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("one", "two")]
+    probes = [json.loads(line) for sweep in sweeps for line in sweep.communicate(timeout=120)[0].splitlines()]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0] and len(probes) > 3
+    assert len({(blocks, size) for blocks, size, _, _ in probes}) == len(probes), "something was probed twice"
+    for (blocks, _, _, ended), (same, _, began, _) in pairwise(sorted(probes, key=lambda one: (one[0], one[2]))):
+        assert blocks != same or ended <= began
 
 
 def test_the_worst_case_has_the_largest_image_and_the_longest_question(tmp_path: Path, tiny_checkpoint: Path) -> None:

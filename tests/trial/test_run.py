@@ -1,7 +1,6 @@
 """One trial in this process: what it scores, times, counts and leaves behind."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from tests.jobs import QUICK, small_job
 from vlmprof.engine import greedy
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance
-from vlmprof.measure.room import Room
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Picture, Run
 from vlmprof.store.collector import TrialResult
 from vlmprof.tasks.task import Task
-from vlmprof.trial import probe
 from vlmprof.trial import run as trial_run
 from vlmprof.trial import timing as trial_timing
 from vlmprof.trial.batching import BatchSizer
@@ -253,31 +250,6 @@ def test_out_of_memory_shrinks_the_batch_and_no_sample_is_lost(
     assert len(result.samples) == 12
     assert max(s["batch_size"] for s in result.samples) <= 3  # type: ignore[type-var]
     assert sum(size > 3 for size in tried) <= 3
-
-
-def test_where_memory_is_measured_a_size_is_probed_before_it_is_used(
-    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A device of 100 MiB that holds 40, on which a row takes 10: six rows would touch the limit, five are left."""
-    mib, batches = 2**20, []
-    see = type(loaded).see
-
-    def seen(self: Any, batch: Any, *args: Any) -> Any:
-        batches.append(len(batch.encodings))
-        if 40 + 10 * len(batch.encodings) > 98.5:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return see(self, batch, *args)
-
-    monkeypatch.setattr(type(loaded), "see", seen)
-    room = Room(usable_bytes=100 * mib, held_bytes=40 * mib, total_bytes=100 * mib)
-    monkeypatch.setattr(probe, "read_room", lambda device: room)
-    monkeypatch.setattr(probe, "needed_bytes", lambda device: (40 + 10 * batches[-1]) * mib)
-    monkeypatch.setattr(probe, "capped", lambda device, room, share: nullcontext())
-    monkeypatch.setattr(probe, "_alone_on", lambda device: nullcontext())
-    result = run(plan_of(measure=["accuracy"]), loaded)
-    used = {s["batch_size"] for s in result.samples}
-    assert result.state == "done" and len(result.samples) == 12
-    assert max(used) <= 5 and max(used) in batches  # type: ignore[type-var]
 
 
 def test_one_failure_of_the_allocator_costs_nothing(

@@ -146,6 +146,17 @@ def looking_at(sights: Sights, prepare: Callable[[], Prepared]) -> Callable[...,
     return look
 
 
+def looking_in_full(model: Any, prompts: Sequence[Prompt], mark: Mark = unmarked) -> Looked:
+    """As ``looking_at`` does where every image is new and none is like another: the most that a batch can hold."""
+    whole = model.encode(prompts)
+    new = Prepared(batch=whole, known={})
+    if isinstance(model, RowwiseVision):
+        new = Prepared(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), known={}, missing=whole)
+    found = Sights(0).look(model, new)
+    mark("connector")
+    return found
+
+
 def _digest(prompt: Prompt) -> str:
     image = prompt.picture.load()
     return hashlib.blake2b(image.tobytes(), digest_size=16, person=f"{image.size}".encode()[:16]).hexdigest()

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
 import torch
+
+from vlmprof.measure.memory import reset_peak
+from vlmprof.records import Stage
+
+PHASES: Mapping[Stage, str] = {
+    "transfer": "vision",
+    "vision": "vision",
+    "connector": "vision",
+    "prefill": "prefill",
+    "decode": "decode",
+}
+"""Stage of a generation -> the phase that it counts to: what takes memory alike."""
 
 
 @final
@@ -42,6 +54,35 @@ def capped(device: str, room: Room, share: float) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(before, number)
+
+
+@final
+class PhasePeaks:
+    """A clock that reads memory and not time: the most that each phase of a generation needs.
+
+    It need not wait for the device: memory is taken and given back on the host, when work is asked for.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Nothing has been seen."""
+        self._device = device
+        self.found: dict[str, int] = {}
+        """Phase -> bytes at its peak."""
+
+    def start(self) -> None:
+        """A generation begins now."""
+        self.found = {}
+        reset_peak(self._device)
+
+    def mark(self, stage: Stage) -> None:
+        """All since the last mark was of this stage."""
+        phase = PHASES.get(stage)
+        if phase is not None:
+            self.found[phase] = max(needed_bytes(self._device), self.found.get(phase, 0))
+        reset_peak(self._device)
+
+    def stop(self) -> None:
+        """The generation is over; it was not timed."""
 
 
 def _numbered(device: str) -> int:

@@ -75,6 +75,18 @@ class AbstractModel(ABC):
         """The id at the places of vision tokens in a prompt, for the same hooks; or None."""
         return None
 
+    def sample_bytes(self, crops: int, prompt_tokens: int, output_tokens: int) -> float | None:
+        """A rule of thumb for the memory of one sample of a batch, with the knobs as they are now; None: none.
+
+        It only says how far the second probe of an unknown device may go, and is forgotten as soon as that has run.
+
+        Args:
+            crops: Of its image, through the vision encoder.
+            prompt_tokens: In the language model, those of the image counted.
+            output_tokens: Of its answer.
+        """
+        return None
+
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Batch:
         """See ``surfaces.TokenMaker``."""

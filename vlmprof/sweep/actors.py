@@ -1,6 +1,6 @@
-"""The two actors a sweep shares: the collector, sole writer of its tables, and the batch sizer.
+"""The actor that a sweep's trials share: the collector, sole writer of its tables. See ``sweep.sizer`` for the other.
 
-Both are plain classes made remote. They own no CPU, restart when they die, and their methods may be called twice with
+It is a plain class made remote. It owns no CPU, restarts when it dies, and its methods may be called twice with
 the same arguments: Ray repeats a call that was in flight when the process was killed.
 """
 
@@ -16,9 +16,7 @@ import ray
 from vlmprof.store.attempts import Begun, Chunk, Death
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import State
-from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.progress import Progress
-from vlmprof.trial.sizing.values import Answer, Question, Told
 
 WRITER_WAIT_S = 30.0
 """A writer whose driver was killed lets go of the folder within seconds."""
@@ -95,49 +93,3 @@ class RemoteKeeper:
 
     def keep(self, chunk: Chunk) -> None:
         ray.get(self._actor.keep.remote(chunk))
-
-
-@final
-class SizerActor:
-    """One batch sizer for all trials of a sweep. What it knows is on disk: a restart reads it again."""
-
-    def __init__(self, folder: str) -> None:
-        self._sizer = BatchSizer(Path(folder))
-
-    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer:
-        """See ``BatchSizer.ask``."""
-        return self._sizer.ask(question, about)
-
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        """See ``BatchSizer.renew``."""
-        self._sizer.renew(world, configuration, token)
-
-    def tell(self, told: Told) -> None:
-        """See ``BatchSizer.tell``."""
-        self._sizer.tell(told)
-
-
-@final
-class RemoteSizer:
-    """The sizer actor, with the face of a sizer.
-
-    Where memory cannot be measured there is nothing to share, and the answer is found in this process.
-    """
-
-    def __init__(self, actor: Any) -> None:
-        self._actor, self._here = actor, BatchSizer()
-
-    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer:
-        if question.usable_bytes is None:
-            return self._here.ask(question, about)
-        answer: Answer = ray.get(self._actor.ask.remote(question, about))
-        return answer
-
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        ray.get(self._actor.renew.remote(world, configuration, token))
-
-    def tell(self, told: Told) -> None:
-        if told.usable_bytes is None:
-            self._here.tell(told)
-        else:
-            ray.get(self._actor.tell.remote(told))

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -26,16 +26,17 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State
-from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor, SizerActor
+from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import Share
 from vlmprof.sweep.lives import LIVES, Lives
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import Ordered
+from vlmprof.sweep.sizer import RemoteSizer, said_folder
 from vlmprof.sweep.snapshot import Display, Snapshot
 from vlmprof.sweep.trainable import Care, Shared, VlmTrainable
 from vlmprof.trial.cost import Estimator
 from vlmprof.trial.plain import lost
-from vlmprof.trial.sizing.atlas import default_folder
+from vlmprof.trial.sizing.beside import kept_beside
 
 CHUNK = 1000
 LET_GO_S = 20.0
@@ -68,9 +69,10 @@ class Session:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         writing = {**_DURABLE, "scheduling_strategy": here}
         collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **writing)
-        sizer = ray.remote(SizerActor).options(name=f"{sweep}-batch-sizer-{run}", **_DURABLE)
         self._collector = collector.remote(str(folder.absolute()), sweep)
-        self._sizer = sizer.remote(str(default_folder()))
+        self._sizer = RemoteSizer(said_folder())
+        # Without a GPU nothing is measured, and no sizer is started.
+        self._measurements = kept_beside(folder, self._sizer) if share.gpus else nullcontext()
         self._total, self._skipped, self._buried = 0, 0, 0
 
     def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:
@@ -88,7 +90,7 @@ class Session:
         """
         lives, left, idle = Lives(), list(plans), 0
         estimator = Estimator()
-        with self._watching():
+        with self._watching(), self._measurements:
             while left:
                 known = {plan.id: plan for plan in left}
                 for works in chunks([estimator.work(plan) for plan in left], CHUNK):

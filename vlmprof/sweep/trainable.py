@@ -97,12 +97,10 @@ class VlmTrainable(tune.Trainable):
 
     def _warm_executor(self) -> Any:
         if self._executor is None:
-            from vlmprof.sweep.actors import RemoteSizer
             from vlmprof.trial.execute import Executor
 
             shared = self._shared
-            sizer, policy = RemoteSizer(shared.sizer), shared.care.chunk
-            self._executor = Executor(sizer, gpus=shared.gpus, name="tune", policy=policy)
+            self._executor = Executor(shared.sizer, gpus=shared.gpus, name="tune", policy=shared.care.chunk)
         return self._executor
 
     def _keeper(self) -> Any:

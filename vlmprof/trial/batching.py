@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, final
 
-from vlmprof.trial.sizing.atlas import opened
+from vlmprof.trial.sizing.atlas import adopt, opened, used
 from vlmprof.trial.sizing.book import Entry, SizeBook
 from vlmprof.trial.sizing.journal import Journal
 from vlmprof.trial.sizing.values import Answer, Question, Told
@@ -45,6 +45,8 @@ class BatchSizer:
         with self._current(question.world, about, lasting=lasting) as book:
             answer, entries = book.ask(question, self._clock())
             self._append(question.world, entries)
+            if question.world in self._journals:
+                self._journals[question.world].touch()
         return answer
 
     def renew(self, world: str, configuration: str, token: int) -> None:
@@ -56,6 +58,17 @@ class BatchSizer:
         """A batch ran, or did not."""
         with self._current(told.world, {}, lasting=told.usable_bytes is not None) as book:
             self._append(told.world, book.tell(told))
+
+    def adopt(self, worlds: Mapping[str, bytes]) -> float:
+        """Take what was measured elsewhere, where nothing is known; returns the time, for ``used``."""
+        now = time.time()
+        if self._folder is not None:
+            adopt(self._folder, worlds)
+        return now
+
+    def used(self, since: float) -> Mapping[str, bytes]:
+        """What is known of the worlds that were asked about since a time, as ``adopt`` takes it."""
+        return used(self._folder, since) if self._folder is not None else {}
 
     def _current(
         self, world: str, about: Mapping[str, Any], *, lasting: bool

@@ -27,7 +27,7 @@ from vlmprof.trial.engines import engine_for
 from vlmprof.trial.latency import canary_ms
 from vlmprof.trial.load import load_key
 from vlmprof.trial.plain import unfinished
-from vlmprof.trial.probe import Sizer
+from vlmprof.trial.probe import Sizer, Tally
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, resolve
 from vlmprof.trial.rows import finished
@@ -79,18 +79,18 @@ class Executor:
             Uncollected: the collector refuses what the trial gives it.
             torch.AcceleratorError: the device's context is broken; nothing more can run in this process.
         """
-        began = time.monotonic()
+        began, sizer = time.monotonic(), Tally(self._sizer)
         told: Row = {"started": now(), "attempts": begun.number, "executor": self._name}
         chunks = Chunks(begun, keeper, plan.id, self._policy)
 
         def about() -> Row:
-            return {**told, "seconds": time.monotonic() - began}
+            return {**told, "seconds": time.monotonic() - began, **sizer.columns()}
 
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
             bench = self._bench(resolved, report)
-            outcome = run_trial(resolved, bench, self._sizer, report, chunks)
+            outcome = run_trial(resolved, bench, sizer, report, chunks)
             for _ in range(1, plan.timing.processes if outcome.sessions else 1):
                 self._loaded = bench = None  # type: ignore[assignment]  # freed before it is loaded anew
                 release()

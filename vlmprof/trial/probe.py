@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -23,15 +23,16 @@ from filelock import FileLock
 
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.memory import release
+from vlmprof.engine.sights import looking_in_full
 from vlmprof.errors import OutOfMemory
-from vlmprof.measure.memory import reset_peak
-from vlmprof.measure.room import Room, capped, needed_bytes, read_room
+from vlmprof.measure.room import PhasePeaks, Room, capped, read_room
+from vlmprof.records import Row
 from vlmprof.trial.bench import Bench
 from vlmprof.trial.resolve import Resolved, planned_counts
 from vlmprof.trial.samples import Asked, open_pictures
 from vlmprof.trial.sizing.book import LEASE_S
 from vlmprof.trial.sizing.search import HARD
-from vlmprof.trial.sizing.values import Answer, Demand, Outcome, Question, Told
+from vlmprof.trial.sizing.values import Answer, Demand, Outcome, Question, Source, Told
 from vlmprof.trial.world import world_of
 
 
@@ -41,6 +42,51 @@ class Sizer(Protocol):
     def ask(self, question: Question, about: Mapping[str, Any]) -> Answer: ...
     def renew(self, world: str, configuration: str, token: int) -> None: ...
     def tell(self, told: Told) -> None: ...
+
+
+@final
+class Tally:
+    """A sizer that counts what one trial asks and tells of it."""
+
+    def __init__(self, sizer: Sizer) -> None:
+        """Nothing has been counted."""
+        self._sizer = sizer
+        self._told: list[Told] = []
+        self._source: Source | None = None
+
+    def ask(self, question: Question, about: Mapping[str, Any]) -> Answer:
+        answer = self._sizer.ask(question, about)
+        if answer.action == "use":
+            self._source = answer.source
+        return answer
+
+    def renew(self, world: str, configuration: str, token: int) -> None:
+        self._sizer.renew(world, configuration, token)
+
+    def tell(self, told: Told) -> None:
+        self._told.append(told)
+        self._sizer.tell(told)
+
+    def columns(self) -> Row:
+        """The trial's columns about its batch size."""
+        probes = [told.outcome for told in self._told if told.worst_case]
+        return {
+            "batch_source": self._source,
+            "batch_probes": len(probes),
+            "batch_probes_oom": sum(outcome != "ran" for outcome in probes),
+            "batches_split": sum(not told.worst_case and told.size > 1 for told in self._told),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    """One attempt at a probe."""
+
+    outcome: Outcome
+    seconds: float = 0.0
+    phases: Mapping[str, int] = field(default_factory=dict)
+    """Phase -> bytes at its peak."""
 
 
 @final
@@ -63,6 +109,8 @@ class Sizing:
         self._device = bench.model.device
         self._worst = worst_case(resolved, asked)
         self._world, self._about = world_of(resolved, bench)
+        picture = self._worst.prompt.picture
+        self._counts = planned_counts(resolved, picture.height, picture.width)
         demand = demand_of(resolved, self._worst, bench, max_new_tokens)
         self._question = Question(
             world=self._world,
@@ -106,6 +154,7 @@ class Sizing:
             question = self._question
             if room is not None:
                 question = replace(question, usable_bytes=room.usable_bytes, floor_bytes=room.held_bytes)
+                question = replace(question, prior=self._rule_of_thumb(room))
             answer = self._sizer.ask(question, self._about)
             if answer.action == "use":
                 return answer.size
@@ -113,6 +162,12 @@ class Sizing:
                 time.sleep(answer.wait_s)
                 continue
             self._probe(answer, room)
+
+    def _rule_of_thumb(self, room: Room) -> int | None:
+        """What the family would guess; measured at once, and never used unmeasured."""
+        counts, rule = self._counts, self._bench.model.sample_bytes
+        each = rule(counts.crops, counts.vision_tokens + len(self._worst.prompt.text), self._cap)
+        return None if each is None else max(1, int((room.usable_bytes - room.held_bytes) / each))
 
     def _room(self) -> Room | None:
         """On a GPU, of a process that holds nothing it does not use."""
@@ -124,27 +179,33 @@ class Sizing:
         (opened,) = open_pictures([self._worst]).readable or (self._worst,)
         prompts = [opened.prompt] * answer.size
         with _alone_on(self._device), self._leased(answer), capped(self._device, room, HARD):
-            outcome, seconds = self._tried(prompts)
-            if outcome == "out_of_memory":  # one failure proves nothing, as in the score pass
-                outcome, seconds = self._tried(prompts)
-            peak = needed_bytes(self._device) if outcome == "ran" else None
+            tried = self._tried(prompts)
+            if tried.outcome == "out_of_memory":  # one failure proves nothing, as in the score pass
+                tried = self._tried(prompts)
         self._bench.engine.forget()
         release()
-        told = self._told(answer.size, outcome, worst_case=True, room=room)
-        told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes)
-        self._sizer.tell(replace(told, peak_bytes=peak, seconds=seconds))
+        told = self._told(answer.size, tried.outcome, worst_case=True, room=room)
+        told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes, seconds=tried.seconds)
+        if tried.outcome == "ran":
+            told = replace(told, phases=tuple(tried.phases.items()), peak_bytes=max(tried.phases.values()))
+        self._sizer.tell(told)
 
-    def _tried(self, prompts: Sequence[Any]) -> tuple[Outcome, float]:
-        """How it went, and in how many seconds."""
-        reset_peak(self._device)
+    def _tried(self, prompts: Sequence[Any]) -> _Tried:
+        peaks, bench = PhasePeaks(self._device), self._bench
         began = time.perf_counter()
         try:
             generate(
-                self._bench.model, prompts, max_new_tokens=self._cap, stop_at_eos=False, engine=self._bench.engine
+                bench.model,
+                prompts,
+                max_new_tokens=self._cap,
+                stop_at_eos=False,
+                clock=peaks,
+                engine=bench.engine,
+                look=looking_in_full,
             )
         except OutOfMemory as error:
-            return ("size_limit" if error.size_limit else "out_of_memory"), 0.0
-        return "ran", time.perf_counter() - began
+            return _Tried(outcome="size_limit" if error.size_limit else "out_of_memory")
+        return _Tried(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.found)
 
     def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: Room | None) -> Told:
         return Told(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from vlmprof.trial.sizing.book import SizeBook
@@ -27,10 +28,10 @@ def question(demand: Demand, total: int, floor: int, most: int = 512, asker: str
     )
 
 
-def told(asked: Question, answer: Answer, peak: int | None, seconds: float = 1.0) -> Told:
+def told(asked: Question, answer: Answer, peak: int | None, seconds: float = 1.0, name: str = "") -> Told:
     """What a probe did; a peak of None is an out-of-memory error."""
     return Told(
-        id=f"told-{next(IDS)}",
+        id=name or f"told-{next(IDS)}",
         world=asked.world,
         configuration=asked.configuration,
         demand=asked.demand,
@@ -56,15 +57,24 @@ class Device:
     fixed_s: float = 0.0
     crooked: dict[Demand, float] = field(default_factory=dict)
     """Factors by which a configuration departs from any order."""
+    vision: float = 0.0
+    """What a second phase takes, whatever the blocks, for each product of the other demands."""
+    tells: bool = True
+    """Whether the peak of each phase is told, and not only the whole."""
     ran: dict[Demand, set[int]] = field(default_factory=dict)
     failed: int = 0
     probes: int = 0
 
     def peak(self, demand: Demand, size: int) -> int:
-        product = 1.0
-        for _, amount in demand:
-            product *= amount
-        return int(self.floor + size * self.each * product * self.crooked.get(demand, 1.0))
+        return max(self.phases(demand, size).values())
+
+    def phases(self, demand: Demand, size: int) -> dict[str, int]:
+        """Bytes of each phase: one grows with the product of all demands, one leaves out the blocks."""
+        shares = {"decode": math.prod(amount for _, amount in demand)}
+        if self.vision:
+            shares["vision"] = self.vision * math.prod(amount for axis, amount in demand if axis != "blocks")
+        factor = size * self.each * self.crooked.get(demand, 1.0)
+        return {phase: int(self.floor + factor * share) for phase, share in shares.items()}
 
     def probe(self, demand: Demand, size: int) -> int | None:
         self.probes += 1
@@ -84,7 +94,10 @@ class Device:
                 return answer
             assert answer.action == "probe"
             seconds = self.fixed_s + 0.01 * answer.size
-            assert book.tell(told(asked, answer, self.probe(demand, answer.size), seconds))
+            one = told(asked, answer, self.probe(demand, answer.size), seconds)
+            if self.vision and self.tells and one.outcome == "ran":
+                one = replace(one, phases=tuple(self.phases(demand, answer.size).items()))
+            assert book.tell(one)
         raise AssertionError(f"never settles on {demand}")
 
 

@@ -137,8 +137,16 @@ def test_worlds_are_listed_kept_beside_results_and_taken_back(tmp_path: Path) ->
     (world,) = atlas.summaries(tmp_path / "atlas")
     assert (world.world, world.about, world.configurations) == ("w-1", ABOUT, 1)
     assert world.probes == device.probes
-    atlas.keep(tmp_path / "atlas", 0.0, tmp_path / "results")
-    atlas.adopt(tmp_path / "elsewhere", tmp_path / "results")
+    worlds = atlas.used(tmp_path / "atlas", 0.0)
+    atlas.adopt(tmp_path / "elsewhere", worlds)
     assert [one.world for one in atlas.summaries(tmp_path / "elsewhere")] == ["w-1"]
-    atlas.keep(tmp_path / "atlas", world.changed + 10, tmp_path / "nothing")
-    assert not (tmp_path / "nothing").exists()
+    assert not atlas.used(tmp_path / "atlas", world.asked + 10)
+
+
+def test_what_is_adopted_never_takes_the_place_of_what_is_known(tmp_path: Path) -> None:
+    settle(journal_at(tmp_path / "w-1.jsonl"), Device())
+    before = (tmp_path / "w-1.jsonl").read_bytes()
+    atlas.adopt(tmp_path, {"w-1.jsonl": b"{}\n", "../w-3.jsonl": b"{}\n", "w-2.txt": b""})
+    assert (tmp_path / "w-1.jsonl").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w-1.jsonl", "w-1.lock"]
+    assert not (tmp_path.parent / "w-3.jsonl").exists()

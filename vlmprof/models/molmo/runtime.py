@@ -16,6 +16,7 @@ from vlmprof.errors import ModelError
 from vlmprof.fixed_steps import StepInputs
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.models.molmo.memory_rule import sample_bytes
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
 from vlmprof.models.molmo.registration import register
@@ -168,6 +169,10 @@ class LoadedMolmo(AbstractModel):
     def synchronize(self) -> None:
         if self._device.startswith("cuda"):
             torch.cuda.synchronize(self._device)
+
+    def sample_bytes(self, crops: int, prompt_tokens: int, output_tokens: int) -> float:
+        load = crops, prompt_tokens, output_tokens
+        return sample_bytes(self._model.config, self.decoder.layers, self.routers, self._model.dtype.itemsize, load)
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Cache, features: Tensor | None) -> CachedRows:
         output = self._model(

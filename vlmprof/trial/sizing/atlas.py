@@ -7,8 +7,9 @@ stale for each other. What a stale world measured is a place to start from, and 
 from __future__ import annotations
 
 import os
-import shutil
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -31,8 +32,8 @@ class Summary:
     configurations: int
     probes: int
     out_of_memory: int
-    changed: float
-    """Seconds since the epoch."""
+    asked: float
+    """When it was last asked about, in seconds since the epoch."""
 
 
 def default_folder() -> Path:
@@ -60,7 +61,7 @@ def summaries(folder: Path) -> Iterator[Summary]:
             configurations=len(known),
             probes=sum(len(one.peaks) + len(one.refusals) for one in known),
             out_of_memory=sum(len(one.refusals) for one in known),
-            changed=path.stat().st_mtime,
+            asked=path.stat().st_mtime,
         )
 
 
@@ -73,27 +74,34 @@ def clear(folder: Path, prefix: str) -> list[str]:
     return [path.stem for path in gone]
 
 
-def adopt(folder: Path, kept: Path) -> None:
-    """Take worlds that lie beside results into the atlas, where it does not know them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in kept.glob(f"*{SUFFIX}"):
-        if not (folder / path.name).exists():
-            shutil.copy2(path, folder / path.name)
+def adopt(folder: Path, worlds: Mapping[str, bytes]) -> None:
+    """Take worlds, by the names of their files, where the atlas does not know them."""
+    for name, data in worlds.items():
+        if Path(name).name != name or not name.endswith(SUFFIX):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        partial.write_bytes(data)
+        with suppress(FileExistsError):  # a link, unlike a rename, never takes the place of what is there
+            (folder / name).hardlink_to(partial)
+        partial.unlink()
 
 
-def keep(folder: Path, since: float, kept: Path) -> None:
-    """Copy the worlds that changed since a time to a folder beside results."""
-    for path in folder.glob(f"*{SUFFIX}"):
+def used(folder: Path, since: float) -> dict[str, bytes]:
+    """The worlds that were asked about since a time, by the names of their files; whole lines."""
+    found = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
         if path.stat().st_mtime >= since:
-            kept.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, kept / path.name)
+            data = path.read_bytes()
+            found[path.name] = data[: data.rfind(b"\n") + 1]
+    return found
 
 
-def _prior(folder: Path, world: str) -> list[Point]:
+def _prior(folder: Path, world: str) -> dict[str, list[Point]]:
     alike = world.split("-", maxsplit=1)[0]
     stale = [path for path in folder.glob(f"{alike}-*{SUFFIX}") if path.stem != world]
     newest = max(stale, key=lambda path: path.stat().st_mtime, default=None)
-    return _book(newest).evidence.points() if newest else []
+    return _book(newest).evidence.points() if newest else {}
 
 
 def _book(path: Path) -> SizeBook:

@@ -7,7 +7,7 @@ Time is passed in, in seconds of one clock for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -39,9 +39,9 @@ class Lease:
 class SizeBook:
     """One world. Every change of state is an entry, and replaying the entries gives the state again."""
 
-    def __init__(self, prior: Iterable[Point] = ()) -> None:
+    def __init__(self, prior: Mapping[str, list[Point]] | None = None) -> None:
         """Nothing is known but what a world of other versions measured."""
-        self.evidence = Evidence(prior=list(prior))
+        self.evidence = Evidence(prior=prior or {})
         self._leases: dict[str, Lease] = {}
         self._token = 0
 
@@ -87,8 +87,8 @@ class SizeBook:
         """Take an entry in: of this process or of another that shares the journal, once or again."""
         fields = {name: value for name, value in entry.items() if name != "kind"}
         if entry["kind"] == "told":
-            demand = tuple((axis, amount) for axis, amount in fields.pop("demand"))
-            self.evidence.add(Told(**fields, demand=demand))
+            pairs = {name: tuple((key, amount) for key, amount in fields.pop(name)) for name in ("demand", "phases")}
+            self.evidence.add(Told(**{**fields, **pairs}))
             return
         lease = Lease(**fields)
         self._token = max(self._token, lease.token)

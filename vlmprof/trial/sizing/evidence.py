@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -14,6 +14,10 @@ MARGIN = 0.0275
 """Share of the usable memory that a worst-case batch must leave: the same batch never takes quite the same twice."""
 STRIKE = 0.03
 """Added to the margin of a configuration each time a batch of its score pass ran out of memory."""
+WHOLE = "whole"
+"""The phase of a batch whose phases were not told apart."""
+NEGLIGIBLE = 0.01
+"""Of what the whole batch takes: a phase that takes less is taken for so much."""
 SAME_ROOM = 0.98
 """A failure bounds later batches that have at most this much more room: with more, it says nothing."""
 
@@ -43,6 +47,8 @@ class Known:
     demand: Demand
     peaks: dict[int, int] = field(default_factory=dict)
     """Size that ran with worst-case inputs -> bytes at its peak, the largest ever seen."""
+    phases: dict[int, dict[str, int]] = field(default_factory=dict)
+    """The same sizes -> bytes at the peak of each phase, the largest ever seen; of what is told as a whole, one."""
     seconds: dict[int, float] = field(default_factory=dict)
     """The same sizes -> how long the whole batch took, the shortest ever seen."""
     unmeasured: int = 0
@@ -62,6 +68,10 @@ class Known:
         sizes += [one.size for one in self.refusals if _holds(one, usable_bytes)]
         return min(sizes, default=None)
 
+    def phase_peaks(self) -> Iterator[tuple[int, str, int]]:
+        """(size, phase, bytes) of every worst-case batch that ran."""
+        return ((size, phase, peak) for size, seen in self.phases.items() for phase, peak in seen.items())
+
     def safe(self, usable_bytes: int) -> int:
         """The largest size that ran and stays within the limit; 0 when none did."""
         limit, refused = self.limit(usable_bytes), self.refused(usable_bytes) or math.inf
@@ -78,18 +88,19 @@ class Evidence:
     """For every probe that was predicted: (peak - predicted) / (peak - floor)."""
     floor_bytes: int = 0
     """What a process holds without any batch, the latest."""
-    prior: list[Point] = field(default_factory=list)
+    prior: Mapping[str, list[Point]] = field(default_factory=dict)
     """Of a world that differs in versions only: expectations to start from, nothing to answer with."""
     ids: set[str] = field(default_factory=set)
 
-    def points(self) -> list[Point]:
-        """Every worst-case batch that ran, the newest configurations last."""
-        floor = self.floor_bytes
-        return [
-            Point(demand=known.demand, size=size, grown=float(max(peak - floor, 1)))
-            for known in self.known.values()
-            for size, peak in known.peaks.items()
-        ]
+    def points(self) -> dict[str, list[Point]]:
+        """Phase -> every worst-case batch that ran, the newest configurations last."""
+        found: dict[str, list[Point]] = {}
+        for known in self.known.values():
+            for size, phase, peak in known.phase_peaks():
+                least = max(NEGLIGIBLE * (known.peaks[size] - self.floor_bytes), 1.0)
+                grown = max(float(peak - self.floor_bytes), least)
+                found.setdefault(phase, []).append(Point(demand=known.demand, size=size, grown=grown))
+        return found
 
     def times(self) -> list[Point]:
         """The same, how long they took in the place of what they took."""
@@ -137,6 +148,9 @@ class Evidence:
             self.floor_bytes = told.floor_bytes
             if told.seconds > 0:
                 known.seconds[told.size] = min(told.seconds, known.seconds.get(told.size, math.inf))
+            seen = known.phases.setdefault(told.size, {})
+            for phase, most in told.phases or ((WHOLE, peak),):
+                seen[phase] = max(most, seen.get(phase, 0))
         if told.worst_case or told.size in known.peaks:
             known.peaks[told.size] = max(peak, known.peaks.get(told.size, 0))
 

@@ -61,6 +61,11 @@ class Journal:
             os.fsync(file.fileno())
         self._read += len(data)
 
+    def touch(self) -> None:
+        """Note that the world was asked about now; inside ``current`` only."""
+        if self._read:
+            os.utime(self._path)
+
     def _catch_up(self) -> None:
         if not self._path.is_file():
             self._read = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import final
 
@@ -32,6 +33,8 @@ DOUBT = 0.2
 REACH = 0.5
 """Over so much of an axis (the most on it is 1) a bend is the same."""
 REACH_LOG_SIZE = 1.0
+FAR = 3.0
+"""Standard deviations at which phases are compared."""
 
 
 @final
@@ -136,6 +139,22 @@ def largest(predict: Predict, room: float, deviations: float, most: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def most_of(phases: Sequence[Predict]) -> Predict:
+    """What a batch takes whose phases follow each other: as much as the one that takes most.
+
+    Which that is need not be known: the uncertainty reaches as far as that of any phase.
+    """
+
+    def predict(size: int) -> Expected:
+        every = [phase(size) for phase in phases]
+        mean = max(one.mean for one in every)
+        sd = (max(one.mean + FAR * one.sd for one in every) - mean) / FAR
+        claimed = max(one.mean * (1 + FAR * one.claimed) for one in every) / mean - 1
+        return Expected(mean=mean, sd=sd, claimed=claimed / FAR)
+
+    return cache(predict)  # every search asks about the same few sizes
 
 
 @final

@@ -9,19 +9,19 @@ from typing import Literal, final
 
 from vlmprof.trial.sizing.evidence import Evidence, Known
 from vlmprof.trial.sizing.knee import fast_enough, worth_trying
-from vlmprof.trial.sizing.memory_model import LEAST_POINTS, Expected, MemoryModel, Predict, largest
+from vlmprof.trial.sizing.memory_model import LEAST_POINTS, Expected, MemoryModel, Predict, largest, most_of
 from vlmprof.trial.sizing.values import Question, Source
 
 HARD = 0.985
 """Share of the usable memory that a probe is planned to stay under whatever the prediction errs; the allocator is
 capped there too, so that a miss is an ordinary out-of-memory error."""
-CLOSE = 0.06
+CLOSE = 0.05
 """A probe that comes within this share of the limit ends the search."""
 AIM = 0.3
 """Of ``CLOSE``: how far below the limit a probe aims."""
-SKIP = 0.92
+SKIP = 0.93
 """A size that ran on a covering configuration is taken as it is when it is this share of what could be had."""
-SKIP_OWN, AIM_OWN = 0.91, 0.1
+SKIP_OWN, AIM_OWN = 0.915, 0.1
 """The same two for a configuration that has been probed itself: its own line is surer than the shared model."""
 CARE = 0.01
 """Of the usable memory: how much further below ``HARD`` a first probe stays."""
@@ -88,18 +88,21 @@ class _Search:
         self._hard = HARD * self._usable - question.floor_bytes
         self._q = surprise(evidence)
         self._trusts = self._q <= DISBELIEF
-        self._predict = self._prediction()
+        self._phases = self._predictions()
+        self._predict = most_of(list(self._phases.values())) if self._phases else None
 
     def step(self) -> Step:
         own, ceiling = self._known.safe(self._usable), self._ceiling()
         if not self._question.maximize and ceiling:
             ceiling = self._worth(own, ceiling)
         borrowed = self._borrowed(ceiling)
+        if borrowed and self._risky(borrowed):
+            borrowed = 0
         if ceiling == 0:
             return Step(action="use", size=0, source="refused")
         if own and own >= borrowed and self._is_enough(own, ceiling):
             return self._chosen(own)
-        if borrowed > own and self._may_borrow(borrowed) and self._is_enough(borrowed, ceiling):
+        if borrowed > own and self._may_borrow() and self._is_enough(borrowed, ceiling):
             return Step(action="use", size=borrowed, source="borrowed")
         size = min(max(self._aim(max(own, borrowed)), borrowed, 1), ceiling)
         if own and size <= own:
@@ -113,13 +116,17 @@ class _Search:
         expected = self._predict(size)
         return round(self._question.floor_bytes + expected.mean) if expected.claimed <= CLAIM else 0
 
-    def _prediction(self) -> Predict | None:
-        points, distrust = self._evidence.points(), max(0.0, self._q - PSEUDO_ERROR)
-        if len(points) < ENOUGH and self._evidence.prior:
-            points, distrust = [*self._evidence.prior, *points], distrust + PRIOR_DOUBT
-        if len(points) < LEAST_POINTS:
-            return None
-        return MemoryModel(points, self._question.demand).prediction(distrust)
+    def _predictions(self) -> dict[str, Predict]:
+        """What each phase of a batch will take; of those that have been seen often enough."""
+        own, prior = self._evidence.points(), self._evidence.prior
+        found = {}
+        for phase in {**prior, **own}:
+            points, distrust = own.get(phase, []), max(0.0, self._q - PSEUDO_ERROR)
+            if len(points) < ENOUGH and phase in prior:
+                points, distrust = [*prior[phase], *points], distrust + PRIOR_DOUBT
+            if len(points) >= LEAST_POINTS:
+                found[phase] = MemoryModel(points, self._question.demand).prediction(distrust)
+        return found
 
     def _ceiling(self) -> int:
         """Below every size that is known not to fit, here or on a configuration that needs less."""
@@ -155,12 +162,17 @@ class _Search:
         )
         return max(sizes, default=0)
 
-    def _may_borrow(self, size: int) -> bool:
-        """Whether a size that ran elsewhere may be used unseen: the audit was passed often, and the model agrees."""
-        if len(self._evidence.surprises) < EARNED or self._predict is None:
+    def _risky(self, size: int) -> bool:
+        """Whether a size that ran elsewhere may come too near to the limit here, by what is known of it."""
+        curve = self._curve()
+        if curve is None:
             return False
-        expected = self._predict(size)
-        return expected.mean + SURE * expected.sd <= self._hard
+        expected = curve(size)
+        return expected.mean + SURE * expected.sd > self._hard
+
+    def _may_borrow(self) -> bool:
+        """Whether a size that ran elsewhere may be used unseen: the audit was passed often."""
+        return len(self._evidence.surprises) >= EARNED and self._predict is not None
 
     def _is_enough(self, size: int, ceiling: int) -> bool:
         """Whether a larger size is not worth a probe."""
@@ -175,16 +187,12 @@ class _Search:
 
     def _curve(self) -> Predict | None:
         """Own measurements first: the line through two of them, or the shared model bent to pass through one."""
-        ran = sorted(self._known.peaks.items())
-        floor = self._question.floor_bytes
-        if not ran:
+        if not self._known.peaks:
             return self._predict
-        size, grown = ran[-1][0], float(ran[-1][1] - floor)
-        if self._predict is not None:
-            shared, ratio = self._predict, grown / self._predict(size).mean
-            return lambda b: Expected(mean=shared(b).mean * ratio, sd=0.0)
-        fixed, slope = _line([(s, float(peak - floor)) for s, peak in ran])
-        return lambda b: Expected(mean=fixed + slope * b, sd=0.0)
+        own: dict[str, list[tuple[int, float]]] = {}
+        for size, phase, peak in sorted(self._known.phase_peaks()):
+            own.setdefault(phase, []).append((size, max(float(peak - self._question.floor_bytes), 1.0)))
+        return most_of([_through(ran, self._phases.get(phase)) for phase, ran in own.items()])
 
     def _aim(self, best: int) -> int:
         ran = self._known.peaks
@@ -235,6 +243,16 @@ class _Search:
         further = (self._hard - grown) / (STEEPER * max(slope, 1.0))
         leap = max(size * growth, self._question.prior or 0) if self._predict is None else math.inf
         return int(min(size + max(further, 0.0), leap))
+
+
+def _through(ran: list[tuple[int, float]], shared: Predict | None) -> Predict:
+    """A phase through the largest of its own points: bent from what all configurations say, or a line."""
+    size, grown = ran[-1]
+    if shared is not None:
+        ratio = grown / shared(size).mean
+        return lambda b: Expected(mean=shared(b).mean * ratio, sd=0.0)
+    fixed, slope = _line(ran)
+    return lambda b: Expected(mean=fixed + slope * b, sd=0.0)
 
 
 def _line(ran: list[tuple[int, float]]) -> tuple[float, float]:

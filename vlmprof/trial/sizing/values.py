@@ -9,6 +9,9 @@ Demand = tuple[tuple[str, float], ...]
 """What one sample of a configuration asks of the device: (axis, amount above 0), ordered by axis; see
 ``trial.probe.demand_of``."""
 
+Phases = tuple[tuple[str, int], ...]
+"""(phase of a generation, bytes at its peak)"""
+
 Action = Literal["use", "probe", "wait"]
 Source = Literal["probed", "borrowed", "assumed", "pinned", "refused"]
 """Why a size may be used: it ran here, it ran on a configuration that needs more, nothing can be measured on this
@@ -73,6 +76,8 @@ class Told:
     """A probe; else a batch of the score pass, which says nothing of the worst case unless it failed."""
     token: int = 0
     peak_bytes: int | None = None
+    phases: Phases = ()
+    """The peak of each phase of the batch, where they could be told apart; ``peak_bytes`` is the most of them."""
     floor_bytes: int = 0
     usable_bytes: int | None = None
     predicted_bytes: int = 0

@@ -1,0 +1,50 @@
+"""Measurements travel with a results folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.trial.sizing.devices import Device, demand_of, question, told
+from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.sizing.beside import FOLDER, kept_beside
+
+DEMAND = demand_of(blocks=2.0)
+
+
+def settle(sizer: BatchSizer, device: Device) -> int:
+    asked = question(DEMAND, device.total, device.floor)
+    while (answer := sizer.ask(asked, {"gpu": "some"})).action == "probe":
+        sizer.tell(told(asked, answer, device.probe(DEMAND, answer.size)))
+    return answer.size
+
+
+def test_what_a_sweep_measured_is_known_where_its_results_are_copied_to(tmp_path: Path) -> None:
+    device, here = Device(), BatchSizer(tmp_path / "atlas")
+    with kept_beside(tmp_path / "results", here):
+        size = settle(here, device)
+    probes = device.probes
+    there = BatchSizer(tmp_path / "another user's atlas")
+    with kept_beside(tmp_path / "results", there):
+        assert settle(there, device) == size and device.probes == probes
+
+
+def test_a_world_that_was_only_asked_is_kept_too_and_one_that_was_not_is_not(tmp_path: Path) -> None:
+    device, sizer = Device(), BatchSizer(tmp_path / "atlas")
+    settle(sizer, device)
+    for path in (tmp_path / "atlas").glob("*.jsonl"):
+        os.utime(path, (0, 0))
+    with kept_beside(tmp_path / "idle", sizer):
+        pass
+    assert not (tmp_path / "idle" / FOLDER).exists()
+    with kept_beside(tmp_path / "results", sizer):
+        settle(sizer, device)
+    assert [path.name for path in (tmp_path / "results" / FOLDER).iterdir()] == ["w.jsonl"]
+
+
+def test_a_sweep_that_is_stopped_keeps_what_it_measured(tmp_path: Path) -> None:
+    sizer = BatchSizer(tmp_path / "atlas")
+    with pytest.raises(KeyboardInterrupt), kept_beside(tmp_path / "results", sizer):
+        settle(sizer, Device())
+        raise KeyboardInterrupt
+    assert list((tmp_path / "results" / FOLDER).iterdir())
