@@ -17,6 +17,7 @@ from pydantic import functional_validators as validators
 
 from vlmprof import registry, strict_yaml
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+from vlmprof.selectors import readable
 from vlmprof.storage_root import inside_root, results_place
 from vlmprof.wording import fault
 
@@ -188,6 +189,12 @@ class ResourceSpec(Section):
         "auto", description="Processes that decode pictures ahead of the score pass; auto: two beside a GPU, else none."
     )
     accelerator: str = Field("", description="Ray's name of a GPU type, to keep latencies of unlike GPUs apart.")
+    labels: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), AfterValidator(readable)] = Field(
+        (), description="Label of a node: value, !value, in(a, b) or !in(a, b). Trials run on nodes that fit all."
+    )
+    concurrent: Positive | Literal["auto"] = Field(
+        "auto", description="Most trials at once; auto: what the nodes hold. A number also waits for nodes to come."
+    )
 
 
 @final

@@ -50,9 +50,10 @@ def molmoe_1b_config() -> MolmoConfig:
     )
 
 
-def random_molmo(device: str, *, tiny: bool, seed: int = 0) -> LoadedMolmo:
-    """A loaded model of MolmoE-1B's sizes in bf16, or of the demo's in fp32."""
-    config, images = (demo_config(), demo_image_processor()) if tiny else (molmoe_1b_config(), MolmoImageProcessor())
+def random_molmo(device: str, *, tiny: bool, seed: int = 0, config: MolmoConfig | None = None) -> LoadedMolmo:
+    """A loaded model of MolmoE-1B's sizes, or those of ``config``, in bf16; or of the demo's in fp32."""
+    images = demo_image_processor() if tiny else MolmoImageProcessor()
+    config = config or (demo_config() if tiny else molmoe_1b_config())
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if tiny else torch.bfloat16)

@@ -22,6 +22,7 @@ def environment(device: str) -> Row:
     driver, clock_mhz = _gpu_state() if on_gpu else (None, None)
     return {
         "device": device_name(device),
+        "gpu_uuid": f"GPU-{torch.cuda.get_device_properties(device).uuid}" if on_gpu else None,
         "gpu_driver": driver,
         "gpu_clock_mhz": clock_mhz,
         "cpu": _cpu_name(),

@@ -33,6 +33,7 @@ def expand(
             threads=spec.resources.threads or spec.resources.cpus,
             readers=None if spec.resources.readers == "auto" else spec.resources.readers,
             engine=spec.engine,
+            labels=spec.resources.labels,
         )
         for model in spec.models
         for task in spec.tasks

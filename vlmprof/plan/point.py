@@ -78,6 +78,8 @@ class TrialPlan:
     """Processes that decode pictures ahead; None lets the trial choose."""
     engine: str = "auto"
     """As the job asks; ``auto`` is no part of the id, as before there were engines."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of the nodes that may run it; like ``accelerator`` part of the id, but for jobs that name none."""
 
     @property
     def id(self) -> str:
@@ -92,6 +94,8 @@ class TrialPlan:
             del fields[name]
         if self.engine == "auto":
             del fields["engine"]
+        if not self.labels:
+            del fields["labels"]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:

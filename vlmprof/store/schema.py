@@ -216,6 +216,7 @@ _TIME = [
 
 _PROVENANCE = [
     column("device", TEXT),
+    column("gpu_uuid", TEXT),
     column("gpu_driver", TEXT),
     column("gpu_clock_mhz", WHOLE, "MHz"),
     column("cpu", TEXT),

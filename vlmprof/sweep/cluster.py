@@ -8,18 +8,24 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from vlmprof.errors import UserError
+from vlmprof.selectors import Pairs
 from vlmprof.spec import ResourceSpec
 from vlmprof.storage_root import STORAGE
+from vlmprof.sweep import nodes
 
 NAMESPACE = "vlmprof"
 LOCAL = "local"
 REACH_S = 10.0
+NO_GPU_YET = (
+    "no node has a GPU yet, and the job says resources: {concurrent: ...}, so nodes may still come; say gpus: 1 to wait"
+    " for one that has a GPU, or gpus: 0 to run on CPUs"
+)
 OBJECT_STORE_BYTES = 200 * 2**20
 """Plans and rows are small; images never travel through Ray."""
 
@@ -52,6 +58,14 @@ class Share:
     cpus: int
     concurrent: int
     accelerator: str
+    labels: Pairs = ()
+    """Of the nodes that may run it."""
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Arguments of Tune's ``PlacementGroupFactory``: one bundle, and on which nodes."""
+        selector = {"bundle_label_selector": [dict(self.labels)]} if self.labels else {}
+        return {"bundles": [self.bundle], **selector}
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -120,27 +134,36 @@ def _no_cluster(address: str, reason: str) -> UserError:
     )
 
 
-def share_of(resources: ResourceSpec) -> Share:
+def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> Share:
     """What one trial gets of the connected cluster.
 
+    Args:
+        resources: As the job asks.
+        tell: Given a line that a person should read once: GPUs of several kinds, nodes that are waited for.
+
     Raises:
-        UserError: no node can ever hold one trial.
+        UserError: no node can hold one trial, and the job does not say that it waits for nodes to come.
     """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = resources.gpus if resources.gpus != "auto" else int(any(node.get("GPU", 0) for node in nodes))
-    share = Share(gpus=gpus, cpus=resources.cpus, concurrent=0, accelerator=resources.accelerator)
-    concurrent = sum(_fits(node, share.bundle) for node in nodes)
-    if not concurrent:
-        have = "; ".join(", ".join(f"{key}: {value:g}" for key, value in _counted(node).items()) for node in nodes)
-        raise UserError(f"no node has what one trial needs ({share.bundle}); the nodes have: {have}")
-    return Share(gpus=gpus, cpus=resources.cpus, concurrent=concurrent, accelerator=resources.accelerator)
-
-
-def _fits(node: dict[str, float], bundle: dict[str, float]) -> int:
-    return int(min(node.get(name, 0) // amount for name, amount in bundle.items()))
-
-
-def _counted(node: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in node.items() if name in {"CPU", "GPU"} or name.startswith("accelerator")}
+    known = nodes.of(ray.nodes())
+    gpus = resources.gpus if resources.gpus != "auto" else int(any(node.kind for node in known))
+    concurrent = 0 if resources.concurrent == "auto" else resources.concurrent
+    if resources.gpus == "auto" and concurrent and not gpus:
+        raise UserError(NO_GPU_YET)
+    share = Share(
+        gpus=gpus,
+        cpus=resources.cpus,
+        concurrent=concurrent,
+        accelerator=resources.accelerator,
+        labels=resources.labels,
+    )
+    room = sum(node.holds(share.bundle) for node in known if node.fits(share.labels))
+    if not room:
+        refusal = nodes.refusal(known, share.bundle, share.accelerator, share.labels)
+        if not concurrent:
+            raise UserError(refusal)
+        tell(f"{refusal}. Waiting for a node, because the job says resources: {{concurrent: {concurrent}}}")
+    if warning := nodes.unlike(known, share.bundle, share.labels):
+        tell(warning)
+    return replace(share, concurrent=concurrent or room)

@@ -139,7 +139,7 @@ class Session:
         scratch = tempfile.mkdtemp(prefix="vlmprof-tune-")
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory([share.bundle])
+                tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory(**share.placement)
             ),
             tune_config=tune.TuneConfig(
                 search_alg=Ordered(schedule),

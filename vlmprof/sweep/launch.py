@@ -27,7 +27,8 @@ def launch(
         if dashboard:
             display.note(f"dashboard: http://{dashboard}")
         care = Care(chunk=spec.chunk, timeout_s=spec.timeout_s)
-        session = Session(spec.folder, spec.name, display, share_of(spec.resources), verbose=verbose, care=care)
+        share = share_of(spec.resources, display.note)
+        session = Session(spec.folder, spec.name, display, share, verbose=verbose, care=care)
         try:
             session.run(session.open_run(plans, spec.model_dump(mode="json")))
         except BaseException:

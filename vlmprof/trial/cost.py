@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from vlmprof import registry
+from vlmprof.errors import UserError
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ModelSpec, TaskSpec
@@ -72,20 +73,17 @@ class Estimator:
         self._numbers: dict[Hashable, int] = {}
 
     def work(self, plan: TrialPlan) -> Work:
-        """The plan with its estimate.
-
-        Raises:
-            UserError: the model or the data cannot be read here.
-        """
-        resolved = self._resolved(plan)
-        seen = self._look(resolved)
-        return Work(
-            trial=plan.id,
-            load=self._number(load_key(plan)),
-            chain=self._number(but_for_length(plan)),
-            score=_score(resolved, seen) if "accuracy" in plan.measure else 0.0,
-            timing=_timing(resolved, seen) if "latency" in plan.measure else 0.0,
-        )
+        """The plan with its estimate; one of nothing where its data cannot be read, as its own row will say."""
+        score = timing = 0.0
+        try:
+            resolved = self._resolved(plan)
+            seen = self._look(resolved)
+            score = _score(resolved, seen) if "accuracy" in plan.measure else 0.0
+            timing = _timing(resolved, seen) if "latency" in plan.measure else 0.0
+        except UserError:
+            pass  # an order is no reason to end a sweep: the trial meets the same error, and keeps it
+        load, chain = self._number(load_key(plan)), self._number(but_for_length(plan))
+        return Work(trial=plan.id, load=load, chain=chain, score=score, timing=timing)
 
     def _number(self, key: Hashable) -> int:
         """A short name for a long key, the same for equal ones."""
