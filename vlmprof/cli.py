@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from vlmprof import __version__, batch_cli, data, jobs_cli, registry
+from vlmprof import __version__, batch_cli, data, jobs_cli, registry, watch_cli
 from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vlmprof.sweep.extras import Extras
     from vlmprof.trial.resolve import Job
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
 app.add_typer(batch_cli.app, name="batch")
 app.add_typer(jobs_cli.app)  # without a name: its commands are commands of ours
+app.add_typer(watch_cli.dashboard, name="dashboard")
+app.command()(watch_cli.status)
+app.command()(watch_cli.watch)
 WIDE = 160
 """Columns where the output is no terminal: a table in a log must not be cut to eighty."""
 out = Console(width=None if sys.stdout.isatty() else WIDE)
@@ -106,29 +109,24 @@ def run(
     inline: Annotated[bool, typer.Option("--inline", help="One after another in this process, without Ray.")] = False,
     address: Annotated[str, typer.Option(help="A Ray cluster; 'local' starts one on this machine.")] = "local",
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="A TensorBoard run a trial.")] = False,
+    mlflow: Annotated[str, typer.Option(help="Log to MLflow at this tracking URI.", metavar="URI")] = "",
+    wandb: Annotated[str, typer.Option(help="Log to this project of Weights & Biases.", metavar="PROJECT")] = "",
 ) -> None:
     """Run what is missing of a job, then show its front. Running it again is how to resume."""
+    from vlmprof.sweep.extras import Extras
     from vlmprof.trial.resolve import prepare
 
+    extras = Extras(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
+    extras.require(inline=inline)
     job = prepare(file)
     out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {job.spec.folder}", soft_wrap=True)
     with _interruptible(file):
-        bad = _run_inline(job) if inline else _run_on_ray(job, address, verbose)
+        bad = _run_inline(job, extras) if inline else _run_on_ray(job, address, extras, verbose)
     _show_front(job.spec.folder, [], [])
     _say_next(file, job, bad)
     if bad:
         raise typer.Exit(SOME_FAILED)
-
-
-@app.command()
-def status(folder: Results) -> None:
-    """Say where a sweep stands, from its folder alone."""
-    from vlmprof.analyze.progress import status as read_status
-
-    table = Table(box=None, show_header=False)
-    for what, how in read_status(folder).lines():
-        table.add_row(Text(what), Text(how))  # as they are: a bracket in a reason is no style of rich's
-    out.print(table)
 
 
 @app.command()
@@ -197,7 +195,7 @@ def _family_table() -> Table:
     return table
 
 
-def _run_inline(job: Job) -> int:
+def _run_inline(job: Job, extras: Extras) -> int:
     import torch
 
     from vlmprof.console import display
@@ -214,17 +212,20 @@ def _run_inline(job: Job) -> int:
     left = [each for each in job.plans if each.id not in finished]
     measurements = kept_beside(spec.folder, BatchSizer(default_folder())) if gpus else nullcontext()
     with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
-        run_inline(left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk)
+        folder, logged = spec.folder, extras.tensorboard
+        run_inline(
+            left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk, folder=folder, tensorboard=logged
+        )
     collector.close()
     return _bad(collector.settled())
 
 
-def _run_on_ray(job: Job, address: str, verbose: bool) -> int:
+def _run_on_ray(job: Job, address: str, extras: Extras, verbose: bool) -> int:
     from vlmprof.console import display
     from vlmprof.sweep.launch import launch
 
     with display(out, {each.id: str(each) for each in job.plans}) as shown:
-        return _bad(launch(job.spec, job.plans, address, shown, verbose=verbose))
+        return _bad(launch(job.spec, job.plans, address, shown, verbose=verbose, extras=extras))
 
 
 def _bad(settled: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from vlmprof.report.standing import duration
 from vlmprof.sweep.snapshot import Snapshot
 
 PLAIN_EVERY_S = 10.0
@@ -112,11 +113,6 @@ def _tail(snapshot: Snapshot, elapsed_s: float) -> str:
     ended = len(snapshot.settled)
     left = snapshot.total - snapshot.skipped - ended
     if ended and left:
-        bad.append(f"about {_duration(elapsed_s / ended * left)} left")
+        bad.append(f"about {duration(elapsed_s / ended * left)} left")
     return ", ".join(bad)
 
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

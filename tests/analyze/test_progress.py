@@ -1,3 +1,4 @@
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -6,6 +7,12 @@ from tests.builders import combined_sweep, trial_row, write_results
 from vlmprof.analyze.progress import status
 from vlmprof.errors import StoreError
 from vlmprof.store.ledger import Ledger
+from vlmprof.store.pulse import Pulse, write_pulse
+
+
+def beat(folder, *, age_s=1.0, closed=False):
+    """Somebody was at work here so long ago."""
+    write_pulse(folder, Pulse(time=time.time() - age_s, beat=7, closed=closed))
 
 
 def write(folder, *lines):
@@ -45,9 +52,11 @@ def test_a_sweep_in_full_swing(tmp_path):
         event("failed", "c", seconds=1.5, error="Mismatch: it lied", trace="..."),
         event("started", "d"),
     )
+    beat(tmp_path)
     state = status(tmp_path)
     assert state.counts == {"waiting": 1, "running": 1, "done": 1, "oom": 1, "failed": 1}
     assert state.running == ("d",)
+    assert (state.sign, state.cut_off, state.seconds_of_ended) == ("alive", (), (2.0, 1.5))
     assert state.failed == {"c": "Mismatch: it lied"}
     assert state.finished == 2
     assert state.trial_seconds == 3.5
@@ -69,6 +78,7 @@ def test_a_grown_sweep_keeps_what_was_done(tmp_path):
 
 def test_a_failed_trial_that_runs_again(tmp_path):
     write(tmp_path, sweep("a"), event("failed", "a", error="x"), sweep("a"), event("started", "a"))
+    beat(tmp_path)
     state = status(tmp_path)
     assert state.counts["running"] == 1
     assert state.failed == {}
@@ -122,3 +132,38 @@ def test_lines_for_a_terminal(tmp_path):
         ("lost a", "the ledger lists it, trials/ has no file of it"),
         ("lost b", "the ledger lists it, trials/ has no file of it"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("age_s", "closed", "sign", "words"),
+    [
+        (1.0, False, "alive", "running, last sign of life 1 s ago"),
+        (95.0, False, "silent", "no sign of life for 95 s"),
+        (95.0, True, "ended", "ended in order"),
+        (None, False, "none", "there never was a sign of life"),
+    ],
+)
+def test_a_trial_runs_only_while_somebody_is_at_work(tmp_path, age_s, closed, sign, words):
+    write(tmp_path, sweep("a", "b"), event("started", "a"))
+    if age_s is not None:
+        beat(tmp_path, age_s=age_s, closed=closed)
+    state = status(tmp_path)
+    assert (state.sign, state.life) == (sign, words)
+    there = sign == "alive"
+    assert (state.running, state.cut_off) == ((("a",), ()) if there else ((), ("a",)))
+    assert state.counts["running"] == there and state.counts["waiting"] == 2 - there
+    told = dict(state.lines())
+    assert ("cut off" in told) == (not there)
+    assert words in told["sweep is" if there else "cut off"]
+
+
+def test_a_pulse_that_was_seen_to_change_counts_though_the_clocks_disagree(tmp_path):
+    write(tmp_path, sweep("a"), event("started", "a"))
+    beat(tmp_path, age_s=3600)
+    assert status(tmp_path, heard=True).sign == "alive"
+    assert status(tmp_path).sign == "silent"
+
+
+def test_seconds_are_those_of_the_latest_run(tmp_path):
+    write(tmp_path, sweep("a", "b"), event("done", "a", seconds=9.0), sweep("a", "b"), event("done", "b", seconds=2.0))
+    assert status(tmp_path).seconds_of_ended == (2.0,)

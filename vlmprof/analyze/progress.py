@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import Any, Literal, final
 
 from vlmprof.errors import StoreError
 from vlmprof.store import ledger
+from vlmprof.store.pulse import SILENT_S, Pulse, read_pulse
 
 Phase = Literal["waiting", "running", "done", "oom", "failed"]
 PHASES: tuple[Phase, ...] = ("waiting", "running", "done", "oom", "failed")
+
+WORDS: Mapping[Phase, str] = {phase: phase for phase in PHASES} | {"oom": "out of memory"}
+
+Sign = Literal["alive", "ended", "silent", "none"]
+"""Of life: beating; let go in order; no beat for ``SILENT_S``; never a beat (a folder of an older version)."""
 
 
 @final
@@ -23,9 +30,14 @@ class Status:
     name: str
     """Of the sweep that was started last in this folder; empty when no line names one."""
     counts: Mapping[Phase, int]
-    """Every trial that a line names, once. ``waiting``: planned, or cut off when an earlier run ended."""
+    """Every trial that a line names, once. ``waiting``: planned, or cut off when a run ended."""
+    sign: Sign = "none"
+    silent_s: float | None = None
+    """Since the last beat, by this machine's clock; None where there never was one."""
     running: tuple[str, ...] = ()
-    """Ids of the trials that the latest run has started and not ended; of a run that was killed they stay here."""
+    """Ids of the trials that the latest run has started and not ended, while it gives signs of life."""
+    cut_off: tuple[str, ...] = ()
+    """The same, where it does not: nobody is at work on them."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Trial id -> the reason that the ledger gives, one line."""
     without_row: tuple[str, ...] = ()
@@ -34,6 +46,8 @@ class Status:
     last_time: datetime | None = None
     trial_seconds: float = 0.0
     """Seconds spent in trials that ended, as the ledger says, all runs together."""
+    seconds_of_ended: tuple[float, ...] = ()
+    """Of each trial that ended in the latest run."""
 
     @property
     def total(self) -> int:
@@ -45,10 +59,26 @@ class Status:
         """Trials that need no further run."""
         return self.counts["done"] + self.counts["oom"]
 
+    @property
+    def life(self) -> str:
+        """Whether anybody is at work here, in words."""
+        if self.sign == "none":
+            return "there never was a sign of life"
+        age = f"{self.silent_s or 0:.0f} s"
+        return {
+            "alive": f"running, last sign of life {age} ago",
+            "ended": "ended in order",
+            "silent": f"no sign of life for {age}",
+        }[self.sign]
+
     def lines(self) -> list[tuple[str, str]]:
         """(what, how it stands) for a terminal; reasons and warnings come last."""
         lines = [("sweep", self.name), ("finished", f"{self.finished} of {self.total}")]
-        lines += [(phase, str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
+        lines += [(WORDS[phase], str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
+        if self.cut_off:
+            lines.append(("cut off", f"{len(self.cut_off)} of those waiting; {self.life}; run the job again to go on"))
+        elif self.sign in ("alive", "silent"):
+            lines.append(("sweep is", self.life))
         if self.last_time:
             lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
         lines += [(f"failed {trial}", reason or "no reason given") for trial, reason in self.failed.items()]
@@ -56,8 +86,12 @@ class Status:
         return lines
 
 
-def status(folder: Path) -> Status:
+def status(folder: Path, *, heard: bool = False) -> Status:
     """Where the sweep in this folder stands.
+
+    Args:
+        folder: Of results.
+        heard: The caller has just seen the pulse change: somebody is there, though the two clocks disagree.
 
     Raises:
         StoreError: the folder holds no sweep.
@@ -67,20 +101,44 @@ def status(folder: Path) -> Status:
             f"{folder} holds no sweep: there is no {ledger.LEDGER} in it; start one with 'vlmprof run JOB.yaml'"
         )
     lines = list(ledger.read(folder))
+    pulse = read_pulse(folder)
+    sign = sign_of(pulse, heard=heard)
     phases = _phases(lines)
+    started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
+    if sign != "alive":
+        phases |= dict.fromkeys(started, "waiting")
     ended = sorted(trial for trial, phase in phases.items() if phase in ("done", "oom", "failed"))
     reasons = {line["trial"]: str(line.get("error") or "") for line in lines if line["event"] == "failed"}
     last = lines[-1] if lines else {}
     return Status(
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
         counts={phase: list(phases.values()).count(phase) for phase in PHASES},
-        running=tuple(sorted(trial for trial, phase in phases.items() if phase == "running")),
+        sign=sign,
+        silent_s=pulse.age_s(time.time()) if pulse else None,
+        running=started if sign == "alive" else (),
+        cut_off=started if sign != "alive" else (),
         failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
         without_row=tuple(trial for trial in ended if not _row_path(folder, trial).is_file()),
         last_event=str(last.get("event", "")),
         last_time=datetime.fromisoformat(last["time"]) if "time" in last else None,
         trial_seconds=sum(float(line.get("seconds") or 0.0) for line in lines),
+        seconds_of_ended=_seconds_of_ended(lines),
     )
+
+
+def sign_of(pulse: Pulse | None, *, heard: bool = False) -> Sign:
+    """Whether somebody is at work in the folder that this pulse was read from; ``heard`` as of ``status``."""
+    if pulse is None:
+        return "none"
+    if pulse.closed:
+        return "ended"
+    return "alive" if heard or pulse.age_s(time.time()) < SILENT_S else "silent"
+
+
+def _seconds_of_ended(lines: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    last = max((index for index, line in enumerate(lines) if line["event"] == "sweep"), default=0)
+    took = {line["trial"]: line.get("seconds") for line in lines[last:] if line["event"] in ledger.ENDED}
+    return tuple(float(seconds) for seconds in took.values() if seconds)
 
 
 def _phases(lines: Iterable[Mapping[str, Any]]) -> dict[str, Phase]:

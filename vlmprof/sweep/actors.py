@@ -16,6 +16,9 @@ import ray
 from vlmprof.store.attempts import Begun, Chunk, Death
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import State
+from vlmprof.sweep.board import Board
+from vlmprof.sweep.label import Label
+from vlmprof.sweep.telemetry import RayGauge
 from vlmprof.trial.progress import Progress
 
 WRITER_WAIT_S = 30.0
@@ -30,11 +33,16 @@ class CollectorActor:
         # Ctrl-C on a terminal reaches every process of the group; the writer must outlive it to finish its line.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._collector = Collector(Path(folder), sweep, wait_s=WRITER_WAIT_S)
-        self._running: dict[str, Progress] = {}
+        self._board = Board(Path(folder), RayGauge(sweep))
+        # After a restart nobody opens the run again.
+        self._board.recover(self._collector.settled())
+        self._board.start()
 
     def open_run(self, trials: Sequence[str], job: Mapping[str, Any]) -> set[str]:
         """See ``Collector.open_run``."""
-        return self._collector.open_run(trials, job)
+        finished = self._collector.open_run(trials, job)
+        self._board.opened(trials)
+        return finished
 
     def begin(self, trial: str, attempt: str, software: str) -> Begun:
         """See ``Collector.begin``."""
@@ -56,28 +64,32 @@ class CollectorActor:
         """See ``Collector.broken``."""
         return self._collector.broken
 
+    def began(self, trial: str, label: Label) -> None:
+        """What a person calls a trial that has begun."""
+        self._board.began(trial, label)
+
     def progress(self, trial: str, progress: Progress) -> None:
         """A trial comes along."""
-        self._running[trial] = progress
+        self._board.progress(trial, progress)
 
     def finish(self, result: TrialResult, attempt: str = "") -> None:
         """A trial has ended; it is on disk when this returns."""
         self._collector.finish(result, attempt)
-        self._running.pop(result.trial, None)
+        self._board.ended(result)
 
     def abandon(self, trials: Sequence[str]) -> dict[str, Death]:
         """These trials are not running any more, though nobody said how they ended: those that had begun, and how."""
-        for trial in trials:
-            self._running.pop(trial, None)
+        self._board.abandon(trials)
         deaths = {trial: self._collector.died(trial) for trial in trials}
         return {trial: death for trial, death in deaths.items() if death is not None}
 
     def board(self) -> tuple[dict[str, State], dict[str, Progress]]:
         """What has ended in this run, and what is running."""
-        return self._collector.settled(), dict(self._running)
+        return self._collector.settled(), self._board.running()
 
     def close(self) -> None:
         """Let go of the folder."""
+        self._board.close()
         self._collector.close()
 
 

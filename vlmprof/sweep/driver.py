@@ -28,7 +28,9 @@ from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import Share
+from vlmprof.sweep.extras import NONE, Extras
 from vlmprof.sweep.lives import LIVES, Lives
+from vlmprof.sweep.loggers import callbacks
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import Ordered
 from vlmprof.sweep.sizer import RemoteSizer, said_folder
@@ -52,8 +54,16 @@ _DURABLE = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 class Session:
     """One run of a sweep on a connected cluster."""
 
-    def __init__(
-        self, folder: Path, sweep: str, display: Display, share: Share, *, verbose: bool, care: Care
+    def __init__(  # noqa: PLR0913 (what one run is made of, each by its name)
+        self,
+        folder: Path,
+        sweep: str,
+        display: Display,
+        share: Share,
+        *,
+        verbose: bool,
+        care: Care,
+        extras: Extras = NONE,
     ) -> None:
         """Take the folder and start the sweep's actors.
 
@@ -61,6 +71,7 @@ class Session:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._share, self._verbose, self._care = display, share, verbose, care
+        self._folder, self._sweep, self._extras = folder, sweep, extras
         # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
         Collector(folder, sweep, wait_s=WRITER_WAIT_S).close()
         # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
@@ -137,10 +148,12 @@ class Session:
             care=self._care,
         )
         scratch = tempfile.mkdtemp(prefix="vlmprof-tune-")
+        trainable = tune.with_resources(
+            tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory(**share.placement)
+        )
+        trainable.__qualname__ = f"vlmprof {self._sweep}"  # what Ray's dashboard calls the class
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory(**share.placement)
-            ),
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=Ordered(schedule),
                 num_samples=len(plans),
@@ -153,6 +166,7 @@ class Session:
                 name="tune",
                 storage_path=scratch,
                 verbose=1 if self._verbose else 0,
+                callbacks=callbacks(self._extras, self._sweep, self._folder, shared.plans, self._display.note),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

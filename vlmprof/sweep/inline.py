@@ -6,19 +6,24 @@ Breakpoints work here, and it is the reference that the cluster must agree with,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlmprof.errors import Uncollected
 from vlmprof.measure.software import software
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ChunkSpec
 from vlmprof.store.collector import Collector
+from vlmprof.sweep.board import Board, Nobody
+from vlmprof.sweep.extras import numbers
+from vlmprof.sweep.label import Label
 from vlmprof.sweep.snapshot import Display, Snapshot
+from vlmprof.sweep.tensorboard import write_run
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.sizing.atlas import default_folder
 
 
-def run_inline(
+def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     plans: Sequence[TrialPlan],
     skipped: int,
     collector: Collector,
@@ -26,8 +31,12 @@ def run_inline(
     *,
     gpus: float,
     policy: ChunkSpec | None = None,
+    folder: Path | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Run the plans one after another; each is kept as it ends.
+
+    In ``folder``, that of the results, a pulse says how far it is, and TensorBoard runs are written if asked.
 
     Raises:
         StoreError: nothing can be written to the folder any more.
@@ -36,16 +45,26 @@ def run_inline(
 
     executor = Executor(BatchSizer(default_folder()), gpus=gpus, name="inline", policy=policy)
     total = len(plans) + skipped
-    for plan in plans:
+    board = Board(folder, Nobody())
+    board.start()
+    try:
+        for plan in plans:
 
-        def report(progress: Progress, trial: str = plan.id) -> None:
-            settled = collector.settled()
-            display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
+            def report(progress: Progress, trial: str = plan.id) -> None:
+                board.progress(trial, progress)
+                settled = collector.settled()
+                display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
 
-        begun = collector.begin(plan.id, software=software())
-        try:
-            result = executor.run(plan, report, begun, collector)
-        except Uncollected as error:
-            raise error.__cause__ or error from None
-        collector.finish(result, begun.attempt)
+            begun = collector.begin(plan.id, software=software())
+            board.began(plan.id, Label.of(plan))
+            try:
+                result = executor.run(plan, report, begun, collector)
+            except Uncollected as error:
+                raise error.__cause__ or error from None
+            collector.finish(result, begun.attempt)
+            board.ended(result)
+            if tensorboard and folder:
+                write_run(folder, plan, numbers(result.row))
+    finally:
+        board.close()
     display.update(Snapshot(total=total, skipped=skipped, settled=collector.settled()))

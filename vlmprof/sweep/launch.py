@@ -8,11 +8,18 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import SweepSpec
 from vlmprof.store.ledger import State
 from vlmprof.sweep.cluster import connected, share_of
+from vlmprof.sweep.extras import NONE, Extras
 from vlmprof.sweep.snapshot import Display
 
 
 def launch(
-    spec: SweepSpec, plans: Sequence[TrialPlan], address: str, display: Display, *, verbose: bool
+    spec: SweepSpec,
+    plans: Sequence[TrialPlan],
+    address: str,
+    display: Display,
+    *,
+    verbose: bool,
+    extras: Extras = NONE,
 ) -> dict[str, State]:
     """Run what is missing of a job; how each trial of this run ended.
 
@@ -28,7 +35,7 @@ def launch(
             display.note(f"dashboard: http://{dashboard}")
         care = Care(chunk=spec.chunk, timeout_s=spec.timeout_s)
         share = share_of(spec.resources, display.note)
-        session = Session(spec.folder, spec.name, display, share, verbose=verbose, care=care)
+        session = Session(spec.folder, spec.name, display, share, verbose=verbose, care=care, extras=extras)
         try:
             session.run(session.open_run(plans, spec.model_dump(mode="json")))
         except BaseException:

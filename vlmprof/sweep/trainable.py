@@ -7,6 +7,7 @@ reason this module imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from vlmprof.measure.software import software
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ChunkSpec
 from vlmprof.store.attempts import LOST_DEVICE
+from vlmprof.sweep.extras import numbers
+from vlmprof.sweep.label import Label
 from vlmprof.sweep.watchdog import Watchdog
+from vlmprof.trial.load import load_arguments
 from vlmprof.trial.progress import Progress
 
 LAST_WORDS_S = 10.0
@@ -53,6 +57,15 @@ class Shared:
 class VlmTrainable(tune.Trainable):
     """One trial a ``step``; the process, and the model in it, serve many trials."""
 
+    def __repr__(self) -> str:
+        """What the dashboard calls this process; Ray asks once, when it starts, and many trials may follow the first.
+
+        So it names what mostly stays, the model and how it is loaded. Which trial is running, the process's log says.
+        """
+        plan = self._shared.plans[self._trial]
+        loaded = (f"{name}={value}" for name, value in load_arguments(plan).items())
+        return f"{plan.model.label} {' '.join(loaded)}"
+
     def setup(self, config: dict[str, Any], shared: Shared) -> None:
         self._trial: str = config["trial"]
         self._shared = shared
@@ -65,15 +78,18 @@ class VlmTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         trial, attempt = self._trial, uuid.uuid4().hex[:12]
         try:
-            return {"done": True, "state": self._run(trial, attempt)}
+            return {"done": True, **self._run(trial, attempt)}
         except Superseded:
             return {"done": True, "state": "superseded"}  # whoever has taken the trial says how it ends
 
-    def _run(self, trial: str, attempt: str) -> str:
+    def _run(self, trial: str, attempt: str) -> dict[str, Any]:
         shared = self._shared
+        # Into this process's log, a click away from the dashboard's page of actors.
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial}: {shared.plans[trial]}", flush=True)
         begun = ray.get(shared.collector.begin.remote(trial, attempt, software()))
         if begun.state is not None:
-            return str(begun.state)
+            return {"state": begun.state}
+        shared.collector.began.remote(trial, Label.of(shared.plans[trial]))  # for displays: nobody waits for it
 
         def last_words(cause: str) -> None:
             ray.get(shared.collector.dying.remote(trial, attempt, cause), timeout=LAST_WORDS_S)
@@ -87,7 +103,7 @@ class VlmTrainable(tune.Trainable):
                 last_words(_epitaph(error))
                 raise
             ray.get(shared.collector.finish.remote(result, attempt))
-        return str(result.state)
+        return {"state": result.state, "row": numbers(result.row)}  # for loggers; Tune itself uses none
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: what a trial gave is in the tables."""

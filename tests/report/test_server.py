@@ -1,0 +1,136 @@
+"""The page: what it serves, to whom, and that nothing of a sweep can become markup in it."""
+
+import http.client
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.builders import combined_sweep, trial_row, write_results
+from vlmprof.analyze.live import Watcher
+from vlmprof.errors import StoreError, UserError
+from vlmprof.report import server as page
+from vlmprof.store.ledger import LEDGER
+from vlmprof.store.pulse import Pulse, write_pulse
+
+
+@pytest.fixture
+def served(tmp_path):
+    write_results(tmp_path, combined_sweep())
+    write_pulse(tmp_path, Pulse(time=time.time(), beat=1))
+    made = page.make_server(tmp_path, 0)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def asked(served, path="/", method="GET", host=None):
+    connection = http.client.HTTPConnection("127.0.0.1", served.server_port, timeout=30)
+    connection.putrequest(method, path, skip_host=True)
+    if host != "none":
+        connection.putheader("Host", host or f"127.0.0.1:{served.server_port}")
+    connection.endheaders()
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, dict(answer.getheaders()), body
+
+
+def test_it_listens_on_the_loopback_alone(served):
+    assert served.server_address[0] == "127.0.0.1"
+
+
+def test_the_page_and_what_it_needs_and_nothing_else(served):
+    for path in ("/", "/watch.css", "/watch.js", "/view.json", "/view.json?x=1"):
+        status, headers, body = asked(served, path)
+        assert status == 200 and body, path
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+    for path in ("/ledger.jsonl", "/../pyproject.toml", "/watch.html", "//etc/passwd", "/%2e%2e/server.py"):
+        assert asked(served, path)[0] == 404, path
+
+
+def test_what_it_tells_is_what_the_terminal_shows(served):
+    told = json.loads(asked(served, "/view.json")[2])
+    assert told["status"]["finished"] == 16 and told["status"]["sign"] == "alive"
+    assert len(told["fronts"][0]["spots"]) == 16
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])
+def test_it_is_read_only(served, method):
+    assert asked(served, "/", method)[0] == 501
+
+
+ELSEWHERE = ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", "127.0.0.1:1", "none"]
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_another_name_that_points_here_is_refused(served, host):
+    status, _, body = asked(served, "/view.json", host=host.format(port=served.server_port))
+    assert status == 421 and b"status" not in body
+
+
+def test_the_names_of_this_machine_are_answered(served):
+    for name in ("localhost", "LOCALHOST", "[::1]"):
+        assert asked(served, host=f"{name}:{served.server_port}")[0] == 200
+
+
+def test_a_folder_that_goes_away_is_said_and_the_page_stays(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "FRESH_S", 0.0)
+    (tmp_path / LEDGER).rename(tmp_path / "elsewhere")
+    status, _, body = asked(served, "/view.json")
+    assert status == 503 and "holds no sweep" in json.loads(body)["error"]
+    (tmp_path / "elsewhere").rename(tmp_path / LEDGER)
+    assert asked(served, "/view.json")[0] == 200
+
+
+def test_ten_pages_read_the_folder_once_a_second(tmp_path):
+    write_results(tmp_path, [trial_row()])
+    looks, now = [], [0.0]
+
+    class Counting:
+        def look(self):
+            looks.append(now[0])
+            return Watcher(tmp_path).look()
+
+    views = page.Views(Counting(), clock=lambda: now[0])
+    answers = {views.get() for _ in range(10)}
+    now[0] = 1.5
+    views.get()
+    assert looks == [0.0, 1.5] and len(answers) == 1
+
+
+def test_a_folder_without_a_sweep_and_a_port_that_is_taken(tmp_path, served):
+    with pytest.raises(StoreError, match="holds no sweep"):
+        page.make_server(tmp_path / "no", 0)
+    with pytest.raises(UserError, match="cannot be used"):
+        page.make_server(tmp_path, served.server_port)
+
+
+SOURCES = {name: (Path(page.__file__).parent / name).read_text() for name in ("watch.html", "watch.js", "watch.css")}
+
+
+def test_it_works_offline():
+    allowed = {"http://www.w3.org/2000/svg"}  # a name of a vocabulary; nobody fetches it
+    for name, text in SOURCES.items():
+        assert set(re.findall(r"https?://[^\s\"']+", text)) <= allowed, name
+        assert "@import" not in text and "url(" not in text
+
+
+def test_words_of_a_sweep_reach_the_page_as_text_only():
+    ways_in = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc|DOMParser"
+    assert not re.search(ways_in, SOURCES["watch.js"])
+    assert "onload=" not in SOURCES["watch.html"] and "<style" not in SOURCES["watch.html"]
+
+
+def test_the_script_finds_the_elements_it_asks_for():
+    there = set(re.findall(r'id="([\w-]+)"', SOURCES["watch.html"]))
+    asked_for = set(re.findall(r'find\("([\w-]+)"\)', SOURCES["watch.js"]))
+    filled = set(re.findall(r'fill\("([\w-]+)"', SOURCES["watch.js"]))
+    assert asked_for | filled | {f"{name}-part" for name in filled} <= there

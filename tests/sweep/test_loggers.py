@@ -1,0 +1,136 @@
+"""What loggers are told is the row of the tables, and none of them can end a sweep."""
+
+import struct
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.jobs import small_job
+from tests.sweep.sweeps import Silent
+from vlmprof.errors import UserError
+from vlmprof.store import tables
+from vlmprof.sweep import loggers
+from vlmprof.sweep.extras import Extras, numbers
+from vlmprof.sweep.launch import launch
+from vlmprof.sweep.loggers import HOOKS, Guarded
+from vlmprof.sweep.tensorboard import write_run
+
+
+def scalars(run: Path) -> dict[str, float]:
+    """Tag -> value of a run, read from the file's records without TensorBoard."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    [file] = run.glob("events.out.tfevents.*")
+    data, found, at = file.read_bytes(), {}, 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        found |= {value.tag: value.simple_value for value in event.summary.value}
+        at += 12 + length + 4
+    return {tag: value for tag, value in found.items() if not tag.startswith("_hparams_")}
+
+
+class Raising:
+    """A callback that raises in every hook, and remembers which were called."""
+
+    def __init__(self):
+        self.called = []
+
+    def __getattr__(self, hook):
+        if hook not in HOOKS:
+            raise AttributeError(hook)
+
+        def raising(*arguments, **info):
+            self.called.append(hook)
+            raise RuntimeError(f"no {hook} today")
+
+        return raising
+
+
+class Remembering:
+    """What a logger is told."""
+
+    def __init__(self):
+        self.results, self.ends, self.names = {}, [], {}
+
+    def setup(self, **info):
+        return
+
+    def on_trial_start(self, trial, **info):
+        self.names[trial.trial_id] = str(trial), trial.config
+
+    def on_trial_result(self, trial, result, **info):
+        self.results[trial.trial_id] = result
+
+    def on_trial_complete(self, trial, **info):
+        self.ends.append((trial.trial_id, "complete"))
+
+    def on_trial_error(self, trial, **info):
+        self.ends.append((trial.trial_id, "error"))
+
+    def on_experiment_end(self, **info):
+        return
+
+
+@pytest.mark.ray
+def test_loggers_get_the_row_and_one_that_raises_everywhere_ends_nothing(
+    tmp_path, tiny_checkpoint, cluster, monkeypatch
+):
+    raising, told = Raising(), Remembering()
+    real = loggers._inner
+    monkeypatch.setattr(loggers, "_inner", lambda *about: [raising, *real(*about), told])
+    knobs = {"trouble": ["none", "raise"]}
+    job, display = small_job(tmp_path, tiny_checkpoint, knobs=knobs, resources={"cpus": 2}), Silent()
+    states = launch(job.spec, job.plans, cluster, display, verbose=False, extras=Extras(tensorboard=True))
+    assert sorted(states.values()) == ["done", "failed"]
+    assert {"setup", "on_trial_start", "on_trial_result", "on_experiment_end"} <= set(raising.called)
+    assert [note for note in display.notes if "Raising" in note] == [
+        "Raising: setup raised RuntimeError: no setup today; the sweep goes on, and its tables are whole"
+    ]
+    for row in tables.read(job.spec.folder, "trials").to_dict("records"):
+        trial = row["trial"]
+        known = numbers({name: value for name, value in row.items() if not pd.isna(value)})
+        result = {name: value for name, value in told.results[trial].items() if name not in loggers.OF_TUNE}
+        assert result == pytest.approx(known), "what is logged is the row of the tables"
+        [run] = (job.spec.folder / "tensorboard").glob(f"*-{trial}")
+        logged = {tag.partition("/")[2]: value for tag, value in scalars(run).items()}
+        assert logged == pytest.approx(known, rel=1e-6)
+        assert (trial, "complete" if row["state"] == "done" else "error") in told.ends
+        name, config = told.names[trial]
+        assert name.startswith(trial) and config["trouble"] == row["requested_trouble"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_no_hook_lets_an_error_out_and_it_is_noted_once(hook):
+    raising, notes = Raising(), []
+    guard = Guarded(raising, {}, notes.append)
+    for _ in range(3):
+        getattr(guard, hook)()
+    assert raising.called == [hook] * 3
+    assert len(notes) == 1 and f"no {hook} today" in notes[0]
+
+
+def test_a_run_of_a_trial_that_runs_again_replaces_the_first(tmp_path, tiny_checkpoint):
+    [plan] = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [4]}).plans
+    first = write_run(tmp_path, plan, {"accuracy": 0.25, "latency_ms_p50": 8.0, "batch_size": 16.0, "seconds": 3.0})
+    again = write_run(tmp_path, plan, {"accuracy": 0.5, "knob_max_crops": 4.0, "peak_bytes": 1024.0})
+    assert first == again and first.name == f"max_crops=4-{plan.id}"
+    assert scalars(again) == {"trial/accuracy": 0.5, "knobs/knob_max_crops": 4.0, "memory/peak_bytes": 1024.0}
+
+
+def test_only_finite_numbers_are_logged():
+    row = {"a": 1, "b": float("nan"), "c": float("inf"), "d": "x", "e": None, "f": True, "g": 0.5}
+    assert numbers(row) == {"a": 1.0, "f": 1.0, "g": 0.5}
+
+
+def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("vlmprof.sweep.extras.find_spec", lambda name: None)
+    how = r"--mlflow and --wandb: not installed; 'pip install \"vlmprof\[mlflow,wandb\]\"'"
+    with pytest.raises(UserError, match=how):
+        Extras(mlflow="file:x", wandb="y").require(inline=False)
+    with pytest.raises(UserError, match="--tensorboard: not installed"):
+        Extras(tensorboard=True).require(inline=True)
+    with pytest.raises(UserError, match="leave --inline out"):
+        Extras(wandb="y").require(inline=True)
+    Extras().require(inline=True)

@@ -1,0 +1,151 @@
+"""``vlmprof status``, ``watch`` and ``dashboard``: where a sweep stands, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vlmprof.errors import UserError
+
+if TYPE_CHECKING:
+    from vlmprof.analyze.live import View, Watcher
+
+dashboard = typer.Typer(no_args_is_help=True, help="A Grafana dashboard for the metrics of sweeps on Ray.")
+out = Console(width=None if sys.stdout.isatty() else 160)
+LOOK_S = 1.0
+PLAIN_EVERY_S = 10.0
+"""Between two plain lines while nothing ends, where nothing moves on a screen."""
+
+Sweep = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, such as results/quickstart.")]
+
+
+def status(
+    sweep: Sweep,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until the sweep ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: an object; with --watch one a line.")] = False,
+) -> None:
+    """Say where a sweep stands, from its folder alone: no cluster is asked."""
+    from vlmprof.analyze.live import Watcher
+    from vlmprof.analyze.progress import status as read_status
+
+    folder = folder_of(sweep)
+    if as_json:
+        _say_json(Watcher(folder), again=watch)
+    elif watch:
+        _watch(Watcher(folder))
+    else:
+        table = Table(box=None, show_header=False)
+        for what, how in read_status(folder).lines():
+            table.add_row(Text(what), Text(how))  # as they are: a bracket in a reason is no style of rich's
+        out.print(table)
+
+
+def watch(
+    sweep: Sweep,
+    web: Annotated[bool, typer.Option("--web", help="A page for browsers on this machine, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(help="Of the page; 0 takes any that is free.", min=0, max=65535)] = 0,
+) -> None:
+    """Watch a sweep as it goes: on this terminal, or with --web in a browser."""
+    from vlmprof.analyze.live import Watcher
+
+    folder = folder_of(sweep)
+    if not web:
+        _watch(Watcher(folder))
+        return
+    from vlmprof.report.server import HOST, make_server
+
+    with make_server(folder, port) as server:
+        out.print(f"http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+@dashboard.callback()
+def _dashboard() -> None:
+    """Keeps ``export`` a command of its own, though it is the only one."""
+
+
+@dashboard.command()
+def export(
+    to: Annotated[Path | None, typer.Option(help="Where to write it; by default to the terminal.")] = None,
+) -> None:
+    """Write the dashboard as JSON, for Grafana's 'Import'."""
+    from vlmprof.sweep.grafana import dashboard as made
+
+    text = json.dumps(made(), indent=2)
+    if to is None:
+        print(text)
+    else:
+        to.write_text(text + "\n", encoding="utf-8")
+        out.print(f"{to}: in Grafana, 'New', 'Import'", highlight=False, soft_wrap=True)
+
+
+def folder_of(sweep: str) -> Path:
+    """The results folder that is meant.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = Path(sweep)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder '{sweep}'; name a results folder, such as results/quickstart")
+    return folder
+
+
+def _watch(watcher: Watcher) -> None:
+    try:
+        (_watch_live if out.is_terminal else _watch_lines)(watcher)
+    except KeyboardInterrupt:
+        return
+
+
+def _over(view: View) -> bool:
+    """Whether nothing will come any more; of a sweep that fell silent somebody may still pick up the pieces."""
+    return view.status.sign in ("ended", "none")
+
+
+def _watch_live(watcher: Watcher) -> None:
+    from vlmprof.report.standing import standing
+
+    with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            view = watcher.look()
+            live.update(standing(view, out.width), refresh=True)
+            if _over(view):
+                return
+            time.sleep(LOOK_S)
+
+
+def _watch_lines(watcher: Watcher) -> None:
+    from vlmprof.report.standing import line
+
+    said, spoke = None, 0.0
+    while True:
+        view = watcher.look()
+        state = view.status.counts, view.status.sign
+        if state != said or time.monotonic() - spoke > PLAIN_EVERY_S or _over(view):
+            out.print(line(view), highlight=False, markup=False, soft_wrap=True)
+            said, spoke = state, time.monotonic()
+        if _over(view):
+            return
+        time.sleep(LOOK_S)
+
+
+def _say_json(watcher: Watcher, *, again: bool) -> None:
+    while True:
+        view = watcher.look()
+        print(json.dumps(view.to_json(), allow_nan=False), flush=True)
+        if not again or _over(view):
+            return
+        time.sleep(LOOK_S)
