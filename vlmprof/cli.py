@@ -18,6 +18,7 @@ from rich.table import Table
 
 from vlmprof import __version__, batch_cli, data, jobs_cli, registry, watch_cli
 from vlmprof.errors import UserError
+from vlmprof.storage import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,10 @@ out = Console(width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 JobFile = Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)]
-Results = Annotated[Path, typer.Argument(help="A results folder, such as results/quickstart.", show_default=False)]
+Results = Annotated[
+    str,
+    typer.Argument(help="Results: a folder such as results/quickstart, or a URI such as s3://...", show_default=False),
+]
 
 SOME_FAILED, INTERRUPTED = 3, 130
 
@@ -90,7 +94,7 @@ def plan(file: JobFile) -> None:
     from vlmprof.trial.resolve import predicted_vision_tokens, prepare, resolve
 
     job = prepare(file)
-    states = read_states(job.spec.folder)
+    states = read_states(job.spec.where)
     table = Table("trial", "model", "task", *job.spec.knobs, "vision tokens", "state", box=None, header_style="bold")
     for each in job.plans:
         state = states.get(each.id, "missing")
@@ -100,7 +104,7 @@ def plan(file: JobFile) -> None:
     out.print(table)
     done = sum(states.get(each.id) in FINISHED for each in job.plans)
     left = len(job.plans) - done
-    out.print(f"\n{_plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.folder}")
+    out.print(f"\n{_plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
 
 
 @app.command()
@@ -120,10 +124,12 @@ def run(
     extras = Extras(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
     extras.require(inline=inline)
     job = prepare(file)
-    out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {job.spec.folder}", soft_wrap=True)
+    if tensorboard:
+        mounted(job.spec.where)  # it writes beside the tables, and knows no object stores
+    out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {job.spec.where}", soft_wrap=True)
     with _interruptible(file):
         bad = _run_inline(job, extras) if inline else _run_on_ray(job, address, extras, verbose)
-    _show_front(job.spec.folder, [], [])
+    _show_front(job.spec.where, [], [])
     _say_next(file, job, bad)
     if bad:
         raise typer.Exit(SOME_FAILED)
@@ -147,7 +153,7 @@ def plot(
     """Draw the front, and each knob against each objective."""
     from vlmprof.plots.plot import render
 
-    for path in render(folder, to or folder / "plots"):
+    for path in render(folder, to or mounted(folder) / "plots"):
         out.print(str(path), highlight=False, soft_wrap=True)
 
 
@@ -166,7 +172,7 @@ def importance(
         table.add_row(str(row["block"]), f"{row['score']:+.4f}", str(row["samples"]))
     out.print(table)
     path, digest = write_importance(found, folder)
-    where = path.as_posix().removeprefix("results/")
+    where = path.removeprefix("results/")
     value = f'{{keep: {len(found.rows) - 1}, policy: importance, table: {where}, sha256: "{digest}"}}'
     out.print(f"\nTable: {path}\nIn a job, for any number to keep:\n  active_blocks: [{value}]", soft_wrap=True)
 
@@ -200,6 +206,7 @@ def _run_inline(job: Job, extras: Extras) -> int:
 
     from vlmprof.console import display
     from vlmprof.store.collector import Collector
+    from vlmprof.store.place import at
     from vlmprof.sweep.inline import run_inline
     from vlmprof.trial.batching import BatchSizer
     from vlmprof.trial.sizing.atlas import default_folder
@@ -207,14 +214,15 @@ def _run_inline(job: Job, extras: Extras) -> int:
 
     spec = job.spec
     gpus = int(torch.cuda.is_available()) if spec.resources.gpus == "auto" else spec.resources.gpus
-    collector = Collector(spec.folder, spec.name, wait_s=5)
+    collector = Collector(spec.where, spec.name, wait_s=5)
     finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"))
     left = [each for each in job.plans if each.id not in finished]
-    measurements = kept_beside(spec.folder, BatchSizer(default_folder())) if gpus else nullcontext()
+    beside = at(spec.where).folder if gpus else None
+    measurements = kept_beside(beside, BatchSizer(default_folder())) if beside else nullcontext()
     with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
-        folder, logged = spec.folder, extras.tensorboard
+        where, logged = spec.where, extras.tensorboard
         run_inline(
-            left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk, folder=folder, tensorboard=logged
+            left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk, folder=where, tensorboard=logged
         )
     collector.close()
     return _bad(collector.settled())
@@ -249,7 +257,7 @@ def _interruptible(file: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show_front(folder: Path, objectives: list[str], by: list[str]) -> None:
+def _show_front(folder: str, objectives: list[str], by: list[str]) -> None:
     from vlmprof.report.front import front_report, read_front, write_front
 
     front = read_front(folder, objectives, by)
@@ -259,7 +267,7 @@ def _show_front(folder: Path, objectives: list[str], by: list[str]) -> None:
 
 
 def _say_next(file: Path, job: Job, bad: int) -> None:
-    folder = job.spec.folder
+    folder = job.spec.where
     if bad:
         err.print(
             f"\n{_plural(bad, 'trial')} did not finish: 'vlmprof status {folder}' says why; failed ones run again with"

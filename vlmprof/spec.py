@@ -18,6 +18,7 @@ from pydantic import functional_validators as validators
 from vlmprof import registry, strict_yaml
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
 from vlmprof.selectors import readable
+from vlmprof.storage import mounted, storable
 from vlmprof.storage_root import inside_root, results_place
 from vlmprof.wording import fault
 
@@ -59,7 +60,7 @@ TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
 MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-Place = Annotated[str, AfterValidator(inside_root)]
+Place = Annotated[str, AfterValidator(inside_root), AfterValidator(storable)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, strict=False)]
@@ -223,12 +224,17 @@ class SweepSpec(Section):
     timeout_s: Annotated[float, Field(ge=1, strict=False)] | None = Field(
         3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
     )
-    storage: Place = Field("", description="Results folder; empty: results/<name>.")
+    storage: Place = Field("", description="Results folder, a path or a URI; empty: results/<name>.")
+
+    @property
+    def where(self) -> str:
+        """Where the tables lie: a path or a URI."""
+        return results_place(self.storage, self.name)
 
     @property
     def folder(self) -> Path:
-        """Where the tables lie."""
-        return Path(results_place(self.storage, self.name))
+        """The same for what needs a mounted folder; a UserError where the storage is an object store."""
+        return mounted(self.where)
 
 
 @final

@@ -25,7 +25,7 @@ LOOK_S = 1.0
 PLAIN_EVERY_S = 10.0
 """Between two plain lines while nothing ends, where nothing moves on a screen."""
 
-Sweep = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, such as results/quickstart.")]
+Sweep = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, such as results/quickstart, or a URI.")]
 
 
 def status(
@@ -91,12 +91,14 @@ def export(
         out.print(f"{to}: in Grafana, 'New', 'Import'", highlight=False, soft_wrap=True)
 
 
-def folder_of(sweep: str) -> Path:
-    """The results folder that is meant.
+def folder_of(sweep: str) -> str | Path:
+    """The results folder that is meant, or the URI.
 
     Raises:
         UserError: there is no such folder.
     """
+    if "://" in sweep:
+        return sweep
     folder = Path(sweep)
     if not folder.is_dir():
         raise UserError(f"there is no folder '{sweep}'; name a results folder, such as results/quickstart")

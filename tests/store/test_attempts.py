@@ -53,7 +53,8 @@ def collector(folder: Path) -> Any:
 def again(collector: Collector, folder: Path) -> Collector:
     """As after kill -9 of its process."""
     collector._ledger.close()
-    collector._lock.release()
+    collector._lease._over.set()  # no heartbeat any more, and no word that it let go
+    collector._lease._lock.release()
     return Collector(folder, "mine", wait_s=0.1)
 
 
@@ -223,7 +224,7 @@ def test_after_a_write_that_failed_nothing_is_written_and_every_call_says_why(
 def test_a_folder_that_was_taken_away_is_not_made_anew(collector: Collector, folder: Path) -> None:
     collector.begin("abc")
     folder.rename(folder.with_name("moved"))
-    with pytest.raises(StoreError, match="cannot be written to: its ledger"):
+    with pytest.raises(StoreError, match="is gone"):
         collector.finish(result())
     assert not folder.exists()
 

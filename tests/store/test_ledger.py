@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlmprof.errors import StoreError
-from vlmprof.store import ledger
+from vlmprof.store import journal
 from vlmprof.store.ledger import LEDGER, Ledger, read, read_states
 
 
@@ -100,11 +100,11 @@ class Full:
 def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
     book = Ledger(tmp_path)
     book.append("done", trial="a")
-    real, book._file = book._file, Full(book._file)
+    real, book._journal._file = book._journal._file, Full(book._journal._file)
     with pytest.raises(OSError) as caught:
         book.append("done", trial="b")
     assert caught.value.errno == errno.ENOSPC
-    book._file = real
+    book._journal._file = real
     book.append("done", trial="c")
     book.close()
     assert read_states(tmp_path) == {"a": "done", "c": "done"}
@@ -113,7 +113,7 @@ def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
 def test_a_line_is_on_disk_before_append_returns(tmp_path, monkeypatch):
     synced = []
     real = os.fsync
-    monkeypatch.setattr(ledger.os, "fsync", lambda handle: (synced.append(handle), real(handle)))
+    monkeypatch.setattr(journal.os, "fsync", lambda handle: (synced.append(handle), real(handle)))
     book = Ledger(tmp_path)
     book.append("done", trial="a")
     assert len(synced) == 1

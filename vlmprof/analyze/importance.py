@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vlmprof.analyze.group import comparable, groups
 from vlmprof.errors import UserError
 from vlmprof.store import tables
+from vlmprof.store.place import Where, at
 
 FILE = "importance.parquet"
 DIGITS = 12
@@ -42,7 +40,7 @@ class Importance:
     """By block: ``block``, ``score`` (accuracy lost without it), ``samples`` and the ``trial`` that left it out."""
 
 
-def importance(folder: Path, by: str = "") -> Importance:
+def importance(folder: Where, by: str = "") -> Importance:
     """The scores of all blocks, from the trials of a folder.
 
     Args:
@@ -77,14 +75,11 @@ def importance(folder: Path, by: str = "") -> Importance:
     return Importance(of=name, rows=rows)
 
 
-def write_importance(found: Importance, folder: Path) -> tuple[Path, str]:
-    """Write the table beside the sweep's own, whole or not at all; returns its path and the digest that pins it."""
-    target = folder / FILE
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in found.rows]), partial)
-    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    partial.replace(target)
-    return target, digest[:DIGITS]
+def write_importance(found: Importance, folder: Where) -> tuple[str, str]:
+    """Write the table beside the sweep's own, whole or not at all; returns its address and the digest that pins it."""
+    place, data = at(folder), tables.packed(pa.Table.from_pylist([dict(row) for row in found.rows]))
+    place.write(FILE, data)
+    return place.address(FILE), hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
 def _value(point: str) -> Any:
@@ -97,7 +92,7 @@ def _drops(part: pd.DataFrame) -> list[tuple[list[int], str]]:
     return [(value["drop"], trial) for value, trial in pairs if isinstance(value, dict) and "drop" in value]
 
 
-def _whole(folder: Path, part: pd.DataFrame) -> str:
+def _whole(folder: Where, part: pd.DataFrame) -> str:
     whole = part.loc[part["effect_active_blocks"] == "no-op", "trial"]
     if whole.empty:
         raise UserError(

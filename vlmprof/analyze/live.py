@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, final
 
 import pandas as pd
@@ -20,6 +19,7 @@ from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_
 from vlmprof.analyze.progress import Status, status
 from vlmprof.errors import UserError
 from vlmprof.store import tables
+from vlmprof.store.place import Where
 from vlmprof.store.pulse import Pulse, read_pulse
 from vlmprof.store.schema import knobs_of
 
@@ -92,7 +92,7 @@ class View:
 class Watcher:
     """Looks at one folder again and again, and reads no more than has changed."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Where, clock: Callable[[], float] = time.monotonic) -> None:
         """Looks at nothing yet."""
         self._folder, self._clock = folder, clock
         self._beat: int | None = None

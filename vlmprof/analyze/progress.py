@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal, final
 
-from vlmprof.errors import StoreError
-from vlmprof.store import ledger
+from vlmprof.store import ledger, tables
+from vlmprof.store.place import Where
 from vlmprof.store.pulse import SILENT_S, Pulse, read_pulse
 
 Phase = Literal["waiting", "running", "done", "oom", "failed"]
@@ -86,7 +85,7 @@ class Status:
         return lines
 
 
-def status(folder: Path, *, heard: bool = False) -> Status:
+def status(folder: Where, *, heard: bool = False) -> Status:
     """Where the sweep in this folder stands.
 
     Args:
@@ -96,10 +95,7 @@ def status(folder: Path, *, heard: bool = False) -> Status:
     Raises:
         StoreError: the folder holds no sweep.
     """
-    if not (folder / ledger.LEDGER).is_file():
-        raise StoreError(
-            f"{folder} holds no sweep: there is no {ledger.LEDGER} in it; start one with 'vlmprof run JOB.yaml'"
-        )
+    ledger.require(folder)
     lines = list(ledger.read(folder))
     pulse = read_pulse(folder)
     sign = sign_of(pulse, heard=heard)
@@ -118,7 +114,7 @@ def status(folder: Path, *, heard: bool = False) -> Status:
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
         failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
-        without_row=tuple(trial for trial in ended if not _row_path(folder, trial).is_file()),
+        without_row=tuple(tables.without_rows(folder)),
         last_event=str(last.get("event", "")),
         last_time=datetime.fromisoformat(last["time"]) if "time" in last else None,
         trial_seconds=sum(float(line.get("seconds") or 0.0) for line in lines),
@@ -151,7 +147,3 @@ def _phases(lines: Iterable[Mapping[str, Any]]) -> dict[str, Phase]:
         elif line["event"] in ledger.STATES:
             phases[line["trial"]] = "running" if line["event"] == "started" else line["event"]
     return phases
-
-
-def _row_path(folder: Path, trial: str) -> Path:
-    return folder / "trials" / f"{trial}.parquet"

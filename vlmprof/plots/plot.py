@@ -21,6 +21,7 @@ from vlmprof.analyze.group import comparable, groups
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.store import tables
+from vlmprof.store.place import Where
 
 Data = TypeVar("Data")
 FORMATS = ("png", "svg")
@@ -45,11 +46,11 @@ class AbstractPlot(ABC, Generic[Data]):
         """Draw it; the figure is empty, and its size may be set."""
 
 
-def render(folder: Path, out_folder: Path, names: Sequence[str] | None = None) -> list[Path]:
+def render(folder: Where, out_folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     """Draw the figures of a results folder, each as PNG and as SVG.
 
     Args:
-        folder: a results folder.
+        folder: results, a path or a URI.
         out_folder: where the files go; made if it is not there.
         names: which plots; None draws every plot that the trials have the data for.
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +15,7 @@ from vlmprof.analyze.caution import cautions
 from vlmprof.analyze.group import groups
 from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, quality_column, to_arrow
 from vlmprof.store import tables
+from vlmprof.store.place import Where, at
 from vlmprof.store.schema import knobs_of
 
 FILE = "pareto.parquet"
@@ -34,7 +32,7 @@ LEGEND = {
 }
 
 
-def read_front(folder: Path, objectives: Sequence[str] = (), by: Sequence[str] = ()) -> pd.DataFrame:
+def read_front(folder: Where, objectives: Sequence[str] = (), by: Sequence[str] = ()) -> pd.DataFrame:
     """The finished trials of a folder with ``group`` and ``on_front``, and the objectives in ``attrs``.
 
     Without objectives, accuracy and latency are traded off, or whichever of the two was measured; the column
@@ -52,13 +50,11 @@ def read_front(folder: Path, objectives: Sequence[str] = (), by: Sequence[str] =
     return frame
 
 
-def write_front(frame: pd.DataFrame, folder: Path) -> Path:
-    """Write all rows of a front, units and directions included, whole or not at all."""
-    target = folder / FILE
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(to_arrow(frame), partial)
-    partial.replace(target)
-    return target
+def write_front(frame: pd.DataFrame, folder: Where) -> str:
+    """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI."""
+    place = at(folder)
+    place.write(FILE, tables.packed(to_arrow(frame)))
+    return place.address(FILE)
 
 
 def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableType]:

@@ -18,6 +18,7 @@ from typing import final
 
 from vlmprof.analyze.live import Watcher
 from vlmprof.errors import UserError
+from vlmprof.store.place import Where
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost", "[::1]")
@@ -64,7 +65,7 @@ class Views:
         return HTTPStatus.OK, json.dumps(told, allow_nan=False).encode()
 
 
-def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
+def make_server(folder: Where, port: int) -> ThreadingHTTPServer:
     """A server that listens already, and answers once ``serve_forever`` is called.
 
     Args:

@@ -10,27 +10,22 @@ attempt that was overtaken is refused. Once a write has failed nothing is writte
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import platform
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, final
-
-from filelock import FileLock, Timeout
 
 from vlmprof.errors import StoreError, Superseded
 from vlmprof.records import Row
-from vlmprof.store import schema, tables
+from vlmprof.store import holder, schema, tables
 from vlmprof.store.attempts import Attempts, Begun, Chunk, Death
-from vlmprof.store.ledger import ENDED, FINISHED, LEDGER, Ledger, State, read, read_states
+from vlmprof.store.lease import Lease, take
+from vlmprof.store.ledger import ENDED, FINISHED, Ledger, State
+from vlmprof.store.merge import Merger
+from vlmprof.store.place import Place, Where, at
 
-LOCK, HOLDER = ".writer.lock", ".writer.json"
+now = holder.now
 
 
 @final
@@ -54,11 +49,11 @@ class TrialResult:
 class Collector:
     """The writing end of a results folder."""
 
-    def __init__(self, folder: Path, sweep: str, *, wait_s: float) -> None:
+    def __init__(self, folder: Where, sweep: str, *, wait_s: float) -> None:
         """Take the folder.
 
         Args:
-            folder: Made if it is not there.
+            folder: A path or a URI; made if it is not there.
             sweep: Name of the job, for every row.
             wait_s: How long to wait for another writer: one that was killed lets go within seconds.
 
@@ -66,15 +61,14 @@ class Collector:
             StoreError: another sweep is writing here, the folder was written by another version, or it cannot be
                 written to.
         """
-        self._folder, self._sweep = folder, sweep
+        self._folder, self._sweep = at(folder), sweep
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _take(folder, wait_s)
-            _require_version(folder)
-            self._ledger = Ledger(folder)
+            self._lease = take(self._folder, wait_s)
+            self._ledger = _opened(self._folder, self._lease)
         except OSError as error:
-            raise StoreError(f"{folder} cannot be written to: {error.strerror}") from None
-        self._attempts, self._settled = _recalled(folder)
+            raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from None
+        self._merger = Merger(self._folder, self._ledger)
+        self._attempts, self._settled = _recalled(self._ledger.lines)
         self._broken = ""
 
     def open_run(self, trials: Sequence[str], job: Mapping[str, Any]) -> set[str]:
@@ -83,7 +77,7 @@ class Collector:
         Returns:
             The trials that an earlier run has finished; they need not run again.
         """
-        states = read_states(self._folder)
+        states = self._ledger.states
         version = schema.SCHEMA_VERSION
         self._settled.clear()
         self._append("sweep", name=self._sweep, trials=list(trials), job=dict(job), schema_version=version, time=now())
@@ -183,11 +177,12 @@ class Collector:
             self._require_owner(result.trial, attempt)
         row = {**result.row, "sweep": self._sweep}
         with self._writing():
+            where, trial, epoch = self._folder, result.trial, self._ledger.epoch
             if result.samples:
-                tables.write(self._folder, "samples", result.trial, result.samples, schema.SAMPLES)
+                tables.write(where, "samples", trial, result.samples, schema.SAMPLES, epoch)
             if result.timings:
-                tables.write(self._folder, "timings", result.trial, result.timings, schema.TIMINGS)
-            tables.write(self._folder, "trials", result.trial, [row], schema.trials_schema(result.knobs))
+                tables.write(where, "timings", trial, result.timings, schema.TIMINGS, epoch)
+            tables.write(where, "trials", trial, [row], schema.trials_schema(result.knobs), epoch)
         told = {name: row.get(name) for name in ("point", "seconds", "error")} | {"trace": result.trace}
         told |= {"distrusted": result.distrusted}
         files = self._attempts.files(result.trial)
@@ -197,6 +192,8 @@ class Collector:
         self._settled[result.trial] = result.state
         for file in files.keys() - self._attempts.files(result.trial).keys():
             tables.remove(self._folder, "chunks", file)
+        with self._writing():
+            self._merger.merge()
 
     def settled(self) -> dict[str, State]:
         """Trials that ended in this run, and how; a collector that was restarted knows it from the ledger."""
@@ -211,7 +208,7 @@ class Collector:
         """Let go of the folder; what still arrives is refused."""
         self._broken = self._broken or f"the run that wrote {self._folder} has ended"
         self._ledger.close()
-        self._lock.release()
+        self._lease.release()
 
     def _chunks(self, trial: str) -> Iterator[Chunk]:
         """What is kept of a trial, oldest first, each sample once."""
@@ -241,23 +238,21 @@ class Collector:
         if self._broken:
             raise StoreError(self._broken)
         try:
-            self._require_folder()
+            self._lease.check()
             yield
+        except StoreError as error:  # lost to another writer, or taken away: made anew, half a sweep would lie in it
+            self._broken = str(error)
+            raise
         except OSError as error:
             reason = error.strerror or str(error)
             self._broken = f"{self._folder} cannot be written to: {reason}; what was finished before is kept"
             raise StoreError(self._broken) from None
 
-    def _require_folder(self) -> None:
-        """A folder that was taken away would be made anew, and half a sweep would lie in it."""
-        if not (self._folder / LEDGER).is_file():
-            raise OSError(errno.ENOENT, f"its {LEDGER} is gone")
 
-
-def _recalled(folder: Path) -> tuple[Attempts, dict[str, State]]:
+def _recalled(lines: Sequence[Mapping[str, Any]]) -> tuple[Attempts, dict[str, State]]:
     """What the ledger tells: of every attempt, and how trials ended in the last run."""
     attempts, settled = Attempts(), dict[str, State]()
-    for entry in read(folder):
+    for entry in lines:
         attempts.apply(entry)
         if entry["event"] == "sweep":
             settled.clear()
@@ -266,35 +261,26 @@ def _recalled(folder: Path) -> tuple[Attempts, dict[str, State]]:
     return attempts, settled
 
 
-def now() -> str:
-    """UTC, to the second, as the ledger writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _opened(place: Place, lease: Lease) -> Ledger:
+    """The ledger of a place that is held.
+
+    Raises:
+        StoreError: it is damaged, or of another version. The place is let go of.
+    """
+    with ExitStack() as undo:
+        undo.callback(lease.release)
+        ledger = Ledger(place, epoch=lease.epoch, check=lease.check)
+        undo.callback(ledger.close)
+        _require_version(place, ledger.lines)
+        undo.pop_all()
+    return ledger
 
 
-def _take(folder: Path, wait_s: float) -> FileLock:
-    lock = FileLock(folder / LOCK, timeout=wait_s)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(f"{folder} is being written by {_holder(folder)}; wait for it, or stop it first") from None
-    holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
-    (folder / HOLDER).write_text(json.dumps(holder), encoding="utf-8")
-    return lock
-
-
-def _holder(folder: Path) -> str:
-    try:
-        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "another sweep"
-    return f"another sweep (process {holder['pid']} on {holder['host']}, since {holder['since']})"
-
-
-def _require_version(folder: Path) -> None:
-    for entry in read(folder):
+def _require_version(place: Place, lines: Sequence[Mapping[str, Any]]) -> None:
+    for entry in lines:
         found = entry.get("schema_version", schema.SCHEMA_VERSION)
         if found != schema.SCHEMA_VERSION:
             raise StoreError(
-                f"{folder} was written with schema {found}, this vlmprof writes {schema.SCHEMA_VERSION};"
+                f"{place} was written with schema {found}, this vlmprof writes {schema.SCHEMA_VERSION};"
                 " name another 'storage' in the job"
             )

@@ -8,11 +8,11 @@ it is old, nobody is writing here any more.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, final
+
+from vlmprof.store.place import Where, at
 
 PULSE = ".progress.json"
 BEAT_S = 2.0
@@ -59,22 +59,19 @@ class Pulse:
         return max(0.0, now - self.time)
 
 
-def write_pulse(folder: Path, pulse: Pulse) -> None:
+def write_pulse(folder: Where, pulse: Pulse) -> None:
     """Replace the pulse of a folder.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    partial = folder / f"{PULSE}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(asdict(pulse)), encoding="utf-8")
-    partial.replace(folder / PULSE)
+    at(folder).rewrite(PULSE, json.dumps(asdict(pulse)).encode())
 
 
-def read_pulse(folder: Path) -> Pulse | None:
+def read_pulse(folder: Where) -> Pulse | None:
     """The last beat in a folder; None where there is none, or none that this version can read."""
     try:
-        told = json.loads((folder / PULSE).read_text(encoding="utf-8"))
-        return _pulse(told)
+        return _pulse(json.loads(at(folder).read(PULSE) or b""))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # a display without it says less, and nothing that is wrong
 

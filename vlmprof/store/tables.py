@@ -1,30 +1,52 @@
-"""The tables on disk: one Parquet file a trial and table, written whole or not at all, read while a sweep runs.
+"""The tables: Parquet, one object a trial and table, written whole or not at all, read while a sweep runs.
 
-``<folder>/samples/<trial>.parquet``, ``timings/<trial>.parquet``, ``trials/<trial>.parquet``. Only trials that the
-ledger lists are read, so what a crash left behind is never seen; a rerun overwrites it.
+``samples/<trial>.parquet``, ``timings/<trial>.parquet``, ``trials/<trial>.parquet``; as trials gather, their objects
+are merged into larger ones. Only trials that the ledger lists are read, so what a crash left behind is never seen; a
+rerun overwrites it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlmprof.errors import StoreError
 from vlmprof.records import Row
-from vlmprof.store import schema
-from vlmprof.store.ledger import LEDGER, read_states
+from vlmprof.store import ledger, schema
+from vlmprof.store.catalog import Catalog, PartName, TableName, own_object
+from vlmprof.store.place import Place, Where, at
 
-TableName = Literal["samples", "timings", "trials", "chunks"]
+READERS = 16
+"""Objects asked for at a time: in an object store most of a read is waiting."""
+TRIES = 5
 
 
-def write(folder: Path, table: TableName, trial: str, rows: Sequence[Row], kind: pa.Schema) -> Path:
-    """Write the rows of one trial: data, fsync, rename, fsync of the folder.
+def write(
+    where: Where,
+    table: PartName,
+    trial: str,
+    rows: Sequence[Row],
+    kind: pa.Schema,
+    epoch: int | None = None,
+) -> str:
+    """Write the rows of one trial, whole or not at all; on disk when this returns.
+
+    Args:
+        where: Of the results.
+        table: Which of the three.
+        trial: Its id.
+        rows: All of its rows.
+        kind: The schema.
+        epoch: ``Ledger.epoch`` of the ledger that will list it.
+
+    Returns:
+        The name of the object.
 
     Raises:
         pyarrow.ArrowInvalid: a value does not fit its column.
@@ -33,68 +55,124 @@ def write(folder: Path, table: TableName, trial: str, rows: Sequence[Row], kind:
     unknown = sorted({name for row in rows for name in row} - set(kind.names))
     if unknown:
         raise ValueError(f"the table '{table}' has no column named {', '.join(unknown)}")
-    target = folder / table / f"{trial}.parquet"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    with partial.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=kind), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
-    _sync_folder(target.parent)
-    return target
+    name = own_object(table, trial, epoch)
+    at(where).write(name, packed(pa.Table.from_pylist([dict(row) for row in rows], schema=kind)))
+    return name
 
 
-def read(folder: Path, table: TableName) -> pd.DataFrame:
-    """All rows of a table, of the trials that the ledger lists as finished, in the order of their ids.
+def packed(table: pa.Table) -> pa.Buffer:
+    """A table as the bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read(where: Where, table: TableName) -> pd.DataFrame:
+    """All rows of a table, of the trials that the ledger lists as ended, in the order of their ids.
 
     The Arrow schema, with units and directions, is in ``frame.attrs["schema"]``.
 
     Raises:
         StoreError: the folder holds no sweep.
     """
-    return _frame(_tables(folder, table), table)
-
-
-def read_part(folder: Path, table: TableName, name: str) -> list[dict[str, Any]]:
-    """The rows of one file, listed or not; none where it is gone.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
-    path = folder / table / f"{name}.parquet"
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.is_file() else []
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}); remove it, and what was in it is computed again") from None
-    return rows
-
-
-def remove(folder: Path, table: TableName, name: str) -> None:
-    """Take one file away, if it is there."""
-    (folder / table / f"{name}.parquet").unlink(missing_ok=True)
-
-
-def _tables(folder: Path, table: TableName) -> list[pa.Table]:
-    if not (folder / LEDGER).is_file():
-        raise StoreError(f"{folder} holds no sweep: there is no {LEDGER} in it; start one with 'vlmprof run JOB.yaml'")
-    trials = sorted(trial for trial, state in read_states(folder).items() if state != "started")
-    paths = [folder / table / f"{trial}.parquet" for trial in trials]
-    return [pq.read_table(path) for path in paths if path.is_file()]
-
-
-def _frame(tables: list[pa.Table], table: TableName) -> pd.DataFrame:
-    kind = _schema(table, {name for part in tables for name in part.column_names})
-    # Folders may hold trials of different knobs: each part gets the columns of all, null where it has none.
-    parts = [_widened(part, kind) for part in tables]
-    frame: pd.DataFrame = (pa.concat_tables(parts) if parts else kind.empty_table()).to_pandas()
-    frame.attrs["schema"] = kind
+    place = at(where)
+    ledger.require(place)
+    whole = joined(_parts(place, table), table)
+    frame: pd.DataFrame = whole.to_pandas()
+    frame.attrs["schema"] = _schema(table, whole.column_names)
     return frame
 
 
+def read_part(where: Where, table: PartName, name: str) -> list[dict[str, Any]]:
+    """The rows of one object, listed or not; none where it is gone.
+
+    Raises:
+        StoreError: the object is damaged.
+    """
+    part = _fetched(at(where), own_object(table, name, None))
+    rows: list[dict[str, Any]] = [] if part is None else part.to_pylist()
+    return rows
+
+
+def remove(where: Where, table: PartName, name: str) -> None:
+    """Take one object away, if it is there."""
+    at(where).remove(own_object(table, name, None))
+
+
+def without_rows(where: Where) -> list[str]:
+    """Trials that the ledger lists as ended although the table ``trials`` has no object with their row."""
+    place = at(where)
+    catalog = Catalog().take(ledger.read(place))
+    there = {f"trials/{name}" for name in place.names("trials")}
+    alone = [trial for trial, name in catalog.alone("trials").items() if name not in there]
+    lost = [trials for name, trials in catalog.together("trials").items() if name not in there]
+    return sorted({*alone, *(trial for trials in lost for trial in trials)})
+
+
+def joined(parts: Sequence[pa.Table], table: TableName) -> pa.Table:
+    """One table of many, sorted by trial; rows of a trial keep their order.
+
+    Folders may hold trials of different knobs: each part gets the columns of all, null where it has none.
+    """
+    kind = _schema(table, {name for part in parts for name in part.column_names})
+    if not parts:
+        return kind.empty_table()
+    whole = pa.concat_tables([_widened(part, kind) for part in parts])
+    trials = whole.column("trial").combine_chunks()
+    if len(trials) > 1 and pc.any(pc.less(trials[1:], trials[:-1])).as_py():
+        whole = whole.take(pc.sort_indices(trials))  # a stable sort
+    return whole
+
+
+def fetch(place: Place, names: Sequence[str]) -> list[pa.Table | None]:
+    """The tables in these objects; None for one that is not there."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(lambda name: _fetched(place, name), names))
+
+
+def _fetched(place: Place, name: str) -> pa.Table | None:
+    data = place.read(name)
+    if data is None:
+        return None
+    try:
+        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    except pa.ArrowException as error:
+        raise StoreError(f"{place}/{name} is damaged: {error}") from None
+
+
+def _parts(place: Place, table: TableName) -> list[pa.Table]:
+    """What the ledger lists. Objects can be merged between two looks: then the ledger has grown, and is asked again."""
+    entries = list(ledger.read(place))
+    for _ in range(TRIES):
+        catalog = Catalog().take(entries)
+        there = {f"{table}/{name}" for name in place.names(table)}
+        alone, together = list(catalog.alone(table).values()), catalog.together(table)
+        wanted = [*together, *(name for name in alone if name in there)]
+        found = fetch(place, wanted)
+        if len(wanted) == len(together) + len(alone) and all(part is not None for part in found):
+            break
+        again = list(ledger.read(place))
+        if len(again) == len(entries):
+            break  # no rows for some trials: they failed before there were any
+        entries = again
+    return [
+        _of(part, together[name], catalog.members[name]) if name in together else part
+        for name, part in zip(wanted, found, strict=True)
+        if part is not None
+    ]
+
+
+def _of(part: pa.Table, trials: frozenset[str], members: frozenset[str]) -> pa.Table:
+    """Only the rows of these trials; the others have run again since."""
+    return part if trials == members else part.filter(pc.is_in(part.column("trial"), pa.array(sorted(trials))))
+
+
 def _widened(part: pa.Table, kind: pa.Schema) -> pa.Table:
+    if part.schema.equals(kind):
+        return part
+    there: Mapping[str, int] = {name: i for i, name in enumerate(part.column_names)}
     columns = [
-        part.column(field.name).cast(field.type) if field.name in part.column_names else pa.nulls(len(part), field.type)
+        part.column(there[field.name]).cast(field.type) if field.name in there else pa.nulls(len(part), field.type)
         for field in kind
     ]
     return pa.Table.from_arrays(columns, schema=kind)
@@ -104,11 +182,3 @@ def _schema(table: TableName, names: Iterable[str]) -> pa.Schema:
     if table == "trials":
         return schema.trials_schema(schema.knobs_of(names))
     return schema.SAMPLES if table == "samples" else schema.TIMINGS
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, final
 
 import ray
@@ -29,11 +28,11 @@ WRITER_WAIT_S = 30.0
 class CollectorActor:
     """A collector, and the board that says how far each running trial has come."""
 
-    def __init__(self, folder: str, sweep: str) -> None:
+    def __init__(self, where: str, sweep: str) -> None:
         # Ctrl-C on a terminal reaches every process of the group; the writer must outlive it to finish its line.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._collector = Collector(Path(folder), sweep, wait_s=WRITER_WAIT_S)
-        self._board = Board(Path(folder), RayGauge(sweep))
+        self._collector = Collector(where, sweep, wait_s=WRITER_WAIT_S)
+        self._board = Board(where, RayGauge(sweep))
         # After a restart nobody opens the run again.
         self._board.recover(self._collector.settled())
         self._board.start()

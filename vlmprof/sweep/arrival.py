@@ -34,7 +34,7 @@ def arrival(job: Path) -> Arrival:
     from vlmprof.spec import survey
 
     spec = survey(job).spec
-    place = str(spec.folder) if spec else ""
+    place = spec.where if spec else ""
     results = place if "://" in place or not place else str(Path(place).expanduser().absolute())
     return Arrival(vlmprof=__version__, python=platform.python_version(), host=platform.node(), results=results)
 

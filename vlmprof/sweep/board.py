@@ -11,12 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, final
 
 from vlmprof.store import ledger
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import FINISHED, State
+from vlmprof.store.place import Where
 from vlmprof.store.pulse import BEAT_S, Pulse, Running, write_pulse
 from vlmprof.sweep.label import Label
 from vlmprof.trial.progress import Progress
@@ -93,7 +93,7 @@ class _Rate:
 class Board:
     """How far each running trial has come. Its methods may be called from any thread."""
 
-    def __init__(self, folder: Path | None, gauge: Gauge, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Where | None, gauge: Gauge, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is running, and nothing beats yet: see ``start``. Without a folder nobody is left a pulse."""
         self._folder, self._gauge, self._clock = folder, gauge, clock
         self._turn, self._over = threading.Lock(), threading.Event()

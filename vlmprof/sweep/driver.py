@@ -26,6 +26,7 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State
+from vlmprof.store.place import at
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import Share
 from vlmprof.sweep.extras import NONE, Extras
@@ -56,7 +57,7 @@ class Session:
 
     def __init__(  # noqa: PLR0913 (what one run is made of, each by its name)
         self,
-        folder: Path,
+        where: str,
         sweep: str,
         display: Display,
         share: Share,
@@ -71,19 +72,21 @@ class Session:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._share, self._verbose, self._care = display, share, verbose, care
-        self._folder, self._sweep, self._extras = folder, sweep, extras
+        self._place, self._sweep, self._extras = at(where), sweep, extras
         # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
-        Collector(folder, sweep, wait_s=WRITER_WAIT_S).close()
+        Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
         # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
         run = uuid.uuid4().hex[:6]
         # Beside the driver: the folder that was just taken is on this machine, and may be on no other.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         writing = {**_DURABLE, "scheduling_strategy": here}
         collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **writing)
-        self._collector = collector.remote(str(folder.absolute()), sweep)
+        self._collector = collector.remote(self._place.absolute, sweep)
         self._sizer = RemoteSizer(said_folder())
         # Without a GPU nothing is measured, and no sizer is started.
-        self._measurements = kept_beside(folder, self._sizer) if share.gpus else nullcontext()
+        self._folder = self._place.folder or Path()  # of TensorBoard's runs, which no object store holds
+        beside = self._place.folder if share.gpus else None
+        self._measurements = kept_beside(beside, self._sizer) if beside else nullcontext()
         self._total, self._skipped, self._buried = 0, 0, 0
 
     def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmprof.store.ledger import LEDGER
+from vlmprof.store import journal
+from vlmprof.store.journal import LEDGER
+from vlmprof.store.place import at
 
 MARK = "vlmprof-fetch "
 KINDS = (".parquet", ".jsonl", ".json")
@@ -32,16 +34,15 @@ def pieces(folder: Path, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         folder: With a ledger in it.
         have: Path -> sha256 of what the receiver holds already; only its name is sent again.
     """
-    ledger = folder / LEDGER
-    if not ledger.is_file():
+    if not journal.exists(at(folder)):
         yield {"is": "error", "why": f"there is no {LEDGER} in {folder}: no sweep has begun to write there"}
         return
-    lines = ledger.read_bytes()
-    lines = lines[: lines.rfind(b"\n") + 1]
+    lines = b"".join(journal.read_lines(at(folder)))  # one file there, however it lies here
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.suffix in KINDS]
     sent = 0
     for name in names:
-        if name == LEDGER or any(part.startswith(".") for part in Path(name).parts):
+        parts = Path(name).parts
+        if parts[0] in (LEDGER, journal.SEGMENTS) or any(part.startswith(".") for part in parts):
             continue
         try:
             content = (folder / name).read_bytes()

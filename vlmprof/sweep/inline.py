@@ -6,13 +6,13 @@ Breakpoints work here, and it is the reference that the cluster must agree with,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from vlmprof.errors import Uncollected
 from vlmprof.measure.software import software
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ChunkSpec
 from vlmprof.store.collector import Collector
+from vlmprof.store.place import Where, at
 from vlmprof.sweep.board import Board, Nobody
 from vlmprof.sweep.extras import numbers
 from vlmprof.sweep.label import Label
@@ -31,7 +31,7 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     *,
     gpus: float,
     policy: ChunkSpec | None = None,
-    folder: Path | None = None,
+    folder: Where | None = None,
     tensorboard: bool = False,
 ) -> None:
     """Run the plans one after another; each is kept as it ends.
@@ -63,8 +63,8 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
                 raise error.__cause__ or error from None
             collector.finish(result, begun.attempt)
             board.ended(result)
-            if tensorboard and folder:
-                write_run(folder, plan, numbers(result.row))
+            if tensorboard and folder and (mounted := at(folder).folder):
+                write_run(mounted, plan, numbers(result.row))
     finally:
         board.close()
     display.update(Snapshot(total=total, skipped=skipped, settled=collector.settled()))

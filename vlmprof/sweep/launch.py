@@ -35,7 +35,7 @@ def launch(
             display.note(f"dashboard: http://{dashboard}")
         care = Care(chunk=spec.chunk, timeout_s=spec.timeout_s)
         share = share_of(spec.resources, display.note)
-        session = Session(spec.folder, spec.name, display, share, verbose=verbose, care=care, extras=extras)
+        session = Session(spec.where, spec.name, display, share, verbose=verbose, care=care, extras=extras)
         try:
             session.run(session.open_run(plans, spec.model_dump(mode="json")))
         except BaseException:
