@@ -1,7 +1,7 @@
 """``SweepSpec``: what the user asked for, a validated and frozen copy of the YAML that knows only names and numbers.
 
-``survey`` finds every fault it can in one pass and keeps the sections that
-are sound, so that the caller can check knob values against models in the same pass; ``read`` is a survey or an error.
+``survey`` finds every fault it can and keeps the sections that are sound, so that the caller can check knob values
+against models in the same pass; ``read`` is a survey or an error.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import functional_serializers as serializers
 from pydantic import functional_validators as validators
 
-from vlmprof import registry, strict_yaml
+from vlmprof import registry, storage_root, strict_yaml
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
 from vlmprof.selectors import readable
 from vlmprof.storage import mounted, storable
-from vlmprof.storage_root import inside_root, results_place
 from vlmprof.wording import fault
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
@@ -60,7 +59,7 @@ TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
 MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-Place = Annotated[str, AfterValidator(inside_root), AfterValidator(storable)]
+Place = Annotated[str, AfterValidator(storage_root.inside_root), AfterValidator(storable)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, strict=False)]
@@ -229,7 +228,7 @@ class SweepSpec(Section):
     @property
     def where(self) -> str:
         """Where the tables lie: a path or a URI."""
-        return results_place(self.storage, self.name)
+        return storage_root.results_place(self.storage, self.name)
 
     @property
     def folder(self) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from tests.store.places import KINDS, objects, place_of
 from vlmprof.errors import StoreError
 from vlmprof.store import lease
+from vlmprof.store.claims import claims_of
 from vlmprof.store.holder import Holder
 from vlmprof.store.lease import Pace, holder, take
 from vlmprof.store.place import at
@@ -159,7 +160,7 @@ def test_a_claim_that_came_late_is_withdrawn(monkeypatch):
     monkeypatch.setattr(lease, "_put", put)
     take(place, 0.1).release()
     assert len(claims) == 2
-    assert lease.Claim(epoch=1, token=claims[1].split(".")[1]) in lease._claims(place)
+    assert lease.Claim(epoch=1, token=claims[1].split(".")[1]) in claims_of(place)
     monkeypatch.setattr(lease, "CLAIMS_MOST", 1)
     delays.append(QUICK.settle_s)
     with pytest.raises(StoreError, match="answers too slowly"):

@@ -21,22 +21,21 @@ process that holds it.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from filelock import FileLock, Timeout
 
 from vlmprof.errors import StoreError
+from vlmprof.store.claims import CLAIMS, Claim, Seen, claims_of, linked, look
 from vlmprof.store.holder import Holder, now
-from vlmprof.store.place import PARTIAL, Place
+from vlmprof.store.place import Place
 
-LOCK, CLAIMS = ".writer.lock", "writer"
+LOCK = ".writer.lock"
 
 
 @final
@@ -55,39 +54,6 @@ class Pace:
 PACE = Pace()
 CLAIMS_MOST = 20
 """Claims that can be made too late, or lost to others, before the store is called too slow for a lease."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Claim:
-    """One claim to an epoch."""
-
-    epoch: int
-    token: str = ""
-    """In an object store, where several claims to one epoch can lie side by side."""
-
-    @property
-    def path(self) -> str:
-        return f"{CLAIMS}/{self.epoch:06d}{self.token and '.'}{self.token}.claim"
-
-    @property
-    def beat(self) -> str:
-        """The name of its heartbeat."""
-        return self.path.removesuffix("claim") + "beat"
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The highest epoch, as it was seen at one moment."""
-
-    epoch: int = 0
-    claims: tuple[Claim, ...] = ()
-    beats: tuple[bytes, ...] = ()
-    """Of each claim; empty before the first."""
-    holder: Holder | None = None
-    """Who has the epoch, or is about to."""
-    released: bool = False
 
 
 @final
@@ -112,10 +78,10 @@ class Lease:
         Raises:
             StoreError: another process has taken it over, or it is gone. Nothing may be written any more.
         """
-        claims = _claims(self._place)
+        claims = claims_of(self._place)
         if claims and claims[-1].epoch > self.epoch:
             raise StoreError(
-                f"{self._place} was taken over by {_seen(self._place).holder or 'another sweep'}: this process gave no"
+                f"{self._place} was taken over by {look(self._place).holder or 'another sweep'}: this process gave no"
                 " sign of life for too long; it writes nothing more"
             )
         if self._claim not in claims:
@@ -167,7 +133,7 @@ def take(place: Place, wait_s: float) -> Lease:
 
 def holder(place: Place) -> tuple[Holder, bool] | None:
     """Who wrote here last, and whether it has let go; None where nobody ever did."""
-    seen = _seen(place)
+    seen = look(place)
     return None if seen.holder is None else (seen.holder, seen.released)
 
 
@@ -178,7 +144,7 @@ def _local_lock(place: Place, wait_s: float) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        raise _refusal(place, _seen(place)) from None
+        raise _refusal(place, look(place)) from None
     return lock
 
 
@@ -188,7 +154,7 @@ def _won(place: Place, wait_s: float) -> Claim:
     watch, tries = _Watch(), 0
     while tries < CLAIMS_MOST:
         asked = time.monotonic()
-        seen = _seen(place)
+        seen = look(place)
         watch.look(seen)
         if seen.released or seen.holder is None or _is_dead(seen.holder, place) or watch.still_s >= PACE.stale_s:
             claim = _claimed(place, seen.epoch + 1, asked)
@@ -240,14 +206,14 @@ def _claimed(place: Place, epoch: int, asked: float) -> Claim | None:
     """
     if place.folder is not None:
         claim = Claim(epoch=epoch)
-        won = _linked(place.folder / claim.path, json.dumps(Holder.this_process().told()).encode())
+        won = linked(place.folder / claim.path, json.dumps(Holder.this_process().told()).encode())
     else:
         claim = Claim(epoch=epoch, token=uuid.uuid4().hex[:12])
         _put(place, claim.path, Holder.this_process().told())
         won = time.monotonic() - asked <= PACE.settle_s / 2
         if won:
             time.sleep(PACE.settle_s)
-    claims = _claims(place)
+    claims = claims_of(place)
     # A higher one: this process slept between its look and its claim, and the epoch is long over.
     if won and claims[-1].epoch == epoch and claim == min(each for each in claims if each.epoch == epoch):
         return claim
@@ -256,48 +222,11 @@ def _claimed(place: Place, epoch: int, asked: float) -> Claim | None:
     return None
 
 
-def _linked(path: Path, data: bytes) -> bool:
-    """Make a file that is not there yet, whole; whether it was this call that made it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    partial.write_bytes(data)
-    try:
-        os.link(partial, path)
-        return True
-    except FileExistsError:
-        return partial.stat().st_nlink == 2  # NFS may say so of a link that an answer was lost for
-    finally:
-        partial.unlink()
-
-
 def _clear(place: Place, mine: Claim) -> None:
     """Remove what earlier epochs left in the folder of claims. The highest one stays: it is how others know theirs."""
     for name in place.names(CLAIMS):
         if name[:6].isdigit() and int(name[:6]) < mine.epoch:
             place.remove(f"{CLAIMS}/{name}")
-
-
-def _claims(place: Place) -> list[Claim]:
-    parts = [name.removesuffix(".claim").partition(".") for name in place.names(CLAIMS) if name.endswith(".claim")]
-    return sorted(Claim(epoch=int(epoch), token=token) for epoch, _, token in parts if epoch.isdigit())
-
-
-def _seen(place: Place) -> Seen:
-    every = _claims(place)
-    if not every:
-        return Seen()
-    claims = tuple(claim for claim in every if claim.epoch == every[-1].epoch)
-    beats = tuple(place.read(claim.beat) or b"" for claim in claims)
-    # The one that beats has won; before that, the smallest will.
-    claim, beat = next(((c, b) for c, b in zip(claims, beats, strict=True) if b), (claims[0], b""))
-    told = json.loads(beat) if beat else {}
-    return Seen(
-        epoch=claim.epoch,
-        claims=claims,
-        beats=beats,
-        holder=Holder.read(place.read(claim.path), str(told.get("time", ""))),
-        released=bool(told.get("released")),
-    )
 
 
 def _refusal(place: Place, seen: Seen) -> StoreError:
