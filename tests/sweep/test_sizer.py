@@ -15,6 +15,7 @@ import pytest
 
 from tests.trial.sizing.devices import Device, demand_of, question, told
 from vlmprof.sweep.cluster import connected
+from vlmprof.trial.sizing.beside import FOLDER, kept_beside
 
 pytestmark = pytest.mark.ray
 
@@ -62,10 +63,12 @@ def test_a_second_driver_finds_the_same_sizer_and_waits_for_the_first_one_s_prob
     assert other.stdin and other.stdout
     process, action = json.loads(other.stdout.readline())
     assert process == ray.get(sizer.actor().process.remote()) and action == "wait"
-    sizer.renew("w", asked.configuration, answer.token)
-    while answer.action == "probe":
-        sizer.tell(told(asked, answer, device.probe(DEMAND, answer.size)))
-        answer = sizer.ask(asked, {})
+    with kept_beside(tmp_path / "results", sizer):
+        sizer.renew("w", asked.configuration, answer.token)
+        while answer.action == "probe":
+            sizer.tell(told(asked, answer, device.probe(DEMAND, answer.size)))
+            answer = sizer.ask(asked, {})
+    assert [path.name for path in (tmp_path / "results" / FOLDER).iterdir()] == ["w.jsonl"]
     said, _ = other.communicate("go on\n", timeout=120)
     assert json.loads(said) == ["use", answer.size, 0], "the second sweep probed what the first had measured"
     ray.kill(sizer.actor())

@@ -19,6 +19,7 @@ from vlmprof.measure.environment import environment
 from vlmprof.plan.point import canonical
 from vlmprof.trial.bench import Bench
 from vlmprof.trial.resolve import Resolved
+from vlmprof.trial.sizing.journal import FORMAT
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 FORWARD = ("engine", "models")
@@ -40,7 +41,8 @@ def world_of(resolved: Resolved, bench: Bench) -> tuple[str, Mapping[str, Any]]:
         "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
         **bench.model.kernels,
     }
-    versions = {**{name: said[name] for name in VERSIONS}, "cuda": torch.version.cuda, "code": _code()}
+    versions = {name: said[name] for name in VERSIONS}
+    versions |= {"cuda": torch.version.cuda, "code": _code(), "format": FORMAT}
     return f"{_hash(alike)}-{_hash(versions)}", {**alike, **versions}
 
 

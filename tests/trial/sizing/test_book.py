@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.trial.sizing.devices import GIB, Device, demand_of, question, told
 from vlmprof.trial.sizing.book import LEASE_S, SizeBook
 from vlmprof.trial.sizing.evidence import MARGIN
-from vlmprof.trial.sizing.values import Answer, Question, Told, covers
+from vlmprof.trial.sizing.values import Answer, Demand, Question, Told, covers
 
 GRID = [demand_of(blocks=b, crops=c) for b, c in product((1.0, 2.0, 3.0), (1.0, 2.0, 4.0))]
 ONE = question(GRID[0], 80 * GIB, 15 * GIB)
@@ -87,6 +87,14 @@ def test_out_of_memory_in_production_lowers_the_answer_and_raises_the_margin() -
     book.tell(production(ONE, before))
     assert known.limit(device.total) < limit
     assert 0 < device.settle(book, GRID[0]).size < before
+
+
+@pytest.mark.parametrize("asked_first", [GRID[0], GRID[8]])
+def test_a_job_with_a_smaller_maximum_gets_no_more_though_more_is_known_to_fit(asked_first: Demand) -> None:
+    book, device = SizeBook(), Device()
+    assert device.settle(book, asked_first).size > 7
+    answer = device.settle(book, GRID[0], most=7)
+    assert answer.size <= 7 and answer.size in device.ran[GRID[0]]
 
 
 def test_what_failed_beside_a_neighbour_does_not_count_for_ever() -> None:

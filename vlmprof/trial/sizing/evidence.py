@@ -72,10 +72,11 @@ class Known:
         """(size, phase, bytes) of every worst-case batch that ran."""
         return ((size, phase, peak) for size, seen in self.phases.items() for phase, peak in seen.items())
 
-    def safe(self, usable_bytes: int) -> int:
-        """The largest size that ran and stays within the limit; 0 when none did."""
+    def safe(self, usable_bytes: int, most: int) -> int:
+        """The largest size that ran, stays within the limit and is at most ``most``; 0 when none did."""
         limit, refused = self.limit(usable_bytes), self.refused(usable_bytes) or math.inf
-        return max((size for size, peak in self.peaks.items() if peak <= limit and size < refused), default=0)
+        fits = (size for size, peak in self.peaks.items() if peak <= limit and size < refused and size <= most)
+        return max(fits, default=0)
 
 
 @final

@@ -19,7 +19,8 @@ from vlmprof.trial.sizing.book import Entry, SizeBook
 
 SUFFIX = ".jsonl"
 LOCK_S = 30.0
-FORMAT = 1
+FORMAT = 2
+"""A part of every world's name: worlds of another format are stale, and their lines still read."""
 
 
 @final

@@ -30,6 +30,8 @@ SURE = 3.0
 GROWTH, GROWTH_TWO_POINTS = 4, 6
 PRIOR_DOUBT, ENOUGH = 0.03, 15
 """Distrust of what another world measured, and the own points that make it superfluous."""
+RULE_OF_THUMB = 0.5
+"""Of what a family guesses: so far the second probe of an unknown device may go at once."""
 SHRINK = 0.85
 STEEPER = 1.25
 """Workspaces grow in steps: a slope may be this much steeper further on."""
@@ -92,7 +94,7 @@ class _Search:
         self._predict = most_of(list(self._phases.values())) if self._phases else None
 
     def step(self) -> Step:
-        own, ceiling = self._known.safe(self._usable), self._ceiling()
+        own, ceiling = self._known.safe(self._usable, self._question.most), self._ceiling()
         if not self._question.maximize and ceiling:
             ceiling = self._worth(own, ceiling)
         borrowed = self._borrowed(ceiling)
@@ -241,7 +243,8 @@ class _Search:
         _, slope = _line([(s, float(p - self._question.floor_bytes)) for s, p in ran])
         growth = GROWTH if len(ran) == 1 else GROWTH_TWO_POINTS
         further = (self._hard - grown) / (STEEPER * max(slope, 1.0))
-        leap = max(size * growth, self._question.prior or 0) if self._predict is None else math.inf
+        rule = int(RULE_OF_THUMB * (self._question.prior or 0))
+        leap = max(size * growth, rule) if self._predict is None else math.inf
         return int(min(size + max(further, 0.0), leap))
 
 
