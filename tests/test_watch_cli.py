@@ -9,6 +9,7 @@ from tests.builders import combined_sweep, write_results
 from vlmprof.cli import app
 from vlmprof.store.ledger import Ledger
 from vlmprof.store.pulse import Pulse, write_pulse
+from vlmprof.sweep.arrival import Arrival
 
 RUNNER = CliRunner()
 
@@ -64,6 +65,19 @@ def test_for_machines(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     code, _, error = said("status", str(tmp_path / "no"))
     assert code and "there is no folder" in str(error)
+    code, _, error = said("status", "no", "--address", "http://127.0.0.1:1")
+    assert code and "there is no folder 'no' here, and as a submitted job:" in str(error)
+
+
+def test_a_submitted_job_is_watched_where_its_folder_is_seen(tmp_path, monkeypatch):
+    here = Arrival(vlmprof="0", python="3", host="node", results=ended(tmp_path))
+    monkeypatch.setattr("vlmprof.sweep.jobs.whereabouts", lambda address, said: here)
+    code, text, _ = said("status", "--watch", "combined-1")
+    assert code == 0 and "16 of 16 trials done" in text
+    elsewhere = Arrival(vlmprof="0", python="3", host="node", results="/not/here")
+    monkeypatch.setattr("vlmprof.sweep.jobs.whereabouts", lambda address, said: elsewhere)
+    code, _, error = said("status", "combined-1")
+    assert code and "lie in /not/here on node" in str(error) and "vlmprof fetch combined-1" in str(error)
 
 
 def test_the_dashboard_is_written(tmp_path):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.errors import UserError
+from vlmprof.jobs_cli import DASHBOARD, Address
 
 if TYPE_CHECKING:
     from vlmprof.analyze.live import View, Watcher
@@ -25,19 +26,20 @@ LOOK_S = 1.0
 PLAIN_EVERY_S = 10.0
 """Between two plain lines while nothing ends, where nothing moves on a screen."""
 
-Sweep = Annotated[str, typer.Argument(metavar="DIR", help="A results folder, such as results/quickstart, or a URI.")]
+Sweep = Annotated[str, typer.Argument(metavar="DIR|ID", help="A results folder or its URI, or a submitted job.")]
 
 
 def status(
     sweep: Sweep,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until the sweep ends.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: an object; with --watch one a line.")] = False,
+    address: Address = DASHBOARD,
 ) -> None:
     """Say where a sweep stands, from its folder alone: no cluster is asked."""
     from vlmprof.analyze.live import Watcher
     from vlmprof.analyze.progress import status as read_status
 
-    folder = folder_of(sweep)
+    folder = folder_of(sweep, address)
     if as_json:
         _say_json(Watcher(folder), again=watch)
     elif watch:
@@ -53,11 +55,12 @@ def watch(
     sweep: Sweep,
     web: Annotated[bool, typer.Option("--web", help="A page for browsers on this machine, until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option(help="Of the page; 0 takes any that is free.", min=0, max=65535)] = 0,
+    address: Address = DASHBOARD,
 ) -> None:
     """Watch a sweep as it goes: on this terminal, or with --web in a browser."""
     from vlmprof.analyze.live import Watcher
 
-    folder = folder_of(sweep)
+    folder = folder_of(sweep, address)
     if not web:
         _watch(Watcher(folder))
         return
@@ -91,18 +94,34 @@ def export(
         out.print(f"{to}: in Grafana, 'New', 'Import'", highlight=False, soft_wrap=True)
 
 
-def folder_of(sweep: str) -> str | Path:
-    """The results folder that is meant, or the URI.
+def folder_of(sweep: str, address: str) -> str | Path:
+    """The results folder that is meant, or its URI; of a submitted job, where this machine sees it too.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder and no such job, or its folder is on another machine.
     """
     if "://" in sweep:
         return sweep
     folder = Path(sweep)
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    if "/" in sweep:
         raise UserError(f"there is no folder '{sweep}'; name a results folder, such as results/quickstart")
-    return folder
+    from vlmprof.sweep.jobs import whereabouts
+
+    try:
+        where = whereabouts(address, sweep)
+    except UserError as error:
+        raise UserError(f"there is no folder '{sweep}' here, and as a submitted job: {error}") from None
+    if "://" in where.results:
+        return where.results
+    if not where.results or not Path(where.results).is_dir():
+        there = where.results or "a place it has not said"
+        raise UserError(
+            f"the results of {sweep} lie in {there} on {where.host}, which this machine does not see;"
+            f" 'vlmprof logs {sweep} -f' follows it, and 'vlmprof fetch {sweep} DIR' brings what is done"
+        )
+    return Path(where.results)
 
 
 def _watch(watcher: Watcher) -> None:

@@ -100,8 +100,8 @@ def _failed(view: View) -> Iterator[RenderableType]:
 
 def _front(front: FrontOf) -> Iterator[RenderableType]:
     best = [spot for spot in front.spots if spot.on_front]
-    title = f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; ± 95 %)"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
+    yield Text(f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; ± 95 %)", style="bold")
+    table = Table(box=None, header_style="dim", pad_edge=False)
     knobs = list(best[0].knobs)
     for header in (*knobs, *(_header(one) for one in front.objectives)):
         table.add_column(header, justify="right", no_wrap=True)

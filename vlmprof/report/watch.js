@@ -80,9 +80,15 @@ function fill(id, rows) {
 
 function runningRow(one) {
   const far = one.total > 1 ? `${one.phase} ${one.done}/${one.total}` : one.phase;
-  const bar = one.total > 1 ? [made("progress", { max: one.total, value: one.done, "aria-label": far })] : [];
+  const bar = one.total > 1 ? [track(one.done / one.total)] : [];
   return made("tr", {}, made("td", {}, one.name), made("td", {}, far), made("td", {}, ...bar),
     made("td", { class: "soft" }, duration(one.seconds)));
+}
+
+function track(share) {
+  const filled = made("span");
+  filled.style.width = `${100 * share}%`;
+  return made("div", { class: "track", "aria-hidden": "true" }, filled);
 }
 
 function frontPart(front) {
@@ -95,7 +101,11 @@ function frontPart(front) {
 }
 
 const scaled = (objective) => (objective.unit === "fraction" ? [100, "%"] : [1, objective.unit]);
-const axisLabel = (objective) => `${objective.column.replaceAll("_", " ")}${scaled(objective)[1] ? ` (${scaled(objective)[1]})` : ""}`;
+
+function axisLabel(objective) {
+  const unit = scaled(objective)[1], words = objective.column.split("_").filter((word) => word !== unit).join(" ");
+  return unit ? `${words} (${unit})` : words;
+}
 
 function frontTable(front, best) {
   const knobs = Object.keys(best[0].knobs);
@@ -130,6 +140,8 @@ function chart(front) {
   svg.append(drawn("path", { class: "steps", d: staircase(best, across, up, x, y) }));
   for (const spot of [...front.spots.filter((spot) => !spot.on_front), ...best]) svg.append(...point(spot, across, up));
   svg.append(...labels(best, across, up));
+  const knobs = Object.keys(best[0].knobs);
+  if (knobs.length) svg.append(drawn("text", { class: "soft", x: BOX.left + 10, y: BOX.top + 6 }, `labels: ${knobs.join(" · ")}`));
   return svg;
 }
 
