@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from vlmprof.sweep.cluster import ENVIRONMENT, PRIVATE
+
 ROOT = Path(__file__).parents[2]
 MISSING = 100
 """Trials that a resumed sweep lacks."""
@@ -236,7 +238,8 @@ def apart(asked: dict[str, Any]) -> dict[str, Any]:
     """The same in a fresh process and a fresh folder; a failure is a result too."""
     home = Path(tempfile.mkdtemp(prefix="vp-overhead-"))
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    quiet = {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **ENVIRONMENT, **PRIVATE, **quiet}  # Ray reads them when it is imported
     command = [sys.executable, "-m", "tests.benchmarks.overhead", "--one", json.dumps(asked), "--home", str(home)]
     limit = ONE_S + 0.06 * asked.get("size", 0)
     try:

@@ -28,13 +28,23 @@ class Books:
     """Tables that are not equal to the undisturbed ones, and where."""
     executions: dict[int, int] = field(default_factory=dict)
     """How often trials were started -> how many of them."""
+    samples: int = 0
+    """Rows of the samples table."""
+    resumed: int = 0
+    """Answers that a later process of a trial was given instead of asking the model again."""
+    kept_twice: list[str] = field(default_factory=list)
+    """Trials of which the ledger says that more answers were kept than there are samples."""
+    died: int = 0
+    """Deaths of a process with a trial under way that the ledger tells of."""
+    quarantined: list[str] = field(default_factory=list)
+    """Samples that the ledger blames; no sample of this sweep is guilty."""
     ledger_lines: int = 0
     partial_files: int = 0
     """Left by processes that died while writing; nobody lists them, a later write replaces them."""
 
     @property
     def sound(self) -> bool:
-        return not (self.lost or self.doubled or self.rerun or self.different)
+        return not (self.lost or self.doubled or self.rerun or self.different or self.kept_twice)
 
 
 def audit(folder: Path, undisturbed: Path) -> Books:
@@ -46,6 +56,7 @@ def audit(folder: Path, undisturbed: Path) -> Books:
     lines = list(read(folder))
     expected = sorted(tables.read(undisturbed, "trials")["trial"])
     starts = Counter(line["trial"] for line in lines if line["event"] == "started")
+    each = tables.read(folder, "samples").groupby("trial").size()
     return Books(
         trials=len(expected),
         lost=_lost(folder, undisturbed, expected),
@@ -53,6 +64,11 @@ def audit(folder: Path, undisturbed: Path) -> Books:
         rerun=_rerun(lines),
         different=_different(folder, undisturbed),
         executions=dict(sorted(Counter(starts[trial] for trial in expected).items())),
+        samples=int(each.sum()),
+        resumed=int(tables.read(folder, "trials")["samples_resumed"].sum()),
+        kept_twice=_kept_twice(lines, each.to_dict()),
+        died=sum(line["event"] == "died" for line in lines),
+        quarantined=[f"{line['trial']} {line['sample']}" for line in lines if line["event"] == "quarantined"],
         ledger_lines=len(lines),
         partial_files=len(list(folder.rglob("*.partial"))),
     )
@@ -95,6 +111,17 @@ def _rerun(lines: list) -> list[str]:
         elif line["event"] == "started" and line["trial"] in finished:
             found.append(line["trial"])
     return found
+
+
+def _kept_twice(lines: list, each: dict[str, int]) -> list[str]:
+    """By the ledger alone: a sample that was scored anew after it had been kept would be in a second chunk."""
+    kept = Counter[str]()
+    for line in lines:
+        if line["event"] == "chunk":
+            kept[line["trial"]] += line["samples"]
+    return [
+        f"{trial}: {count} kept of {each.get(trial, 0)}" for trial, count in kept.items() if count > each.get(trial, 0)
+    ]
 
 
 def _different(folder: Path, undisturbed: Path) -> list[str]:

@@ -35,10 +35,11 @@ from tests.faults.processes import MARK, end, left
 from tests.faults.sweep import Driver, Sweep, environment
 from tests.faults.two_nodes import TwoNodes
 
-PACE_MOST_S = 0.4
-"""Longest wait in a forward pass: a trial of some 60 passes then takes half a minute."""
-IN_A_TRIAL = 0.8
-"""Share of the kills that wait until a trial has a process."""
+PACE_S, PACE_LEAST_S, PACE_MOST_S = 0.15, 0.03, 0.4
+"""Wait in a forward pass, of which a trial has some 130: as the sweep begins, and the bounds within which it is set."""
+MOMENTS = {"at work": 0.4, "in a trial": 0.4, "any time": 0.2}
+"""When a blow may fall, and its share: once answers were kept since the last one, once a trial has a process, or as
+soon as there is a victim, while everything is still starting."""
 ENDINGS_MOST = 12
 """A driver that ends so often in a row, with no trial finished in between, will not finish by being started again."""
 LEFT_S = 60
@@ -133,17 +134,17 @@ class Chaos:
             over = self._over(sweep, driver)
 
     def _next_kill(self, sweep: Sweep, killer: Killer, driver: Driver) -> bool:
-        """Wait for the next victim, then a while, then strike; whether the sweep is over instead.
-
-        Most blows fall while a trial has a process, the others also while everything is still starting.
-        """
-        kind, in_a_trial = self._left[0], self._chance.random() < IN_A_TRIAL
+        """Wait for the next victim and its moment, then a while, then strike; whether the sweep is over instead."""
+        kind = self._left[0]
+        moment = self._chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
+        answers = sweep.answers()
         until = None
         while True:
             if self._over(sweep, driver):
                 return True
             victim = killer.victim(kind)
-            if victim is None or (in_a_trial and killer.victim("worker") is None):
+            in_a_trial = moment == "any time" or killer.victim("worker") is not None
+            if victim is None or not in_a_trial or (moment == "at work" and sweep.answers() == answers):
                 until = None
             elif until is None:
                 until = time.monotonic() + self._chance.uniform(*self._plan.pauses_s)
@@ -155,7 +156,14 @@ class Chaos:
         if killer.strike(kind, victim):
             self._left.pop(0)
             self.report.kills.append(
-                Kill(kind=kind, pid=victim.pid, at_s=round(self._elapsed(), 1), finished=sweep.finished())
+                Kill(
+                    kind=kind,
+                    moment=moment,
+                    pid=victim.pid,
+                    at_s=round(self._elapsed(), 1),
+                    finished=sweep.finished(),
+                    answers=sweep.answers(),
+                )
             )
             print(self.report.kills[-1], file=sys.stderr, flush=True)
         return False
@@ -176,10 +184,10 @@ class Chaos:
         return False
 
     def _set_pace(self, sweep: Sweep) -> None:
-        """Slower where trials finish faster than kills are used up, and the other way round."""
+        """Slower where answers come faster than kills are used up, and the other way round."""
         used = len(self.report.kills) / self._plan.kills
-        done = sweep.finished() / sweep.configurations
-        sweep.pace(min(PACE_MOST_S, max(0.0, (done - used + 0.1) * 2)))
+        done = sweep.answers() / (sweep.configurations * self._plan.samples)
+        sweep.pace(min(PACE_MOST_S, max(PACE_LEAST_S, PACE_S + 3 * (done - used))))
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -208,13 +216,18 @@ def markdown(report: dict[str, Any]) -> str:
     for one in books:
         executions.update({int(times): trials for times, trials in one["executions"].items()})
     total = sum(times * trials for times, trials in executions.items())
-    endings = ", ".join(f"{count} with {code}" for code, count in sorted(Counter(report["endings"]).items()))
+    moments = Counter(kill["moment"] for kill in report["kills"])
     rows = {
-        "kills": f"{len(report['kills'])}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+        "kills": f"{len(report['kills'])}: {_listed(kinds)}",
+        "their moments": _listed(moments),
         "sweeps": f"{len(books)} of {report['plan']['configurations']} configurations,"
         f" {report['plan']['samples']} samples each",
         "starts of a trial": f"{total} for {sum(executions.values())} trials, at most {max(executions, default=0)}",
-        "drivers that ended by themselves": endings,
+        "drivers that ended by themselves": _listed(Counter(f"with {code}" for code in report["endings"])),
+        "answers kept before a death and not asked again": f"{sum(one['resumed'] for one in books)}"
+        f" of {sum(one['samples'] for one in books)}",
+        "answers kept twice": str(sum(len(one["kept_twice"]) for one in books)),
+        "samples blamed for a death": str(sum(len(one["quarantined"]) for one in books)),
         "lost": str(sum(len(one["lost"]) for one in books)),
         "doubled": str(sum(len(one["doubled"]) for one in books)),
         "finished trials that ran again": str(sum(len(one["rerun"]) for one in books)),
@@ -225,6 +238,10 @@ def markdown(report: dict[str, Any]) -> str:
         "machine": report["machine"],
     }
     return "\n".join(["| what | result |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -255,7 +272,7 @@ def main() -> int:
         asked.out.write_text(json.dumps(told, indent=1))
     print(markdown(told))
     for one in report.books:
-        for fault in [*one.lost, *one.doubled, *one.rerun, *one.different][:20]:
+        for fault in [*one.lost, *one.doubled, *one.rerun, *one.kept_twice, *one.different][:20]:
             print(fault, file=sys.stderr)
     print(report.gave_up or "\n".join(report.left_processes), file=sys.stderr)
     return 0 if report.sound else 1

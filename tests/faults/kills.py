@@ -20,10 +20,13 @@ class Kill:
     """One that was made."""
 
     kind: str
+    moment: str
     pid: int
     at_s: float
     finished: int
     """Trials that had finished by then."""
+    answers: int
+    """That had been kept by then."""
 
 
 def order(kills: int, chance: random.Random) -> list[str]:

@@ -22,6 +22,8 @@ KNOBS = {
     "trouble": ["paced"],
 }
 """27 configurations; `trouble` is the tests' own knob, which waits in every forward pass."""
+BATCH = 4
+"""Samples that are scored at once, and kept at once."""
 
 
 def environment() -> dict[str, str]:
@@ -48,10 +50,11 @@ class Sweep:
             checkpoint,
             knobs=knobs,
             tasks=[{"name": "shapes_qa", "samples": samples, "seed": 3}],
-            batch={"size": 4, "audit_samples": 0},
+            batch={"size": BATCH, "audit_samples": 0},
+            chunk={"answers": BATCH, "seconds": 5},
         )
         self.results = folder / "results"
-        self.configurations = configurations
+        self.configurations, self._samples = configurations, samples
         self._pace = folder / "pace"
         self.pace(0.0)
 
@@ -68,8 +71,17 @@ class Sweep:
 
     def finished(self) -> int:
         """Trials that need no further run, from the ledger alone."""
+        return len(self._finished())
+
+    def answers(self) -> int:
+        """Answers that are kept, from the ledger alone: of finished trials, and of those that run."""
+        finished = self._finished()
+        chunks = [line for line in read(self.results) if line["event"] == "chunk" and line["trial"] not in finished]
+        return len(finished) * self._samples + sum(line["samples"] for line in chunks)
+
+    def _finished(self) -> set[str]:
         states = {line["trial"]: line["event"] for line in read(self.results) if line["event"] in ENDED}
-        return sum(state in FINISHED for state in states.values())
+        return {trial for trial, state in states.items() if state in FINISHED}
 
 
 class Driver:

@@ -47,6 +47,9 @@ def test_the_books_see_what_is_lost_and_what_was_done_again(tmp_path: Path) -> N
     assert any(lost.startswith("sample ('b',") for lost in books.lost)
     assert books.different
     ledger = whole / "ledger.jsonl"
+    chunk = {"event": "chunk", "trial": "a", "samples": 41, "file": "a-x-00000", "software": "", "number": 0}
+    ledger.write_text(f"{ledger.read_text()}{json.dumps(chunk)}\n")
+    assert audit(whole, lacking).kept_twice == ["a: 41 kept of 40"]
     started = next(line for line in ledger.read_text().splitlines() if '"started"' in line and '"a"' in line)
     ledger.write_text(ledger.read_text() + started + "\n")
     assert audit(whole, lacking).rerun == ["a"]
