@@ -4,8 +4,9 @@
 
 A sweep of 27 configurations (accuracy and latency of a tiny random model) runs on two Ray nodes of this machine, one
 CPU each. Kills come in random order and equal shares, all SIGKILL: the driver (the same command is then started again),
-a trial's process, the second node's raylet (the node then comes back), the collector, the batch sizer. Then the tables
-are compared with those of an undisturbed run in a plain loop. Nothing may be lost, doubled or different.
+a trial's process, the second node's raylet (the node then comes back), the collector, the batch sizer (which a process
+beside the sweep keeps asking: a sweep without a GPU needs none). Then the tables are compared with those of an
+undisturbed run in a plain loop. Nothing may be lost, doubled or different.
 
 Trials are as slow as they must be for the kills to fall all over the sweep: the harness sets their pace as it goes. A
 sweep that ends before the last kill is checked, and the next one begins. ``--show FILE`` prints the tables of a report.
@@ -29,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.checkpoints import tiny_checkpoint
+from tests.faults.asker import Asker, Search
 from tests.faults.books import Books, audit
 from tests.faults.kills import Kill, Killer, order
 from tests.faults.processes import MARK, end, left
-from tests.faults.sweep import Driver, Sweep, environment
+from tests.faults.sweep import ROOT, Driver, Sweep, environment
 from tests.faults.two_nodes import TwoNodes
 
 PACE_S, PACE_LEAST_S, PACE_MOST_S = 0.15, 0.03, 0.4
@@ -72,6 +74,8 @@ class Report:
     """Exit codes of drivers that ended by themselves, in order."""
     books: list[Books] = field(default_factory=list)
     """One a sweep."""
+    searches: list[Search] = field(default_factory=list)
+    """What the batch sizer did beside each sweep."""
     left_processes: list[str] = field(default_factory=list)
     undisturbed_s: float = 0.0
     seconds: float = 0.0
@@ -81,7 +85,8 @@ class Report:
     @property
     def sound(self) -> bool:
         complete = len(self.kills) == self.plan.kills and not self.gave_up
-        return complete and bool(self.books) and all(one.sound for one in self.books) and not self.left_processes
+        judged = [*self.books, *self.searches]
+        return complete and bool(self.books) and all(one.sound for one in judged) and not self.left_processes
 
 
 class Chaos:
@@ -108,7 +113,9 @@ class Chaos:
             number += 1
             sweep = self._sweep(f"sweep-{number}", checkpoint)
             with TwoNodes(self._mark, environment={**environment(), **sweep.environment}) as two:
+                asker = Asker(two.address, self._home / f"sizes-{number}", ROOT, two.environment)
                 self._disturbed(sweep, two)
+                self.report.searches.append(asker.result())
             assert undisturbed.wait(1800) == 0, undisturbed.said()
             self.report.books.append(audit(sweep.results, calm.results))
         self.report.left_processes = left(self._mark, LEFT_S)
@@ -228,6 +235,11 @@ def markdown(report: dict[str, Any]) -> str:
         f" of {sum(one['samples'] for one in books)}",
         "answers kept twice": str(sum(len(one["kept_twice"]) for one in books)),
         "samples blamed for a death": str(sum(len(one["quarantined"]) for one in books)),
+        "batch sizes searched beside it": f"{sum(one['configurations'] for one in report['searches'])}, with"
+        f" {sum(one['probes'] for one in report['searches'])} probes",
+        "probes repeated, sizes forgotten": str(
+            sum(len(one["repeated"]) + len(one["changed"]) for one in report["searches"])
+        ),
         "lost": str(sum(len(one["lost"]) for one in books)),
         "doubled": str(sum(len(one["doubled"]) for one in books)),
         "finished trials that ran again": str(sum(len(one["rerun"]) for one in books)),
@@ -274,6 +286,8 @@ def main() -> int:
     for one in report.books:
         for fault in [*one.lost, *one.doubled, *one.rerun, *one.kept_twice, *one.different][:20]:
             print(fault, file=sys.stderr)
+    for search in report.searches:
+        print(search.error, *search.repeated, *search.changed, sep="\n", file=sys.stderr)
     print(report.gave_up or "\n".join(report.left_processes), file=sys.stderr)
     return 0 if report.sound else 1
 
