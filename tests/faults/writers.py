@@ -11,11 +11,13 @@ from pathlib import Path
 
 from tests.builders import trial_row
 from vlmprof.errors import StoreError
-from vlmprof.store import tables
+from vlmprof.store import merge, tables
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import FINISHED, read, read_states
 
 SAMPLES = 40
+TRIALS_MOST = 6.0
+"""That a writer may write before it is killed, more or less."""
 
 
 def result(trial: str, wide: int = 1) -> TrialResult:
@@ -61,13 +63,19 @@ def require_whole(folder: Path) -> set[str]:
 
 
 def killed_writers(folder: Path, kills: int, seed: int) -> list[int]:
-    """Fork a writer, kill it at a random instant, look at what is there, and again; trials done after each kill."""
+    """Fork a writer, kill it at a random instant, look at what is there, and again; trials done after each kill.
+
+    Tables are merged every few trials, so that kills fall into merges too. How long a writer lives is counted in the
+    time that a trial takes here to be written.
+    """
+    merge.GATHERED = 4
     chance, counts = random.Random(seed), []
+    each_s = _seconds_a_trial(folder.with_name("paced"))
     for number in range(kills):
         writer = os.fork()
         if writer == 0:
             _write_for_ever(folder, number)
-        time.sleep(chance.uniform(0.005, 0.25))
+        time.sleep(chance.uniform(0.0, TRIALS_MOST) * each_s)
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         counts.append(len(require_whole(folder)) if (folder / "ledger.jsonl").is_file() else 0)
@@ -79,6 +87,15 @@ def killed_writers(folder: Path, kills: int, seed: int) -> list[int]:
     starts = [line["trial"] for line in read(folder) if line["event"] == "started"]
     assert len(starts) >= counts[-1]
     return counts
+
+
+def _seconds_a_trial(folder: Path) -> float:
+    collector = Collector(folder, "paced", wait_s=5)
+    began = time.monotonic()
+    for number in range(5):
+        write_one(collector, f"p{number}")
+    collector.close()
+    return (time.monotonic() - began) / 5
 
 
 def _write_for_ever(folder: Path, writer: int) -> None:
