@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -154,7 +155,7 @@ def _say_place(where: Arrival) -> None:
 
 def _why_not(found: Submission, log: str) -> str:
     """Why a job never arrived, in words of ours where the cause is known."""
-    if "No module named" in log and "vlmprof" in log:
+    if re.search(r"No module named '?vlmprof\b", log):
         return (
             "vlmprof is not installed in the Python that Ray runs on the cluster's head; install it on every machine of"
             " the cluster, in the environment that 'ray start' comes from: pip install -c constraints.txt . (in"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.builders import trial_row
 from vlmprof.errors import StoreError, UserError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector, TrialResult
-from vlmprof.sweep.export import MARK, PIECE_BYTES, pieces
+from vlmprof.sweep.export import ID, MARK, PIECE_BYTES, clean, pieces
 from vlmprof.sweep.fetch import Unpacker, _require_room, inside
 from vlmprof.sweep.submission import of_details
 
@@ -118,6 +119,15 @@ def test_a_link_in_the_folder_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "here" / "trials").symlink_to(tmp_path)
     with pytest.raises(UserError, match=r"leads out of .* by a link"):
         inside(tmp_path / "here", "trials/x.parquet")
+
+
+def test_logs_of_earlier_exports_do_not_pile_up_on_the_head(tmp_path: Path) -> None:
+    names = [f"job-driver-{ID}{n}.log" for n in ("old", "young", "own")] + ["job-driver-small-0123456789.log", "x.log"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0) if "young" not in name else None)
+    clean(tmp_path / f"job-driver-{ID}own.log")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(name for name in names if "old" not in name)
 
 
 def test_a_folder_without_a_sweep_says_so(tmp_path: Path) -> None:

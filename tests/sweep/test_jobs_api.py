@@ -14,11 +14,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import requests
+from PIL import Image
 from typer.testing import CliRunner
 
 from tests.conftest import SECRET, TOKEN
 from tests.jobs import job_file
-from tests.sweep.sweeps import samples, starts, what_was_measured
+from tests.sweep.sweeps import samples, starts, vlmprof, what_was_measured
 from vlmprof.cli import app
 from vlmprof.errors import UserError
 from vlmprof.store.ledger import read_states
@@ -28,6 +29,9 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning"),  # Ray's client to aiohttp
 ]
+
+ONE_WORKER = {"cpus": 2, "threads": 1}
+"""Of the cluster's two CPUs; the ids of trials are those of one CPU."""
 
 
 class Terminal:
@@ -63,7 +67,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 def test_a_sweep_whose_driver_is_killed_and_that_is_submitted_again_loses_and_doubles_nothing(
     tmp_path: Path, tiny_checkpoint: Path, dashboard: str, storage: Path, terminal: Terminal, undisturbed: Path
 ) -> None:
-    path = job_file(tmp_path, tiny_checkpoint, storage="results/killed")
+    path = job_file(tmp_path, tiny_checkpoint, storage="results/killed", resources=ONE_WORKER)
     there, jobs = storage / "killed", Jobs(dashboard)
     assert f"results in {there}" in terminal("submit", str(path))
     first = jobs.find("small")
@@ -83,7 +87,6 @@ def test_a_sweep_whose_driver_is_killed_and_that_is_submitted_again_loses_and_do
     for folder in (there, here):
         pd.testing.assert_frame_equal(samples(folder), samples(undisturbed))
         pd.testing.assert_frame_equal(what_was_measured(folder), what_was_measured(undisturbed))
-    assert "0 of them new" in terminal("fetch", first.id, str(here))
     assert "has succeeded already" in terminal("submit", str(path))
     listed = terminal("jobs")
     assert "failed (137)" in listed and "succeeded" in listed and "fetch-" not in listed
@@ -129,6 +132,25 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
     assert "stopped; what was finished is kept" in told
     assert "interrupted" in terminal("logs", "stopped"), "the driver was killed before it could say how to go on"
     assert "has ended already: stopped" in terminal("stop", "stopped")
+
+
+@pytest.mark.slow
+def test_local_data_travel_and_the_workers_read_them(
+    tmp_path: Path, tiny_checkpoint: Path, storage: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for n in range(6):
+        Image.new("RGB", (40 + n, 30)).save(f"mine/{n}.png")
+    rows = [{"image": f"{n}.png", "question": f"What is {n}?", "answer": "a"} for n in range(6)]
+    Path("mine/questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = [{"name": "local", "metric": "exact_match", "path": "mine/questions.jsonl"}]
+    sections: dict[str, Any] = {"tasks": tasks, "measure": ["accuracy"], "knobs": {"max_crops": [1, 4]}}
+    path = job_file(tmp_path, tiny_checkpoint, name="mine", storage="", **sections)
+    assert "with 7 files of data" in terminal("submit", str(path), "--with-data", "--follow")
+    here = job_file(tmp_path, tiny_checkpoint, name="mine", **sections)
+    assert vlmprof("run", "--inline", str(here), cwd=tmp_path).returncode == 0
+    pd.testing.assert_frame_equal(samples(storage / "mine"), samples(tmp_path / "results"))
 
 
 def test_what_is_wrong_is_said_before_anything_is_sent(

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ KINDS = (".parquet", ".jsonl", ".json")
 PIECE_BYTES = 45_000
 """A multiple of three, so that the pieces of a file are one base64 text."""
 HAVE = "have.json"
+ID = "vlmprof-fetch-"
+"""Before the id of a job that sends results."""
+KEPT_S = 3600
+"""How long the log of such a job, which holds a copy of the results, is left on the head."""
 
 
 def pieces(folder: Path, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -71,6 +76,16 @@ def main(arguments: list[str]) -> None:
     for piece in pieces(Path(arguments[0]), have):
         sys.stdout.write(f"{MARK}{json.dumps(piece)}\n")
     sys.stdout.flush()
+    log = Path(f"/proc/self/fd/{sys.stdout.fileno()}").resolve()
+    if log.name.startswith(f"job-driver-{ID}"):
+        clean(log)
+
+
+def clean(log: Path) -> None:
+    """Remove the logs of earlier exports beside this one's: each is a copy of results, and Ray keeps logs for good."""
+    for other in log.parent.glob(f"job-driver-{ID}*.log"):
+        if other != log and time.time() - other.stat().st_mtime > KEPT_S:
+            other.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

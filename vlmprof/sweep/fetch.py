@@ -22,7 +22,7 @@ from typing import Any, final
 
 from vlmprof.errors import StoreError, UserError
 from vlmprof.store.ledger import LEDGER, read
-from vlmprof.sweep.export import HAVE, KINDS, MARK
+from vlmprof.sweep.export import HAVE, ID, KINDS, MARK
 from vlmprof.sweep.jobs import FETCH, KIND, Jobs
 from vlmprof.sweep.submission import Submission
 
@@ -67,7 +67,7 @@ def fetch(jobs: Jobs, submission: Submission, folder: Path) -> Fetched:
 
 def _receive(jobs: Jobs, results: str, folder: Path) -> Unpacker:
     """One job on the cluster that sends what is not here yet."""
-    id_ = f"fetch-{uuid.uuid4().hex[:10]}"
+    id_ = f"{ID}{uuid.uuid4().hex[:10]}"
     have = {str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _kept(folder).items()}
     unpacker = Unpacker(folder)
     command = f"exec python -m vlmprof.sweep.export {shlex.quote(results)}"
