@@ -17,7 +17,11 @@ from tests.builders import trial_row
 from vlmprof.errors import StoreError, UserError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector, TrialResult
-from vlmprof.sweep.export import ID, MARK, PIECE_BYTES, clean, pieces
+from vlmprof.store.journal import SegmentJournal
+from vlmprof.store.ledger import read_states
+from vlmprof.store.place import Place, at
+from vlmprof.sweep import export
+from vlmprof.sweep.export import ID, KINDS, MARK, PIECE_BYTES, clean, pieces
 from vlmprof.sweep.fetch import Unpacker, _require_room, inside
 from vlmprof.sweep.submission import of_details
 
@@ -38,7 +42,7 @@ def text_of(folder: Path, have: dict[str, str] | None = None) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in folder.rglob("*") if path.suffix in KINDS and not path.name.startswith(".")]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -119,6 +123,37 @@ def test_a_link_in_the_folder_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "here" / "trials").symlink_to(tmp_path)
     with pytest.raises(UserError, match=r"leads out of .* by a link"):
         inside(tmp_path / "here", "trials/x.parquet")
+
+
+def test_a_trial_that_ends_while_the_folder_is_read_is_left_for_the_next_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here, names = results(tmp_path / "there"), tmp_path / "here", export._names
+    late = [(9,), (16,)]
+
+    def slow(place: Place) -> list[str]:
+        results(there, crops=late.pop())
+        return names(place)
+
+    monkeypatch.setattr(export, "_names", slow)
+    Unpacker(here).take(text_of(there))
+    assert len(late) == 1
+    listed = {trial for trial, state in read_states(here).items() if state == "done"}
+    assert len(listed) == 2 and listed == set(tables.read(here, "trials")["trial"])
+
+
+def test_a_ledger_in_parts_comes_as_one_file(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    lines = [json.dumps({"event": "sweep", "name": "mine", "number": n}).encode() + b"\n" for n in range(5)]
+    segments = SegmentJournal(at(there), 1, lines[:2])
+    for line in lines[2:]:
+        segments.append(line)
+    segments.close()
+    assert not (there / "ledger.jsonl").exists()
+    unpacker = Unpacker(here)
+    unpacker.take(text_of(there))
+    assert unpacker.files == 1 and (here / "ledger.jsonl").read_bytes() == b"".join(lines)
 
 
 def test_logs_of_earlier_exports_do_not_pile_up_on_the_head(tmp_path: Path) -> None:

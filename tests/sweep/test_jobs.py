@@ -28,6 +28,8 @@ class Played:
     log: str = ""
     breaks: list[int] = field(default_factory=list)
     """Characters after which each connection to a log breaks."""
+    shown: list[int] = field(default_factory=list)
+    """Characters that are in the log, each time it is asked for as a whole; then all."""
     taken: set[str] = field(default_factory=set)
 
     def list_jobs(self) -> list[SimpleNamespace]:
@@ -46,7 +48,7 @@ class Played:
         return self.jobs[id_]
 
     def get_job_logs(self, id_: str) -> str:
-        return self.log
+        return self.log[: self.shown.pop(0)] if self.shown else self.log
 
     async def tail_job_logs(self, id_: str) -> AsyncIterator[str]:
         after = self.breaks.pop(0) if self.breaks else None
@@ -150,9 +152,23 @@ def test_a_job_is_found_by_id_base_and_name(jobs: Jobs, played: Played) -> None:
 def test_a_log_is_told_once_though_the_connection_breaks(jobs: Jobs, played: Played, parcel: Parcel) -> None:
     jobs.submit(parcel, {}, again=False)
     played.log = "".join(f"line {n}\n" for n in range(50))
-    played.breaks = [0, 30, 31, 200]
+    played.breaks, played.shown = [0, 30, 31, 200], [0, 33, 33, 210]
     heard: list[str] = []
     assert jobs.follow(parcel.id, heard.append).state == "SUCCEEDED"
+    assert "".join(heard) == played.log
+
+
+def test_a_log_is_told_though_no_connection_holds(jobs: Jobs, played: Played, parcel: Parcel) -> None:
+    jobs.submit(parcel, {}, again=False)
+    played.log, played.breaks, played.shown = "one\ntwo\nthree\n", [0] * 9, [0, 4, 4, 8]
+    heard: list[str] = []
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        if "three" in text:
+            played.jobs[parcel.id].status = "FAILED"
+
+    assert jobs.follow(parcel.id, hear).state == "FAILED"
     assert "".join(heard) == played.log
 
 

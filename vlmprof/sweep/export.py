@@ -13,12 +13,14 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pyarrow import fs
 
 from vlmprof.store import journal
 from vlmprof.store.journal import LEDGER
-from vlmprof.store.place import at
+from vlmprof.store.place import Place, Where, at
 
 MARK = "vlmprof-fetch "
 KINDS = (".parquet", ".jsonl", ".json")
@@ -32,31 +34,38 @@ KEPT_S = 3600
 """How long the log of such a job, which holds a copy of the results, is left on the head."""
 
 
-def pieces(folder: Path, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """What is said about a folder, and what is in it.
+def pieces(where: Where, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """What is said about results, and what is in them.
 
     Args:
-        folder: With a ledger in it.
+        where: A folder or a URI with a ledger in it.
         have: Path -> sha256 of what the receiver holds already; only its name is sent again.
     """
-    if not journal.exists(at(folder)):
-        yield {"is": "error", "why": f"there is no {LEDGER} in {folder}: no sweep has begun to write there"}
+    place = at(where)
+    if not journal.exists(place):
+        yield {"is": "error", "why": f"there is no {LEDGER} in {place}: no sweep has begun to write there"}
         return
-    lines = b"".join(journal.read_lines(at(folder)))  # one file there, however it lies here
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.suffix in KINDS]
-    sent = 0
-    for name in names:
-        parts = Path(name).parts
-        if parts[0] in (LEDGER, journal.SEGMENTS) or any(part.startswith(".") for part in parts):
-            continue
-        try:
-            content = (folder / name).read_bytes()
-        except FileNotFoundError:
-            continue  # replaced by a newer form of itself in between
-        yield from _file(name, content, have)
-        sent += 1
+    lines = b"".join(journal.read_lines(place))  # one file there, however it lies here
+    sent = 1
+    for name in _names(place):
+        content = place.read(name)
+        if content is not None:  # it may have been replaced by a newer form of itself in between
+            yield from _file(name, content, have)
+            sent += 1
     yield from _file(LEDGER, lines, have)
-    yield {"is": "end", "files": sent + 1, "folder": str(folder)}
+    yield {"is": "end", "files": sent, "place": str(place)}
+
+
+def _names(place: Place) -> list[str]:
+    """All objects that are tables or say something of them, the ledger aside."""
+    found = place.files.get_file_info(fs.FileSelector(place.root, recursive=True))
+    paths = [PurePosixPath(info.path).relative_to(place.root) for info in found if info.is_file]
+    return sorted(str(path) for path in paths if path.suffix in KINDS and _is_shown(path))
+
+
+def _is_shown(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and path.parts[0] not in (LEDGER, journal.SEGMENTS)
 
 
 def _file(name: str, content: bytes, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -73,7 +82,7 @@ def _file(name: str, content: bytes, have: Mapping[str, str]) -> Iterator[dict[s
 def main(arguments: list[str]) -> None:
     """Print the pieces."""
     have = json.loads(Path(HAVE).read_text(encoding="utf-8")) if HAVE in arguments[1:] else {}
-    for piece in pieces(Path(arguments[0]), have):
+    for piece in pieces(arguments[0], have):
         sys.stdout.write(f"{MARK}{json.dumps(piece)}\n")
     sys.stdout.flush()
     log = Path(f"/proc/self/fd/{sys.stdout.fileno()}").resolve()

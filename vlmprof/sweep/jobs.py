@@ -137,18 +137,24 @@ class Jobs:
         return text
 
     def follow(self, id_: str, write: Callable[[str], None]) -> Submission:
-        """Hand on what a job prints, from its beginning, until it has ended; a broken connection is made anew."""
+        """Hand on what a job prints, from its beginning, until it has ended.
+
+        A connection that breaks is made anew; where none holds, behind a proxy, the log is asked for now and then.
+        """
         told = 0
         while True:
             with _answered(self.door):
-                told = asyncio.run(self._tail(id_, write, told))
+                told, whole = asyncio.run(self._tail(id_, write, told))
             found = self.info(id_)
+            if not whole and (rest := self.log(id_)[told:]):
+                write(rest)
+                told += len(rest)
             if found.ended:
                 return found
             time.sleep(LOOK_EVERY_S)
 
-    async def _tail(self, id_: str, write: Callable[[str], None], told: int) -> int:
-        """Characters of the log that are told when the stream ends; the first ``told`` are passed over."""
+    async def _tail(self, id_: str, write: Callable[[str], None], told: int) -> tuple[int, bool]:
+        """Characters of the log that are told when the stream ends, the first ``told`` before; whether it broke not."""
         seen = 0
         with suppress(*_broken()):
             async for text in self._client.tail_job_logs(id_):
@@ -156,7 +162,8 @@ class Jobs:
                 if seen > told:
                     write(text[-(seen - told) :])
                     told = seen
-        return told
+            return told, True
+        return told, False
 
     def arrived(self, id_: str, patience_s: float) -> tuple[Submission, Arrival | None]:
         """A submission once it runs, and where; None when it ended before, or is not there yet after so long."""
