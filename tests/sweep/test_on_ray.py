@@ -240,6 +240,17 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def test_who_asked_to_hear_sigterm_hears_it_though_ray_is_connected(cluster: str) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with connected(cluster, verbose=False):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
 def test_this_process_is_no_ray_driver_any_more(cluster: str) -> None:
     """Every launch lets go of the cluster; a leak would make later tests share a namespace."""
     import ray

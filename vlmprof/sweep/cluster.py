@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -89,6 +91,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     for name, value in {**ENVIRONMENT, **quiet, **(PRIVATE if address == LOCAL else {})}.items():
         os.environ.setdefault(name, value)
     _require_reachable(address)
+    asked = signal.getsignal(signal.SIGTERM)
     import ray
     from ray import tune  # noqa: F401 (its loggers exist once it is imported)
 
@@ -110,6 +113,8 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
         )
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
+    if asked is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, asked)  # Ray has put its own in its place, which ends the process without a word
     try:
         yield context.dashboard_url or ""
     finally:
