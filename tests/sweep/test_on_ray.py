@@ -19,6 +19,7 @@ from vlmprof.errors import StoreError, UserError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import read, read_states
+from vlmprof.sweep.cluster import connected
 
 pytestmark = pytest.mark.ray
 ONE_WORKER = {"cpus": 2}
