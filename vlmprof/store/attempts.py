@@ -4,7 +4,8 @@ Pure, and a function of the ledger: ``Attempts`` is told every line, in order, a
 samples are under way, which no line says. So a collector that was killed knows after its restart what it knew before.
 
 An attempt is one process that runs one trial. The latest one to begin owns the trial; whatever an earlier one still
-has to say is refused. That is what keeps a process that was believed dead from doubling a sample.
+has to say is refused. That is what keeps a process that was believed dead from doubling a sample. Before that, helpers
+may each answer a part of its samples, a shard; from the moment that an owner begins, they are refused too.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class _Trial:
     """One trial, as the ledger tells of it."""
 
     tokens: list[str] = field(default_factory=list)
+    helpers: set[str] = field(default_factory=set)
+    """Processes that may answer some of its samples, and do nothing else, until an attempt begins."""
     alive: bool = False
     """Whether its latest attempt may still speak."""
     chunks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -103,6 +106,11 @@ class _Trial:
 
     def forget(self) -> None:
         self.chunks, self.faulty, self.kept = {}, set(), 0
+
+    def require_software(self, made_by: str) -> None:
+        """Answers of other programs are not this trial's."""
+        if any(chunk["software"] != made_by for chunk in self.chunks.values()):
+            self.forget()
 
     def learnt(self) -> int:
         return self.kept + sum(count >= BLAMED for count in self.deaths.values()) + len(self.quarantined)
@@ -120,13 +128,16 @@ class Attempts:
         event, trial = line["event"], line.get("trial")
         if event == "sweep":  # who writes a new run holds the folder: whoever ran in an earlier one is gone
             for each in self._trials.values():
-                each.alive, each.under_way, each.cause = False, (), ""
+                each.alive, each.under_way, each.cause, each.helpers = False, (), "", set()
             return
         if trial is None:
             return
         one = self._trials.setdefault(trial, _Trial())
         if event == "started":
             self._started(one, line)
+        elif event == "shard":
+            one.helpers.add(line["attempt"])
+            one.require_software(line["software"])
         elif event == "chunk":
             one.chunks[line["file"]] = line
             one.kept += line["samples"]
@@ -140,11 +151,9 @@ class Attempts:
 
     @staticmethod
     def _started(one: _Trial, line: Mapping[str, Any]) -> None:
-        one.alive, one.under_way, one.cause = True, (), ""
+        one.alive, one.under_way, one.cause, one.helpers = True, (), "", set()
         one.tokens.append(line.get("attempt", ""))
-        made_by = line.get("software", "")
-        if any(chunk["software"] != made_by for chunk in one.chunks.values()):
-            one.forget()  # answers of other programs are not this trial's
+        one.require_software(line.get("software", ""))
 
     @staticmethod
     def _ended(one: _Trial, line: Mapping[str, Any]) -> None:
@@ -156,18 +165,23 @@ class Attempts:
         one.faulty = set(one.chunks)
         one.finished = line["event"] if line["event"] in FINISHED else None
 
-    def finished(self, trial: str) -> State | None:
-        """How a trial has come to its end in any run; None: it runs, or runs again."""
-        return self._of(trial).finished
+    def finished(self, trial: str, *, shard: bool = False) -> State | None:
+        """How a trial ended in any run; None: it runs, or runs again. To a shard a trial that has begun is over too."""
+        one = self._of(trial)
+        return one.finished or ("started" if shard and one.alive else None)
 
     def known(self, trial: str, attempt: str) -> bool:
         """Whether this attempt has begun."""
-        return attempt in self._of(trial).tokens
+        return attempt in self._of(trial).tokens or attempt in self._of(trial).helpers
 
     def owns(self, trial: str, attempt: str) -> bool:
         """Whether this attempt is the trial's latest, and not believed dead."""
         one = self._of(trial)
         return one.alive and one.tokens[-1] == attempt
+
+    def answers(self, trial: str, attempt: str) -> bool:
+        """Whether this process may give answers of the trial: as its owner, or as a helper."""
+        return self.owns(trial, attempt) or attempt in self._of(trial).helpers
 
     def number(self, trial: str) -> int:
         """How many attempts there were."""
@@ -191,8 +205,9 @@ class Attempts:
         return frozenset(s for s, count in one.deaths.items() if count >= BLAMED and s not in one.quarantined)
 
     def note(self, trial: str, samples: Sequence[str]) -> None:
-        """These are about to be scored."""
-        self._of(trial).under_way = tuple(samples)
+        """These are about to be scored. A sample that kills a helper is found out by the trial itself."""
+        one = self._of(trial)
+        one.under_way = tuple(samples) if one.alive else ()
 
     def tell_cause(self, trial: str, cause: str) -> None:
         """Why its process is about to end."""

@@ -77,19 +77,19 @@ class Collector:
         Returns:
             The trials that an earlier run has finished; they need not run again.
         """
-        states = self._ledger.states
-        version = schema.SCHEMA_VERSION
+        states, version = self._ledger.states, schema.SCHEMA_VERSION
         self._settled.clear()
         self._append("sweep", name=self._sweep, trials=list(trials), job=dict(job), schema_version=version, time=now())
         return {trial for trial in trials if states.get(trial) in FINISHED}
 
-    def begin(self, trial: str, attempt: str = "", *, software: str = "") -> Begun:
+    def begin(self, trial: str, attempt: str = "", *, software: str = "", shard: bool = False) -> Begun:
         """Note that a process begins a trial; from now on it owns it.
 
         Args:
             trial: Its id.
             attempt: The process's token for it; empty: one is made.
             software: See ``measure.software``; what was answered under other software is forgotten.
+            shard: It only answers some of the samples, and owns nothing; too late once the trial has begun.
 
         Returns:
             What earlier attempts have answered, and what to beware of.
@@ -98,12 +98,12 @@ class Collector:
             Superseded: a later attempt owns the trial.
             StoreError: nothing can be written.
         """
-        attempt = attempt or uuid.uuid4().hex[:12]
-        attempts = self._attempts
-        if state := self._settled.get(trial) or attempts.finished(trial):
+        attempt, attempts = attempt or uuid.uuid4().hex[:12], self._attempts
+        if state := self._settled.get(trial) or attempts.finished(trial, shard=shard):
             return Begun(attempt=attempt, state=state)
         if not attempts.known(trial, attempt):
-            self._append("started", trial=trial, attempt=attempt, software=software, time=now())
+            event = "shard" if shard else "started"
+            self._append(event, trial=trial, attempt=attempt, software=software, time=now())
         self._require_owner(trial, attempt)
         return Begun(
             attempt=attempt,
@@ -224,7 +224,7 @@ class Collector:
     def _require_owner(self, trial: str, attempt: str) -> None:
         if self._broken:
             raise StoreError(self._broken)
-        if not self._attempts.owns(trial, attempt):
+        if not self._attempts.answers(trial, attempt):
             raise Superseded(f"trial {trial} has ended, or another process runs it; attempt {attempt} is refused")
 
     def _append(self, event: str, **fields: Any) -> None:

@@ -43,9 +43,9 @@ class CollectorActor:
         self._board.opened(trials)
         return finished
 
-    def begin(self, trial: str, attempt: str, software: str) -> Begun:
+    def begin(self, trial: str, attempt: str, software: str, *, shard: bool = False) -> Begun:
         """See ``Collector.begin``."""
-        return self._collector.begin(trial, attempt, software=software)
+        return self._collector.begin(trial, attempt, software=software, shard=shard)
 
     def under_way(self, trial: str, attempt: str, samples: Sequence[str]) -> None:
         """See ``Collector.under_way``."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 from vlmprof.errors import UserError
 from vlmprof.selectors import Pairs
@@ -62,6 +62,8 @@ class Share:
     accelerator: str
     labels: Pairs = ()
     """Of the nodes that may run it."""
+    shards: int | Literal["auto"] = 1
+    """Workers that answer the samples of one trial."""
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -162,6 +164,7 @@ def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> Share:
         concurrent=concurrent,
         accelerator=resources.accelerator,
         labels=resources.labels,
+        shards=resources.shards,
     )
     room = sum(node.holds(share.bundle) for node in known if node.fits(share.labels))
     if not room:

@@ -34,6 +34,7 @@ from vlmprof.sweep.lives import LIVES, Lives
 from vlmprof.sweep.loggers import callbacks
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import Ordered
+from vlmprof.sweep.shards import split, trials_of
 from vlmprof.sweep.sizer import RemoteSizer, said_folder
 from vlmprof.sweep.snapshot import Display, Snapshot
 from vlmprof.sweep.trainable import Care, Shared, VlmTrainable
@@ -107,8 +108,9 @@ class Session:
         with self._watching(), self._measurements:
             while left:
                 known = {plan.id: plan for plan in left}
-                for works in chunks([estimator.work(plan) for plan in left], CHUNK):
-                    self._fit([known[work.trial] for work in works], Schedule(works))
+                whole, share = [estimator.work(plan) for plan in left], self._share
+                for works in chunks(split(whole, share.shards, share.concurrent), CHUNK):
+                    self._fit([known[trial] for trial in trials_of(works)], Schedule(works))
                 before, left = left, self._unsettled(left, lives)
                 idle = idle + 1 if left == before and not self._buried else 0
                 if idle == LIVES:
@@ -159,7 +161,7 @@ class Session:
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=Ordered(schedule),
-                num_samples=len(plans),
+                num_samples=schedule.size,
                 reuse_actors=True,
                 max_concurrent_trials=share.concurrent,
                 trial_name_creator=lambda trial: f"vlmprof-{trial.config['trial']}",

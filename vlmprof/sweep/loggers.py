@@ -67,6 +67,8 @@ class Guarded(Callback):
 
     def hand_on(self, hook: str, *arguments: Any, **info: Any) -> None:
         """Call a hook with our trials and our numbers."""
+        if "trial" in info and info["trial"].config["trial"] not in self._plans:
+            return  # a shard: its trial tells it all
         if "result" in info and ROW not in info["result"]:
             return  # another process has ended this trial, and its row is told by that one
         try:

@@ -8,6 +8,7 @@ work that is worth a load.
 
 from __future__ import annotations
 
+from bisect import insort_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import final
@@ -20,8 +21,10 @@ class _Chain:
     """Trials of one setting and several lengths: the longest is scored, the others are cut from its answers."""
 
     def __init__(self, works: Iterable[Work]) -> None:
-        self.waiting = sorted(works, key=lambda work: work.cost, reverse=True)
+        # Whoever waits for shards takes their answers: it is the longest, though little is left for itself.
+        self.waiting = sorted(works, key=lambda work: (bool(work.after), work.cost), reverse=True)
         self.load = self.waiting[0].load
+        self.after = frozenset().union(*(work.after for work in self.waiting))
         self.begun = False
         """Whether a worker has begun with it, and will come back for the rest."""
 
@@ -40,16 +43,19 @@ class Schedule:
 
     def __init__(self, works: Sequence[Work]) -> None:
         """Nothing is handed out yet."""
+        self.size = len(works)
         chains: dict[int, list[Work]] = {}
         for work in works:
             chains.setdefault(work.chain, []).append(work)
         self._chains = {key: _Chain(same) for key, same in chains.items()}
-        self._loads: dict[int, list[_Chain]] = {}
-        # The longest last, to be popped; equal ones as in the job.
-        for chain in sorted(reversed(self._chains.values()), key=lambda chain: chain.cost):
-            self._loads.setdefault(chain.load, []).append(chain)
-        self._left = {load: sum(chain.cost for chain in same) for load, same in self._loads.items()}
+        self._loads: dict[int, list[_Chain]] = {chain.load: [] for chain in self._chains.values()}
+        self._left = dict.fromkeys(self._loads, 0.0)
         self._working: Counter[int] = Counter()
+        here = {work.trial for work in works}
+        self._blocked = {key: chain.after & here for key, chain in self._chains.items() if chain.after & here}
+        for key, chain in self._chains.items():
+            if key not in self._blocked:
+                self._open(chain)
 
     def next(self, last: Work | None) -> Work | None:
         """The trial for a worker that is free.
@@ -70,11 +76,20 @@ class Schedule:
     def ended(self, work: Work, *, worker_lives: bool) -> None:
         """A trial has ended, however."""
         self._working[work.load] -= 1
+        for key, after in list(self._blocked.items()):
+            self._blocked[key] = after - {work.trial}
+            if not self._blocked[key]:
+                del self._blocked[key]
+                self._open(self._chains[key])
         chain = self._chains[work.chain]
         if not worker_lives and chain.begun and chain.waiting:
             chain.begun = False  # whoever was to come back for the rest is gone
-            self._loads[chain.load].append(chain)
-            self._left[chain.load] += chain.cost
+            self._open(chain)
+
+    def _open(self, chain: _Chain) -> None:
+        """May be begun with. The longest lies last, to be popped; equal ones as in the job."""
+        insort_left(self._loads[chain.load], chain, key=lambda one: one.cost)
+        self._left[chain.load] += chain.cost
 
     def _chain_for(self, last: Work | None) -> _Chain | None:
         if last is not None and self._chains[last.chain].waiting and self._chains[last.chain].begun:
@@ -93,7 +108,7 @@ class Schedule:
 
     def _stolen(self) -> Work | None:
         """The shortest of a chain that another worker is at, if scoring it anew takes less than its turn would."""
-        waiting = [chain for chain in self._chains.values() if chain.waiting]
+        waiting = [chain for key, chain in self._chains.items() if chain.waiting and key not in self._blocked]
         if not waiting:
             return None
         chain = max(waiting, key=lambda chain: chain.cut_cost)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import ray
@@ -23,6 +23,7 @@ from vlmprof.spec import ChunkSpec
 from vlmprof.store.attempts import LOST_DEVICE
 from vlmprof.sweep.extras import numbers
 from vlmprof.sweep.label import Label
+from vlmprof.sweep.shards import Shard
 from vlmprof.sweep.watchdog import Watchdog
 from vlmprof.trial.load import load_arguments
 from vlmprof.trial.progress import Progress
@@ -67,18 +68,24 @@ class VlmTrainable(tune.Trainable):
         return f"{plan.model.label} {' '.join(loaded)}"
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:
-        self._trial: str = config["trial"]
+        self._take(config)
         self._shared = shared
         self._executor: Any = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._trial = new_config["trial"]
+        self._take(new_config)
         return True
+
+    def _take(self, config: Mapping[str, Any]) -> None:
+        """A trial, or a shard of one."""
+        self._shard = Shard.named(config["trial"])
+        self._trial: str = self._shard.trial if self._shard else config["trial"]
 
     def step(self) -> dict[str, Any]:
         trial, attempt = self._trial, uuid.uuid4().hex[:12]
         try:
-            return {"done": True, **self._run(trial, attempt)}
+            told = self._answer(self._shard, attempt) if self._shard else self._run(trial, attempt)
+            return {"done": True, **told}
         except Superseded:
             return {"done": True, "state": "superseded"}  # whoever has taken the trial says how it ends
 
@@ -104,6 +111,31 @@ class VlmTrainable(tune.Trainable):
                 raise
             ray.get(shared.collector.finish.remote(result, attempt))
         return {"state": result.state, "row": numbers(result.row)}  # for loggers; Tune itself uses none
+
+    def _answer(self, shard: Shard, attempt: str) -> dict[str, Any]:
+        """Answer a part of a trial's samples; the trial itself says the rest."""
+        shared = self._shared
+        begun = ray.get(shared.collector.begin.remote(shard.trial, attempt, software(), shard=True))
+        if begun.state is not None:
+            return {"state": begun.state}
+
+        def silent(cause: str) -> None:
+            """A shard that hangs says nothing: its trial will hang at the same sample and say it."""
+
+        with Watchdog(shared.care.timeout_s, silent) as watchdog:
+
+            def report(progress: Progress) -> None:
+                watchdog.beat(progress)
+                if shard.part == 0:  # the first stands for all
+                    told = replace(progress, done=progress.done * shard.of, total=progress.total * shard.of)
+                    shared.collector.progress.remote(shard.trial, told)
+
+            plan = shared.plans[shard.trial]
+            try:
+                self._warm_executor().run_part(plan, report, begun, self._keeper(), shard.places)
+            except Uncollected as error:
+                raise error.__cause__ or error from None
+        return {"state": "answered"}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: what a trial gave is in the tables."""

@@ -45,6 +45,10 @@ class Work:
     score: float
     """Of the score pass, where answers are not cut from longer ones."""
     timing: float
+    samples: int = 0
+    """That are scored."""
+    after: frozenset[str] = frozenset()
+    """What must have ended before, by its ``trial``."""
 
     @property
     def cost(self) -> float:
@@ -74,16 +78,17 @@ class Estimator:
 
     def work(self, plan: TrialPlan) -> Work:
         """The plan with its estimate; one of nothing where its data cannot be read, as its own row will say."""
-        score = timing = 0.0
+        score, timing, samples = 0.0, 0.0, 0
         try:
             resolved = self._resolved(plan)
             seen = self._look(resolved)
             score = _score(resolved, seen) if "accuracy" in plan.measure else 0.0
             timing = _timing(resolved, seen) if "latency" in plan.measure else 0.0
+            samples = seen.samples if "accuracy" in plan.measure else 0
         except UserError:
             pass  # an order is no reason to end a sweep: the trial meets the same error, and keeps it
         load, chain = self._number(load_key(plan)), self._number(but_for_length(plan))
-        return Work(trial=plan.id, load=load, chain=chain, score=score, timing=timing)
+        return Work(trial=plan.id, load=load, chain=chain, score=score, timing=timing, samples=samples)
 
     def _number(self, key: Hashable) -> int:
         """A short name for a long key, the same for equal ones."""

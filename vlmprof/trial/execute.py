@@ -31,7 +31,7 @@ from vlmprof.trial.probe import Sizer, Tally
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, resolve
 from vlmprof.trial.rows import finished
-from vlmprof.trial.run import Outcome, run_trial, time_again
+from vlmprof.trial.run import Outcome, run_trial, score_part, time_again
 
 Report = Callable[[Progress], None]
 ALONE = Begun(attempt="")
@@ -107,6 +107,26 @@ class Executor:
             self._loaded = None  # whatever state the failure left the model in, the next trial starts from the files
             failed = unfinished(plan, "failed", error, traceback.format_exc(), about())
             return replace(failed, distrusted=isinstance(error, Mismatch))
+
+    def run_part(self, plan: TrialPlan, report: Report, begun: Begun, keeper: Keeper, part: slice) -> None:
+        """Answer the samples of one shard of a trial. What goes wrong is left for the trial to meet, and to tell.
+
+        Raises:
+            Uncollected: the collector refuses an answer.
+            torch.AcceleratorError: the device's context is broken; nothing more can run in this process.
+        """
+        try:
+            torch.set_num_threads(plan.threads)
+            resolved = resolve(plan)
+            bench = self._bench(resolved, report)
+            chunks = Chunks(begun, keeper, plan.id, self._policy)
+            score_part(resolved, bench, self._sizer, report, chunks, part)
+        except Uncollected:
+            raise
+        except Exception as error:  # as of a trial
+            if classify(error) == "lost":
+                raise
+            self._loaded = None
 
     def _drift(self, outcome: Outcome) -> Row:
         """How the canary has changed since this process first ran it."""

@@ -29,6 +29,7 @@ from vlmprof.trial.probe import Sizer
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import Resolved, subset_of
 from vlmprof.trial.samples import Asked, Scored, open_pictures
+from vlmprof.trial.score import blocks_of, score
 from vlmprof.trial.scoring import Answers, answers
 from vlmprof.trial.session import Session, Timed
 from vlmprof.trial.timing import Timer, Work
@@ -126,6 +127,41 @@ def run_trial(
         timing_output_tokens=length,
         peak=peak,
     )
+
+
+def score_part(
+    resolved: Resolved,
+    bench: Bench,
+    sizer: Sizer,
+    report: Callable[[Progress], None],
+    chunks: Chunks,
+    part: slice,
+) -> None:
+    """Answer some of a configuration's samples, for the trial itself to go on from; all of them are sent.
+
+    Args:
+        resolved: The configuration.
+        bench: A loaded model.
+        sizer: Answers batch sizes.
+        report: Told how far it has come.
+        chunks: Bring what was answered before, and take what is.
+        part: Which blocks of samples.
+
+    Raises:
+        OutOfMemory: not even one sample fits.
+        Uncollected: the collector refuses an answer.
+    """
+    mine = [one for one in blocks_of(resolved, _asked(resolved), part) if not chunks.alone(one)]
+
+    def done(count: int) -> None:
+        report(Progress(phase="score", done=count, total=len(mine)))
+
+    with applied(resolved, bench.model):
+        cap = bench.model.output_tokens or resolved.task.max_new_tokens
+        reset_peak(bench.model.device)
+        for _ in score(resolved, mine, bench, cap, sizer, done, chunks=chunks):
+            pass
+        chunks.flush()
 
 
 @contextmanager

@@ -131,6 +131,18 @@ def _answer(
     return [judged(resolved, one.example, generation, len(asked)) for one, generation in pairs]
 
 
+def blocks_of(resolved: Resolved, asked: Sequence[Asked], part: slice) -> list[Asked]:
+    """The samples of one shard: every so many blocks of the order in which samples are scored.
+
+    A block is as long as a batch can be, so the batches of all shards are those of a score pass that is not split
+    (where the sizer chooses a divisor of ``batch.max``, or the job pins a size); shorter where there are few samples.
+    """
+    ordered = _longest_first(resolved, asked)
+    most = resolved.plan.batch_size or resolved.plan.batch_max
+    block = max(1, min(most, len(ordered) // part.step))
+    return [one for start in range(0, len(ordered), block)[part] for one in ordered[start : start + block]]
+
+
 def _longest_first(resolved: Resolved, asked: Sequence[Asked]) -> list[Asked]:
     def length(one: Asked) -> int:
         picture = one.prompt.picture
