@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, final
 
@@ -70,11 +70,11 @@ def load(kind: str, name: str) -> Any:
     raise UnknownNameError(spec.noun, name, names(kind))
 
 
-def _builtin(spec: Kind) -> Iterator[str]:
+@cache  # a large plan asks for its knobs tens of thousands of times
+def _builtin(spec: Kind) -> tuple[str, ...]:
     package = importlib.import_module(spec.package)
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_") and module.name not in spec.frame:
-            yield module.name
+    found = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return tuple(name for name in found if not name.startswith("_") and name not in spec.frame)
 
 
 def _external(spec: Kind) -> tuple[EntryPoint, ...]:

@@ -1,4 +1,4 @@
-"""Two logical GPUs of a real Ray: both work though a model takes longer to load than a trial to run, each trial alone."""
+"""Two logical GPUs of a real Ray: both work though a load takes longer than a trial, and each trial is alone."""
 
 from __future__ import annotations
 
