@@ -192,12 +192,8 @@ class ResourceSpec(Section):
     labels: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), AfterValidator(readable)] = Field(
         (), description="Label of a node: value, !value, in(a, b) or !in(a, b). Trials run on nodes that fit all."
     )
-    shards: Positive | Literal["auto"] = Field(
-        1, description="Workers that answer one trial's samples; auto: as many as there are GPUs for each trial."
-    )
-    concurrent: Positive | Literal["auto"] = Field(
-        "auto", description="Most trials at once; auto: what the nodes hold. A number also waits for nodes to come."
-    )
+    shards: Positive | Literal["auto"] = Field(1, description="Workers that answer one trial's samples.")
+    concurrent: Positive | Literal["auto"] = Field("auto", description="Most trials at once; a number waits for nodes.")
 
 
 @final
