@@ -50,7 +50,12 @@ import json, sys, time
 from pathlib import Path
 from tests.trial.sizing.devices import Device, demand_of, question, told
 from vlmprof.trial.batching import BatchSizer
+from vlmprof.trial.sizing.journal import Journal
+read = Journal._catch_up
+Journal._catch_up = lambda self: [read(self), time.sleep(0.01)]  # so that a gap between reading and writing would show
 sizer, device = BatchSizer(Path(sys.argv[1])), Device()
+print("ready", flush=True)
+sys.stdin.readline()
 for blocks in (1.0, 2.0, 3.0):
     demand = demand_of(blocks=blocks)
     asked = question(demand, device.total, device.floor, asker=sys.argv[2])
@@ -69,7 +74,12 @@ for blocks in (1.0, 2.0, 3.0):
 def test_two_sweeps_that_share_only_the_folder_never_probe_the_same_at_once(tmp_path: Path) -> None:
     """Two processes, as of two drivers without a cluster in common."""
     command = [sys.executable, "-c", SWEEP, str(tmp_path)]
-    sweeps = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("one", "two")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    sweeps = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two")]  # type: ignore[call-overload]
+    assert [sweep.stdout.readline() for sweep in sweeps] == ["ready\n"] * 2
+    for sweep in sweeps:
+        sweep.stdin.write("go\n")
+        sweep.stdin.flush()
     probes = [json.loads(line) for sweep in sweeps for line in sweep.communicate(timeout=120)[0].splitlines()]
     assert [sweep.returncode for sweep in sweeps] == [0, 0] and len(probes) > 3
     assert len({(blocks, size) for blocks, size, _, _ in probes}) == len(probes), "something was probed twice"
