@@ -206,7 +206,6 @@ def _run_inline(job: Job, extras: Extras) -> int:
 
     from vlmprof.console import display
     from vlmprof.store.collector import Collector
-    from vlmprof.store.place import at
     from vlmprof.sweep.inline import run_inline
     from vlmprof.trial.batching import BatchSizer
     from vlmprof.trial.sizing.atlas import default_folder
@@ -217,8 +216,7 @@ def _run_inline(job: Job, extras: Extras) -> int:
     collector = Collector(spec.where, spec.name, wait_s=5)
     finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"))
     left = [each for each in job.plans if each.id not in finished]
-    beside = at(spec.where).folder if gpus else None
-    measurements = kept_beside(beside, BatchSizer(default_folder())) if beside else nullcontext()
+    measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
     with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
         where, logged = spec.where, extras.tensorboard
         run_inline(

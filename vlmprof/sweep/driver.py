@@ -86,8 +86,7 @@ class Session:
         self._sizer = RemoteSizer(said_folder())
         # Without a GPU nothing is measured, and no sizer is started.
         self._folder = self._place.folder or Path()  # of TensorBoard's runs, which no object store holds
-        beside = self._place.folder if share.gpus else None
-        self._measurements = kept_beside(beside, self._sizer) if beside else nullcontext()
+        self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
         self._total, self._skipped, self._buried = 0, 0, 0
 
     def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:

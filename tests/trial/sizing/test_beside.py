@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.store.places import place_of
 from tests.trial.sizing.devices import Device, demand_of, question, told
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.sizing.beside import FOLDER, kept_beside
@@ -19,13 +20,17 @@ def settle(sizer: BatchSizer, device: Device) -> int:
     return answer.size
 
 
-def test_what_a_sweep_measured_is_known_where_its_results_are_copied_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["disk", "objects"])
+def test_what_a_sweep_measured_is_known_where_its_results_are_copied_to(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device, here = Device(), BatchSizer(tmp_path / "atlas")
-    with kept_beside(tmp_path / "results", here):
+    results = place_of(kind, tmp_path / "results", monkeypatch)
+    with kept_beside(results, here):
         size = settle(here, device)
     probes = device.probes
     there = BatchSizer(tmp_path / "another user's atlas")
-    with kept_beside(tmp_path / "results", there):
+    with kept_beside(results, there):
         assert settle(there, device) == size and device.probes == probes
 
 

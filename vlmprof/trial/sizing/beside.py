@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
+
+from vlmprof.store.place import Where, at
 
 FOLDER = "batch_sizes"
 
@@ -23,15 +24,13 @@ class Atlas(Protocol):
 
 
 @contextmanager
-def kept_beside(results: Path, atlas: Atlas) -> Iterator[None]:
+def kept_beside(results: Where, atlas: Atlas) -> Iterator[None]:
     """Measurements go from a results folder to the atlas before a ``with`` block, and back after it."""
-    folder = results / FOLDER
-    since = atlas.adopt({path.name: path.read_bytes() for path in sorted(folder.glob("*"))})
+    place = at(results)
+    there = {name: place.read(f"{FOLDER}/{name}") for name in place.names(FOLDER)}
+    since = atlas.adopt({name: data for name, data in there.items() if data is not None})
     try:
         yield
     finally:
         for name, data in atlas.used(since).items():
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder.parent / f".{name}.partial"
-            partial.write_bytes(data)
-            partial.replace(folder / name)
+            place.write(f"{FOLDER}/{name}", data)
