@@ -1,4 +1,4 @@
-"""The claims in ``writer/``: who took which epoch of a place, and the heartbeats beside them.
+"""The claims in ``.writer/``: who took which epoch of a place, and the heartbeats beside them.
 
 How a lease is won and lost is said in ``store.lease``.
 """
@@ -15,7 +15,7 @@ from typing import final
 from vlmprof.store.holder import Holder
 from vlmprof.store.place import PARTIAL, Place
 
-CLAIMS = "writer"
+CLAIMS = ".writer"
 
 
 @final

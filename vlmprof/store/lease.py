@@ -1,6 +1,6 @@
 """``Lease``: who may write to a place. One holder at a time, an epoch each, and a heartbeat while it lives.
 
-In ``writer/`` lie a **claim** for each epoch, which says who took it, and its **heartbeat**, which the holder rewrites
+In ``.writer/`` lie a **claim** for each epoch, which says who took it, and its **heartbeat**, which the holder rewrites
 every few seconds. Whoever wants the place looks at the highest epoch. It is free if it was released, or if its holder
 is known to be dead: a process of this very host that is gone, or one whose heartbeat stood still for ``stale_s`` of the
 watcher's own clock. Clocks of two hosts are never compared. Otherwise the newcomer is refused and told whom to ask.
