@@ -91,6 +91,9 @@ class SqliteWay:
     def states(self) -> dict:
         return {key: json.loads(data)["state"] for key, data in self.base.execute("select key, data from rows")}
 
+    def count(self) -> int:
+        return self.base.execute("select count(*) from rows").fetchone()[0]
+
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([json.loads(data) for (data,) in self.base.execute("select data from rows order by key")])
 
@@ -110,6 +113,9 @@ class LinesWay:
 
     def states(self) -> dict:
         return {row["trial"]: row["state"] for row in map(json.loads, self.path.open())}
+
+    def count(self) -> int:
+        return len(self.path.read_bytes().splitlines())
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(sorted(map(json.loads, self.path.open()), key=lambda row: row["trial"]))
@@ -153,7 +159,7 @@ def answers_of_ours(where: Path, rows: int, size: int) -> float:
 def answers_of(way, rows: int, size: int) -> float:
     parts = [[answer(n) for n in range(start, min(start + size, rows))] for start in range(0, rows, size)]
     taken = seconds(lambda: [way.commit(part) for part in parts])
-    assert len(way.frame().columns) and way.frame()["sample"].nunique() == rows if hasattr(way, "path") else True
+    assert way.count() == rows
     way.close()
     return taken
 
@@ -208,7 +214,7 @@ def read(where: Path, rows: list[dict]) -> dict:
     return {
         "open_and_resume_s": seconds(resumed),
         "read_states_s": seconds(lambda: read_states(where), 3),
-        "read_trials_s": seconds(lambda: tables.read(where, "trials"), 3),
+        "read_trials_s": seconds(lambda: tables.read(where, "trials")),
         "objects": len(list((where / "trials").iterdir())),
     }
 
