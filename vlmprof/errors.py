@@ -8,7 +8,8 @@
     │   ├── SpecError          every fault of a job file, reported at once
     │   ├── KnobValueError     a knob value that is illegal, or illegal for this model
     │   ├── ModelError         a checkpoint that cannot be read, or is not what its family expects
-    │   └── StoreError         a results folder that is missing, foreign or locked
+    │   ├── StoreError         a results folder that is missing, foreign or locked
+    │   └── NothingYet         a submitted sweep that has written no results so far
     ├── OutOfMemory            the device could not hold a batch; the batch sizer answers it
     ├── Mismatch               what ran is not what was asked for; the trial fails, no row is trusted
     ├── Superseded             another process has taken this trial; what this one has to say is refused
@@ -55,6 +56,11 @@ class ModelError(UserError):
 @final
 class StoreError(UserError):
     """A results folder that is missing, not ours, locked by another sweep, or unreadable."""
+
+
+@final
+class NothingYet(UserError):
+    """A submitted sweep that has written no results so far."""
 
 
 @final

@@ -17,6 +17,7 @@ from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
     from vlmprof.sweep.arrival import Arrival
+    from vlmprof.sweep.fetch import Fetched
     from vlmprof.sweep.jobs import Jobs
     from vlmprof.sweep.submission import Submission
 
@@ -110,15 +111,23 @@ def fetch(
     id_: Id,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the results go.", show_default=False)],
     address: Address = DASHBOARD,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Again and again, until the sweep ends.")] = False,
 ) -> None:
     """Bring tables and ledger of a submitted sweep here, running or not; again, and only what is new comes."""
-    from vlmprof.sweep.fetch import fetch as fetch_from
+    from vlmprof.sweep import fetch as fetching
 
     reached = _reached(address)
     found = reached.find(id_)
-    got = fetch_from(reached, found, folder)
-    _say(f"{got.files} files in {folder}, {got.came} of them new ({got.bytes / 1e6:.1f} MB), from {got.place}")
+    if follow:
+        _say(f"until {found.id} ends, for 'vlmprof status {folder} --watch' beside it; Ctrl-C leaves the sweep running")
+        fetching.follow(reached, found, folder, lambda got: _say_fetched(got, folder))
+    else:
+        _say_fetched(fetching.fetch(reached, found, folder), folder)
     _say(f"Next:   vlmprof status {folder}   vlmprof pareto {folder}")
+
+
+def _say_fetched(got: Fetched, folder: Path) -> None:
+    _say(f"{got.files} files in {folder}, {got.came} of them new ({got.bytes / 1e6:.1f} MB), from {got.place}")
 
 
 def _reached(address: str) -> Jobs:

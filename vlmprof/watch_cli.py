@@ -119,7 +119,7 @@ def folder_of(sweep: str, address: str) -> str | Path:
         there = where.results or "a place it has not said"
         raise UserError(
             f"the results of {sweep} lie in {there} on {where.host}, which this machine does not see;"
-            f" 'vlmprof logs {sweep} -f' follows it, and 'vlmprof fetch {sweep} DIR' brings what is done"
+            f" 'vlmprof logs {sweep} -f' follows it, 'vlmprof fetch {sweep} DIR --follow' brings it here as it grows"
         )
     return Path(where.results)
 

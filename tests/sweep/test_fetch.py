@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import trial_row
-from vlmprof.errors import StoreError, UserError
+from vlmprof.errors import NothingYet, StoreError, UserError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.journal import SegmentJournal
 from vlmprof.store.ledger import read_states
 from vlmprof.store.place import Place, at
+from vlmprof.store.pulse import PULSE, Pulse, write_pulse
 from vlmprof.sweep import export
+from vlmprof.sweep import fetch as fetching
 from vlmprof.sweep.export import ID, KINDS, MARK, PIECE_BYTES, clean, pieces
-from vlmprof.sweep.fetch import Unpacker, _require_room, inside
+from vlmprof.sweep.fetch import Fetched, Unpacker, _require_room, inside
 from vlmprof.sweep.submission import of_details
 
 
@@ -42,13 +45,14 @@ def text_of(folder: Path, have: dict[str, str] | None = None) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.suffix in KINDS and not path.name.startswith(".")]
+    files = [path for path in folder.rglob("*") if path.suffix in KINDS and path.name != ".writer.json"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_what_comes_is_what_was_sent_in_whatever_pieces(tmp_path: Path) -> None:
     there, here = results(tmp_path / "there"), tmp_path / "here"
     (there / ".writer.json").write_text("not for others")
+    write_pulse(there, Pulse(time=1.0, beat=1))
     (there / "large.json").write_bytes(b"0123456789" * 20_000)
     text = text_of(there)
     assert text.count('"is": "data"') > 200_000 // PIECE_BYTES
@@ -57,7 +61,7 @@ def test_what_comes_is_what_was_sent_in_whatever_pieces(tmp_path: Path) -> None:
         unpacker.take(text[start : start + 997])
     assert unpacker.files == unpacker.came == len(digests(here)) and digests(here) == digests(there)
     assert tables.read(here, "trials").equals(tables.read(there, "trials"))
-    assert [path for path in here.rglob(".*")] == []
+    assert [path.name for path in here.rglob(".*")] == [PULSE], "the sign of life comes along"
 
 
 def test_again_only_what_is_new_comes(tmp_path: Path) -> None:
@@ -101,7 +105,8 @@ def test_damage_never_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, d
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.json", "/etc/x.json", "a/../../x.json", ".ssh/x.json", "x/.hidden.json", "x.pkl", "x.py", "x", "", "..",
+    ["../x.json", "/etc/x.json", "a/../../x.json", ".ssh/x.json", "x/.hidden.json", ".x.json", f"trials/{PULSE}",
+     "x.pkl", "x.py", "x", "", "..",
      "a\\..\\x.json", "x.json\0.parquet", "trials/x.parquet.sh"],
 )  # fmt: skip
 def test_a_cluster_cannot_write_outside_the_folder_nor_anything_but_results(tmp_path: Path, name: str) -> None:
@@ -154,6 +159,24 @@ def test_a_ledger_in_parts_comes_as_one_file(tmp_path: Path) -> None:
     unpacker = Unpacker(here)
     unpacker.take(text_of(there))
     assert unpacker.files == 1 and (here / "ledger.jsonl").read_bytes() == b"".join(lines)
+
+
+def test_a_sweep_is_followed_until_it_has_ended_and_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, answers, told = [False, False, True], [None, 3, 5], []
+
+    class Played:
+        def info(self, id_: str) -> Any:
+            return SimpleNamespace(ended=ends.pop(0))
+
+    def play(jobs: Any, submission: Any, folder: Path) -> Fetched:
+        if (files := answers.pop(0)) is None:
+            raise NothingYet("no sweep has begun")
+        return Fetched(files=files, came=1, bytes=1, place="")
+
+    monkeypatch.setattr(fetching, "fetch", play)
+    monkeypatch.setattr(fetching, "FOLLOW_S", 0)
+    fetching.follow(Played(), SimpleNamespace(id="x"), tmp_path, lambda got: told.append(got.files))
+    assert told == [3, 5] and not ends
 
 
 def test_logs_of_earlier_exports_do_not_pile_up_on_the_head(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pyarrow import fs
 from vlmprof.store import journal
 from vlmprof.store.journal import LEDGER
 from vlmprof.store.place import Place, Where, at
+from vlmprof.store.pulse import PULSE
 
 MARK = "vlmprof-fetch "
 KINDS = (".parquet", ".jsonl", ".json")
@@ -57,7 +58,7 @@ def pieces(where: Where, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def _names(place: Place) -> list[str]:
-    """All objects that are tables or say something of them, the ledger aside."""
+    """All objects that are tables or say something of them, and the sign of life; the ledger aside."""
     found = place.files.get_file_info(fs.FileSelector(place.root, recursive=True))
     paths = [PurePosixPath(info.path).relative_to(place.root) for info in found if info.is_file]
     return sorted(str(path) for path in paths if path.suffix in KINDS and _is_shown(path))
@@ -65,7 +66,7 @@ def _names(place: Place) -> list[str]:
 
 def _is_shown(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.parts[0] not in (LEDGER, journal.SEGMENTS)
+    return str(path) == PULSE or (not hidden and path.parts[0] not in (LEDGER, journal.SEGMENTS))
 
 
 def _file(name: str, content: bytes, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:

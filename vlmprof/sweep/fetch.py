@@ -13,20 +13,24 @@ import hashlib
 import json
 import shlex
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
-from vlmprof.errors import StoreError, UserError
+from vlmprof.errors import NothingYet, StoreError, UserError
 from vlmprof.store.ledger import LEDGER, read
+from vlmprof.store.pulse import PULSE
 from vlmprof.sweep.export import HAVE, ID, KINDS, MARK
 from vlmprof.sweep.jobs import FETCH, KIND, Jobs
 from vlmprof.sweep.submission import Submission
 
 TRIES = 3
+FOLLOW_S = 10.0
+"""Between two fetches of a sweep that runs; well below the silence that means that nobody writes any more."""
 
 
 @final
@@ -51,7 +55,7 @@ def fetch(jobs: Jobs, submission: Submission, folder: Path) -> Fetched:
     _require_room(folder, submission)
     found, where = jobs.arrived(submission.id, patience_s=60)
     if where is None or not where.results:
-        raise UserError(f"{found.id} ({found.state.lower()}) has written nothing yet")
+        raise NothingYet(f"{found.id} ({found.state.lower()}) has written nothing yet")
     folder.mkdir(parents=True, exist_ok=True)
     came, received = 0, 0
     for _ in range(TRIES):
@@ -81,6 +85,24 @@ def _receive(jobs: Jobs, results: str, folder: Path) -> Unpacker:
     if ended.state != "SUCCEEDED":
         raise UserError(f"the cluster could not send the results: {unpacker.other[-1:] or ended.said[:200]}")
     return unpacker
+
+
+def follow(jobs: Jobs, submission: Submission, folder: Path, tell: Callable[[Fetched], None]) -> None:
+    """Fetch again and again until the sweep has ended, and once more then.
+
+    Raises:
+        UserError: as ``fetch``; a sweep that has not begun to write is waited for.
+    """
+    while True:
+        over = jobs.info(submission.id).ended
+        try:
+            tell(fetch(jobs, submission, folder))
+        except NothingYet:
+            if over:
+                raise
+        if over:
+            return
+        time.sleep(FOLLOW_S)
 
 
 @final
@@ -115,7 +137,7 @@ class Unpacker:
     def _piece(self, piece: Mapping[str, Any]) -> None:
         kind = piece.get("is")
         if kind == "error":
-            raise UserError(str(piece["why"]))
+            raise NothingYet(str(piece["why"]))
         if kind == "file":
             self._open, self._content = dict(piece), bytearray()
         elif kind == "data" and self._open:
@@ -150,7 +172,8 @@ def inside(folder: Path, name: str) -> Path:
         UserError: it leads out of the folder, or is of a kind that no results folder holds.
     """
     path = PurePosixPath(name)
-    sound = path.parts and not path.is_absolute() and not any(part.startswith(".") for part in path.parts)
+    hidden = name != PULSE and any(part.startswith(".") for part in path.parts)
+    sound = path.parts and not path.is_absolute() and not hidden
     if not sound or "\\" in name or "\0" in name or path.suffix not in KINDS:
         raise UserError(f"the cluster names a file '{name}', which has no place in results; nothing was written")
     target = folder / path
