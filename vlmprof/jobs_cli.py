@@ -120,7 +120,10 @@ def fetch(
     found = reached.find(id_)
     if follow:
         _say(f"until {found.id} ends, for 'vlmprof status {folder} --watch' beside it; Ctrl-C leaves the sweep running")
-        fetching.follow(reached, found, folder, lambda got: _say_fetched(got, folder))
+        try:
+            fetching.follow(reached, found, folder, lambda got: _say_fetched(got, folder))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
     else:
         _say_fetched(fetching.fetch(reached, found, folder), folder)
     _say(f"Next:   vlmprof status {folder}   vlmprof pareto {folder}")

@@ -56,7 +56,20 @@ def test_the_id_is_the_name_and_the_content(tmp_path: Path, tiny_checkpoint: Pat
     raw = yaml.safe_load(path.read_text())
     path.write_text("# said otherwise\n" + yaml.safe_dump(dict(sorted(raw.items(), reverse=True)), sort_keys=False))
     assert pack(path, with_data=False).id == first.id
-    assert pack(job_file(tmp_path, tiny_checkpoint, knobs={"max_crops": [1]}), with_data=False).id != first.id
+    ids = {first.id}
+    for section in (
+        {"knobs": {"max_crops": [1]}},
+        {"tasks": [{"name": "shapes_qa", "samples": 13, "seed": 3}]},
+        {"tasks": [{"name": "shapes_qa", "samples": 12, "seed": 4}]},
+        {"measure": ["accuracy"]},
+        {"storage": "results/elsewhere"},
+        {"timing": {"repeats": 7}},
+    ):
+        ids.add(pack(job_file(tmp_path, tiny_checkpoint, **section), with_data=False).id)
+    assert len(ids) == 7
+    short, long = ({"tasks": ["shapes_qa"]}, {"tasks": [{"name": "shapes_qa", "seed": 0}], "engine": "auto"})
+    same = {pack(job_file(tmp_path, tiny_checkpoint, **section), with_data=False).id for section in (short, long)}
+    assert len(same) == 1, "the same job in other words"
 
 
 def test_data_travel_when_asked_and_trials_keep_their_ids(desk: Path, tiny_checkpoint: Path) -> None:
@@ -131,6 +144,9 @@ def test_files_with_private_names_are_refused(desk: Path, tiny_checkpoint: Path,
 def test_code_never_travels(desk: Path, tiny_checkpoint: Path) -> None:
     for name in ("json.py", "x.pth", "y.pkl", "z.so"):
         (desk / "mine" / name).write_text("import os")
+    (desk / "mine" / "rows.py").write_text((desk / "mine" / "questions.jsonl").read_text())
+    with pytest.raises(UserError, match=r"rows.py is no table by its name"):
+        pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine/rows.py"}]), with_data=True)
     parcel = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine", "samples": 3}]), with_data=True)
     assert {Path(name).suffix for name in parcel.files} == {".png", ".jsonl"}
 

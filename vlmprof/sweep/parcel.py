@@ -73,8 +73,7 @@ def pack(path: Path, *, with_data: bool, limit_bytes: int = LIMIT_BYTES) -> Parc
     if with_data:
         job["tasks"] = [_packed(entry, task, files) for entry, task in zip(job["tasks"], spec.tasks, strict=True)]
     _require_fit(files, limit_bytes)
-    said = {**spec.model_dump(mode="json"), "tasks": job["tasks"] if with_data else None}
-    digest = hashlib.sha256(canonical([said, _contents(files)]).encode()).hexdigest()[:DIGITS]
+    digest = hashlib.sha256(canonical([_meaning(spec, job), _contents(files)]).encode()).hexdigest()[:DIGITS]
     return Parcel(
         name=spec.name,
         storage=spec.storage,
@@ -82,6 +81,15 @@ def pack(path: Path, *, with_data: bool, limit_bytes: int = LIMIT_BYTES) -> Parc
         job=strict_yaml.written(job),
         files=dict(sorted(files.items())),
     )
+
+
+def _meaning(spec: SweepSpec, job: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a job says, in one form: defaults filled in, short forms written out, data where they will lie."""
+    said: dict[str, Any] = spec.model_dump(mode="json")
+    for task, entry in zip(said["tasks"], job["tasks"], strict=True):
+        if "path" in task:
+            task["path"] = entry["path"]
+    return said
 
 
 def _secrets(job: Mapping[str, Any]) -> Iterator[Fault]:
@@ -146,6 +154,8 @@ def _data_of(task: TaskSpec, here: Path) -> Iterator[Path]:
     """The tables of a task, and the pictures that its subset names."""
     from vlmprof.trial.resolve import task_of
 
+    if here.is_file() and here.suffix not in TABLES:
+        raise UserError(f"{here} is no table by its name (one of {', '.join(TABLES)}), and is not sent")
     tables = sorted(path for path in here.rglob("*") if path.suffix in TABLES) if here.is_dir() else [here]
     yield from tables
     known = {path.resolve() for path in tables}
