@@ -94,14 +94,19 @@ def test_tokens_stay_ahead_of_those_before_a_restart(tmp_path: Path) -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_a_file_that_was_cleared_is_begun_anew(tmp_path: Path) -> None:
-    device = Device()
-    journal = journal_at(tmp_path / "w-1.jsonl")
+@pytest.mark.parametrize("began_anew", [False, True])
+def test_what_was_cleared_is_forgotten_by_those_who_had_read_it(tmp_path: Path, began_anew: bool) -> None:
+    device, path = Device(), tmp_path / "w-1.jsonl"
+    journal = journal_at(path)
     settle(journal, device)
     assert atlas.clear(tmp_path, "w") == ["w-1"]
-    settle(journal_at(tmp_path / "w-1.jsonl"), device)
+    smaller = Device(total=60 * GIB)
+    if began_anew:
+        for asker in "bcdefg":  # more lines than there were before
+            settle(journal_at(path), smaller, asker)
     with journal.current() as book:
-        assert book.evidence.known
+        known = [size for one in book.evidence.known.values() for size in one.peaks]
+    assert sorted(known) == sorted(smaller.ran.get(DEMAND, set()))
 
 
 def test_a_stale_world_says_where_to_start_and_nothing_more(tmp_path: Path) -> None:

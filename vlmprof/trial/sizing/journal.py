@@ -1,13 +1,15 @@
 """One world on disk: JSON lines, appended, shared by every process that asks about it.
 
-The first line says what the world is, in words. A torn last line, which a crash can leave, is passed over by readers
-and cut off by the next writer. Entries may be read again and again: applying them twice changes nothing.
+The first line says what the world is, in words, and names the file: one that was cleared and begun anew is another. A
+torn last line, which a crash can leave, is passed over by readers and cut off by the next writer. Entries may be read
+again and again: applying them twice changes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,7 @@ class Journal:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._about, self._book, self._read = path, about, book, 0
+        self._head = b""
         self._lock = FileLock(str(path.with_suffix(".lock")), timeout=LOCK_S)
 
     @contextmanager
@@ -54,8 +57,11 @@ class Journal:
         """Write what the book has taken in already; inside ``current`` only. On disk when this returns."""
         if not entries:
             return
-        head = [] if self._read else [{"kind": "world", "format": FORMAT, "about": dict(self._about)}]
-        data = "".join(json.dumps(entry) + "\n" for entry in [*head, *entries]).encode()
+        if not self._read:
+            head = {"kind": "world", "format": FORMAT, "id": uuid.uuid4().hex, "about": dict(self._about)}
+            self._head = json.dumps(head).encode() + b"\n"
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+        data = lines if self._read else self._head + lines
         with self._path.open("ab") as file:
             file.write(data)
             file.flush()
@@ -67,13 +73,19 @@ class Journal:
         if self._read:
             os.utime(self._path)
 
+    def _forget(self) -> None:
+        if self._read:
+            self._book, self._read = SizeBook(prior=self._book.evidence.prior), 0
+
     def _catch_up(self) -> None:
         if not self._path.is_file():
-            self._read = 0
+            self._forget()
             return
         with self._path.open("r+b") as file:
-            if file.seek(0, os.SEEK_END) < self._read:  # cleared, and begun anew by another process
-                self._read = 0
+            if self._read and file.readline() != self._head:  # cleared, and begun anew by another process
+                self._forget()
+            file.seek(0)
+            self._head = file.readline()
             file.seek(self._read)
             data = file.read()
             whole = data.rfind(b"\n") + 1

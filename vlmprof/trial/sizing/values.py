@@ -40,7 +40,7 @@ class Question:
     maximize: bool = False
     """The largest safe size, and not the smallest one that is nearly as fast."""
     prior: int | None = None
-    """A size that a rule of thumb gives: how far the second probe of an unknown device may go, never an answer."""
+    """A size that a rule of thumb gives: what the second probe of an unknown device goes by, never an answer."""
 
 
 @final
