@@ -115,14 +115,14 @@ def test_a_lost_folder_ends_the_sweep_with_the_reason(disturbed: Sweep, mark: st
     assert left(mark, 60) == []
 
 
-def test_both_actors_and_a_trial_may_die_in_one_instant(calm: Sweep, disturbed: Sweep, mark: str) -> None:
+def test_the_collector_and_all_trials_may_die_in_one_instant(calm: Sweep, disturbed: Sweep, mark: str) -> None:
     with TwoNodes(mark, environment={**environment(), **disturbed.environment}) as two:
         disturbed.pace(SLOWLY)
         driver = Driver(disturbed, two.environment, "--address", two.address)
         driver.start()
         wait_for(lambda: started(disturbed), driver)
         struck = [kill(process) for there in workers(mark).values() for process in there]
-        assert sum(struck) >= 3
+        assert sum(struck) >= 2
         disturbed.pace(0.0)
         assert driver.wait(BOUND_S) == 0, driver.said()
     assert audit(disturbed.results, calm.results).sound
