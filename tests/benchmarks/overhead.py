@@ -7,7 +7,7 @@ Trials take no time (``trivial``), so all that is measured is ours, Ray's and th
 * ``loop``: a ``for`` loop that gives the same rows to the same collector, in one process;
 * ``tune``: Ray Tune with a class that does nothing, reused actors, loggers off, two at once, one Tuner; no rows;
 * ``vlmprof``: a job through ``vlmprof.sweep.launch.launch``: trainable, collector, ledger, tables, board, two at once;
-* ``resume``: ``vlmprof run`` on a folder where every trial, or all but 100, has finished;
+* ``resume``: the same job again, where all but 100 trials have finished, then where all have;
 * ``collector``: rows a second that the collector takes over its actor, from one client and from two.
 
 Each measurement is a process of its own, so that its memory is its own. ``steady`` leaves the start of the workers out;
@@ -17,6 +17,7 @@ tenths tell whether trials become dearer as a sweep grows. ``--show FILE`` print
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,9 @@ ROOT = Path(__file__).parents[2]
 MISSING = 100
 """Trials that a resumed sweep lacks."""
 ROWS = (16, 256, 2048)
-"""Rows that a client gives the collector at once."""
+"""Rows of a trial that a client gives the collector."""
+ROWS_IN_ALL = 20_000
+"""In one run of each; four trials at least."""
 ONE_S = 600
 """A bound for one measurement of a small size; a large one gets 60 ms a trial more."""
 
@@ -56,17 +60,11 @@ def loop(size: int, home: Path) -> dict[str, Any]:
     collector = Collector(made.spec.folder, made.spec.name, wait_s=1)
     collector.open_run([plan.id for plan in plans], {})
     for plan in plans:
-        begun = collector.begin(plan.id)
-        collector.finish(result(plan), *_token(begun))
+        collector.finish(result(plan), collector.begin(plan.id).attempt)
     collector.close()
     seconds = time.perf_counter() - began
     starts = tables.read(made.spec.folder, "trials")["started"].astype(float).tolist()
     return {"seconds": seconds, **pace_ms(starts)}
-
-
-def _token(begun: Any) -> list[str]:
-    """What ``begin`` gives to the one who began, where it gives anything."""
-    return [begun.attempt] if begun is not None else []
 
 
 def tune(size: int, home: Path) -> dict[str, Any]:
@@ -144,26 +142,28 @@ def _launched(spec: Any, plans: Any) -> float:
     return times[1] - times[0]
 
 
-def resume(size: int, home: Path, missing: int) -> dict[str, Any]:
-    """A folder that a loop has filled, then the same job again: how long until it is complete."""
+def resume(size: int, home: Path) -> dict[str, Any]:
+    """A folder in which all but some trials have finished, then the same job again, twice: once for what is missing."""
     from tests.benchmarks.trivial import job, result
     from vlmprof.store.collector import Collector
 
     made = job(home)
     plans = made.plans[:size]
-    collector = Collector(made.spec.folder, made.spec.name, wait_s=1)
-    collector.open_run([plan.id for plan in plans], {})
-    for plan in plans[: size - missing]:
-        collector.finish(result(plan), *_token(collector.begin(plan.id)))
-    collector.close()
+    missing = min(MISSING, size // 2)
+    with mock.patch("os.fsync"):  # the folder is made for this measurement; how fast is not measured
+        collector = Collector(made.spec.folder, made.spec.name, wait_s=1)
+        collector.open_run([plan.id for plan in plans], {})
+        for plan in plans[: size - missing]:
+            collector.finish(result(plan), collector.begin(plan.id).attempt)
+        collector.close()
     began = time.perf_counter()
     job(home)
-    planned = time.perf_counter()
-    seconds = _launched(made.spec, plans)
-    return {"planning_s": planned - began, "seconds": seconds, "wall_s": time.perf_counter() - began}
+    planning = time.perf_counter() - began
+    some = _launched(made.spec, plans)
+    return {"planning_s": planning, "missing": missing, "missing_s": some, "finished_s": _launched(made.spec, plans)}
 
 
-def collector(home: Path, rows: int, clients: int) -> dict[str, Any]:
+def collector(home: Path, repeats: int) -> dict[str, Any]:
     """Rows a second through the actor; a client waits for each answer, as a trial does."""
     import ray
 
@@ -171,27 +171,25 @@ def collector(home: Path, rows: int, clients: int) -> dict[str, Any]:
     from vlmprof.sweep.actors import CollectorActor
     from vlmprof.sweep.cluster import connected
 
-    made = job(home)
-    each = max(4, 40_000 // rows // clients)
-    results = [result(plan) for plan in made.plans[: each * clients]]
-    whole = [_of(one, rows) for one in results]
-
+    plans, found = iter(job(home).plans), []
     with connected("local", verbose=False):
-        actor = ray.remote(CollectorActor).options(num_cpus=0).remote(str(made.spec.folder), made.spec.name)
-        ray.get(actor.open_run.remote([one.trial for one in whole], {}))
+        actor = ray.remote(CollectorActor).options(num_cpus=0).remote(str(home / "results"), "overhead")
+        ray.get(actor.open_run.remote([], {}))
         give = ray.remote(_give).options(num_cpus=1)
-        parts = [whole[number::clients] for number in range(clients)]
-        ray.get([give.remote(actor, part[:1]) for part in parts])  # the clients' processes are there
-        began = time.perf_counter()
-        ray.get([give.remote(actor, part[1:]) for part in parts])
-        seconds = time.perf_counter() - began
-    count = sum(len(part) - 1 for part in parts)
-    return {"rows_per_s": count * rows / seconds, "calls_per_s": 2 * count / seconds, "trials": count}
+        ray.get([give.remote(actor, []) for _ in range(2)])  # the clients' processes are there
+        for rows, clients, _ in itertools.product(ROWS, (1, 2), range(repeats)):
+            each = min(400, max(4, ROWS_IN_ALL // rows // clients))
+            whole = [_of(result(plan), rows) for plan in itertools.islice(plans, each * clients)]
+            began = time.perf_counter()
+            ray.get([give.remote(actor, whole[number::clients]) for number in range(clients)])
+            seconds = time.perf_counter() - began
+            told = {"rows_per_s": len(whole) * rows / seconds, "trials_per_s": len(whole) / seconds}
+            found.append({"rows": rows, "clients": clients, **told})
+        ray.get(actor.close.remote())
+    return {"runs": found}
 
 
 def _of(result: Any, rows: int) -> Any:
-    from dataclasses import replace
-
     sample = result.samples[0]
     return replace(result, timings=(), samples=tuple({**sample, "sample": f"s{number:06d}"} for number in range(rows)))
 
@@ -200,8 +198,8 @@ def _give(actor: Any, results: list[Any]) -> None:
     import ray
 
     for result in results:
-        begun = ray.get(actor.begin.remote(result.trial))
-        ray.get(actor.finish.remote(result, *_token(begun)))
+        begun = ray.get(actor.begin.remote(result.trial, result.trial, ""))
+        ray.get(actor.finish.remote(result, begun.attempt))
 
 
 # --- the measurements, each in a process of its own -------------------------------------------------------------------
@@ -212,12 +210,8 @@ def measurements(sizes: list[int], repeats: int) -> Iterator[tuple[str, int, dic
     for size in sizes:
         for name in ("loop", "tune", "vlmprof"):
             yield f"{name}-{size}", repeats if size <= 1000 else 1, {"what": name, "size": size}
-    most = max(sizes)
-    yield f"resume-{most}-finished", 1, {"what": "resume", "size": most, "missing": 0}
-    yield f"resume-{most}-missing-{MISSING}", 1, {"what": "resume", "size": most, "missing": min(MISSING, most)}
-    for rows in ROWS:
-        for clients in (1, 2):
-            yield f"collector-{rows}-rows-{clients}", repeats, {"what": "collector", "rows": rows, "clients": clients}
+    yield f"resume-{max(sizes)}", 1, {"what": "resume", "size": max(sizes)}
+    yield "collector", 1, {"what": "collector", "repeats": repeats}
 
 
 def one(asked: dict[str, Any], home: Path) -> dict[str, Any]:
@@ -264,19 +258,22 @@ def markdown(report: dict[str, Any]) -> str:
             runs = [run for run in found.get(f"{name}-{size}", []) if "failed" not in run]
             if runs:
                 lines.append(f"| {size:,} | {name} | {_row(runs, size)} |")
-    lines += ["", "| resume | planning s | until complete s | driver MB |", "|---|---|---|---|"]
+    lines += ["", "| the same job again | planning s | until complete s | driver MB |", "|---|---|---|---|"]
     for name, runs in found.items():
         if name.startswith("resume") and "failed" not in runs[0]:
-            run = runs[0]
-            what = name.removeprefix("resume-").replace("-", " ")
-            lines.append(f"| {what} | {run['planning_s']:.1f} | {run['seconds']:.1f} | {run['rss_mb']:.0f} |")
-    lines += ["", "| rows at once | clients | rows/s | trials/s |", "|---|---|---|---|"]
-    for rows in ROWS:
-        for clients in (1, 2):
-            runs = [run for run in found.get(f"collector-{rows}-rows-{clients}", []) if "failed" not in run]
-            if runs:
-                trials = _spread([run["calls_per_s"] / 2 for run in runs])
-                lines.append(f"| {rows:,} | {clients} | {_spread([run['rows_per_s'] for run in runs])} | {trials} |")
+            run, size = runs[0], int(name.removeprefix("resume-"))
+            planning, memory = f"{run['planning_s']:.1f}", f"{run['rss_mb']:.0f}"
+            lines.append(
+                f"| {size:,} trials, {run['missing']} missing | {planning} | {run['missing_s']:.1f} | {memory} |"
+            )
+            lines.append(f"| {size:,} trials, all finished | {planning} | {run['finished_s']:.1f} | {memory} |")
+    lines += ["", "| rows a trial | clients | rows/s | trials/s |", "|---|---|---|---|"]
+    gave = [run for runs in found.get("collector", []) if "failed" not in runs for run in runs["runs"]]
+    for rows, clients in itertools.product(ROWS, (1, 2)):
+        same = [run for run in gave if (run["rows"], run["clients"]) == (rows, clients)]
+        if same:
+            rates = (_spread([run[key] for run in same]) for key in ("rows_per_s", "trials_per_s"))
+            lines.append(f"| {rows:,} | {clients} | {' | '.join(rates)} |")
     failed = [f"{name}: {run['failed'][-300:]}" for name, runs in found.items() for run in runs if "failed" in run]
     return "\n".join([*lines, "", f"Machine: {report['machine']}.", *failed])
 

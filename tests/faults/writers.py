@@ -38,8 +38,7 @@ def result(trial: str, wide: int = 1) -> TrialResult:
 
 def write_one(collector: Collector, trial: str, wide: int = 1) -> None:
     """As a trial's process does: begin, end."""
-    begun = collector.begin(trial)
-    collector.finish(result(trial, wide), *([begun.attempt] if begun is not None else []))
+    collector.finish(result(trial, wide), collector.begin(trial).attempt)
 
 
 def require_whole(folder: Path) -> set[str]:
