@@ -23,6 +23,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -308,6 +309,7 @@ def main() -> None:
     if asked.one:
         print(json.dumps(one(json.loads(asked.one), asked.home)))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the measurement under way ends too
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
     report: dict[str, Any] = {"machine": machine, "sizes": asked.sizes, "measurements": {}}
     for name, repeats, arguments in measurements(asked.sizes, asked.repeats):
