@@ -3,6 +3,8 @@
 import http.client
 import json
 import re
+import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from tests.builders import combined_sweep, trial_row, write_results
 from vlmprof.analyze.live import Watcher
 from vlmprof.errors import StoreError, UserError
 from vlmprof.report import server as page
-from vlmprof.store.ledger import LEDGER
+from vlmprof.store.ledger import LEDGER, Ledger
 from vlmprof.store.pulse import Pulse, write_pulse
 
 
@@ -134,3 +136,23 @@ def test_the_script_finds_the_elements_it_asks_for():
     asked_for = set(re.findall(r'find\("([\w-]+)"\)', SOURCES["watch.js"]))
     filled = set(re.findall(r'fill\("([\w-]+)"', SOURCES["watch.js"]))
     assert asked_for | filled | {f"{name}-part" for name in filled} <= there
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_a_real_browser_draws_the_front_and_runs_nothing_that_a_sweep_says(served, tmp_path):
+    hostile = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+    ledger = Ledger(tmp_path)
+    ledger.append("sweep", name=hostile, trials=["f"], time="2026-08-01T12:00:00+00:00")
+    ledger.append("failed", trial="f", error=hostile)
+    ledger.close()
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    page_of = f"http://127.0.0.1:{served.server_port}/"
+    command = [BROWSER, *options, "--virtual-time-budget=5000", "--dump-dom", page_of]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert dom.count("<circle") == 16, "a point for every finished trial"
+    assert "16 of 17" in dom and dom.count("&lt;img src=x") >= 2
+    assert "<img" not in dom and "document.title=2</script>" not in dom

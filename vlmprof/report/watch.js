@@ -95,7 +95,8 @@ function frontPart(front) {
   const best = front.spots.filter((spot) => spot.on_front);
   const count = made("small", {}, ` ${best.length} of ${front.spots.length} finished are on the front`);
   const node = made("article", {}, made("h2", {}, "Front so far", count), made("p", { class: "soft" }, front.group));
-  if (front.objectives.length === 2) node.append(made("figure", {}, chart(front)));
+  const key = `Bars: 95 % intervals. Labels: ${Object.keys(best[0].knobs).join(" · ")}`;
+  if (front.objectives.length === 2) node.append(made("figure", {}, chart(front), made("figcaption", {}, key)));
   node.append(made("div", { class: "wide" }, frontTable(front, best)));
   return node;
 }
@@ -140,8 +141,6 @@ function chart(front) {
   svg.append(drawn("path", { class: "steps", d: staircase(best, across, up, x, y) }));
   for (const spot of [...front.spots.filter((spot) => !spot.on_front), ...best]) svg.append(...point(spot, across, up));
   svg.append(...labels(best, across, up));
-  const knobs = Object.keys(best[0].knobs);
-  if (knobs.length) svg.append(drawn("text", { class: "soft", x: BOX.left + 10, y: BOX.top + 6 }, `labels: ${knobs.join(" · ")}`));
   return svg;
 }
 
