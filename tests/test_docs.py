@@ -220,6 +220,7 @@ def test_the_readme_names_every_command_and_knob() -> None:
     text = (ROOT / "README.md").read_text()
     cli = (ROOT / "vlmprof/cli.py").read_text()
     commands = [name.rstrip("_") for name in re.findall(r"^@app\.command\(.*\)\ndef (\w+)", cli, re.MULTILINE)]
+    commands += re.findall(r"^app\.command\(.*\)\(\w+\.(\w+)\)", cli, re.MULTILINE)
     assert commands
     assert all(f"`vlmprof {command}" in text for command in commands)
     table = section(ROOT / "README.md", "Knobs")

@@ -1,36 +1,30 @@
 """The command line. Imports neither ray nor torch until a command needs them: ``vlmprof --help`` answers at once.
 
-Exit codes: 0 all trials are done; 1 a bug; 2 the user can fix it; 3 some trials failed; 130 interrupted.
+Exit codes: 0 all is well; 1 a bug; 2 the user can fix it; those of a run are told in ``run_cli``.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from vlmprof import __version__, batch_cli, data, jobs_cli, registry, watch_cli
+from vlmprof import __version__, batch_cli, data, jobs_cli, registry, run_cli, watch_cli
 from vlmprof.errors import UserError
 from vlmprof.storage import mounted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from vlmprof.sweep.extras import Extras
-    from vlmprof.trial.resolve import Job
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
 app.add_typer(batch_cli.app, name="batch")
 app.add_typer(jobs_cli.app)  # without a name: its commands are commands of ours
 app.add_typer(watch_cli.dashboard, name="dashboard")
+app.command()(run_cli.run)
+app.command()(run_cli.resume)
 app.command()(watch_cli.status)
 app.command()(watch_cli.watch)
 WIDE = 160
@@ -43,8 +37,6 @@ Results = Annotated[
     str,
     typer.Argument(help="Results: a folder such as results/quickstart, or a URI such as s3://...", show_default=False),
 ]
-
-SOME_FAILED, INTERRUPTED = 3, 130
 
 
 def main() -> None:
@@ -105,34 +97,6 @@ def plan(file: JobFile) -> None:
     done = sum(states.get(each.id) in FINISHED for each in job.plans)
     left = len(job.plans) - done
     out.print(f"\n{_plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
-
-
-@app.command()
-def run(
-    file: JobFile,
-    inline: Annotated[bool, typer.Option("--inline", help="One after another in this process, without Ray.")] = False,
-    address: Annotated[str, typer.Option(help="A Ray cluster; 'local' starts one on this machine.")] = "local",
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="A TensorBoard run a trial.")] = False,
-    mlflow: Annotated[str, typer.Option(help="Log to MLflow at this tracking URI.", metavar="URI")] = "",
-    wandb: Annotated[str, typer.Option(help="Log to this project of Weights & Biases.", metavar="PROJECT")] = "",
-) -> None:
-    """Run what is missing of a job, then show its front. Running it again is how to resume."""
-    from vlmprof.sweep.extras import Extras
-    from vlmprof.trial.resolve import prepare
-
-    extras = Extras(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
-    extras.require(inline=inline)
-    job = prepare(file)
-    if tensorboard:
-        mounted(job.spec.where)  # it writes beside the tables, and knows no object stores
-    out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {job.spec.where}", soft_wrap=True)
-    with _interruptible(file):
-        bad = _run_inline(job, extras) if inline else _run_on_ray(job, address, extras, verbose)
-    _show_front(job.spec.where, [], [])
-    _say_next(file, job, bad)
-    if bad:
-        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()
@@ -201,60 +165,6 @@ def _family_table() -> Table:
     return table
 
 
-def _run_inline(job: Job, extras: Extras) -> int:
-    import torch
-
-    from vlmprof.console import display
-    from vlmprof.store.collector import Collector
-    from vlmprof.sweep.inline import run_inline
-    from vlmprof.trial.batching import BatchSizer
-    from vlmprof.trial.sizing.atlas import default_folder
-    from vlmprof.trial.sizing.beside import kept_beside
-
-    spec = job.spec
-    gpus = int(torch.cuda.is_available()) if spec.resources.gpus == "auto" else spec.resources.gpus
-    collector = Collector(spec.where, spec.name, wait_s=5)
-    finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"))
-    left = [each for each in job.plans if each.id not in finished]
-    measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
-    with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
-        where, logged = spec.where, extras.tensorboard
-        run_inline(
-            left, len(finished), collector, shown, gpus=gpus, policy=spec.chunk, folder=where, tensorboard=logged
-        )
-    collector.close()
-    return _bad(collector.settled())
-
-
-def _run_on_ray(job: Job, address: str, extras: Extras, verbose: bool) -> int:
-    from vlmprof.console import display
-    from vlmprof.sweep.launch import launch
-
-    with display(out, {each.id: str(each) for each in job.plans}) as shown:
-        return _bad(launch(job.spec, job.plans, address, shown, verbose=verbose, extras=extras))
-
-
-def _bad(settled: dict[str, Any]) -> int:
-    return sum(state != "done" for state in settled.values())
-
-
-@contextmanager
-def _interruptible(file: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM: what is finished is on disk already; say how to go on, and leave."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print(f"\ninterrupted; what was finished is kept. Resume: vlmprof run {file}", style="yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _show_front(folder: str, objectives: list[str], by: list[str]) -> None:
     from vlmprof.report.front import front_report, read_front, write_front
 
@@ -262,19 +172,6 @@ def _show_front(folder: str, objectives: list[str], by: list[str]) -> None:
     write_front(front, folder)
     for part in front_report(front, out.width):
         out.print(part)
-
-
-def _say_next(file: Path, job: Job, bad: int) -> None:
-    folder = job.spec.where
-    if bad:
-        err.print(
-            f"\n{_plural(bad, 'trial')} did not finish: 'vlmprof status {folder}' says why; failed ones run again with"
-            f" 'vlmprof run {file}'",
-            style="yellow",
-            soft_wrap=True,
-        )
-    out.print(f"\nTables: {folder}/{{trials,samples,timings}}/, front: {folder}/pareto.parquet", soft_wrap=True)
-    out.print(f"Next:   vlmprof plot {folder}", soft_wrap=True)
 
 
 def _labels(each: Any, knobs: Sequence[str]) -> list[str]:

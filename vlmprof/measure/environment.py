@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from vlmprof import __version__
-from vlmprof.measure.software import commit
+from vlmprof.measure.software import commit, process
 from vlmprof.records import Row
 
 
@@ -28,7 +28,7 @@ def environment(device: str) -> Row:
         "cpu": _cpu_name(),
         "cpu_threads": torch.get_num_threads(),
         "host": platform.node(),
-        "process": f"{platform.node()}:{os.getpid()}",
+        "process": process(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),

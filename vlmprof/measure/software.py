@@ -1,7 +1,9 @@
-"""Which programs make the numbers: their versions, and the commit of this one. Imports none of them."""
+"""Which programs make the numbers, in which process: versions, and the commit of this one. Imports none of them."""
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +20,11 @@ def software() -> str:
     """One line that changes when an answer may: answers under one line may be put together."""
     ours = f"vlmprof {__version__} {commit() or ''}".rstrip()
     return ", ".join([ours, *(f"{name} {version(name)}" for name in ARITHMETIC)])
+
+
+def process() -> str:
+    """This process: its host and its number there."""
+    return f"{platform.node()}:{os.getpid()}"
 
 
 @cache

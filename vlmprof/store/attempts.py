@@ -11,7 +11,7 @@ may each answer a part of its samples, a shard; from the moment that an owner be
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -233,3 +233,15 @@ class Attempts:
 
     def _of(self, trial: str) -> _Trial:
         return self._trials.setdefault(trial, _Trial())
+
+
+def recalled(lines: Iterable[Mapping[str, Any]]) -> tuple[Attempts, dict[str, State]]:
+    """What a ledger tells: of every attempt, and how trials ended in the last run."""
+    attempts, settled = Attempts(), dict[str, State]()
+    for line in lines:
+        attempts.apply(line)
+        if line["event"] == "sweep":
+            settled.clear()
+        elif "trial" in line and line["event"] in ENDED:
+            settled[line["trial"]] = line["event"]
+    return attempts, settled

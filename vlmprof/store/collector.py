@@ -19,9 +19,10 @@ from typing import Any, final
 from vlmprof.errors import StoreError, Superseded
 from vlmprof.records import Row
 from vlmprof.store import holder, schema, tables
-from vlmprof.store.attempts import Attempts, Begun, Chunk, Death
+from vlmprof.store.attempts import Begun, Chunk, Death, recalled
+from vlmprof.store.job import Submitted, write_job
 from vlmprof.store.lease import Lease, take
-from vlmprof.store.ledger import ENDED, FINISHED, Ledger, State
+from vlmprof.store.ledger import FINISHED, Ledger, State
 from vlmprof.store.merge import Merger
 from vlmprof.store.place import Place, Where, at
 
@@ -68,27 +69,36 @@ class Collector:
         except OSError as error:
             raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from None
         self._merger = Merger(self._folder, self._ledger)
-        self._attempts, self._settled = _recalled(self._ledger.lines)
+        self._attempts, self._settled = recalled(self._ledger.lines)
         self._broken = ""
 
-    def open_run(self, trials: Sequence[str], job: Mapping[str, Any]) -> set[str]:
-        """Note that a run begins.
+    def open_run(
+        self, trials: Sequence[str], job: Mapping[str, Any], submitted: Submitted | None = None
+    ) -> set[str]:
+        """Note that a run begins; ``submitted`` is laid beside the tables, for whoever resumes.
 
         Returns:
             The trials that an earlier run has finished; they need not run again.
         """
         states, version = self._ledger.states, schema.SCHEMA_VERSION
         self._settled.clear()
-        self._append("sweep", name=self._sweep, trials=list(trials), job=dict(job), schema_version=version, time=now())
+        if submitted is not None:
+            with self._writing():
+                write_job(self._folder, submitted.text)
+        told = {"trials": list(trials), "job": dict(job), "cwd": submitted.cwd if submitted else ""}
+        self._append("sweep", name=self._sweep, **told, schema_version=version, time=now())
         return {trial for trial in trials if states.get(trial) in FINISHED}
 
-    def begin(self, trial: str, attempt: str = "", *, software: str = "", shard: bool = False) -> Begun:
+    def begin(
+        self, trial: str, attempt: str = "", *, software: str = "", process: str = "", shard: bool = False
+    ) -> Begun:
         """Note that a process begins a trial; from now on it owns it.
 
         Args:
             trial: Its id.
             attempt: The process's token for it; empty: one is made.
             software: See ``measure.software``; what was answered under other software is forgotten.
+            process: Host and number, for people.
             shard: It only answers some of the samples, and owns nothing; too late once the trial has begun.
 
         Returns:
@@ -103,7 +113,7 @@ class Collector:
             return Begun(attempt=attempt, state=state)
         if not attempts.known(trial, attempt):
             event = "shard" if shard else "started"
-            self._append(event, trial=trial, attempt=attempt, software=software, time=now())
+            self._append(event, trial=trial, attempt=attempt, software=software, process=process, time=now())
         self._require_owner(trial, attempt)
         return Begun(
             attempt=attempt,
@@ -247,18 +257,6 @@ class Collector:
             reason = error.strerror or str(error)
             self._broken = f"{self._folder} cannot be written to: {reason}; what was finished before is kept"
             raise StoreError(self._broken) from None
-
-
-def _recalled(lines: Sequence[Mapping[str, Any]]) -> tuple[Attempts, dict[str, State]]:
-    """What the ledger tells: of every attempt, and how trials ended in the last run."""
-    attempts, settled = Attempts(), dict[str, State]()
-    for entry in lines:
-        attempts.apply(entry)
-        if entry["event"] == "sweep":
-            settled.clear()
-        elif "trial" in entry and entry["event"] in ENDED:
-            settled[entry["trial"]] = entry["event"]
-    return attempts, settled
 
 
 def _opened(place: Place, lease: Lease) -> Ledger:

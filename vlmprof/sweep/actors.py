@@ -14,6 +14,7 @@ import ray
 
 from vlmprof.store.attempts import Begun, Chunk, Death
 from vlmprof.store.collector import Collector, TrialResult
+from vlmprof.store.job import Submitted
 from vlmprof.store.ledger import State
 from vlmprof.sweep.board import Board
 from vlmprof.sweep.label import Label
@@ -37,15 +38,15 @@ class CollectorActor:
         self._board.recover(self._collector.settled())
         self._board.start()
 
-    def open_run(self, trials: Sequence[str], job: Mapping[str, Any]) -> set[str]:
+    def open_run(self, trials: Sequence[str], job: Mapping[str, Any], submitted: Submitted | None) -> set[str]:
         """See ``Collector.open_run``."""
-        finished = self._collector.open_run(trials, job)
+        finished = self._collector.open_run(trials, job, submitted)
         self._board.opened(trials)
         return finished
 
-    def begin(self, trial: str, attempt: str, software: str, *, shard: bool = False) -> Begun:
+    def begin(self, trial: str, attempt: str, software: str, process: str, *, shard: bool = False) -> Begun:
         """See ``Collector.begin``."""
-        return self._collector.begin(trial, attempt, software=software, shard=shard)
+        return self._collector.begin(trial, attempt, software=software, process=process, shard=shard)
 
     def under_way(self, trial: str, attempt: str, samples: Sequence[str]) -> None:
         """See ``Collector.under_way``."""

@@ -25,6 +25,7 @@ from vlmprof.errors import StoreError, UserError
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
+from vlmprof.store.job import Submitted
 from vlmprof.store.ledger import State
 from vlmprof.store.place import at
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
@@ -89,9 +90,11 @@ class Session:
         self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
         self._total, self._skipped, self._buried = 0, 0, 0
 
-    def open_run(self, plans: Sequence[TrialPlan], job: dict[str, Any]) -> list[TrialPlan]:
+    def open_run(
+        self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: Submitted | None = None
+    ) -> list[TrialPlan]:
         """Note the run; returns what is left to do."""
-        finished = _told(self._collector.open_run.remote([plan.id for plan in plans], job))
+        finished = _told(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
         self._total, self._skipped = len(plans), len(finished)
         return [plan for plan in plans if plan.id not in finished]
 

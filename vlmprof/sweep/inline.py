@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vlmprof.errors import Uncollected
-from vlmprof.measure.software import software
+from vlmprof.measure.software import process, software
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ChunkSpec
 from vlmprof.store.collector import Collector
@@ -55,7 +55,7 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
                 settled = collector.settled()
                 display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
 
-            begun = collector.begin(plan.id, software=software())
+            begun = collector.begin(plan.id, software=software(), process=process())
             board.began(plan.id, Label.of(plan))
             try:
                 result = executor.run(plan, report, begun, collector)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import SweepSpec
+from vlmprof.store.job import Submitted
 from vlmprof.store.ledger import State
 from vlmprof.sweep.cluster import connected, share_of
 from vlmprof.sweep.extras import NONE, Extras
 from vlmprof.sweep.snapshot import Display
 
 
-def launch(
+def launch(  # noqa: PLR0913 (what is run, and by name how)
     spec: SweepSpec,
     plans: Sequence[TrialPlan],
     address: str,
@@ -20,6 +21,7 @@ def launch(
     *,
     verbose: bool,
     extras: Extras = NONE,
+    submitted: Submitted | None = None,
 ) -> dict[str, State]:
     """Run what is missing of a job; how each trial of this run ended.
 
@@ -37,7 +39,7 @@ def launch(
         share = share_of(spec.resources, display.note)
         session = Session(spec.where, spec.name, display, share, verbose=verbose, care=care, extras=extras)
         try:
-            session.run(session.open_run(plans, spec.model_dump(mode="json")))
+            session.run(session.open_run(plans, spec.model_dump(mode="json"), submitted))
         except BaseException:
             session.let_go()
             raise

@@ -17,7 +17,7 @@ import ray
 from ray import tune
 
 from vlmprof.errors import Superseded, Uncollected
-from vlmprof.measure.software import software
+from vlmprof.measure.software import process, software
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ChunkSpec
 from vlmprof.store.attempts import LOST_DEVICE
@@ -93,7 +93,7 @@ class VlmTrainable(tune.Trainable):
         shared = self._shared
         # Into this process's log, a click away from the dashboard's page of actors.
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial}: {shared.plans[trial]}", flush=True)
-        begun = ray.get(shared.collector.begin.remote(trial, attempt, software()))
+        begun = ray.get(shared.collector.begin.remote(trial, attempt, software(), process()))
         if begun.state is not None:
             return {"state": begun.state}
         shared.collector.began.remote(trial, Label.of(shared.plans[trial]))  # for displays: nobody waits for it

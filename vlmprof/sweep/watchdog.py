@@ -47,6 +47,7 @@ class Watchdog:
         self._since = time.monotonic()
         self._watched = threading.get_ident()
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def beat(self, progress: Progress) -> None:
         """The trial comes along."""
@@ -56,21 +57,27 @@ class Watchdog:
         self._over, self._watched = threading.Event(), threading.get_ident()
         self.beat(Progress(phase="load", done=0, total=1))
         if self._timeout_s is not None:
-            threading.Thread(target=self._watch, args=(self._timeout_s, self._over), daemon=True).start()
+            self._put_off(self._timeout_s)
+            self._thread = threading.Thread(target=self._watch, args=(self._timeout_s, self._over), daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._over.set()
-        if self._timeout_s is not None:
+        if self._thread is not None:
+            self._thread.join()  # it may be putting off
+            self._thread = None
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self, timeout_s: float, over: threading.Event) -> None:
-        pause = timeout_s / LOOKS
-        while not over.wait(pause):
+        while not over.wait(timeout_s / LOOKS):
             if time.monotonic() - self._since > timeout_s and self._progress.phase not in PATIENT:
                 self._end(timeout_s)
-            faulthandler.dump_traceback_later(timeout_s + 2 * pause, exit=True, file=STDERR)
-        faulthandler.cancel_dump_traceback_later()
+            self._put_off(timeout_s)
+
+    @staticmethod
+    def _put_off(timeout_s: float) -> None:
+        faulthandler.dump_traceback_later(timeout_s * (1 + 2 / LOOKS), exit=True, file=STDERR)
 
     def _end(self, timeout_s: float) -> None:
         frame = sys._current_frames().get(self._watched)

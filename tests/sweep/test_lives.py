@@ -1,0 +1,66 @@
+"""How often a trial may die, and a sweep whose Tuner falls."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import small_job
+from tests.sweep.sweeps import Silent, run
+from vlmprof.errors import UserError
+from vlmprof.store.attempts import LOST_DEVICE, TIMED_OUT, Death
+from vlmprof.sweep.driver import Session
+from vlmprof.sweep.lives import LIVES, LIVES_OF_A_DEVICE, Lives
+
+
+def deaths_until_given_up(reason: str, learnt: list[int]) -> tuple[int, str]:
+    lives = Lives()
+    for count, known in enumerate(learnt, start=1):
+        if why := lives.spend("abc", Death(reason=reason, learnt=known)):
+            return count, why
+    raise AssertionError("it went on dying")
+
+
+def test_deaths_that_teach_nothing_are_counted() -> None:
+    count, why = deaths_until_given_up("", [0] * 9)
+    assert (count, why) == (LIVES, "ended its process 3 times; the last time: see the logs of the cluster")
+    count, why = deaths_until_given_up(f"{TIMED_OUT}: no progress for 5 s while 'time'", [7] * 9)
+    assert count == LIVES and "the last time: timed out: no progress for 5 s" in why
+
+
+def test_a_broken_accelerator_is_tried_again_once() -> None:
+    count, why = deaths_until_given_up(f"{LOST_DEVICE}: CUDA error: an illegal memory access", [0] * 9)
+    assert count == LIVES_OF_A_DEVICE == 2 and "illegal memory access" in why
+
+
+def test_a_death_after_progress_begins_a_new_count() -> None:
+    assert deaths_until_given_up("", [0, 4, 8, 8, 9, 9, 9])[0] == 7
+
+
+def test_trials_do_not_spend_each_other_s_lives() -> None:
+    lives = Lives()
+    assert not any(lives.spend(trial, Death(reason="", learnt=0)) for trial in "abc" for _ in range(LIVES - 1))
+
+
+@pytest.mark.ray
+def test_a_tuner_that_falls_costs_nobody_a_life_and_one_that_never_runs_is_the_user_s_to_see(
+    tmp_path: Path, tiny_checkpoint: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Ray's host-memory monitor ends a worker: ``fit`` raises, and most trials never began."""
+    from ray import tune
+
+    fit, falls = tune.Tuner.fit, [0]
+
+    def falling(self: tune.Tuner) -> tune.ResultGrid:
+        falls[0] += 1
+        if falls[0] in (1, 2):
+            raise RuntimeError("Caught unexpected exception")
+        return fit(self)
+
+    monkeypatch.setattr(tune.Tuner, "fit", falling)
+    job, display = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1]}, measure=["accuracy"]), Silent()
+    assert set(run(job, cluster, display).values()) == {"done"}
+    assert sum("Ray Tune ended early: RuntimeError" in note for note in display.notes) == 2
+    monkeypatch.setattr(Session, "_fit", lambda *told: None)
+    job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [2]}, measure=["accuracy"])
+    with pytest.raises(UserError, match="ended 3 times and ran nothing"):
+        run(job, cluster)

@@ -1,0 +1,195 @@
+"""``vlmprof run`` and ``vlmprof resume``: carry a job out, say what came of it, and leave with the right exit code.
+
+0: every trial of the job is done or an answer by itself (out of memory); 2: the user can fix it; 3: some trials
+failed; 130: interrupted. What counts is the ledger, not what this run did.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+from vlmprof.storage import mounted
+
+if TYPE_CHECKING:
+    from vlmprof.store.job import Submitted
+    from vlmprof.sweep.extras import Extras
+    from vlmprof.trial.resolve import Job
+
+WIDE = 160
+"""As in ``cli``."""
+out = Console(width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
+SOME_FAILED, INTERRUPTED = 3, 130
+JOB = "job.yaml"
+
+Inline = Annotated[bool, typer.Option("--inline", help="One after another in this process, without Ray.")]
+Address = Annotated[str, typer.Option(help="A Ray cluster; 'local' starts one on this machine.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="A TensorBoard run a trial.")]
+MlFlow = Annotated[str, typer.Option(help="Log to MLflow at this tracking URI.", metavar="URI")]
+Wandb = Annotated[str, typer.Option(help="Log to this project of Weights & Biases.", metavar="PROJECT")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak.")]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)],
+    inline: Inline = False,
+    address: Address = "local",
+    verbose: Verbose = False,
+    tensorboard: TensorBoard = False,
+    mlflow: MlFlow = "",
+    wandb: Wandb = "",
+) -> None:
+    """Run what is missing of a job, then show its front. Running it again is how to resume."""
+    from vlmprof.store.job import Submitted
+    from vlmprof.sweep.extras import Extras
+    from vlmprof.trial.resolve import prepare
+
+    how = How(inline, address, verbose, Extras(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb))
+    how.extras.require(inline=inline)
+    _carry_out(prepare(file), Submitted.of(file), f"run {file}", how)
+
+
+def resume(
+    folder: Annotated[str, typer.Argument(help="Results: a folder, or a URI such as s3://...", show_default=False)],
+    inline: Inline = False,
+    address: Address = "local",
+    verbose: Verbose = False,
+    tensorboard: TensorBoard = False,
+    mlflow: MlFlow = "",
+    wandb: Wandb = "",
+) -> None:
+    """Run what is missing of the sweep in a folder. Needs nothing but the folder, wherever it lies now."""
+    from vlmprof.store.job import read_job
+    from vlmprof.sweep.extras import Extras
+    from vlmprof.trial.resolve import prepare
+
+    how = How(inline, address, verbose, Extras(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb))
+    how.extras.require(inline=inline)
+    here = folder if "://" in folder else str(Path(folder).absolute())
+    submitted = read_job(here)
+    if submitted.cwd and Path(submitted.cwd).is_dir():
+        os.chdir(submitted.cwd)  # relative paths in a job are meant from where it was started
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / JOB
+        path.write_text(submitted.text, encoding="utf-8")
+        job = prepare(path)
+    job = replace(job, spec=job.spec.model_copy(update={"storage": here}))
+    _carry_out(job, submitted, f"resume {folder}", how)
+
+
+class How(NamedTuple):
+    """How a job is run."""
+
+    inline: bool
+    address: str
+    verbose: bool
+    extras: Extras
+
+
+def _carry_out(job: Job, submitted: Submitted, again: str, how: How) -> None:
+    from vlmprof.report.front import front_report, read_front, write_front
+
+    where = job.spec.where
+    if how.extras.tensorboard:
+        mounted(where)  # it writes beside the tables, and knows no object stores
+    out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {where}", soft_wrap=True)
+    with _interruptible(again):
+        if how.inline:
+            _run_inline(job, submitted, how.extras)
+        else:
+            _run_on_ray(job, submitted, how)
+    front = read_front(where, [], [])
+    write_front(front, where)
+    for part in front_report(front, out.width):
+        out.print(part)
+    missing = _say_what_is_missing(job, again)
+    out.print(f"\nTables: {where}/{{trials,samples,timings}}/, front: {where}/pareto.parquet", soft_wrap=True)
+    out.print(f"Next:   vlmprof plot {where}", soft_wrap=True)
+    if missing:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _run_inline(job: Job, submitted: Submitted, extras: Extras) -> None:
+    import torch
+
+    from vlmprof.console import display
+    from vlmprof.store.collector import Collector
+    from vlmprof.sweep.inline import run_inline
+    from vlmprof.trial.batching import BatchSizer
+    from vlmprof.trial.sizing.atlas import default_folder
+    from vlmprof.trial.sizing.beside import kept_beside
+
+    spec = job.spec
+    gpus = int(torch.cuda.is_available()) if spec.resources.gpus == "auto" else spec.resources.gpus
+    collector = Collector(spec.where, spec.name, wait_s=5)
+    try:
+        finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"), submitted)
+        left = [each for each in job.plans if each.id not in finished]
+        measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
+        told: dict[str, Any] = {"policy": spec.chunk, "folder": spec.where, "tensorboard": extras.tensorboard}
+        with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
+            run_inline(left, len(finished), collector, shown, gpus=gpus, **told)
+    finally:
+        collector.close()
+
+
+def _run_on_ray(job: Job, submitted: Submitted, how: How) -> None:
+    from vlmprof.console import display
+    from vlmprof.sweep.launch import launch
+
+    with display(out, {each.id: str(each) for each in job.plans}) as shown:
+        told: dict[str, Any] = {"verbose": how.verbose, "extras": how.extras, "submitted": submitted}
+        launch(job.spec, job.plans, how.address, shown, **told)
+
+
+@contextmanager
+def _interruptible(again: str) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a terminal that is closed: what is kept is on disk; say how to go on, and leave."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, stop) for one in heeded}
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"\ninterrupted; what was finished is kept. Resume: vlmprof {again}", style="yellow", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _say_what_is_missing(job: Job, again: str) -> int:
+    """How many trials of the job must run again, by the ledger; what came of them is said."""
+    from vlmprof.store.ledger import FINISHED, read_states
+
+    folder = job.spec.where
+    states = read_states(folder)
+    counts = Counter(states.get(each.id, "missing") for each in job.plans)
+    if counts["oom"]:
+        does, it = ("does", "it") if counts["oom"] == 1 else ("do", "they")
+        fits = f"{_plural(counts['oom'], 'trial')} {does} not fit the device: an answer, {it} will not run again"
+        err.print(f"\n{fits}; 'vlmprof status {folder}' lists the states", style="yellow", soft_wrap=True)
+    missing = sum(count for state, count in counts.items() if state not in FINISHED)
+    if missing:
+        why = f"'vlmprof status {folder}' says why; failed ones run again with 'vlmprof {again}'"
+        err.print(f"\n{_plural(missing, 'trial')} did not finish: {why}", style="yellow", soft_wrap=True)
+    return missing
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
