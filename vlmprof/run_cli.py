@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, final
 
 import typer
 from rich.console import Console
@@ -89,6 +89,7 @@ def resume(
     _carry_out(job, submitted, f"resume {folder}", how)
 
 
+@final
 class How(NamedTuple):
     """How a job is run."""
 
