@@ -69,6 +69,7 @@ def test_killed_in_the_middle_of_a_score_pass_and_resumed_from_the_folder_alone(
     assert len(starts(moved)) == 2, "nothing was left to do"
 
 
+@pytest.mark.slow
 def test_a_hangup_is_an_interrupt(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = job_file(tmp_path, tiny_checkpoint, **SLOWLY)
     driver = cut_off_in_the_middle(path, signal.SIGHUP)
@@ -105,7 +106,7 @@ def test_the_exit_code_speaks_of_the_job_and_not_of_this_run(tmp_path: Path, tin
     assert "1 trial did not finish" in vlmprof("run", "--inline", str(path), code=3).stderr
 
 
-@pytest.mark.parametrize("what", ["full", "gone"])
+@pytest.mark.parametrize("what", ["full", pytest.param("gone", marks=pytest.mark.slow)])
 def test_storage_that_fails_in_the_middle_is_one_line_and_nothing_is_half_written(
     tmp_path: Path, tiny_checkpoint: Path, what: str
 ) -> None:
