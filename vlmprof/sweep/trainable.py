@@ -115,7 +115,7 @@ class VlmTrainable(tune.Trainable):
     def _answer(self, shard: Shard, attempt: str) -> dict[str, Any]:
         """Answer a part of a trial's samples; the trial itself says the rest."""
         shared = self._shared
-        begun = ray.get(shared.collector.begin.remote(shard.trial, attempt, software(), shard=True))
+        begun = ray.get(shared.collector.begin.remote(shard.trial, attempt, software(), process(), shard=True))
         if begun.state is not None:
             return {"state": begun.state}
 
