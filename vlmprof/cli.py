@@ -117,6 +117,8 @@ def plot(
     """Draw the front, and each knob against each objective."""
     from vlmprof.plots.plot import render
 
+    if to is None and "://" in folder:
+        raise UserError(f"{folder} cannot hold figures; name a folder with --to")
     for path in render(folder, to or mounted(folder) / "plots"):
         out.print(str(path), highlight=False, soft_wrap=True)
 

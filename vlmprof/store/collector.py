@@ -217,8 +217,10 @@ class Collector:
     def close(self) -> None:
         """Let go of the folder; what still arrives is refused."""
         self._broken = self._broken or f"the run that wrote {self._folder} has ended"
-        self._ledger.close()
-        self._lease.release()
+        try:
+            self._ledger.close()
+        finally:
+            self._lease.release()
 
     def _chunks(self, trial: str) -> Iterator[Chunk]:
         """What is kept of a trial, oldest first, each sample once."""

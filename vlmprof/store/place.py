@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, final
 
@@ -125,7 +126,7 @@ Where: TypeAlias = str | Path | Place
 
 
 def at(where: Where) -> Place:
-    """The place that a path or a URI names. Nothing is made or asked yet.
+    """The place that a path or a URI names. Nothing is made yet; S3 is asked for a bucket's region if no one says it.
 
     Raises:
         StoreError: a URI of an unknown kind, with a password in it, or one that pyarrow cannot read.
@@ -138,6 +139,7 @@ def at(where: Where) -> Place:
     return Place(name=str(where), files=fs.LocalFileSystem(), root=str(folder.absolute()), folder=folder)
 
 
+@lru_cache(maxsize=16)
 def _remote(uri: str) -> Place:
     if problem := storage.problem(uri):
         raise StoreError(problem)

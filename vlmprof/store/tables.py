@@ -25,6 +25,8 @@ from vlmprof.store.place import Place, Where, at
 READERS = 16
 """Objects asked for at a time: in an object store most of a read is waiting."""
 TRIES = 5
+SMALL = 32
+"""Rows of a table that is not compressed."""
 
 
 def write(
@@ -63,7 +65,8 @@ def write(
 def packed(table: pa.Table) -> pa.Buffer:
     """A table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    # A page of few values grows by compression, and takes two to three times as long to write and to read.
+    pq.write_table(table, sink, compression="zstd" if len(table) > SMALL else "none")
     return sink.getvalue()
 
 
