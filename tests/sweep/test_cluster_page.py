@@ -100,56 +100,49 @@ exec "$@"
 """
 
 
-def test_the_slurm_script_runs_a_sweep_and_leaves_nothing(
-    tmp_path: Path, tiny_checkpoint: Path, fresh: dict[str, str]
-) -> None:
+@pytest.fixture
+def slurm(tmp_path: Path, fresh: dict[str, str]) -> dict[str, str]:
+    """The environment of a Slurm job on one node, with Slurm's own commands played."""
     tools = tmp_path / "slurm"
     tools.mkdir()
     for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho node1\n"}.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    fresh |= {"PATH": f"{tools}:{fresh['PATH']}", "SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "node1"}
-    fresh |= {"VLMPROF_RAY_OPTIONS": SMALL, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    of_slurm = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "node1", "PATH": f"{tools}:{fresh['PATH']}"}
+    return {**fresh, **of_slurm, "VLMPROF_RAY_OPTIONS": SMALL, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def test_the_slurm_script_runs_a_sweep_and_leaves_nothing(
+    tmp_path: Path, tiny_checkpoint: Path, slurm: dict[str, str]
+) -> None:
     path = job_file(tmp_path, tiny_checkpoint, measure=["accuracy"])
+    command = ["bash", str(DOCS / "deploy" / "sweep.sbatch"), str(path)]
     done = subprocess.run(
-        ["bash", str(DOCS / "deploy" / "sweep.sbatch"), str(path)],
-        cwd=tmp_path / "desk",
-        env=fresh,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
+        command, cwd=tmp_path / "desk", env=slurm, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert set(read_states(tmp_path / "results").values()) == {"done"}
-    assert list(Path(fresh["HOME"]).glob(".vlmprof-*")) == [], "the token lies there still"
+    assert list(Path(slurm["HOME"]).glob(".vlmprof-*")) == [], "the token lies there still"
     for _ in range(300):
-        if not marked(fresh[MARK]):
+        if not marked(slurm[MARK]):
             return
         time.sleep(0.1)
-    raise AssertionError([process.cmdline() for process in marked(fresh[MARK])])
+    raise AssertionError([process.cmdline() for process in marked(slurm[MARK])])
 
 
 def test_a_slurm_job_that_runs_out_of_time_says_how_to_go_on(
-    tmp_path: Path, tiny_checkpoint: Path, fresh: dict[str, str]
+    tmp_path: Path, tiny_checkpoint: Path, slurm: dict[str, str]
 ) -> None:
-    tools = tmp_path / "slurm"
-    tools.mkdir()
-    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho node1\n"}.items():
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
-    fresh |= {"PATH": f"{tools}:{fresh['PATH']}", "SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "node1"}
-    fresh |= {"VLMPROF_RAY_OPTIONS": SMALL, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     tasks = [{"name": "shapes_qa", "samples": 900}]
     path = job_file(tmp_path, tiny_checkpoint, knobs={"trouble": ["slow"], "max_crops": [1]}, tasks=tasks)
-    script = [str(DOCS / "deploy" / "sweep.sbatch"), str(path)]
+    command = ["bash", str(DOCS / "deploy" / "sweep.sbatch"), str(path)]
     told = tmp_path / "told"
     with told.open("w") as file:
-        job = subprocess.Popen(["bash", *script], cwd=tmp_path / "desk", env=fresh, stdout=file, stderr=file)
+        job = subprocess.Popen(command, cwd=tmp_path / "desk", env=slurm, stdout=file, stderr=file)
     while "started" not in read_states(tmp_path / "results").values():
         assert job.poll() is None, told.read_text()
         time.sleep(0.1)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=120) == 143
     assert "interrupted" in told.read_text()
-    assert list(Path(fresh["HOME"]).glob(".vlmprof-*")) == []
+    assert list(Path(slurm["HOME"]).glob(".vlmprof-*")) == []
