@@ -90,3 +90,15 @@ def _run(plans: tuple[TrialPlan, ...], folder: Path) -> None:
     collector.open_run([plan.id for plan in plans], {})
     run_inline(plans, 0, collector, Quiet(), gpus=0)
     collector.close()
+
+
+def test_a_trial_whose_data_cannot_be_read_here_has_no_estimate_and_keeps_its_place(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*told: object) -> None:
+        raise OSError("no such host")
+
+    plan = small_job(tmp_path, tiny_checkpoint).plans[0]
+    monkeypatch.setattr("vlmprof.trial.cost.subset_of", gone)
+    work = Estimator().work(plan)
+    assert (work.trial, work.cost, work.samples) == (plan.id, 0.0, 0)

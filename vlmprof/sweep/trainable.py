@@ -118,6 +118,9 @@ class VlmTrainable(tune.Trainable):
         begun = ray.get(shared.collector.begin.remote(shard.trial, attempt, software(), process(), shard=True))
         if begun.state is not None:
             return {"state": begun.state}
+        plan = shared.plans[shard.trial]
+        if shard.part == 0:
+            shared.collector.began.remote(shard.trial, Label.of(plan))  # the first stands for all
 
         def silent(cause: str) -> None:
             """A shard that hangs says nothing: its trial will hang at the same sample and say it."""
@@ -126,11 +129,10 @@ class VlmTrainable(tune.Trainable):
 
             def report(progress: Progress) -> None:
                 watchdog.beat(progress)
-                if shard.part == 0:  # the first stands for all
+                if shard.part == 0:
                     told = replace(progress, done=progress.done * shard.of, total=progress.total * shard.of)
                     shared.collector.progress.remote(shard.trial, told)
 
-            plan = shared.plans[shard.trial]
             try:
                 self._warm_executor().run_part(plan, report, begun, self._keeper(), shard.places)
             except Uncollected as error:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from vlmprof import registry
-from vlmprof.errors import UserError
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import ModelSpec, TaskSpec
@@ -77,7 +76,7 @@ class Estimator:
         self._numbers: dict[Hashable, int] = {}
 
     def work(self, plan: TrialPlan) -> Work:
-        """The plan with its estimate; one of nothing where its data cannot be read, as its own row will say."""
+        """The plan with its estimate; of nothing where one cannot be made, for want of the data on this machine say."""
         score, timing, samples = 0.0, 0.0, 0
         try:
             resolved = self._resolved(plan)
@@ -85,8 +84,8 @@ class Estimator:
             score = _score(resolved, seen) if "accuracy" in plan.measure else 0.0
             timing = _timing(resolved, seen) if "latency" in plan.measure else 0.0
             samples = seen.samples if "accuracy" in plan.measure else 0
-        except UserError:
-            pass  # an order is no reason to end a sweep: the trial meets the same error, and keeps it
+        except Exception:  # an order is no reason to end a sweep: the trial meets the error itself, and keeps it
+            score, timing, samples = 0.0, 0.0, 0
         load, chain = self._number(load_key(plan)), self._number(but_for_length(plan))
         return Work(trial=plan.id, load=load, chain=chain, score=score, timing=timing, samples=samples)
 
