@@ -104,9 +104,10 @@ def pareto(
     folder: Results,
     objectives: Annotated[str, typer.Option(help="Columns, comma-separated; each knows its direction.")] = "",
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
+    across: Annotated[bool, typer.Option("--across-devices", help="One front over GPUs of unlike kinds.")] = False,
 ) -> None:
     """Print the Pareto front of a sweep, and write it to pareto.parquet."""
-    _show_front(folder, _names(objectives), _names(by))
+    _show_front(folder, _names(objectives), _names(by), across=across)
 
 
 @app.command()
@@ -167,10 +168,10 @@ def _family_table() -> Table:
     return table
 
 
-def _show_front(folder: str, objectives: list[str], by: list[str]) -> None:
+def _show_front(folder: str, objectives: list[str], by: list[str], *, across: bool = False) -> None:
     from vlmprof.report.front import front_report, read_front, write_front
 
-    front = read_front(folder, objectives, by)
+    front = read_front(folder, objectives, by, across_devices=across)
     write_front(front, folder)
     for part in front_report(front, out.width):
         out.print(part)

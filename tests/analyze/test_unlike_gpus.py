@@ -42,3 +42,13 @@ def test_reports_and_figures_keep_them_apart(tmp_path: Path) -> None:
     assert not any(GPU in title and OTHER in title for title in titles)
     names = [path.name for path in render(folder, tmp_path / "plots") if "front" in path.name]
     assert len({name for name in names if "h200" in name.lower()}) == len({n for n in names if "l4" in n.lower()}) > 0
+
+
+def test_whoever_asks_gets_one_front_and_is_told_what_is_in_it(tmp_path: Path) -> None:
+    front = read_front(folder_of(tmp_path), [], [], across_devices=True)
+    assert front["group"].nunique() == 1
+    assert set(front[front["on_front"]]["device"]) == {GPU}
+    said = " ".join(str(part) for part in front_report(front, 160))
+    assert f"2 different values of device: {GPU}, {OTHER}" in said
+    apart = " ".join(str(part) for part in front_report(read_front(tmp_path), 160))
+    assert "different values of device" not in apart

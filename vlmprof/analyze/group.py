@@ -44,7 +44,7 @@ ON_CPU = "CPU"
 AS_SWEPT = "as swept"
 
 
-def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+def comparable(trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: bool = False) -> pd.DataFrame:
     """The finished trials with a ``group`` each; only trials of one group may be compared.
 
     Where the job swept ``output_tokens``, the timed length is what the knob set: it does not split the group. Nor does
@@ -53,6 +53,7 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     Args:
         trials: the ``trials`` table as ``store.tables.read`` gives it.
         by: further columns to split groups by.
+        across_devices: trials of unlike devices in one group, because somebody asked for it; ``mixed`` says which.
 
     Returns:
         The rows in state ``done`` without an impossible time, by group and trial id. ``attrs`` hold the table's
@@ -68,7 +69,7 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     judged = _judged(trials)
     states = judged.value_counts()
     done = trials[judged == "done"].copy()
-    done["group"] = _labels(done, by)
+    done["group"] = _labels(done, by, across_devices=across_devices)
     done = done.sort_values(["group", "trial"], ignore_index=True)
     left_out = {str(state): int(states[state]) for state in sorted(states.index) if state != "done"}
     done.attrs = {**trials.attrs, "left_out": left_out, "mixed": _mixed(done)}
@@ -105,8 +106,9 @@ def _threads(count: Any) -> str:
     return f", {_text(count)} thread{'s' if count != 1 else ''}"
 
 
-def _labels(done: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    named = [name for name in (*KEYS, *by) if name in done.columns]
+def _labels(done: pd.DataFrame, by: Sequence[str], *, across_devices: bool) -> list[str]:
+    keys = [name for name in KEYS if name != "device" or not across_devices]
+    named = [name for name in (*keys, *by) if name in done.columns]
     unlike = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
     columns = list(dict.fromkeys([*named, *(name for name in unlike if not _swept(done, name))]))
     return [", ".join(_parts(row, columns)) for _, row in done.iterrows()]
@@ -130,9 +132,9 @@ def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
 
 
 def differing(part: pd.DataFrame) -> dict[str, list[str]]:
-    """Column of ``ENVIRONMENT`` -> its values, for those that are not the same in all of these trials."""
+    """Column of ``ENVIRONMENT``, or the device -> its values, for those that differ among these trials."""
     found = {}
-    for name in ENVIRONMENT:
+    for name in ("device", *ENVIRONMENT):
         values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
         if len(values) > 1 and not _swept(part, name):
             found[name] = values

@@ -111,13 +111,16 @@ def _plain(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
     return ~np.array(dominated, dtype=np.bool_)
 
 
-def pareto(trials: pd.DataFrame, objectives: Sequence[Objective], by: Sequence[str] = ()) -> pd.DataFrame:
+def pareto(
+    trials: pd.DataFrame, objectives: Sequence[Objective], by: Sequence[str] = (), *, across_devices: bool = False
+) -> pd.DataFrame:
     """The finished trials with ``group`` and ``on_front``; each group has a front of its own.
 
     Args:
         trials: the ``trials`` table as ``store.tables.read`` gives it.
         objectives: what to trade off.
         by: columns to split groups by, besides those of ``analyze.group``.
+        across_devices: one front over unlike devices; see ``analyze.group.comparable``.
 
     Returns:
         The rows by group, then by the objectives in turn, best first, then by trial id. ``attrs`` as of
@@ -126,7 +129,7 @@ def pareto(trials: pd.DataFrame, objectives: Sequence[Objective], by: Sequence[s
     Raises:
         UserError: an unknown column in ``by``, or finished trials that lack an objective (they are named).
     """
-    frame = comparable(trials, by)
+    frame = comparable(trials, by, across_devices=across_devices)
     columns = [objective.column for objective in objectives]
     _require_finite(frame, columns)
     frame["on_front"] = False

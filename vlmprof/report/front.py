@@ -32,7 +32,9 @@ LEGEND = {
 }
 
 
-def read_front(folder: Where, objectives: Sequence[str] = (), by: Sequence[str] = ()) -> pd.DataFrame:
+def read_front(
+    folder: Where, objectives: Sequence[str] = (), by: Sequence[str] = (), *, across_devices: bool = False
+) -> pd.DataFrame:
     """The finished trials of a folder with ``group`` and ``on_front``, and the objectives in ``attrs``.
 
     Without objectives, accuracy and latency are traded off, or whichever of the two was measured; the column
@@ -45,7 +47,7 @@ def read_front(folder: Where, objectives: Sequence[str] = (), by: Sequence[str] 
     defaults = [quality_column(trials) if name == "accuracy" else name for name in DEFAULT_OBJECTIVES]
     measured = [name for name in defaults if trials[name].notna().any()]
     chosen = parse_objectives(objectives or measured or DEFAULT_OBJECTIVES, trials.attrs["schema"])
-    frame = pareto(trials, chosen, by)
+    frame = pareto(trials, chosen, by, across_devices=across_devices)
     frame.attrs["objectives"] = chosen
     return frame
 
