@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -134,3 +135,29 @@ def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
     with pytest.raises(UserError, match="leave --inline out"):
         Extras(wandb="y").require(inline=True)
     Extras().require(inline=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # MLflow's own
+def test_mlflow_itself_keeps_the_numbers_under_the_trials_id(tmp_path, tiny_checkpoint, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server or a database needs more than its client
+    job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1, 4], "moe_top_k": [4]})
+    uri, notes = f"file:{tmp_path / 'mlruns'}", []
+    plans = {plan.id: plan for plan in job.plans}
+    [guard] = loggers.callbacks(Extras(mlflow=uri), "small", tmp_path, plans, notes.append)
+    guard.setup()
+    for number, (plan, state) in enumerate(zip(job.plans, ("done", "failed"), strict=True)):
+        trial = SimpleNamespace(trial_id=f"tune_{number}", config={"trial": plan.id})
+        result = {"state": state, loggers.ROW: {"accuracy": 0.5 + number, "latency_ms_p50": 8.0}}
+        guard.on_trial_start(iteration=1, trials=[trial], trial=trial)
+        guard.on_trial_result(iteration=1, trials=[trial], trial=trial, result=result)
+        guard.on_trial_complete(iteration=1, trials=[trial], trial=trial)
+    assert notes == []
+    client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    found = {run.data.params["trial"]: run for run in runs}
+    first, second = (found[plan.id] for plan in job.plans)
+    assert (first.data.metrics["accuracy"], first.data.metrics["latency_ms_p50"]) == (0.5, 8.0)
+    assert first.data.params["max_crops"] == "1" and job.plans[0].id in first.data.tags["mlflow.runName"]
+    assert (first.info.status, second.info.status) == ("FINISHED", "FAILED")
