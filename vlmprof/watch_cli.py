@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,6 +132,17 @@ def _watch(watcher: Watcher) -> None:
         return
 
 
+def _views(watcher: Watcher) -> Iterator[View]:
+    """Looks until the sweep is over; most of the time is a pause, however long a look takes."""
+    while True:
+        began = time.monotonic()
+        view = watcher.look()
+        yield view
+        if _over(view):
+            return
+        time.sleep(max(LOOK_S, 4 * (time.monotonic() - began)))
+
+
 def _over(view: View) -> bool:
     """Whether nothing will come any more; of a sweep that fell silent somebody may still pick up the pieces."""
     return view.status.sign in ("ended", "none")
@@ -140,33 +152,23 @@ def _watch_live(watcher: Watcher) -> None:
     from vlmprof.report.standing import standing
 
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            view = watcher.look()
+        for view in _views(watcher):
             live.update(standing(view, out.width), refresh=True)
-            if _over(view):
-                return
-            time.sleep(LOOK_S)
 
 
 def _watch_lines(watcher: Watcher) -> None:
     from vlmprof.report.standing import line
 
     said, spoke = None, 0.0
-    while True:
-        view = watcher.look()
+    for view in _views(watcher):
         state = view.status.counts, view.status.sign
         if state != said or time.monotonic() - spoke > PLAIN_EVERY_S or _over(view):
             out.print(line(view), highlight=False, markup=False, soft_wrap=True)
             said, spoke = state, time.monotonic()
-        if _over(view):
-            return
-        time.sleep(LOOK_S)
 
 
 def _say_json(watcher: Watcher, *, again: bool) -> None:
-    while True:
-        view = watcher.look()
+    for view in _views(watcher):
         print(json.dumps(view.to_json(), allow_nan=False), flush=True)
-        if not again or _over(view):
+        if not again:
             return
-        time.sleep(LOOK_S)

@@ -79,9 +79,9 @@ def test_reading_tables_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch)
     monkeypatch.setattr("vlmprof.analyze.live.tables.read", slow)
     watcher = Watcher(tmp_path, clock=lambda: now[0])
     ledger = Ledger(tmp_path)
-    for minute in range(60):
+    for minute in range(60):  # a trial runs and ends and runs again
         watcher.look()
-        ledger.append("done", trial=rows[0]["trial"], time=f"2026-08-01T11:{minute:02d}:00+00:00")
+        ledger.append("started" if minute % 2 else "done", trial=rows[0]["trial"])
         now[0] += 1.0
     ledger.close()
     assert 2 <= len(reads) <= 1 + now[0] / 20
@@ -89,12 +89,16 @@ def test_reading_tables_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch)
 
 def test_a_sweep_of_a_clock_that_is_an_hour_behind_is_heard(tmp_path):
     write_results(tmp_path, [trial_row()])
-    watcher = Watcher(tmp_path)
+    now = [0.0]
+    watcher = Watcher(tmp_path, clock=lambda: now[0])
     going(tmp_path, beat=1, age_s=3600)
     assert watcher.look().status.sign == "silent"
     going(tmp_path, beat=2, age_s=3600)
     assert watcher.look().status.sign == "alive"
-    assert watcher.look().status.sign == "silent", "it did not beat again"
+    now[0] += 5.0
+    assert watcher.look().status.life == "running, last sign of life 5 s ago"
+    now[0] += 90.0
+    assert watcher.look().status.life == "no sign of life for 95 s"
 
 
 def test_the_time_left_by_hand():

@@ -160,8 +160,10 @@ def test_a_trial_runs_only_while_somebody_is_at_work(tmp_path, age_s, closed, si
 def test_a_pulse_that_was_seen_to_change_counts_though_the_clocks_disagree(tmp_path):
     write(tmp_path, sweep("a"), event("started", "a"))
     beat(tmp_path, age_s=3600)
-    assert status(tmp_path, heard=True).sign == "alive"
+    heard = status(tmp_path, heard_s=2.0)
+    assert (heard.sign, heard.silent_s) == ("alive", 2.0)
     assert status(tmp_path).sign == "silent"
+    assert status(tmp_path, heard_s=95.0).sign == "silent"
 
 
 def test_seconds_are_those_of_the_latest_run(tmp_path):

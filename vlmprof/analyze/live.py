@@ -96,6 +96,7 @@ class Watcher:
         """Looks at nothing yet."""
         self._folder, self._clock = folder, clock
         self._beat: int | None = None
+        self._changed = -math.inf
         self._fronts: tuple[tuple[FrontOf, ...], str] = ((), "no trial has finished")
         self._seen: Any = None
         self._not_before = -math.inf
@@ -107,12 +108,17 @@ class Watcher:
             StoreError: the folder holds no sweep.
         """
         pulse = read_pulse(self._folder)
-        heard = pulse is not None and self._beat is not None and pulse.beat != self._beat
-        self._beat = pulse.beat if pulse else None
-        now = status(self._folder, heard=heard)
-        self._read_fronts((now.counts["done"], now.last_time))
+        now = status(self._folder, heard_s=self._heard_s(pulse))
+        self._read_fronts((now.counts["done"], now.counts["oom"], now.counts["failed"], len(now.seconds_of_ended)))
         fronts, note = self._fronts
         return View(status=now, pulse=pulse, left=time_left(now, pulse), fronts=fronts, front_note=note)
+
+    def _heard_s(self, pulse: Pulse | None) -> float | None:
+        """Seconds since the pulse was seen to change, by this machine's clock; None where it never was."""
+        if pulse is not None and self._beat is not None and pulse.beat != self._beat:
+            self._changed = self._clock()
+        self._beat = pulse.beat if pulse else None
+        return self._clock() - self._changed if math.isfinite(self._changed) else None
 
     def _read_fronts(self, ended: Any) -> None:
         began = self._clock()

@@ -85,12 +85,12 @@ class Status:
         return lines
 
 
-def status(folder: Where, *, heard: bool = False) -> Status:
+def status(folder: Where, *, heard_s: float | None = None) -> Status:
     """Where the sweep in this folder stands.
 
     Args:
         folder: Of results.
-        heard: The caller has just seen the pulse change: somebody is there, though the two clocks disagree.
+        heard_s: Seconds since the caller saw the pulse change: it counts though the two clocks disagree.
 
     Raises:
         StoreError: the folder holds no sweep.
@@ -98,7 +98,8 @@ def status(folder: Where, *, heard: bool = False) -> Status:
     ledger.require(folder)
     lines = list(ledger.read(folder))
     pulse = read_pulse(folder)
-    sign = sign_of(pulse, heard=heard)
+    ages = [age for age in (heard_s, pulse.age_s(time.time()) if pulse else None) if age is not None]
+    sign = sign_of(pulse, min(ages, default=0.0))
     phases = _phases(lines)
     started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
     if sign != "alive":
@@ -110,7 +111,7 @@ def status(folder: Where, *, heard: bool = False) -> Status:
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
         counts={phase: list(phases.values()).count(phase) for phase in PHASES},
         sign=sign,
-        silent_s=pulse.age_s(time.time()) if pulse else None,
+        silent_s=min(ages) if pulse else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
         failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
@@ -122,13 +123,13 @@ def status(folder: Where, *, heard: bool = False) -> Status:
     )
 
 
-def sign_of(pulse: Pulse | None, *, heard: bool = False) -> Sign:
-    """Whether somebody is at work in the folder that this pulse was read from; ``heard`` as of ``status``."""
+def sign_of(pulse: Pulse | None, age_s: float) -> Sign:
+    """Whether somebody is at work in the folder that this pulse was read from; so old is it."""
     if pulse is None:
         return "none"
     if pulse.closed:
         return "ended"
-    return "alive" if heard or pulse.age_s(time.time()) < SILENT_S else "silent"
+    return "alive" if age_s < SILENT_S else "silent"
 
 
 def _seconds_of_ended(lines: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
