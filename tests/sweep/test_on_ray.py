@@ -31,6 +31,7 @@ def test_ray_and_the_loop_give_identical_samples(
 ) -> None:
     job, display = small_job(tmp_path, tiny_checkpoint), Silent()
     assert set(run(job, cluster, display).values()) == {"done"}
+    assert sum("no node of the cluster has a GPU" in note for note in display.notes) == 1
     pd.testing.assert_frame_equal(samples(job.spec.folder), samples(undisturbed))
     pd.testing.assert_frame_equal(what_was_measured(job.spec.folder), what_was_measured(undisturbed))
     assert display.last is not None and len(display.last.settled) == 4 and not display.last.running

@@ -24,6 +24,10 @@ from vlmprof.sweep import nodes
 NAMESPACE = "vlmprof"
 LOCAL = "local"
 REACH_S = 10.0
+ON_CPUS = (
+    "no node of the cluster has a GPU, so trials run on CPUs; where nodes with GPUs are started on demand, say"
+    " resources: {gpus: 1, concurrent: N}"
+)
 NO_GPU_YET = (
     "no node has a GPU yet, and the job says resources: {concurrent: ...}, so nodes may still come; say gpus: 1 to wait"
     " for one that has a GPU, or gpus: 0 to run on CPUs"

@@ -8,7 +8,7 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.spec import SweepSpec
 from vlmprof.store.job import Submitted
 from vlmprof.store.ledger import State
-from vlmprof.sweep.cluster import connected, share_of
+from vlmprof.sweep.cluster import LOCAL, ON_CPUS, connected, share_of
 from vlmprof.sweep.extras import NONE, Extras
 from vlmprof.sweep.snapshot import Display
 
@@ -37,6 +37,8 @@ def launch(  # noqa: PLR0913 (what is run, and by name how)
             display.note(f"dashboard: http://{dashboard}")
         care = Care(chunk=spec.chunk, timeout_s=spec.timeout_s)
         share = share_of(spec.resources, display.note)
+        if spec.resources.gpus == "auto" and not share.gpus and address != LOCAL:
+            display.note(ON_CPUS)
         session = Session(spec.where, spec.name, display, share, verbose=verbose, care=care, extras=extras)
         try:
             session.run(session.open_run(plans, spec.model_dump(mode="json"), submitted))
