@@ -215,7 +215,7 @@ _UP = """
 import os, sys; from vlmprof.sweep.cluster import LOCAL, connected
 with connected(LOCAL, verbose=False):
     import ray
-    ray.get(ray.remote(len).remote(""))  # a worker listens too
+    ray.get(ray.remote(lambda: 1).remote())  # a worker listens too
     print("up", os.environ["RAY_AUTH_MODE"], flush=True); sys.stdin.readline()
 """
 
