@@ -9,7 +9,7 @@ from vlmprof.errors import KnobValueError, suggestion
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.surfaces import DecoderStack
 
-VALUES = ("none", "raise", "die", "slow", "oom", "paced")
+VALUES = ("none", "raise", "die", "slow", "oom", "paced", "lose")
 PACE = "VLMPROF_TEST_PACE"
 """Names a file with the seconds that a forward pass of `paced` waits; whoever holds the file may change them."""
 
@@ -42,6 +42,10 @@ class Trouble(AbstractKnob):
                 time.sleep(0.02)
             if value == "paced":
                 time.sleep(pace())
+            if value == "lose":
+                import torch
+
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             if value == "oom":
                 raise RuntimeError("CUDA error: out of memory")
 

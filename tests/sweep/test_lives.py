@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.jobs import small_job
 from tests.sweep.sweeps import Silent, run
@@ -10,6 +11,7 @@ from vlmprof.errors import UserError
 from vlmprof.store.attempts import LOST_DEVICE, TIMED_OUT, Death
 from vlmprof.sweep.driver import Session
 from vlmprof.sweep.lives import LIVES, LIVES_OF_A_DEVICE, Lives
+from vlmprof.sweep.trainable import _epitaph
 
 
 def deaths_until_given_up(reason: str, learnt: list[int]) -> tuple[int, str]:
@@ -30,6 +32,12 @@ def test_deaths_that_teach_nothing_are_counted() -> None:
 def test_a_broken_accelerator_is_tried_again_once() -> None:
     count, why = deaths_until_given_up(f"{LOST_DEVICE}: CUDA error: an illegal memory access", [0] * 9)
     assert count == LIVES_OF_A_DEVICE == 2 and "illegal memory access" in why
+
+
+def test_a_process_that_lost_its_accelerator_says_so() -> None:
+    assert _epitaph(torch.AcceleratorError("CUDA error: no\nmore")) == f"{LOST_DEVICE}: CUDA error: no"
+    assert _epitaph(ImportError("no module named torch")) == "ImportError: no module named torch"
+    assert _epitaph(ValueError()) == "ValueError"
 
 
 def test_a_death_after_progress_begins_a_new_count() -> None:

@@ -131,9 +131,9 @@ class Session:
 
     def _unsettled(self, plans: Sequence[TrialPlan], lives: Lives) -> list[TrialPlan]:
         """What must run again; a trial that has spent its lives is told as failed."""
-        if why := ray.get(self._collector.broken.remote()):
+        if why := _told(self._collector.broken.remote()):
             raise StoreError(why)
-        settled, _ = ray.get(self._collector.board.remote())
+        settled, _ = _told(self._collector.board.remote())
         left = {plan.id: plan for plan in plans if plan.id not in settled}
         deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left)))
         self._buried = len(deaths)
@@ -218,3 +218,6 @@ def _told(reference: Any) -> Any:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayActorError as error:  # it is started again as often as it dies; not so if it cannot start
+        why = str(error).strip().splitlines()[-1]
+        raise StoreError(f"the collector is gone and cannot start again: {why}; what was finished is kept") from None
