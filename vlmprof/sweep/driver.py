@@ -218,6 +218,6 @@ def _told(reference: Any) -> Any:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayActorError as error:  # it is started again as often as it dies; not so if it cannot start
+    except ray.exceptions.ActorDiedError as error:  # it is started again as often as it dies; not so if it cannot start
         why = str(error).strip().splitlines()[-1]
         raise StoreError(f"the collector is gone and cannot start again: {why}; what was finished is kept") from None
