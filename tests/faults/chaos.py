@@ -56,7 +56,7 @@ class Plan:
     seed: int
     samples: int = 24
     configurations: int = 27
-    pauses_s: tuple[float, float] = (0.5, 6.0)
+    pauses_s: tuple[float, float] = (0.2, 4.0)
     """Between a victim that could be hit and the blow."""
     minutes: float = 30.0
     """After so long no further kill is made, and the sweep is left to finish."""
