@@ -106,7 +106,8 @@ def test_the_exit_code_speaks_of_the_job_and_not_of_this_run(tmp_path: Path, tin
     assert "1 trial did not finish" in vlmprof("run", "--inline", str(path), code=3).stderr
 
 
-@pytest.mark.parametrize("what", ["full", pytest.param("gone", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/store/test_attempts.py has the same without processes
+@pytest.mark.parametrize("what", ["full", "gone"])
 def test_storage_that_fails_in_the_middle_is_one_line_and_nothing_is_half_written(
     tmp_path: Path, tiny_checkpoint: Path, what: str
 ) -> None:
