@@ -64,9 +64,10 @@ def test_a_real_node_exports_every_series_with_its_tags(tmp_path, cluster):
         from vlmprof.sweep.actors import CollectorActor
 
         actor = ray.remote(CollectorActor).options(num_cpus=0).remote(str(tmp_path), SWEEP)
-        ray.get(actor.open_run.remote(["a", "b", "c"], {}))
+        ray.get(actor.open_run.remote(["a", "b", "c"], {}, None))
         for trial in "ab":
-            ray.get(actor.begin.remote(trial, LABEL))
+            ray.get(actor.begin.remote(trial, f"attempt of {trial}", "", "here"))
+            ray.get(actor.began.remote(trial, LABEL))
         for done in (0, 8, 12):
             ray.get(actor.progress.remote("a", Progress(phase="score", done=done, total=12)))
         ray.get(actor.finish.remote(result("a", "done", seconds=7.0, batch_size=16)))
