@@ -112,6 +112,15 @@ def test_no_hook_lets_an_error_out_and_it_is_noted_once(hook):
     assert len(notes) == 1 and f"no {hook} today" in notes[0]
 
 
+def test_a_shard_is_nothing_to_log():
+    told, notes = Remembering(), []
+    guard = Guarded(told, {}, notes.append)
+    shard = SimpleNamespace(trial_id="tune_1", config={"trial": "abc:1/2"})
+    guard.on_trial_start(iteration=1, trials=[shard], trial=shard)
+    guard.on_trial_complete(iteration=1, trials=[shard], trial=shard)
+    assert told.names == {} and told.ends == [] and notes == []
+
+
 def test_a_run_of_a_trial_that_runs_again_replaces_the_first(tmp_path, tiny_checkpoint):
     [plan] = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [4]}).plans
     first = write_run(tmp_path, plan, {"accuracy": 0.25, "latency_ms_p50": 8.0, "batch_size": 16.0, "seconds": 3.0})

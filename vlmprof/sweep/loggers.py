@@ -71,6 +71,8 @@ class Guarded(Callback):
             return  # a shard: its trial tells it all
         if "result" in info and ROW not in info["result"]:
             return  # another process has ended this trial, and its row is told by that one
+        if "trial" in info and info["trial"].config["trial"] not in self._plans:
+            return  # a shard: the trial itself comes after its shards, and has the row
         try:
             told = {**info, **self._told(info)}
             if hook == "on_trial_complete" and getattr(told.get("trial"), "trial_id", "") in self._failed:
