@@ -2,7 +2,7 @@
 
 A sweep without a GPU measures no memory and starts no sizer. This process stands for sweeps that do: it searches the
 batch size of one configuration of a simulated device after the other, until a file named ``stop`` lies in the folder.
-Then it asks for every configuration again, and says what came of it, as JSON: nothing may have been forgotten.
+Then it asks for every configuration again and leaves what came of it in ``found.json``: nothing may be forgotten.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.trial.sizing.devices import Device, demand_of, question, told
 
+FOUND = "found.json"
 BETWEEN_S = 0.3
 """Between two questions."""
 STEPS_MOST = 60
@@ -79,19 +80,19 @@ class Asker:
         command = [sys.executable, "-m", "tests.faults.asker", address, str(folder)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=root, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                command, cwd=root, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
 
     def result(self, timeout_s: float = 120) -> Search:
         """Ask it to stop, and hear what came of it."""
         (self._folder / "stop").touch()
         try:
-            said, _ = self._process.communicate(timeout=timeout_s)
-            return Search(**json.loads(said.splitlines()[-1]))
-        except (subprocess.TimeoutExpired, ValueError, IndexError):
+            self._process.wait(timeout=timeout_s)
+            return Search(**json.loads((self._folder / FOUND).read_text()))
+        except (subprocess.TimeoutExpired, OSError) as error:
             self._process.kill()
-            self._process.communicate()
-            return Search(error=self._log.read_text(errors="replace")[-2000:] or "it said nothing")
+            self._process.wait()
+            return Search(error=f"{error!r}: {self._log.read_text(errors='replace')[-2000:]}")
 
 
 def main() -> None:
@@ -99,7 +100,8 @@ def main() -> None:
 
     address, folder = sys.argv[1:]
     with connected(address, verbose=False):
-        print(json.dumps(asdict(search(Path(folder)))), flush=True)
+        found = search(Path(folder))
+    (Path(folder) / FOUND).write_text(json.dumps(asdict(found)))  # a file: Ray says things on any output
 
 
 if __name__ == "__main__":
