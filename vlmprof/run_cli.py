@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, final
 import typer
 from rich.console import Console
 
+from vlmprof.errors import UserError
 from vlmprof.storage import mounted
 
 if TYPE_CHECKING:
@@ -111,12 +112,18 @@ def _carry_out(job: Job, submitted: Submitted, again: str, how: How) -> None:
             _run_inline(job, submitted, how.extras)
         else:
             _run_on_ray(job, submitted, how)
-    front = read_front(where, [], [])
+    missing = _say_what_is_missing(job, again)
+    tables = f"{where}/{{trials,samples,timings}}/"
+    try:
+        front = read_front(where, [], [])
+    except UserError as error:  # about the tables, such as older trials that lack an objective; the sweep has ended
+        err.print(f"\nno front: {error}", style="yellow", markup=False, soft_wrap=True)
+        out.print(f"\nTables: {tables}", soft_wrap=True)
+        raise typer.Exit(SOME_FAILED if missing else 0) from None
     write_front(front, where)
     for part in front_report(front, out.width):
         out.print(part)
-    missing = _say_what_is_missing(job, again)
-    out.print(f"\nTables: {where}/{{trials,samples,timings}}/, front: {where}/pareto.parquet", soft_wrap=True)
+    out.print(f"\nTables: {tables}, front: {where}/pareto.parquet", soft_wrap=True)
     out.print(f"Next:   vlmprof plot {where}", soft_wrap=True)
     if missing:
         raise typer.Exit(SOME_FAILED)

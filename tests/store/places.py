@@ -8,7 +8,8 @@ import pytest
 
 from tests.store.object_store import ObjectStore
 from vlmprof.store import place as places
-from vlmprof.store.place import Place, at
+from vlmprof.store.ledger import Ledger
+from vlmprof.store.place import Place, Where, at
 
 KINDS = ("disk", "mount", "objects")
 
@@ -25,3 +26,10 @@ def place_of(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     if kind == "mount":
         monkeypatch.setattr(places, "seen_by_other_hosts", lambda folder: True)
     return at(folder)
+
+
+def begun(where: Where) -> None:
+    """A sweep has been started there."""
+    ledger = Ledger(where)
+    ledger.append("note")
+    ledger.close()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,12 @@ def test_a_torn_line_is_cut_off_before_the_next_is_written(folder: Path) -> None
     again.begin("def")
     again.close()
     assert read_states(folder) == {"abc": "started", "def": "started"}
+
+
+def test_what_an_attempt_left_is_not_the_next_one_s(folder: Path) -> None:
+    for state, rows in (("failed", ({"trial": "abc", "sample": "a", "score": 1.0},)), ("oom", ())):
+        writer = collector(folder)
+        writer.open_run(["abc"], {})
+        writer.finish(replace(result(state), samples=rows), writer.begin("abc").attempt)
+        writer.close()
+        assert len(tables.read(folder, "samples")) == len(rows)

@@ -139,3 +139,16 @@ def test_a_file_that_others_begin_to_see_becomes_segments(tmp_path, monkeypatch)
     book.append("failed", trial="c")
     assert read_states(tmp_path) == {"a": "done", "b": "done", "c": "failed"}
     assert [entry.get("epoch") for entry in read(tmp_path)] == [None, 7, 8]
+
+
+def test_an_interrupted_line_leaves_no_gap(tmp_path, monkeypatch):
+    place = place_of("mount", tmp_path, monkeypatch)
+    written = SegmentJournal(place, 1, [])
+    written.append(line(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place), "write", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            written.append(line(1))
+    written.append(line(2))
+    written.close()
+    assert numbers(place) == [0, 2]

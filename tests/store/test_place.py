@@ -107,3 +107,26 @@ def test_this_machine_s_own_list_is_understood(tmp_path):
     assert mounts.seen_by_other_hosts(tmp_path) in (True, False)
     if mounts.MOUNTS.is_file():
         assert dict(mounts._mounts(mounts.MOUNTS.read_text()))[places.Path("/proc")] == "proc"
+
+
+def test_a_file_that_vanishes_while_it_is_listed_takes_no_other_with_it(tmp_path, monkeypatch):
+    folder = at(tmp_path)
+    for name in ("a", "b", "c"):
+        folder.write(f"trials/{name}", b"x")
+    real = os.scandir
+
+    class Vanishing:
+        """Between the listing and the look at it a file gets another name, as a writer's does."""
+
+        def __init__(self, path):
+            self._entries = list(real(path))
+            (path / "b").rename(path / "d")
+
+        def __enter__(self):
+            return iter(self._entries)
+
+        def __exit__(self, *raised):
+            return None
+
+    monkeypatch.setattr(places.os, "scandir", Vanishing)
+    assert set(folder.names("trials")) == {"a", "c"}

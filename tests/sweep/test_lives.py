@@ -60,14 +60,16 @@ def test_a_tuner_that_falls_costs_nobody_a_life_and_one_that_never_runs_is_the_u
 
     def falling(self: tune.Tuner) -> tune.ResultGrid:
         falls[0] += 1
-        if falls[0] in (1, 2):
+        if falls[0] == 1:
             raise RuntimeError("Caught unexpected exception")
+        if falls[0] == 2:
+            raise AssertionError  # without a word
         return fit(self)
 
     monkeypatch.setattr(tune.Tuner, "fit", falling)
     job, display = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1]}, measure=["accuracy"]), Silent()
     assert set(run(job, cluster, display).values()) == {"done"}
-    assert sum("Ray Tune ended early: RuntimeError" in note for note in display.notes) == 2
+    assert sum("Ray Tune ended early: " in note for note in display.notes) == 2
     monkeypatch.setattr(Session, "_fit", lambda *told: None)
     job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [2]}, measure=["accuracy"])
     with pytest.raises(UserError, match="ended 3 times and ran nothing"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.store.places import begun
 from tests.trial.sizing.devices import Device, demand_of, question, told
 from vlmprof.sweep.cluster import connected
 from vlmprof.trial.sizing.beside import FOLDER, kept_beside
@@ -63,6 +64,7 @@ def test_a_second_driver_finds_the_same_sizer_and_waits_for_the_first_one_s_prob
     assert other.stdin and other.stdout
     process, action = json.loads(other.stdout.readline())
     assert process == ray.get(sizer.actor().process.remote()) and action == "wait"
+    begun(tmp_path / "results")
     with kept_beside(tmp_path / "results", sizer):
         sizer.renew("w", asked.configuration, answer.token)
         while answer.action == "probe":

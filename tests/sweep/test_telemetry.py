@@ -47,7 +47,8 @@ def exported(port, wanted):
     for _ in range(240):
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
         found = lines_of(text)
-        if wanted <= found.keys() and value(found, "ray_vlmprof_trials_ended_total", sweep=SWEEP, state="oom"):
+        told = [tags for tags, _ in found["ray_vlmprof_trials_ended_total"]]
+        if wanted <= found.keys() and {"done", "oom"} <= {tags["state"] for tags in told if tags["sweep"] == SWEEP}:
             return found
         time.sleep(0.5)
     raise AssertionError(f"not exported within two minutes: {sorted(wanted - found.keys())}")

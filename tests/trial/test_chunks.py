@@ -1,5 +1,6 @@
 """A trial that is cut off anywhere goes on from what it had answered, and gives the rows of an undisturbed one."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,40 @@ def test_cut_off_after_the_last_answer_it_scores_nothing_again(
     alike(resumed, undisturbed)
     assert resumed.row["samples_per_s"] is None, "this process has scored nothing"
     assert resumed.row["score_processes"] == 1
+
+
+def test_what_kills_while_it_is_counted_is_found_and_left_out_of_counting_and_timing(
+    executor: Executor, plan: TrialPlan, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = executor.run(plan, lambda progress: None).samples[0]["sample"]
+    honest = chunk_module.Chunks.about_to
+
+    def deadly(self: Chunks, asked: Any) -> None:
+        honest(self, asked)
+        if [one.example.id for one in asked] == [poison]:
+            raise Killed
+
+    monkeypatch.setattr(chunk_module.Chunks, "about_to", deadly)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(executor, plan, collector)
+        collector.died(plan.id)
+    row = run(executor, plan, collector).row
+    assert (row["samples_quarantined"], row["quarantined"], row["state"]) == (1, poison, "failed")
+
+
+def test_the_audit_is_no_part_of_the_score_pass_s_speed(
+    executor: Executor, plan: TrialPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Bench.answer_alone
+
+    def slow(self: Bench, asked: Any, cap: int) -> Any:
+        time.sleep(1.0)
+        return honest(self, asked, cap)
+
+    monkeypatch.setattr(Bench, "answer_alone", slow)
+    row = executor.run(plan, lambda progress: None).row
+    assert row["seconds"] > 3 and 12 / row["samples_per_s"] <= row["seconds"] - 3  # type: ignore[operator]
 
 
 def test_what_kills_is_run_alone_and_last_then_left_out_counted_and_named(

@@ -15,7 +15,6 @@ from vlmprof import registry
 from vlmprof.errors import SpecError
 from vlmprof.models.family import Checkpoint
 from vlmprof.store.collector import TrialResult
-from vlmprof.sweep import driver
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.execute import Executor
 from vlmprof.trial.load import load_arguments, load_key
@@ -46,7 +45,6 @@ def test_trials_of_one_load_stand_together_and_are_one_tuner_s(tmp_path: Path, t
         {"dtype": dtype, "attention": attention} for dtype in LOADED["dtype"] for attention in LOADED["attention"]
     ]
     assert [len(list(group)) for _, group in groupby(plans, key=load_key)] == [2, 2, 2, 2]
-    assert [len(chunk) for chunk in driver._chunks(plans)] == [2, 2, 2, 2]
 
 
 def test_a_job_without_such_knobs_keeps_its_order_and_its_ids(tmp_path: Path, tiny_checkpoint: Path) -> None:

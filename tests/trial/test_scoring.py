@@ -17,6 +17,7 @@ from vlmprof.trial.bench import Bench
 from vlmprof.trial.execute import Executor
 
 OWN = {"trial", "started", "seconds", "samples_per_s", "scored_by", "score_processes", "process", "load_average"}
+OWN |= {"batch_source", "peak_bytes"}
 """Columns that say which run it was, and not what it found."""
 
 

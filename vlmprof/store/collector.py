@@ -20,6 +20,7 @@ from vlmprof.errors import StoreError, Superseded
 from vlmprof.records import Row
 from vlmprof.store import holder, schema, tables
 from vlmprof.store.attempts import Begun, Chunk, Death, recalled
+from vlmprof.store.catalog import TableName, own_object
 from vlmprof.store.job import Submitted, write_job
 from vlmprof.store.lease import Lease, take
 from vlmprof.store.ledger import FINISHED, Ledger, State
@@ -188,10 +189,8 @@ class Collector:
         row = {**result.row, "sweep": self._sweep}
         with self._writing():
             where, trial, epoch = self._folder, result.trial, self._ledger.epoch
-            if result.samples:
-                tables.write(where, "samples", trial, result.samples, schema.SAMPLES, epoch)
-            if result.timings:
-                tables.write(where, "timings", trial, result.timings, schema.TIMINGS, epoch)
+            self._write(trial, "samples", result.samples, schema.SAMPLES)
+            self._write(trial, "timings", result.timings, schema.TIMINGS)
             tables.write(where, "trials", trial, [row], schema.trials_schema(result.knobs), epoch)
         told = {name: row.get(name) for name in ("point", "seconds", "error")} | {"trace": result.trace}
         told |= {"distrusted": result.distrusted}
@@ -204,6 +203,13 @@ class Collector:
             tables.remove(self._folder, "chunks", file)
         with self._writing():
             self._merger.merge()
+
+    def _write(self, trial: str, table: TableName, rows: Sequence[Row], kind: Any) -> None:
+        """The rows of a table; none take away those of an attempt before, which nobody lists since this one began."""
+        if rows:
+            tables.write(self._folder, table, trial, rows, kind, self._ledger.epoch)
+        else:
+            self._folder.remove(own_object(table, trial, self._ledger.epoch))
 
     def settled(self) -> dict[str, State]:
         """Trials that ended in this run, and how; a collector that was restarted knows it from the ledger."""

@@ -116,7 +116,7 @@ class SegmentJournal(AbstractJournal):
         self._lines.append(line)
         try:
             self._tail.append(self._write(len(self._lines) - 1, 1))
-        except OSError:
+        except BaseException:  # an interrupt too: a line that was not written must not count
             self._lines.pop()
             # An object store may yet carry out what it has reported as failed, over a later line of this number.
             self._broken = self._place.folder is None

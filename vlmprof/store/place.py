@@ -188,6 +188,15 @@ def sync_folder(folder: Path) -> None:
 def _sizes(folder: Path) -> dict[str, int]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            sizes = {entry.name: _size(entry) for entry in entries}
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Of a file; None of what is none, or was renamed or removed since it was listed: the others are there."""
+    try:
+        return entry.stat().st_size if entry.is_file() else None
+    except FileNotFoundError:
+        return None

@@ -180,7 +180,8 @@ class Session:
         try:
             tuner.fit()
         except Exception as error:  # the whole fit can fall; what it settled is kept, the rest is tried again
-            self._display.note(f"Ray Tune ended early: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+            said = str(error).partition("\n")[0][:200]
+            self._display.note(f"Ray Tune ended early: {type(error).__name__}: {said}")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -18,6 +18,9 @@ from vlmprof.trial.sizing.book import Entry, SizeBook
 from vlmprof.trial.sizing.journal import Journal
 from vlmprof.trial.sizing.values import Answer, Question, Told
 
+CLOCK_GRAIN_S = 0.02
+"""File systems stamp files by a clock that moves in steps, up to 10 ms behind the one that programs read."""
+
 
 @final
 class BatchSizer:
@@ -61,7 +64,7 @@ class BatchSizer:
 
     def adopt(self, worlds: Mapping[str, bytes]) -> float:
         """Take what was measured elsewhere, where nothing is known; returns the time, for ``used``."""
-        now = time.time()
+        now = time.time() - CLOCK_GRAIN_S
         if self._folder is not None:
             adopt(self._folder, worlds)
         return now

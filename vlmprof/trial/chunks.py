@@ -98,6 +98,10 @@ class Chunks:
         """Whether a sample is to be scored by itself: processes have died with it under way."""
         return asked.example.id in self._begun.alone
 
+    def sound(self, asked: Iterable[Asked]) -> list[Asked]:
+        """Those that have not ended every process that scored them."""
+        return [one for one in asked if one.example.id not in self._begun.quarantined]
+
     def __enter__(self) -> Chunks:
         self._pending = _Pending(since=self._clock())
         return self
@@ -120,7 +124,7 @@ class Chunks:
         examples = {one.example.id: one.example for one in asked}
         found: dict[str, Scored] = {}
         for chunk in self._begun.chunks:
-            rows = [row for row in chunk.rows if row["sample"] in examples.keys() - found.keys()]
+            rows = [row for row in chunk.rows if row["sample"] in examples and row["sample"] not in found]
             found |= {str(row["sample"]): _scored(resolved, examples[str(row["sample"])], row) for row in rows}
             self._used += [chunk] if rows else []
         for sample in self._begun.quarantined.keys() & examples.keys() - found.keys():

@@ -25,6 +25,7 @@ from vlmprof.engine.greedy import generate
 from vlmprof.engine.memory import release
 from vlmprof.engine.sights import looking_in_full
 from vlmprof.errors import OutOfMemory
+from vlmprof.measure.memory import reset_peak
 from vlmprof.measure.room import PhasePeaks, Room, capped, read_room
 from vlmprof.records import Row
 from vlmprof.trial.bench import Bench
@@ -121,6 +122,7 @@ class Sizing:
             asker=uuid.uuid4().hex,
         )
         self._size: int | None = None
+        self._fresh = True
 
     def size(self, left: int) -> int:
         """The size of the next batch, at most what is left; probes are made here.
@@ -132,6 +134,7 @@ class Sizing:
             return min(left, self._plan.batch_size)
         if self._size is None:
             self._size = self._settled()
+            self._fresh = False
         if not self._size:
             raise OutOfMemory(1, "not even one sample fits")
         return min(left, self._size)
@@ -184,6 +187,8 @@ class Sizing:
                 tried = self._tried(prompts)
         self._bench.engine.forget()
         release()
+        if self._fresh:  # the peak of the pass is to be the pass's own; one that is under way keeps what it has
+            reset_peak(self._device)
         told = self._told(answer.size, tried.outcome, worst_case=True, room=room)
         told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes, seconds=tried.seconds)
         if tried.outcome == "ran":

@@ -103,7 +103,7 @@ def _failure(failed: Sequence[Scored], samples: int) -> str | None:
 def _peak(outcome: Outcome) -> dict[str, int | None]:
     """The most that any process of the score pass reserved; none where their devices differ."""
     merged = outcome.merged
-    if outcome.peak is None or "device" in merged.mixed:
+    if outcome.peak is None or outcome.scored_by or "device" in merged.mixed:
         return {}
     return {"peak_bytes": max(outcome.peak.peak_bytes, merged.peak_bytes or 0)}
 

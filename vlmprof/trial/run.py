@@ -16,6 +16,7 @@ from functools import partial
 from typing import final
 
 from vlmprof.engine.greedy import generate
+from vlmprof.engine.memory import release
 from vlmprof.measure.certificate import require_as_said
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
@@ -95,23 +96,23 @@ def run_trial(
         Uncollected: the collector refuses an answer.
     """
     plan, model = resolved.plan, bench.model
-    asked = _asked(resolved)
+    asked, chunks = _asked(resolved), chunks or Chunks.nowhere()
+    sound = chunks.sound(asked)
     whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(whole, asked[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
-        began = time.perf_counter()
-        given = Answers()
-        cap = output_tokens or resolved.task.max_new_tokens
-        reset_peak(model.device)
+        counts, flops = _count(whole, sound[:COUNTED_REQUESTS], model, report, chunks, crops_known=crops_known)
+        began, given = time.perf_counter(), Answers()
+        _own_peak(model.device)
         if "accuracy" in plan.measure:
+            cap = output_tokens or resolved.task.max_new_tokens
             given = answers(resolved, asked, bench, cap, sizer, report, chunks=chunks)
         seconds = time.perf_counter() - began
         peak = read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[Session, ...] = ()
     if "latency" in plan.measure:
-        sessions = (Timer(plan.timing, model, _work(resolved, asked, bench, length)).run(seconds, report),)
+        sessions = (Timer(plan.timing, model, _work(resolved, sound, bench, length)).run(seconds, report),)
     return Outcome(
         resolved=resolved,
         counts=counts,
@@ -121,7 +122,7 @@ def run_trial(
         scored_by=given.scored_by,
         merged=given.merged,
         engine=bench.engine.describe(),
-        score_seconds=seconds,
+        score_seconds=given.seconds,
         batch_size=max((one.batch_size for one in given.scored), default=None),
         sessions=sessions,
         timing_output_tokens=length,
@@ -158,7 +159,7 @@ def score_part(
 
     with applied(resolved, bench.model):
         cap = bench.model.output_tokens or resolved.task.max_new_tokens
-        reset_peak(bench.model.device)
+        _own_peak(bench.model.device)
         for _ in score(resolved, mine, bench, cap, sizer, done, chunks=chunks):
             pass
         chunks.flush()
@@ -173,11 +174,18 @@ def applied(resolved: Resolved, model: AbstractModel) -> Iterator[None]:
         yield
 
 
+def _own_peak(device: str) -> None:
+    """From here on the peak is this trial's: what another left in the allocator's cache is no part of it."""
+    release()
+    reset_peak(device)
+
+
 def _count(
     whole: Whole,
     asked: Sequence[Asked],
     model: AbstractModel,
     report: Callable[[Progress], None],
+    chunks: Chunks,
     *,
     crops_known: bool,
 ) -> tuple[Counts, Flops]:
@@ -192,9 +200,11 @@ def _count(
             require_as_said(before, counts, whole, run, crops_known=crops_known)
 
         for one in open_pictures(asked).readable:
+            chunks.about_to([one])  # a sample that kills is found out here too
             spent = [count_flops(partial(certified, one.prompt, length)) for length in (1, 2)]
             first.append(spent[0])
             second.append(spent[1] - spent[0])  # counts, unlike times, may be subtracted
+    chunks.about_to([])
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
@@ -206,7 +216,9 @@ def time_again(outcome: Outcome, bench: Bench, report: Callable[[Progress], None
         Mismatch: the stages do not add up.
     """
     plan = outcome.resolved.plan
-    work = _work(outcome.resolved, _asked(outcome.resolved), bench, outcome.timing_output_tokens)
+    left_out = {one.example.id for one in outcome.scored if one.quarantined}
+    sound = [one for one in _asked(outcome.resolved) if one.example.id not in left_out]
+    work = _work(outcome.resolved, sound, bench, outcome.timing_output_tokens)
     session = Timer(plan.timing, bench.model, work, len(outcome.sessions)).run(0.0, report)
     return replace(outcome, sessions=(*outcome.sessions, session))
 

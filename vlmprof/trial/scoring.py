@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -26,6 +27,8 @@ class Answers:
     scored_by: str | None = None
     """The trial whose answers were cut to this one's cap; None where this trial gave its own."""
     merged: Merged = NOT_MERGED
+    seconds: float = 0.0
+    """Of the score pass alone, probes of the batch size included; the audit is not."""
 
 
 def answers(  # noqa: PLR0913 (as of the score pass)
@@ -55,12 +58,15 @@ def answers(  # noqa: PLR0913 (as of the score pass)
     def done(count: int) -> None:
         report(Progress(phase="score", done=count, total=len(asked)))
 
+    began = time.perf_counter()
     found = {one.example.id: one for one in score(resolved, asked, bench, cap, sizer, done, chunks=chunks)}
+    seconds = time.perf_counter() - began
     scored = tuple(found[one.example.id] for one in asked)  # in an order that no batch and no interruption decides
     report(Progress(phase="audit", done=0, total=plan.audit_samples))
     audited = audited_answers(resolved, asked, scored, bench, cap)
     bench.remember(plan, Said(trial=plan.id, cap=cap, scored=scored, audited=audited))
-    return Answers(scored=scored, audit=audit(resolved, asked, scored, audited), merged=chunks.merged())
+    checked = audit(resolved, asked, scored, audited)
+    return Answers(scored=scored, audit=checked, merged=chunks.merged(), seconds=seconds)
 
 
 def _rescored(resolved: Resolved, one: Scored) -> Scored:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.places import place_of
+from tests.store.places import begun, place_of
 from tests.trial.sizing.devices import Device, demand_of, question, told
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.sizing.beside import FOLDER, kept_beside
@@ -26,6 +26,7 @@ def test_what_a_sweep_measured_is_known_where_its_results_are_copied_to(
 ) -> None:
     device, here = Device(), BatchSizer(tmp_path / "atlas")
     results = place_of(kind, tmp_path / "results", monkeypatch)
+    begun(results)
     with kept_beside(results, here):
         size = settle(here, device)
     probes = device.probes
@@ -42,6 +43,7 @@ def test_a_world_that_was_only_asked_is_kept_too_and_one_that_was_not_is_not(tmp
     with kept_beside(tmp_path / "idle", sizer):
         pass
     assert not (tmp_path / "idle" / FOLDER).exists()
+    begun(tmp_path / "results")
     with kept_beside(tmp_path / "results", sizer):
         settle(sizer, device)
     assert [path.name for path in (tmp_path / "results" / FOLDER).iterdir()] == ["w.jsonl"]
@@ -49,7 +51,20 @@ def test_a_world_that_was_only_asked_is_kept_too_and_one_that_was_not_is_not(tmp
 
 def test_a_sweep_that_is_stopped_keeps_what_it_measured(tmp_path: Path) -> None:
     sizer = BatchSizer(tmp_path / "atlas")
+    begun(tmp_path / "results")
     with pytest.raises(KeyboardInterrupt), kept_beside(tmp_path / "results", sizer):
         settle(sizer, Device())
         raise KeyboardInterrupt
     assert list((tmp_path / "results" / FOLDER).iterdir())
+
+
+def test_a_folder_that_is_gone_is_not_made_anew_and_a_full_disk_hides_no_reason(tmp_path: Path) -> None:
+    sizer, results = BatchSizer(tmp_path / "atlas"), tmp_path / "results"
+    with kept_beside(results, sizer):
+        settle(sizer, Device())
+    assert not results.exists()
+    begun(results)
+    (results / FOLDER).write_text("in the way")
+    with pytest.raises(RuntimeError, match="the reason"), kept_beside(results, sizer):
+        settle(sizer, Device())
+        raise RuntimeError("the reason")

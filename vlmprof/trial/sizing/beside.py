@@ -8,10 +8,11 @@ atlas; the next run of the job fetches them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from vlmprof.store.place import Where, at
+from vlmprof.store import ledger
+from vlmprof.store.place import Place, Where, at
 
 FOLDER = "batch_sizes"
 
@@ -32,5 +33,11 @@ def kept_beside(results: Where, atlas: Atlas) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, data in atlas.used(since).items():
+        with suppress(OSError):  # full or gone: whoever stops the sweep says so, and the atlas has these anyway
+            _write(place, atlas.used(since))
+
+
+def _write(place: Place, worlds: Mapping[str, bytes]) -> None:
+    if ledger.exists(place):  # a folder that was taken away is not made anew
+        for name, data in worlds.items():
             place.write(f"{FOLDER}/{name}", data)
