@@ -34,7 +34,7 @@ class Search:
     repeated: list[str] = field(default_factory=list)
     """Sizes that were to be probed again though their outcome had been told."""
     changed: list[str] = field(default_factory=list)
-    """Configurations that have another size when they are asked for again, or none."""
+    """Configurations whose size has shrunk or is to be probed anew when they are asked for again."""
     error: str = ""
 
     @property
@@ -64,7 +64,8 @@ def search(folder: Path) -> Search:
         number = list(settled).index(demand_text)
         demand = demand_of(blocks=1.0 + number % 7, crops=1.0 + number * 0.13)
         answer = sizer.ask(question(demand, device.total, device.floor), {})
-        if (answer.action, answer.size) != ("use", size):
+        # A probe of a larger size is no loss: what others measured since may allow it.
+        if answer.size < size or (answer.action != "use" and answer.size == size):
             found.changed.append(f"{demand_text}: {size}, now {answer.action} {answer.size}")
     found.configurations, found.probes = len(settled), sum(probed.values())
     found.repeated = [what for what, times in probed.items() if times > 1]
