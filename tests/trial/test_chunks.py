@@ -17,6 +17,7 @@ from vlmprof.spec import ChunkSpec
 from vlmprof.store.attempts import Begun
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.trial import chunks as chunk_module
+from vlmprof.trial import run as run_module
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.bench import Bench
 from vlmprof.trial.chunks import Chunks
@@ -126,23 +127,21 @@ def test_cut_off_after_the_last_answer_it_scores_nothing_again(
     assert resumed.row["score_processes"] == 1
 
 
-def test_what_kills_while_it_is_counted_is_found_and_left_out_of_counting_and_timing(
+def test_what_is_quarantined_is_neither_counted_nor_scored_nor_timed(
     executor: Executor, plan: TrialPlan, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison = executor.run(plan, lambda progress: None).samples[0]["sample"]
-    honest = chunk_module.Chunks.about_to
+    poison = str(executor.run(plan, lambda progress: None).samples[0]["sample"])
+    opened: list[str] = []
+    honest = run_module.open_pictures
 
-    def deadly(self: Chunks, asked: Any) -> None:
-        honest(self, asked)
-        if [one.example.id for one in asked] == [poison]:
-            raise Killed
+    def seen(asked: Any) -> Any:
+        opened.extend(one.example.id for one in asked)
+        return honest(asked)
 
-    monkeypatch.setattr(chunk_module.Chunks, "about_to", deadly)
-    for _ in range(2):
-        with pytest.raises(Killed):
-            run(executor, plan, collector)
-        collector.died(plan.id)
-    row = run(executor, plan, collector).row
+    monkeypatch.setattr(run_module, "open_pictures", seen)
+    begun = replace(collector.begin(plan.id, software=software()), quarantined={poison: "killed"})
+    row = run(executor, plan, collector, begun).row
+    assert opened and poison not in opened
     assert (row["samples_quarantined"], row["quarantined"], row["state"]) == (1, poison, "failed")
 
 

@@ -101,7 +101,7 @@ def run_trial(
     whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(whole, sound[:COUNTED_REQUESTS], model, report, chunks, crops_known=crops_known)
+        counts, flops = _count(whole, sound[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
         began, given = time.perf_counter(), Answers()
         _own_peak(model.device)
         if "accuracy" in plan.measure:
@@ -185,7 +185,6 @@ def _count(
     asked: Sequence[Asked],
     model: AbstractModel,
     report: Callable[[Progress], None],
-    chunks: Chunks,
     *,
     crops_known: bool,
 ) -> tuple[Counts, Flops]:
@@ -200,11 +199,9 @@ def _count(
             require_as_said(before, counts, whole, run, crops_known=crops_known)
 
         for one in open_pictures(asked).readable:
-            chunks.about_to([one])  # a sample that kills is found out here too
             spent = [count_flops(partial(certified, one.prompt, length)) for length in (1, 2)]
             first.append(spent[0])
             second.append(spent[1] - spent[0])  # counts, unlike times, may be subtracted
-    chunks.about_to([])
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
