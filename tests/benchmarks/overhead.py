@@ -175,7 +175,7 @@ def collector(home: Path, repeats: int) -> dict[str, Any]:
     plans, found = iter(job(home).plans), []
     with connected("local", verbose=False):
         actor = ray.remote(CollectorActor).options(num_cpus=0).remote(str(home / "results"), "overhead")
-        ray.get(actor.open_run.remote([], {}))
+        ray.get(actor.open_run.remote([], {}, None))
         give = ray.remote(_give).options(num_cpus=1)
         ray.get([give.remote(actor, []) for _ in range(2)])  # the clients' processes are there
         for rows, clients, _ in itertools.product(ROWS, (1, 2), range(repeats)):
@@ -199,7 +199,7 @@ def _give(actor: Any, results: list[Any]) -> None:
     import ray
 
     for result in results:
-        begun = ray.get(actor.begin.remote(result.trial, result.trial, ""))
+        begun = ray.get(actor.begin.remote(result.trial, result.trial, "", "here"))
         ray.get(actor.finish.remote(result, begun.attempt))
 
 
@@ -320,6 +320,7 @@ def main() -> None:
         if asked.out:
             asked.out.write_text(json.dumps(report, indent=1))
     print(markdown(report))
+    sys.exit(any("failed" in run for runs in report["measurements"].values() for run in runs))
 
 
 if __name__ == "__main__":
