@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vlmprof.errors import UserError
+from vlmprof.terminal import out
 
 app = typer.Typer(no_args_is_help=True, help="Show or forget the batch sizes that were measured here.")
-out = Console(width=None if sys.stdout.isatty() else 160)
 
 
 @app.command()

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vlmprof import __version__, batch_cli, data, jobs_cli, registry, run_cli, watch_cli
 from vlmprof.errors import UserError
 from vlmprof.storage import mounted
+from vlmprof.terminal import err, out, plural
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
@@ -27,10 +27,6 @@ app.command()(run_cli.run)
 app.command()(run_cli.resume)
 app.command()(watch_cli.status)
 app.command()(watch_cli.watch)
-WIDE = 160
-"""Columns where the output is no terminal: a table in a log must not be cut to eighty."""
-out = Console(width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 JobFile = Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)]
 Results = Annotated[
@@ -70,7 +66,7 @@ def check(files: Annotated[list[Path], typer.Argument(help="Job files.", show_de
     for file in files:
         try:
             job = prepare(file)
-            out.print(f"{file}: ok, {_plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
+            out.print(f"{file}: ok, {plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
             for note in job.notes:
                 out.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         except UserError as error:
@@ -96,7 +92,7 @@ def plan(file: JobFile) -> None:
     out.print(table)
     done = sum(states.get(each.id) in FINISHED for each in job.plans)
     left = len(job.plans) - done
-    out.print(f"\n{_plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
+    out.print(f"\n{plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
 
 
 @app.command()
@@ -186,10 +182,6 @@ def _labels(each: Any, knobs: Sequence[str]) -> list[str]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 if __name__ == "__main__":

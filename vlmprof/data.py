@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vlmprof.errors import UserError
+from vlmprof.terminal import out
 
 if TYPE_CHECKING:
     from vlmprof.records import Example
     from vlmprof.tasks.task import Task
 
 app = typer.Typer(no_args_is_help=True, help="Look at a task's data: answer lengths, tilings. No GPU, no weights.")
-out = Console(width=None if Console().is_terminal else 160)
 
 Name = Annotated[str, typer.Argument(help="A task; 'vlmprof list tasks' names all.", show_default=False)]
 SplitName = Annotated[str, typer.Option(help="A split of the task; empty: its default.")]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vlmprof import __version__
 from vlmprof.errors import UserError
+from vlmprof.terminal import INTERRUPTED, err, out
 
 if TYPE_CHECKING:
     from vlmprof.sweep.arrival import Arrival
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     from vlmprof.sweep.submission import Submission
 
 app = typer.Typer()
-out = Console(width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
 
 PATIENCE_S = 60
 """How long ``submit`` waits for a job to begin before it says that it waits."""
-INTERRUPTED = 130
 _WHERE = "URL of the cluster's Ray dashboard."
 Address = Annotated[str, typer.Option(help=_WHERE, envvar="VLMPROF_ADDRESS")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="As 'vlmprof jobs' lists it; a job's name is its newest.")]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -18,21 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, final
 
 import typer
-from rich.console import Console
 
 from vlmprof.errors import UserError
 from vlmprof.storage import mounted
+from vlmprof.terminal import INTERRUPTED, SOME_FAILED, err, out, plural
 
 if TYPE_CHECKING:
     from vlmprof.store.job import Submitted
     from vlmprof.sweep.extras import Extras
     from vlmprof.trial.resolve import Job
 
-WIDE = 160
-"""As in ``cli``."""
-out = Console(width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
-SOME_FAILED, INTERRUPTED = 3, 130
 JOB = "job.yaml"
 
 Inline = Annotated[bool, typer.Option("--inline", help="One after another in this process, without Ray.")]
@@ -106,7 +100,7 @@ def _carry_out(job: Job, submitted: Submitted, again: str, how: How) -> None:
     where = job.spec.where
     if how.extras.tensorboard:
         mounted(where)  # it writes beside the tables, and knows no object stores
-    out.print(f"{job.spec.name}: {_plural(len(job.plans), 'trial')}, results in {where}", soft_wrap=True)
+    out.print(f"{job.spec.name}: {plural(len(job.plans), 'trial')}, results in {where}", soft_wrap=True)
     with _interruptible(again):
         if how.inline:
             _run_inline(job, submitted, how.extras)
@@ -190,14 +184,10 @@ def _say_what_is_missing(job: Job, again: str) -> int:
     counts = Counter(states.get(each.id, "missing") for each in job.plans)
     if counts["oom"]:
         does, it = ("does", "it") if counts["oom"] == 1 else ("do", "they")
-        fits = f"{_plural(counts['oom'], 'trial')} {does} not fit the device: an answer, {it} will not run again"
+        fits = f"{plural(counts['oom'], 'trial')} {does} not fit the device: an answer, {it} will not run again"
         err.print(f"\n{fits}; 'vlmprof status {folder}' lists the states", style="yellow", soft_wrap=True)
     missing = sum(count for state, count in counts.items() if state not in FINISHED)
     if missing:
         why = f"'vlmprof status {folder}' says why; failed ones run again with 'vlmprof {again}'"
-        err.print(f"\n{_plural(missing, 'trial')} did not finish: {why}", style="yellow", soft_wrap=True)
+        err.print(f"\n{plural(missing, 'trial')} did not finish: {why}", style="yellow", soft_wrap=True)
     return missing
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"

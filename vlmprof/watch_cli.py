@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from vlmprof.errors import UserError
 from vlmprof.jobs_cli import DASHBOARD, Address
+from vlmprof.terminal import out
 
 if TYPE_CHECKING:
     from vlmprof.analyze.live import View, Watcher
 
 dashboard = typer.Typer(no_args_is_help=True, help="A Grafana dashboard for the metrics of sweeps on Ray.")
-out = Console(width=None if sys.stdout.isatty() else 160)
 LOOK_S = 1.0
 PLAIN_EVERY_S = 10.0
 """Between two plain lines while nothing ends, where nothing moves on a screen."""

@@ -1,0 +1,20 @@
+"""What all commands share on a terminal: two consoles, exit codes, and how a count is said."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+WIDE = 160
+"""Columns where the output is no terminal: a table in a log must not be cut to eighty."""
+SOME_FAILED, INTERRUPTED = 3, 130
+"""Exit codes; see ``run_cli``."""
+
+out = Console(width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
