@@ -155,8 +155,12 @@ class Collector:
         if self._attempts.owns(trial, attempt):
             self._attempts.tell_cause(trial, cause)
 
-    def died(self, trial: str) -> Death | None:
+    def died(self, trial: str, killer: str = "") -> Death | None:
         """The process that ran a trial is gone; None where nobody was running it.
+
+        Args:
+            trial: Its id.
+            killer: What is known to have killed it from outside; then none of its samples is suspected.
 
         Raises:
             StoreError: nothing can be written.
@@ -165,6 +169,8 @@ class Collector:
         if found is None:
             return None
         death, guilty = found
+        if killer:
+            death, guilty = replace(death, reason=death.reason or killer, under_way=()), None
         self._append("died", trial=trial, reason=death.reason, under_way=list(death.under_way), time=now())
         if guilty is not None:
             reason = death.reason or "ended its process"

@@ -77,10 +77,13 @@ class CollectorActor:
         self._collector.finish(result, attempt)
         self._board.ended(result)
 
-    def abandon(self, trials: Sequence[str]) -> dict[str, Death]:
-        """These trials are not running any more, though nobody said how they ended: those that had begun, and how."""
+    def abandon(self, trials: Sequence[str], killer: str = "") -> dict[str, Death]:
+        """These trials are not running any more, though nobody said how they ended: those that had begun, and how.
+
+        ``killer`` as ``Collector.died`` takes it.
+        """
         self._board.abandon(trials)
-        deaths = {trial: self._collector.died(trial) for trial in trials}
+        deaths = {trial: self._collector.died(trial, killer) for trial in trials}
         return {trial: death for trial, death in deaths.items() if death is not None}
 
     def board(self) -> tuple[dict[str, State], dict[str, Progress]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -31,7 +32,7 @@ from vlmprof.store.place import at
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import Share
 from vlmprof.sweep.extras import NONE, Extras
-from vlmprof.sweep.lives import LIVES, Lives
+from vlmprof.sweep.lives import FELL, SHORT_OF_MEMORY, Lives, Patience
 from vlmprof.sweep.loggers import callbacks
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import Ordered
@@ -88,7 +89,7 @@ class Session:
         # Without a GPU nothing is measured, and no sizer is started.
         self._folder = self._place.folder or Path()  # of TensorBoard's runs, which no object store holds
         self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
-        self._total, self._skipped, self._buried = 0, 0, 0
+        self._total, self._skipped = 0, 0
 
     def open_run(
         self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: Submitted | None = None
@@ -105,18 +106,25 @@ class Session:
             StoreError: nothing can be written to the folder any more.
             UserError: Ray Tune ends again and again without running anything.
         """
-        lives, left, idle = Lives(), list(plans), 0
+        lives, patience, left = Lives(), Patience(), list(plans)
         estimator = Estimator()
         with self._watching(), self._measurements:
             while left:
                 known = {plan.id: plan for plan in left}
                 whole, share = [estimator.work(plan) for plan in left], self._share
+                fell = []
                 for works in chunks(split(whole, share.shards, share.concurrent), CHUNK):
-                    self._fit([known[trial] for trial in trials_of(works)], Schedule(works))
-                before, left = left, self._unsettled(left, lives)
-                idle = idle + 1 if left == before and not self._buried else 0
-                if idle == LIVES:
-                    raise UserError(f"Ray Tune ended {idle} times and ran nothing; 'vlmprof run -v' lets it say why")
+                    if why := self._fit([known[trial] for trial in trials_of(works)], Schedule(works)):
+                        fell.append(why)
+                short = any(map(_is_of_memory, fell))
+                killer = SHORT_OF_MEMORY if short else FELL if fell else ""
+                before, (left, deaths, taught) = left, self._unsettled(left, lives, killer)
+                if not left:
+                    return
+                gained = taught or len(left) < len(before)
+                if pause := patience.pause(gained=gained, died=bool(deaths), short=short):
+                    self._display.note(f"going on in {pause:.0f} s" + (", when memory may be free" if short else ""))
+                    time.sleep(pause)
 
     def let_go(self) -> None:
         """Let the collector finish its line and go, whatever else is wrong."""
@@ -129,23 +137,32 @@ class Session:
         ray.get(self._collector.close.remote())
         return dict(settled)
 
-    def _unsettled(self, plans: Sequence[TrialPlan], lives: Lives) -> list[TrialPlan]:
-        """What must run again; a trial that has spent its lives is told as failed."""
+    def _unsettled(self, plans: Sequence[TrialPlan], lives: Lives, killer: str) -> tuple[list[TrialPlan], int, bool]:
+        """What must run again, how many of them died, and whether one is further than it was.
+
+        A trial that has spent its lives is told as failed.
+
+        Args:
+            plans: What was to run.
+            lives: How many deaths each has left.
+            killer: What is known to have ended them all, whatever they were doing.
+        """
         if why := _told(self._collector.broken.remote()):
             raise StoreError(why)
         settled, _ = _told(self._collector.board.remote())
         left = {plan.id: plan for plan in plans if plan.id not in settled}
-        deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left)))
-        self._buried = len(deaths)
+        deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left), killer))
+        taught = any([lives.teaches(trial, death) for trial, death in deaths.items()])
         for trial, death in deaths.items():
             if reason := lives.spend(trial, death):
                 _told(self._collector.finish.remote(lost(left.pop(trial), reason)))
             else:
                 why = f" ({death.reason})" if death.reason else ""
                 self._display.note(f"{left[trial]}: its process died{why}; trying again")
-        return list(left.values())
+        return list(left.values()), len(deaths), taught
 
-    def _fit(self, plans: Sequence[TrialPlan], schedule: Schedule) -> None:
+    def _fit(self, plans: Sequence[TrialPlan], schedule: Schedule) -> Exception | None:
+        """One Tuner; returns what ended it before its time, if anything did."""
         share = self._share
         shared = Shared(
             plans={plan.id: plan for plan in plans},
@@ -182,8 +199,10 @@ class Session:
         except Exception as error:  # the whole fit can fall; what it settled is kept, the rest is tried again
             said = str(error).partition("\n")[0][:200]
             self._display.note(f"Ray Tune ended early: {type(error).__name__}: {said}")
+            return error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        return None
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -209,6 +228,12 @@ class Session:
             if last:
                 return
 
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    """Whether Ray's memory monitor is at the root of it: Tune wraps what it raises."""
+    while error is not None and not isinstance(error, ray.exceptions.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _told(reference: Any) -> Any:
