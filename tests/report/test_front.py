@@ -58,6 +58,25 @@ def test_what_is_within_what_the_job_allows_is_no_warning(tmp_path: Path) -> Non
     assert "beware" not in printed(folder)
 
 
+@pytest.mark.parametrize(("others", "said"), [(51.0, ""), (60.0, "took up to 20% longer in one trial than in another")])
+def test_a_machine_that_was_faster_for_one_trial_than_for_another_is_told(
+    tmp_path: Path, others: float, said: str
+) -> None:
+    folder = write_results(
+        tmp_path, [trial_row({"max_crops": 1}, canary_ms_p50=50.0), trial_row({"max_crops": 2}, canary_ms_p50=others)]
+    )
+    told = " ".join(cautions(tables.read(folder, "trials")))
+    assert said in told and bool(said) == ("canary" in told)
+
+
+def test_canaries_of_different_kernels_are_not_compared(tmp_path: Path) -> None:
+    kernels = [("eager", 1, 50.0), ("sdpa", 2, 80.0)]
+    folder = write_results(
+        tmp_path, [trial_row({"max_crops": crops}, attention=name, canary_ms_p50=took) for name, crops, took in kernels]
+    )
+    assert list(cautions(tables.read(folder, "trials"))) == []
+
+
 def test_settings_that_were_the_same_work_are_named_together(tmp_path: Path) -> None:
     caps = [trial_row({"max_crops": cap}, work_key="same" if cap > 2 else f"own {cap}") for cap in (1, 2, 6, 9)]
     said = printed(write_results(tmp_path, caps))

@@ -179,6 +179,19 @@ def test_a_death_between_batches_and_the_end_of_a_run_blame_nobody(collector: Co
     assert not begun.quarantined and not begun.alone
 
 
+def test_a_killer_from_outside_blames_no_sample(collector: Collector, folder: Path) -> None:
+    for _ in range(2 * BLAMED):
+        begun = collector.begin("abc")
+        collector.under_way("abc", begun.attempt, ["q0"])
+        death = collector.died("abc", "its host was short of memory")
+        assert death is not None and (death.reason, death.under_way) == ("its host was short of memory", ())
+    begun = collector.begin("abc")
+    assert not begun.quarantined and not begun.alone
+    collector.dying("abc", begun.attempt, "timed out")
+    death = collector.died("abc", "its host was short of memory")
+    assert death is not None and death.reason == "timed out", "what it said itself is nearer"
+
+
 def test_a_configuration_that_kills_with_every_sample_is_no_matter_of_samples(collector: Collector) -> None:
     for sample in range(QUARANTINED_MOST + 3):
         for _ in range(BLAMED):

@@ -9,8 +9,8 @@ from tests.jobs import small_job
 from tests.sweep.sweeps import Silent, run
 from vlmprof.errors import UserError
 from vlmprof.store.attempts import LOST_DEVICE, TIMED_OUT, Death
-from vlmprof.sweep.driver import Session
-from vlmprof.sweep.lives import LIVES, LIVES_OF_A_DEVICE, Lives
+from vlmprof.sweep.driver import Session, _is_of_memory
+from vlmprof.sweep.lives import LIVES, LIVES_OF_A_DEVICE, LIVES_OF_MEMORY, SHORT_OF_MEMORY, Lives, Patience
 from vlmprof.sweep.trainable import _epitaph
 
 
@@ -32,6 +32,58 @@ def test_deaths_that_teach_nothing_are_counted() -> None:
 def test_a_broken_accelerator_is_tried_again_once() -> None:
     count, why = deaths_until_given_up(f"{LOST_DEVICE}: CUDA error: an illegal memory access", [0] * 9)
     assert count == LIVES_OF_A_DEVICE == 2 and "illegal memory access" in why
+
+
+def test_a_host_that_is_short_of_memory_is_given_more_time() -> None:
+    count, why = deaths_until_given_up(SHORT_OF_MEMORY, [0] * 9)
+    assert count == LIVES_OF_MEMORY > LIVES and "short of memory" in why
+
+
+def test_tuners_that_end_in_vain_are_followed_by_longer_and_longer_pauses() -> None:
+    patience = Patience()
+    pauses = [patience.pause(gained=False, died=True, short=True) for _ in range(LIVES_OF_MEMORY - 1)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    with pytest.raises(UserError, match="the host needs more free memory"):
+        patience.pause(gained=False, died=False, short=True)
+
+
+def test_what_was_gained_begins_a_new_count() -> None:
+    patience = Patience()
+    for _ in range(2 * LIVES_OF_MEMORY):
+        assert patience.pause(gained=False, died=False, short=True) == 1.0
+        assert patience.pause(gained=True, died=True, short=True) == 1.0
+
+
+def test_a_trial_s_own_death_is_no_reason_to_wait() -> None:
+    patience = Patience()
+    assert [patience.pause(gained=False, died=True, short=False) for _ in range(9)] == [0.0] * 9
+
+
+def test_a_tuner_that_runs_nothing_is_told_before_long() -> None:
+    patience = Patience()
+    assert [patience.pause(gained=False, died=False, short=False) for _ in range(LIVES - 1)] == [1.0, 2.0]
+    with pytest.raises(UserError, match="ended 3 times and ran nothing"):
+        patience.pause(gained=False, died=False, short=False)
+
+
+def test_a_trial_teaches_when_more_is_known_than_at_its_last_death() -> None:
+    lives, taught = Lives(), []
+    for learnt in (0, 3, 3, 5):
+        death = Death(reason="", learnt=learnt)
+        taught.append(lives.teaches("abc", death))
+        lives.spend("abc", death)
+    assert taught == [False, True, False, True]
+
+
+def test_the_memory_monitor_is_found_beneath_what_tune_makes_of_it() -> None:
+    from ray.exceptions import OutOfMemoryError
+
+    wrapped = RuntimeError("Caught unexpected exception")
+    wrapped.__cause__ = OutOfMemoryError("1 worker was killed")
+    outer = RuntimeError("Tune failed")
+    outer.__context__ = wrapped
+    assert _is_of_memory(outer) and _is_of_memory(wrapped)
+    assert not _is_of_memory(RuntimeError("Caught unexpected exception"))
 
 
 def test_a_process_that_lost_its_accelerator_says_so() -> None:

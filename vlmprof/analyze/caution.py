@@ -8,6 +8,22 @@ import pandas as pd
 
 SESSION_DRIFT = 0.015
 """Of the canary, from the first third of a session to the last."""
+CANARY_SPREAD = 0.03
+"""Of the canary, from the trial where it was fastest to the one where it was slowest."""
+_CANARY = (
+    "model",
+    "model_fingerprint",
+    "revision",
+    "dtype",
+    "attention",
+    "experts_kernel",
+    "task",
+    "timing_batch_size",
+    "engine",
+    "device",
+    "cpu_threads",
+)
+"""Where these are equal, the canary is the same work for the same kind of machine."""
 
 
 def cautions(part: pd.DataFrame) -> Iterator[str]:
@@ -34,6 +50,20 @@ def _about_times(part: pd.DataFrame) -> Iterator[str]:
         yield f"in {bound} {whole} decoding waits for the host: what a knob saves on the device may not show"
     if drifted := _count(part, "canary_drift_session", SESSION_DRIFT):
         yield f"in {drifted} {whole} the machine drifted by more than {SESSION_DRIFT:.1%} while timing (canary_ratio)"
+    if (spread := _spread_of_canaries(part)) > CANARY_SPREAD:
+        yield (
+            f"the same canary took up to {spread:.0%} longer in one trial than in another: latencies that differ by"
+            " less may be the machine's (canary_ms_p50)"
+        )
+
+
+def _spread_of_canaries(part: pd.DataFrame) -> float:
+    """How much longer the canary took in one trial than in another for which it was the same work."""
+    if "canary_ms_p50" not in part or part["canary_ms_p50"].isna().all():
+        return 0.0
+    groups = part.groupby([part[name].astype("string").fillna("") for name in _CANARY if name in part])["canary_ms_p50"]
+    return float((groups.max() / groups.min() - 1).max())
+
 
 
 def _count(part: pd.DataFrame, name: str, above: float) -> int:
