@@ -1,6 +1,6 @@
 """Batch sizing on a GPU: 27 configurations of MolmoE-1B's shape, random weights, and one real out-of-memory error.
 
-    python -m tests.benchmarks.batching_gpu --json OUT [--gib 12]     on a GPU, at most four minutes
+    python -m tests.benchmarks.batching_gpu --json OUT [--gib 12]     on a GPU, at most five minutes
     python -m tests.benchmarks.batching_gpu --json OUT --tiny         the same code on a CPU, with made-up memory
 
 Sections: ``grid`` asks the product's sizer for every configuration (crops x top-k x blocks) and counts probes and
@@ -47,7 +47,7 @@ MOST = 512
 CHECKED = (0, 13, 26)
 """Configurations whose true maximum is looked for: the smallest, the middle, the largest."""
 MIB = 2**20
-GRID_S = 110.0
+GRID_S = 150.0
 
 
 @dataclass
@@ -203,7 +203,7 @@ def memory() -> dict[str, int]:
 @contextmanager
 def made_up_memory(bench: Bench) -> Iterator[None]:
     """For a CPU: 1,000 MiB of which 400 are held; a row takes 2 for every crop."""
-    see, last = type(bench.model).see, [0.0]
+    see, last = type(bench.model).see, [400.0]
 
     def limited(self: Any, batch: Any, *args: Any) -> Any:
         last[0] = 400 + 2 * sum(one.crops for one in batch.encodings)
@@ -211,10 +211,16 @@ def made_up_memory(bench: Bench) -> Iterator[None]:
             raise torch.OutOfMemoryError("CUDA out of memory (made up).")
         return see(self, batch, *args)
 
+    def taken(device: str) -> rooms.Taken:
+        return rooms.Taken(needed=int(last[0] * MIB), in_use=int(last[0] * MIB))
+
+    def begin(device: str) -> None:
+        last[0] = 400.0
+
     room = Room(usable_bytes=1000 * MIB, held_bytes=400 * MIB, total_bytes=1000 * MIB)
     with (
         mock.patch.object(type(bench.model), "see", limited),
-        mock.patch.object(rooms, "needed_bytes", lambda device: int(last[0] * MIB)),
+        mock.patch.multiple(rooms, read_taken=taken, reset_peak=begin),
         mock.patch.multiple(
             probe,
             read_room=lambda device: room,
@@ -232,7 +238,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     device = "cpu" if options.tiny else "cuda"
-    report = Report(options.json, device, 230)
+    report = Report(options.json, device, 290)
     report.data["gpu"] = gpu_state()
     bench = Bench(random_molmo(device, tiny=options.tiny))
     spaces = values(bench.model, tiny=options.tiny)  # type: ignore[arg-type]
@@ -245,7 +251,7 @@ def main() -> int:
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + options.gib * 2**30) / total)
     with made_up_memory(bench) if options.tiny else nullcontext():
         with tempfile.TemporaryDirectory() as folder:
-            found = report.section("grid", 130, lambda: grid(bench, points, asked, Path(folder)))
+            found = report.section("grid", 160, lambda: grid(bench, points, asked, Path(folder)))
         too_large = min(160, 2 * found["rows"][-1]["size"] + 4) if found else 100
         report.section("survived", 40, lambda: survived(bench, samples(too_large), too_large))
         if found:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlmprof.measure.room import PhasePeaks, capped, needed_bytes, read_room
+from vlmprof.measure.room import PhasePeaks, Taken, capped, read_room, read_taken
 
 
 @pytest.fixture
@@ -53,17 +53,41 @@ def test_the_cap_is_put_back_also_on_error(gpu: dict[str, Any]) -> None:
     assert gpu["fraction"] == 1.0
 
 
-def test_each_phase_has_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = iter([10, 70, 30, 50, 20, 40, 25])
-    monkeypatch.setattr("vlmprof.measure.room.needed_bytes", lambda device: next(readings))
+STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode", "decode", "decode")
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], *readings: tuple[int, int]) -> dict[str, int]:
+    """What is found of a generation whose stretches took this, as (needed, in use)."""
+    taken = iter([Taken(needed=needed, in_use=in_use) for needed, in_use in (before, *readings)])
+    monkeypatch.setattr("vlmprof.measure.room.read_taken", lambda device: next(taken))
     peaks = PhasePeaks("cpu")
     peaks.start()
-    for stage in ("preprocess", "transfer", "vision", "connector", "prefill", "decode", "decode", "decode"):
-        peaks.mark(stage)
+    for stage in STAGES:
+        peaks.mark(stage)  # type: ignore[arg-type]
     peaks.stop()
-    assert peaks.found == {"vision": 70, "prefill": 50, "decode": 40}
-    peaks.start()
-    assert peaks.found == {}
+    return peaks.found
+
+
+def test_each_phase_has_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = [10, 70, 30, 50, 20, 40, 25]
+    found = seen(monkeypatch, (5, 5), *((one, one) for one in readings))
+    assert found == {"vision": 70, "prefill": 50, "decode": 40}
+
+
+def test_a_small_phase_is_not_told_as_large_as_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks lie in those of the vision tower, whose free parts count: it seems to need 124."""
+    found = seen(monkeypatch, (20, 10), (20, 10), (124, 90), (124, 50), (124, 50), (124, 30), (124, 30), (124, 30))
+    assert found == {"vision": 124, "prefill": 72, "decode": 46}  # 20 before, and 1.3 times what is in use beyond 10
+
+
+def test_what_was_needed_is_the_largest_phase_whichever_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = seen(monkeypatch, (10, 10), (12, 11), (40, 38), (41, 30), (90, 50), (95, 70), (60, 40), (60, 40))
+    assert max(found.values()) == found["decode"] == 95
+
+
+def test_a_generation_that_took_nothing_more_has_the_floor_in_every_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(seen(monkeypatch, (10, 10), *[(10, 10)] * 7).values()) == {10}
+    assert PhasePeaks("cpu").found == {}
 
 
 @pytest.mark.parametrize(("reserved", "needed"), [(900, 650), (620, 620)])
@@ -73,4 +97,4 @@ def test_cached_blocks_that_nobody_uses_are_not_needed(
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"inactive_split_bytes.all.peak": 50})
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: reserved)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 600)
-    assert needed_bytes("cuda") == needed
+    assert read_taken("cuda") == Taken(needed=needed, in_use=600)

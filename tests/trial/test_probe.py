@@ -55,8 +55,12 @@ class MadeUp:
     usable: int = 100
     rows: int = 0
 
-    def needed(self, device: str) -> int:
-        return (40 + 10 * self.rows) * MIB
+    def begin(self, device: str) -> None:
+        self.rows = 0
+
+    def taken(self, device: str) -> rooms.Taken:
+        bytes_ = (40 + 10 * self.rows) * MIB
+        return rooms.Taken(needed=bytes_, in_use=bytes_)
 
 
 @pytest.fixture
@@ -71,7 +75,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
 
     room = Room(usable_bytes=100 * MIB, held_bytes=40 * MIB, total_bytes=100 * MIB)
     monkeypatch.setattr(LoadedMolmo, "see", seen)
-    monkeypatch.setattr(rooms, "needed_bytes", device.needed)
+    monkeypatch.setattr(rooms, "read_taken", device.taken)
+    monkeypatch.setattr(rooms, "reset_peak", device.begin)
     monkeypatch.setattr(probe, "read_room", lambda device: room)
     monkeypatch.setattr(probe, "capped", lambda device, room, share: nullcontext())
     monkeypatch.setattr(probe, "_alone_on", lambda device: nullcontext())

@@ -57,6 +57,16 @@ def capped(device: str, room: Room, share: float) -> Iterator[None]:
 
 
 @final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The most of a stretch, in bytes, since ``measure.memory.reset_peak``."""
+
+    needed: int
+    """In use, and with it the free parts of blocks that are in use, which cannot be given back."""
+    in_use: int
+
+
+@final
 class PhasePeaks:
     """A clock that reads memory and not time: the most that each phase of a generation needs.
 
@@ -66,23 +76,39 @@ class PhasePeaks:
     def __init__(self, device: str) -> None:
         """Nothing has been seen."""
         self._device = device
-        self.found: dict[str, int] = {}
-        """Phase -> bytes at its peak."""
+        self._before = Taken(needed=0, in_use=0)
+        self._needed = 0
+        self._in_use: dict[str, int] = {}
 
     def start(self) -> None:
         """A generation begins now."""
-        self.found = {}
         reset_peak(self._device)
+        self._before, self._needed, self._in_use = read_taken(self._device), 0, {}
 
     def mark(self, stage: Stage) -> None:
         """All since the last mark was of this stage."""
         phase = PHASES.get(stage)
         if phase is not None:
-            self.found[phase] = max(needed_bytes(self._device), self.found.get(phase, 0))
+            taken = read_taken(self._device)
+            self._needed = max(taken.needed, self._needed)
+            self._in_use[phase] = max(taken.in_use, self._in_use.get(phase, 0))
         reset_peak(self._device)
 
     def stop(self) -> None:
         """The generation is over; it was not timed."""
+
+    @property
+    def found(self) -> dict[str, int]:
+        """Phase -> bytes at its peak; the largest of them is what the generation needed.
+
+        What one phase needs cannot be read off by itself: the blocks of the phase before are still there, in parts, and
+        a smaller phase would seem to need as much as a larger one before it. So a phase counts with what it has in use
+        beyond the beginning, and with the same share on top of it that the generation as a whole could not use.
+        """
+        grown = max(self._in_use.values(), default=0) - self._before.in_use
+        share = (self._needed - self._before.needed) / grown if grown > 0 else 0.0
+        of_phases = {phase: in_use - self._before.in_use for phase, in_use in self._in_use.items()}
+        return {phase: self._before.needed + round(share * more) for phase, more in of_phases.items()}
 
 
 def _numbered(device: str) -> int:
@@ -91,12 +117,12 @@ def _numbered(device: str) -> int:
     return torch.cuda.current_device() if index is None else index
 
 
-def needed_bytes(device: str) -> int:
-    """The most that a stretch needed since ``measure.memory.reset_peak``.
+def read_taken(device: str) -> Taken:
+    """Of the stretch until now.
 
-    What was in use, and with it the free parts of blocks that are in use, which cannot be given back. Whole cached
-    blocks that nobody uses are not counted: when memory is short the allocator gives them back and tries again.
+    Whole cached blocks that nobody uses are not counted: when memory is short the allocator gives them back and tries
+    again.
     """
-    stats = torch.cuda.memory_stats(device)
-    stuck = stats.get("inactive_split_bytes.all.peak", 0)
-    return int(min(torch.cuda.max_memory_reserved(device), torch.cuda.max_memory_allocated(device) + stuck))
+    in_use = torch.cuda.max_memory_allocated(device)
+    stuck = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.peak", 0)
+    return Taken(needed=int(min(torch.cuda.max_memory_reserved(device), in_use + stuck)), in_use=int(in_use))
