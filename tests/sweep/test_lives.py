@@ -39,6 +39,21 @@ def test_a_host_that_is_short_of_memory_is_given_more_time() -> None:
     assert count == LIVES_OF_MEMORY > LIVES and "short of memory" in why
 
 
+def test_a_shortage_of_memory_leaves_a_trial_its_other_lives() -> None:
+    lives = Lives()
+    reasons = [SHORT_OF_MEMORY] * (LIVES_OF_MEMORY - 1) + [""] * LIVES
+    told = [lives.spend("abc", Death(reason=reason, learnt=0)) for reason in reasons]
+    assert not any(told[:-1]) and told[-1].startswith(f"ended its process {LIVES} times")
+
+
+def test_a_shortage_that_becomes_something_else_is_given_up_too() -> None:
+    patience = Patience()
+    for _ in range(LIVES + 1):
+        patience.pause(gained=False, died=False, short=True)
+    with pytest.raises(UserError, match="ran nothing"):
+        patience.pause(gained=False, died=False, short=False)
+
+
 def test_tuners_that_end_in_vain_are_followed_by_longer_and_longer_pauses() -> None:
     patience = Patience()
     pauses = [patience.pause(gained=False, died=True, short=True) for _ in range(LIVES_OF_MEMORY - 1)]

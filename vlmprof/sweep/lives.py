@@ -44,7 +44,7 @@ class Patience:
             self._in_vain = 0
             return FIRST_PAUSE_S if short else 0.0
         self._in_vain += 1
-        if self._in_vain == (LIVES_OF_MEMORY if short else LIVES):
+        if self._in_vain >= (LIVES_OF_MEMORY if short else LIVES):
             if short:
                 raise UserError(
                     f"Ray's memory monitor ended the trials {self._in_vain} times in a row: the host needs more free"
@@ -59,7 +59,8 @@ class Lives:
     """Of all trials of one run."""
 
     def __init__(self) -> None:
-        self._deaths: Counter[str] = Counter()
+        self._deaths: dict[str, Counter[int]] = {}
+        """Trial -> how many deaths a kind allows -> how many of that kind it died."""
         self._learnt: dict[str, int] = {}
 
     def teaches(self, trial: str, death: Death) -> bool:
@@ -73,11 +74,12 @@ class Lives:
         or found guilty) begins a new count: such a trial comes to an end.
         """
         if death.learnt > self._learnt.get(trial, death.learnt):
-            self._deaths[trial] = 0
+            self._deaths.pop(trial, None)
         self._learnt[trial] = death.learnt
-        self._deaths[trial] += 1
-        count = self._deaths[trial]
-        if count < _allowed(death.reason):
+        allowed, deaths = _allowed(death.reason), self._deaths.setdefault(trial, Counter())
+        deaths[allowed] += 1  # each kind by itself: a shortage of memory leaves a trial the lives that it had
+        count = deaths[allowed]
+        if count < allowed:
             return ""
         return f"ended its process {count} times; the last time: {death.reason or 'see the logs of the cluster'}"
 
