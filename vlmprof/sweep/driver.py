@@ -112,10 +112,11 @@ class Session:
             while left:
                 known = {plan.id: plan for plan in left}
                 whole, share = [estimator.work(plan) for plan in left], self._share
-                fell = []
-                for works in chunks(split(whole, share.shards, share.concurrent), CHUNK):
-                    if why := self._fit([known[trial] for trial in trials_of(works)], Schedule(works)):
-                        fell.append(why)
+                tuners = (
+                    self._fit([known[trial] for trial in trials_of(works)], Schedule(works))
+                    for works in chunks(split(whole, share.shards, share.concurrent), CHUNK)
+                )
+                fell = [why for why in tuners if why is not None]
                 short = any(map(_is_of_memory, fell))
                 killer = SHORT_OF_MEMORY if short else FELL if fell else ""
                 before, (left, deaths, taught) = left, self._unsettled(left, lives, killer)
@@ -197,8 +198,7 @@ class Session:
         try:
             tuner.fit()
         except Exception as error:  # the whole fit can fall; what it settled is kept, the rest is tried again
-            said = str(error).partition("\n")[0][:200]
-            self._display.note(f"Ray Tune ended early: {type(error).__name__}: {said}")
+            self._display.note(f"Ray Tune ended early: {_in_short(error)}")
             return error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -227,6 +227,12 @@ class Session:
             self._display.update(Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running))
             if last:
                 return
+
+
+def _in_short(error: Exception) -> str:
+    """Its kind and the beginning of what it says."""
+    said = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {said[:200]}"
 
 
 def _is_of_memory(error: BaseException | None) -> bool:
