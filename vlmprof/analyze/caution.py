@@ -51,10 +51,7 @@ def _about_times(part: pd.DataFrame) -> Iterator[str]:
     if drifted := _count(part, "canary_drift_session", SESSION_DRIFT):
         yield f"in {drifted} {whole} the machine drifted by more than {SESSION_DRIFT:.1%} while timing (canary_ratio)"
     if (spread := _spread_of_canaries(part)) > CANARY_SPREAD:
-        yield (
-            f"the same canary took up to {spread:.0%} longer in one trial than in another: latencies that differ by"
-            " less may be the machine's (canary_ms_p50)"
-        )
+        yield f"the same canary took up to {spread:.0%} longer in one trial than in another (canary_ms_p50)"
 
 
 def _spread_of_canaries(part: pd.DataFrame) -> float:
@@ -63,7 +60,6 @@ def _spread_of_canaries(part: pd.DataFrame) -> float:
         return 0.0
     groups = part.groupby([part[name].astype("string").fillna("") for name in _CANARY if name in part])["canary_ms_p50"]
     return float((groups.max() / groups.min() - 1).max())
-
 
 
 def _count(part: pd.DataFrame, name: str, above: float) -> int:

@@ -112,11 +112,11 @@ class Session:
             while left:
                 known = {plan.id: plan for plan in left}
                 whole, share = [estimator.work(plan) for plan in left], self._share
-                tuners = (
+                ended = [
                     self._fit([known[trial] for trial in trials_of(works)], Schedule(works))
                     for works in chunks(split(whole, share.shards, share.concurrent), CHUNK)
-                )
-                fell = [why for why in tuners if why is not None]
+                ]
+                fell = [error for error in ended if error is not None]
                 short = any(map(_is_of_memory, fell))
                 killer = SHORT_OF_MEMORY if short else FELL if fell else ""
                 before, (left, deaths, taught) = left, self._unsettled(left, lives, killer)

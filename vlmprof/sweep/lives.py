@@ -73,7 +73,7 @@ class Lives:
         A death after which more is known than after the one before (answers that were kept, a sample that is suspected
         or found guilty) begins a new count: such a trial comes to an end.
         """
-        if death.learnt > self._learnt.get(trial, death.learnt):
+        if self.teaches(trial, death):
             self._deaths.pop(trial, None)
         self._learnt[trial] = death.learnt
         allowed, deaths = _allowed(death.reason), self._deaths.setdefault(trial, Counter())
