@@ -1,9 +1,9 @@
 """The batch sizer of a cluster: one detached actor, found by name, for all sweeps of all drivers.
 
 What one sweep measures another knows at once, and who asks for what is being probed waits, whichever sweep asks. The
-name holds the version, a hash of the code and the atlas folder: sweeps that would not understand each other do not
-meet. The actor belongs to no sweep. It comes back when it is killed, and knows what it knew, because all of it is in
-the atlas; it leaves when nobody has asked for a while, and whoever asks then starts it again.
+name holds the version, the number of the protocol and the atlas folder: sweeps that would not understand each other
+do not meet. The actor belongs to no sweep. It comes back when it is killed, and knows what it knew, because all of it
+is in the atlas; it leaves when nobody has asked for a while, and whoever asks then starts it again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, final
 
@@ -22,10 +21,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import vlmprof
 from vlmprof.sweep.cluster import NAMESPACE
-from vlmprof.trial import batching, sizing
 from vlmprof.trial.batching import BatchSizer
 from vlmprof.trial.sizing.atlas import FOLDER, default_folder
-from vlmprof.trial.sizing.values import Answer, Question, Told
+from vlmprof.trial.sizing.values import PROTOCOL, Answer, Question, Told
 
 IDLE_S = 900.0
 """The actor leaves when nobody has asked for so long."""
@@ -138,14 +136,7 @@ def said_folder() -> str:
 
 def name_for(folder: str) -> str:
     """The name of the actor in its namespace."""
-    return f"batch-sizer-{vlmprof.__version__}-{_code()}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
-
-
-@cache
-def _code() -> str:
-    """Of all that the actor runs and that travels to it."""
-    files = [Path(__file__), Path(batching.__file__), *sorted(Path(sizing.__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    return f"batch-sizer-{vlmprof.__version__}-{PROTOCOL}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 
 
 def _on_the_head() -> Any:

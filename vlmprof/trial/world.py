@@ -1,7 +1,7 @@
 """The world of a trial: all that decides how much memory a batch takes and is no knob.
 
 Its name has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
-transformers and the code a forward pass goes through. Worlds that agree in the first half are stale for each other.
+transformers, and format numbers that are raised by hand. Worlds that agree in the first half are stale for each other.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +20,10 @@ from vlmprof.trial.resolve import Resolved
 from vlmprof.trial.sizing.journal import FORMAT
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-FORWARD = ("engine", "models")
-"""Packages whose code a forward pass goes through."""
+FORWARD_FORMAT = 1
+"""Raise it with a change in ``engine`` or ``models`` that alters how much memory a forward pass takes: batch sizes that
+were measured before are then measured again. A number and not a hash of the sources, since most changes of code leave
+memory as it is, and measuring again costs minutes of a GPU."""
 VERSIONS = ("gpu_driver", "torch", "transformers")
 
 
@@ -42,16 +42,10 @@ def world_of(resolved: Resolved, bench: Bench) -> tuple[str, Mapping[str, Any]]:
         **bench.model.kernels,
     }
     versions = {name: said[name] for name in VERSIONS}
-    versions |= {"cuda": torch.version.cuda, "code": _code(), "format": FORMAT}
+    versions |= {"cuda": torch.version.cuda, "forward_format": FORWARD_FORMAT, "format": FORMAT}
     return f"{_hash(alike)}-{_hash(versions)}", {**alike, **versions}
 
 
 def _hash(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
-
-@cache
-def _code() -> str:
-    root = Path(__file__).parents[1]
-    files = sorted(path for package in FORWARD for path in (root / package).rglob("*.py"))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]

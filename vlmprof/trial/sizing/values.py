@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
+PROTOCOL = 1
+"""Raise it with a change to the values or the methods that a trial and the sizer of a cluster exchange: sweeps that
+speak another protocol start a sizer of their own instead of misreading this one."""
+
 Demand = tuple[tuple[str, float], ...]
 """What one sample of a configuration asks of the device: (axis, amount above 0), ordered by axis; see
 ``trial.probe.demand_of``."""
