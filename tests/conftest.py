@@ -23,7 +23,6 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="vlmprof-tests-"))
 TOKEN, STORAGE = SCRATCH / "token", SCRATCH / "storage"
 
 
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -15,7 +15,7 @@ from vlmprof import registry
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "vlmprof").rglob("*.py"))
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, NESTING = 300, 40, 3
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, NESTING = 500, 40, 3
 ABSTRACT_METHODS = range(1, 4)
 UNION_OF_ALL_SURFACES = "AbstractModel"
 """The documented exception: a family's model provides every surface and every step of a generation."""
@@ -114,7 +114,7 @@ def test_every_leaf_exports_its_one_constant(kind: str) -> None:
     spec = registry.KINDS[kind]
     package = importlib.import_module(spec.package)
     leaves = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    leaves = [name for name in leaves if not name.startswith("_") and name not in spec.frame]
+    leaves = [name for name in leaves if not name.startswith("_") and name != spec.base]
     assert leaves
     for name in leaves:
         assert hasattr(importlib.import_module(f"{spec.package}.{name}"), spec.constant), name

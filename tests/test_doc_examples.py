@@ -19,13 +19,13 @@ from tests.jobs import small_job
 from tests.tasks.public import cell, write_parquet
 from tests.test_docs import DOCS, PAGES, fenced
 from vlmprof import registry
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import KnobValueError
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Prompt
 from vlmprof.surfaces import Anatomy
-from vlmprof.tasks.task import Place
-from vlmprof.trial.batching import BatchSizer
-from vlmprof.trial.execute import Executor
+from vlmprof.tasks.task import DataSource
+from vlmprof.trial.executor import Executor
 
 SHOWN = {
     "crop_share": ("knobs", "KNOB", "add-a-knob.md"),
@@ -131,7 +131,7 @@ def test_a_new_dataset_is_declared_in_under_forty_lines_and_works(
     rows = [{"question_id": n, "photo_id": n // 2, "question": f"{n}?", "answer": "stop"} for n in range(6)]
     (tmp_path / "data").mkdir()
     write_parquet(tmp_path / "data/test-0.parquet", [{**row, "image": cell(row["question_id"])} for row in rows])
-    task = importlib.import_module("sign_qa").TASK.at(Place(path=str(tmp_path)))
+    task = importlib.import_module("sign_qa").TASK.at(DataSource(path=str(tmp_path)))
     del sys.modules["sign_qa"]
     some = task.subset("", 4, 0)
     assert all(one.picture.load().size == (one.picture.width, one.picture.height) for one in some)

@@ -13,7 +13,7 @@ from tests.builders import trial_row
 from tests.jobs import job_file
 from vlmprof import registry
 from vlmprof.errors import SpecError
-from vlmprof.spec import read
+from vlmprof.job.spec import read
 from vlmprof.store.collector import Collector, TrialResult
 
 ROOT = Path(__file__).parents[1]

@@ -25,8 +25,9 @@ class Kind:
     package: str
     constant: str
     noun: str
-    frame: tuple[str, ...]
-    """The modules of the package that are frame, not leaf."""
+    base: str
+    """The one module of the package that holds the leaves' base class. Every other module whose name does not begin
+    with an underscore is a leaf."""
 
     @property
     def group(self) -> str:
@@ -34,15 +35,13 @@ class Kind:
         return self.package
 
 
-METRIC_FRAME = ("metric", "interval", "steady")
-TASK_FRAME = ("ahead", "cache", "dataset", "files", "index", "pictures", "prompts", "task")
 KINDS = {
-    "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", frame=("knob",)),
-    "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", frame=("family",)),
-    "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", frame=TASK_FRAME),
-    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", frame=METRIC_FRAME),
-    "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", frame=("strategy",)),
-    "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", frame=("plot",)),
+    "knobs": Kind(package="vlmprof.knobs", constant="KNOB", noun="knob", base="knob"),
+    "models": Kind(package="vlmprof.models", constant="FAMILY", noun="model family", base="family"),
+    "tasks": Kind(package="vlmprof.tasks", constant="TASK", noun="task", base="task"),
+    "metrics": Kind(package="vlmprof.metrics", constant="METRIC", noun="metric", base="metric"),
+    "strategies": Kind(package="vlmprof.plan.strategies", constant="STRATEGY", noun="strategy", base="strategy"),
+    "plots": Kind(package="vlmprof.plots", constant="PLOT", noun="plot", base="plot"),
 }
 
 
@@ -74,7 +73,7 @@ def load(kind: str, name: str) -> Any:
 def _builtin(spec: Kind) -> tuple[str, ...]:
     package = importlib.import_module(spec.package)
     found = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return tuple(name for name in found if not name.startswith("_") and name not in spec.frame)
+    return tuple(name for name in found if not name.startswith("_") and name != spec.base)
 
 
 def _external(spec: Kind) -> tuple[EntryPoint, ...]:

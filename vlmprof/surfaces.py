@@ -1,23 +1,16 @@
-"""The narrow waist between knobs and models.
+"""What a knob may touch on a model, and what a model is made of.
 
 A knob needs exactly one surface; a model family provides some, known from its configuration alone (``Anatomy``), and
-``trial.resolve`` compares the two sets before a GPU is taken. A knob never reaches past its surface, a model never
-knows a knob: knobs x models stays a sum, not a product.
-
-``TokenMaker`` is the surface that the engine drives: it turns prompts into tokens step by step.
+``trial.resolve`` compares the two sets before a GPU is taken. A knob never reaches past its surface and a model never
+knows a knob, so adding either never means changing the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, final
-
-from vlmprof.records import Encoding, Prompt, Stage, StageTimes
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any, Protocol, final
 
 
 class VisionBudget(Protocol):
@@ -198,86 +191,3 @@ def largest_within(budgets: Sequence[int], tokens: Callable[[int], int], target:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if tokens(budgets[middle]) <= target else (low, middle - 1)
     return budgets[low]
-
-
-class Batch(Protocol):
-    """Encoded prompts, padded together. The tensors are the model's own business."""
-
-    @property
-    def encodings(self) -> tuple[Encoding, ...]:
-        """One for each prompt, in order."""
-        ...
-
-
-class DecodeState(Protocol):
-    """Where a batch stands between two decode steps."""
-
-    @property
-    def next_tokens(self) -> torch.Tensor:
-        """(batch,) greedy choice of the last forward, on the model's device."""
-        ...
-
-
-Mark = Callable[[Stage], None]
-"""Says that all the work since the last mark was of this stage."""
-
-
-def unmarked(stage: Stage) -> None:
-    """The ``Mark`` of a generation that nobody times."""
-
-
-class Clock(Protocol):
-    """Times one generation after another. The engine drives it and knows nothing else of it; see ``measure.clock``."""
-
-    def start(self) -> None:
-        """A generation begins now."""
-        ...
-
-    def mark(self, stage: Stage) -> None:
-        """All that was asked of the device since the last mark was of this stage; several marks of one stage add up."""
-        ...
-
-    def stop(self) -> StageTimes | None:
-        """The generation is over once the device has done all that was asked of it: where its time went.
-
-        None from a clock that counts something else.
-        """
-        ...
-
-
-class TokenMaker(Protocol):
-    """The steps of one generation, in the order the engine takes them; every stage is timed apart."""
-
-    eos_ids: frozenset[int]
-
-    def encode(self, prompts: Sequence[Prompt]) -> Batch:
-        """Decode, resize, tile, tokenise and pad, on the host."""
-        ...
-
-    def transfer(self, batch: Batch) -> Batch:
-        """The same batch with its tensors on the model's device."""
-        ...
-
-    def see(self, batch: Batch, mark: Mark = unmarked) -> Sized:
-        """A transferred batch through vision encoder and connector -> a feature for each of its vision tokens.
-
-        Calls ``mark("vision")`` where the encoder ends and the connector begins. A model that cannot tell leaves it
-        out; then the whole counts as vision.
-        """
-        ...
-
-    def prefill(self, batch: Batch, features: Any, max_new_tokens: int) -> DecodeState:
-        """First forward of the language model over the whole prompt of a transferred batch."""
-        ...
-
-    def step(self, state: DecodeState) -> DecodeState:
-        """One more token for every row; feeds ``state.next_tokens`` back."""
-        ...
-
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Tokens -> answer, without special tokens."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait until the device has done all that was asked; nothing to do on a CPU."""
-        ...

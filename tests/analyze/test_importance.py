@@ -12,13 +12,13 @@ from tests.builders import trial_row, write_results
 from tests.jobs import small_job
 from vlmprof import registry
 from vlmprof.analyze.importance import importance, write_importance
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import UserError
 from vlmprof.knobs._block_choice import STORAGE, kept_blocks
 from vlmprof.plan.point import canonical
 from vlmprof.store import schema, tables
 from vlmprof.store.collector import Collector
-from vlmprof.trial.batching import BatchSizer
-from vlmprof.trial.execute import Executor
+from vlmprof.trial.executor import Executor
 
 QUESTIONS = ["a", "b", "c", "d"]
 

@@ -30,17 +30,17 @@ import torch
 from tests.benchmarks.big_models import random_molmo
 from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
-from vlmprof.engine.engine import EAGER, AbstractEngine
-from vlmprof.engine.fixed import FixedMemory
+from vlmprof.decoding import Clock
+from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
+from vlmprof.engine.static_engine import StaticEngine
 from vlmprof.measure import roofline
 from vlmprof.measure.clock import HostClock, clock_for
-from vlmprof.metrics.steady import steady_median_interval
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt, Stage, StageTimes
-from vlmprof.surfaces import Clock
-from vlmprof.trial.timing import Timer, Work, stage_sum_error
+from vlmprof.stats.timeseries import steady_median_interval
+from vlmprof.trial.timing_pass import TimingPass, TimingRequests, stage_sum_error
 
 OVERHEAD_GOAL = 0.01
 STAGES = ("preprocess_ms", "transfer_ms", "vision_ms", "connector_ms", "prefill_ms", "decode_ms", "end_to_end_ms")
@@ -112,7 +112,7 @@ def wall_ms(
 
 def recorded_steps(device: str) -> AbstractEngine:
     """Steps that the device runs from a recording, so that its host's mood is not in the comparison."""
-    return FixedMemory("graphs", capture=device == "cuda")
+    return StaticEngine("graphs", capture=device == "cuda")
 
 
 def agreement(model: LoadedMolmo, prompts: list[Prompt], tokens: int, seconds: float) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def session(
         exclusive=True,
         energy_seconds=energy_seconds,
     )
-    work = Work(requests=[prompts], length=tokens, configured=nullcontext)
-    done = Timer(timing, model, work).run(0.0, lambda progress: None)
+    work = TimingRequests(requests=[prompts], length=tokens, configured=nullcontext)
+    done = TimingPass(timing, model, work).run(0.0, lambda progress: None)
     firsts = [one.stages for block in done.kept for one in block.timed]
     medians = {stage: statistics.median(getattr(one, stage) or 0.0 for one in firsts) for stage in STAGES}
     step = statistics.median(gap for one in firsts for gap in one.step_ms)

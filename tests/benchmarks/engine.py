@@ -26,12 +26,12 @@ import torch
 
 from tests.benchmarks.big_models import random_molmo
 from tests.benchmarks.sections import Report, copy_bandwidth, gpu_state, median_ms, sync
-from vlmprof.engine.decode_kernels import run_experts
-from vlmprof.engine.engine import EAGER, AbstractEngine
-from vlmprof.engine.fixed import FixedMemory, engine_of
-from vlmprof.engine.layerwise import BlockCompiler
-from vlmprof.engine.memory import release
-from vlmprof.models.molmo.runtime import EncodedBatch, LoadedMolmo
+from vlmprof.engine.base import EAGER, AbstractEngine
+from vlmprof.engine.block_compile import BlockCompiler
+from vlmprof.engine.device_errors import release
+from vlmprof.engine.kernels import run_experts
+from vlmprof.engine.static_engine import StaticEngine, engine_of
+from vlmprof.models.molmo.runtime import LoadedMolmo, MolmoBatch
 from vlmprof.records import Encoding
 
 PARTS = ("answers", "decode", "kernels", "profile", "grid", "equality")
@@ -77,10 +77,10 @@ def make_engine(name: str, options: Options) -> AbstractEngine:
     if name == "eager" or options.device.startswith("cuda"):
         return engine_of(name, options.device)
     # On a CPU there is nothing to capture: the same steps run from Python, so that this script can be tried.
-    return FixedMemory(name, capture=False, compiler=BlockCompiler("eager") if name == "compiled" else None)
+    return StaticEngine(name, capture=False, compiler=BlockCompiler("eager") if name == "compiled" else None)
 
 
-def text_batch(model: LoadedMolmo, rows: int, tokens: int, seed: int = 1) -> EncodedBatch:
+def text_batch(model: LoadedMolmo, rows: int, tokens: int, seed: int = 1) -> MolmoBatch:
     """Prompts of random text tokens, all of one length; the last rows of a large batch are shorter, and padded."""
     vocabulary = model.decoder.config.vocab_size
     low = min(TEXT_IDS, vocabulary // 2)
@@ -90,14 +90,14 @@ def text_batch(model: LoadedMolmo, rows: int, tokens: int, seed: int = 1) -> Enc
     if rows >= 4:
         mask[-1, : tokens // 4] = 0
     one = Encoding(tiling=(1, 1), natural_tiling=(1, 1), crops=0, vision_tokens=0, prompt_tokens=tokens)
-    return model.transfer(EncodedBatch(inputs={"input_ids": ids, "attention_mask": mask}, encodings=(one,) * rows))
+    return model.transfer(MolmoBatch(inputs={"input_ids": ids, "attention_mask": mask}, encodings=(one,) * rows))
 
 
 Tokens = list[list[int]]
 
 
 def decode_with(
-    engine: AbstractEngine, model: LoadedMolmo, batch: EncodedBatch, steps: int
+    engine: AbstractEngine, model: LoadedMolmo, batch: MolmoBatch, steps: int
 ) -> tuple[Tokens, float, float]:
     """Tokens by row, milliseconds of the prompt, milliseconds a decode step."""
     sync(model.device)
@@ -112,7 +112,7 @@ def decode_with(
     return tokens, 1e3 * (middle - begin), 1e3 * (end - middle) / steps
 
 
-def library_decode(model: LoadedMolmo, batch: EncodedBatch, steps: int) -> tuple[list[list[int]], float]:
+def library_decode(model: LoadedMolmo, batch: MolmoBatch, steps: int) -> tuple[list[list[int]], float]:
     """Tokens by row and milliseconds a decode step of ``generate``, by stamps between its forwards."""
     stamps: list[Any] = []
     on_gpu = model.device.startswith("cuda")

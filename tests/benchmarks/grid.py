@@ -1,9 +1,9 @@
 """A 27-point sweep (crops x top-k x blocks) against two plain ways of doing it, on the same machine in the same run.
 
-Ours is the score pass of the product: ``Bench`` with its engine, its vision features, its look ahead and its order, the
-longest prompts first. The plain way is a loop of the library's ``generate`` with the experts' grouped kernel, as a user
-would write it. The predecessor's way runs each expert in a Python loop, and loads the model anew for every
-configuration; a load (from files that the system still holds in memory) is measured once and told apart.
+Ours is the score pass of the product: ``LoadedModel`` with its engine, its vision features, its look ahead and its
+order, the longest prompts first. The plain way is a loop of the library's ``generate`` with the experts' grouped
+kernel, as a user would write it. The predecessor's way runs each expert in a Python loop, and loads the model anew for
+every configuration; a load (from files that the system still holds in memory) is measured once and told apart.
 
 Ours runs every point. The plain ways run a Latin square of points, in which every value of every knob occurs once;
 their mean stands for the mean of the grid, which is exact where the knobs' effects on time add up.
@@ -26,15 +26,17 @@ from PIL import Image
 
 from tests.benchmarks.sections import Report, sync
 from vlmprof import registry
-from vlmprof.engine.engine import EAGER
-from vlmprof.engine.fixed import FixedMemory
-from vlmprof.engine.sights import Sights
+from vlmprof.engine.base import EAGER
+from vlmprof.engine.static_engine import StaticEngine
+from vlmprof.engine.vision_cache import VisionFeatureCache
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.models.molmo.tiling import token_counts
 from vlmprof.records import Example, Picture, Prompt
-from vlmprof.trial.bench import Bench, NextBatch
-from vlmprof.trial.samples import Asked, open_pictures
+from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.outcome import Sample
+from vlmprof.trial.prefetch import BatchPrefetcher
+from vlmprof.trial.samples import open_pictures
 
 SIZES = ((640, 480), (480, 640), (1024, 768), (640, 427), (800, 1200), (500, 375), (1280, 720), (768, 1024))
 """Width and height of pictures as datasets of visual questions have them."""
@@ -42,7 +44,7 @@ LATIN = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 FULL = 512
 
 
-def samples(count: int) -> list[Asked]:
+def samples(count: int) -> list[Sample]:
     """Questions about noise; what is asked does not matter, how large the pictures are does."""
     made = []
     for index in range(count):
@@ -54,7 +56,7 @@ def samples(count: int) -> list[Asked]:
         example = Example(
             id=str(index), question=question, question_type="", answers=("1",), picture=picture, cluster=str(index)
         )
-        made.append(Asked(example=example, prompt=Prompt(text=question, picture=picture)))
+        made.append(Sample(example=example, prompt=Prompt(text=question, picture=picture)))
     return made
 
 
@@ -145,8 +147,8 @@ def load_seconds(model: LoadedMolmo) -> float:
 def equality(model: LoadedMolmo, options: Any) -> dict[str, Any]:
     """Answers of ours and of ``generate`` on the Latin square, for a model in float32."""
     knobs, asked = values(model, tiny=options.tiny), samples(min(options.samples, 32))
-    engine = FixedMemory("graphs", capture=model.device.startswith("cuda"))
-    bench = Bench(model, engine=engine, sights=Sights())
+    engine = StaticEngine("graphs", capture=model.device.startswith("cuda"))
+    bench = LoadedModel(model, engine=engine, sights=VisionFeatureCache())
     found: dict[str, Any] = {"dtype": str(model._model.dtype), "samples": len(asked)}
     equal: list[float] = []
     for row in LATIN:
@@ -159,20 +161,20 @@ def equality(model: LoadedMolmo, options: Any) -> dict[str, Any]:
     return found | {"equal to plain": equal}
 
 
-def _longest_first(asked: list[Asked], cap: int, model: LoadedMolmo) -> list[Asked]:
+def _longest_first(asked: list[Sample], cap: int, model: LoadedMolmo) -> list[Sample]:
     geometry = model._processor.image_processor.geometry
 
-    def tokens(one: Asked) -> int:
+    def tokens(one: Sample) -> int:
         return token_counts(one.prompt.picture.height, one.prompt.picture.width, cap, geometry).vision_tokens
 
     return sorted(asked, key=tokens, reverse=True)
 
 
-def ours(model: LoadedMolmo, asked: list[Asked], points: list[Any], options: Any, found: dict[str, Any]) -> None:
+def ours(model: LoadedMolmo, asked: list[Sample], points: list[Any], options: Any, found: dict[str, Any]) -> None:
     """Every point as the score pass does it; seconds of each, answers as tokens."""
     on_gpu = model.device.startswith("cuda")
-    engine = FixedMemory("graphs", capture=on_gpu)
-    bench = Bench(model, engine=engine if on_gpu or options.tiny else EAGER, sights=Sights())
+    engine = StaticEngine("graphs", capture=on_gpu)
+    bench = LoadedModel(model, engine=engine if on_gpu or options.tiny else EAGER, sights=VisionFeatureCache())
     found["seconds by point"], found["said"] = {}, {}
     for point in points:
         sync(model.device)
@@ -189,10 +191,10 @@ def ours(model: LoadedMolmo, asked: list[Asked], points: list[Any], options: Any
     engine.forget()
 
 
-def _score(bench: Bench, asked: list[Asked], batch: int, cap: int) -> dict[str, list[int]]:
+def _score(bench: LoadedModel, asked: list[Sample], batch: int, cap: int) -> dict[str, list[int]]:
     """Sample -> its answer's tokens."""
     said: dict[str, list[int]] = {}
-    with NextBatch(bench, lambda pictures: None) as following:
+    with BatchPrefetcher(bench, lambda pictures: None) as following:
         for start in range(0, len(asked), batch):
             opened, prepared = following.take(asked[start : start + batch], asked[start + batch :])
             answers = bench.answer(prepared, opened.readable, cap)
@@ -200,7 +202,7 @@ def _score(bench: Bench, asked: list[Asked], batch: int, cap: int) -> dict[str, 
     return said
 
 
-def plain(model: LoadedMolmo, asked: list[Asked], batch: int, cap: int, kernel: str) -> tuple[float, list[list[int]]]:
+def plain(model: LoadedMolmo, asked: list[Sample], batch: int, cap: int, kernel: str) -> tuple[float, list[list[int]]]:
     """A loop of ``generate``, as a user would write it: seconds, and answers as tokens."""
     before = model.decoder.config._experts_implementation
     model.decoder.set_experts_implementation(kernel)

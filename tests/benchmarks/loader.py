@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from vlmprof.records import Picture
-from vlmprof.tasks.ahead import Ahead
-from vlmprof.tasks.index import Columns, read_index
+from vlmprof.tasks._data.index import Columns, read_index
+from vlmprof.tasks._data.prefetch import PicturePrefetcher
 
 MODEL_SECONDS, BATCH = 0.020, 8
 
@@ -108,7 +108,7 @@ def plain(file: Path) -> Iterable[Image.Image]:
 
 
 def ours(pictures: list[Picture], readers: int) -> Iterable[Image.Image]:
-    with Ahead(pictures, readers) as ahead:
+    with PicturePrefetcher(pictures, readers) as ahead:
         for start in range(0, len(pictures), BATCH):
             batch = pictures[start : start + BATCH]
             ahead.wait(batch)

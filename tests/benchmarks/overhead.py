@@ -6,7 +6,7 @@ Trials take no time (``trivial``), so all that is measured is ours, Ray's and th
 
 * ``loop``: a ``for`` loop that gives the same rows to the same collector, in one process;
 * ``tune``: Ray Tune with a class that does nothing, reused actors, loggers off, two at once, one Tuner; no rows;
-* ``vlmprof``: a job through ``vlmprof.sweep.launch.launch``: trainable, collector, ledger, tables, board, two at once;
+* ``vlmprof``: a job through ``vlmprof.sweep.driver.launch``: trainable, collector, ledger, tables, board, two at once;
 * ``resume``: the same job again, where all but 100 trials have finished, then where all have;
 * ``collector``: rows a second that the collector takes over its actor, from one client and from two.
 
@@ -123,7 +123,7 @@ def _launched(spec: Any, plans: Any) -> float:
 
     from tests.benchmarks.trivial import instead_of_models
     from tests.sweep.sweeps import Silent
-    from vlmprof.sweep.launch import launch
+    from vlmprof.sweep.driver import launch
 
     times: list[float] = []
 

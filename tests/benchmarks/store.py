@@ -32,7 +32,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tests.builders import trial_row
-from vlmprof.store import merge, schema, tables
+from vlmprof.store import compaction, schema, tables
 from vlmprof.store.attempts import Chunk
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import read_states
@@ -220,9 +220,9 @@ def read(where: Path, rows: list[dict]) -> dict:
 
 
 def trials_of_ours(where: Path, rows: list[dict]) -> dict[str, dict]:
-    at_once, merge.GATHERED = merge.GATHERED, sys.maxsize
+    at_once, compaction.GATHERED = compaction.GATHERED, sys.maxsize
     taken, apart = filled(where / "apart", rows)
-    merge.GATHERED = at_once
+    compaction.GATHERED = at_once
     merging, together = filled(where / "together", rows)
     each = 1e3 / len(rows)
     return {"ours, unmerged": {"ms_a_trial": taken * each, **apart}, "ours": {"ms_a_trial": merging * each, **together}}

@@ -15,7 +15,7 @@ import yaml
 from tests.builders import trial_row
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.collector import TrialResult
-from vlmprof.trial.plain import identity
+from vlmprof.trial.columns.identity import identity
 from vlmprof.trial.resolve import Job, prepare
 
 GRID = {
@@ -94,7 +94,7 @@ _TIMING: Mapping[str, Any] = {
 
 
 class Executor:
-    """With the face of ``vlmprof.trial.execute.Executor``: reports once, answers at once."""
+    """With the face of ``vlmprof.trial.executor.Executor``: reports once, answers at once."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -108,7 +108,7 @@ class Executor:
 
 def instead_of_models() -> None:
     """In a worker, before it runs anything: whoever imports the executor gets the one above."""
-    fake = types.ModuleType("vlmprof.trial.execute")
+    fake = types.ModuleType("vlmprof.trial.executor")
     fake.Executor = Executor  # type: ignore[attr-defined]
     sys.modules[fake.__name__] = fake
 

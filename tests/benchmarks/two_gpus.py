@@ -143,8 +143,8 @@ class Watch:
 def child(job_path: Path, out: Path) -> None:
     """Run the sweep in this process; what it gave goes to ``out``."""
     from vlmprof.store import tables
-    from vlmprof.sweep.launch import launch
-    from vlmprof.trial.cost import Estimator
+    from vlmprof.sweep.cost import CostEstimator
+    from vlmprof.sweep.driver import launch
     from vlmprof.trial.resolve import prepare
 
     prepared, watch = prepare(job_path), Watch(out.with_suffix(".partial"))
@@ -154,7 +154,7 @@ def child(job_path: Path, out: Path) -> None:
     folder = prepared.spec.folder
     trials = tables.read(folder, "trials").set_index("trial")
     samples = tables.read(folder, "samples").sort_values(["trial", "sample"])
-    estimator = Estimator()
+    estimator = CostEstimator()
     found = {
         "states": states,
         "notes": watch.notes,

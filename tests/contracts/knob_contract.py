@@ -15,7 +15,7 @@ from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import KnobValueError
 from vlmprof.knobs.knob import AbstractKnob, label
-from vlmprof.measure.observe import Whole, counted
+from vlmprof.measure.model_counts import ModelParts, counted
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Observation, Prompt
 from vlmprof.surfaces import SURFACES, Anatomy
@@ -115,7 +115,7 @@ def observe(
     model: AbstractModel, prompts: list[Prompt], knob: AbstractKnob | None = None, value: Any = None
 ) -> Observation:
     """What a generation under a knob really did."""
-    whole = Whole.of(model)
+    whole = ModelParts.of(model)
     with knob.applied(model, value) if knob else nullcontext(), counted(whole) as counts:
         run = generate(model, prompts, max_new_tokens=model.output_tokens or 8, stop_at_eos=False)
     seen = run.generations

@@ -15,10 +15,10 @@ from vlmprof.tasks.task import Task
 ELSEWHERE = """
 import json, sys
 from vlmprof import registry
-from vlmprof.tasks.task import Place
+from vlmprof.tasks.task import DataSource
 name, place = sys.argv[1], json.loads(sys.argv[2])
 task = registry.load("tasks", name)
-task = task.at(Place(**place)) if place else task
+task = task.at(DataSource(**place)) if place else task
 print(json.dumps([one.id for one in task.subset("", None, 7)][:50]))
 """
 

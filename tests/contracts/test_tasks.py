@@ -14,7 +14,7 @@ from tests.tasks.public import QUESTIONS, ROWS, picture, write
 from vlmprof import registry
 from vlmprof.metrics.multiple_choice import LETTERS
 from vlmprof.records import Example
-from vlmprof.tasks.task import Place, Task
+from vlmprof.tasks.task import DataSource, Task
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +30,7 @@ def pattern(name: str) -> str:
 
 
 def at(folder: Path, name: str) -> Task:
-    task = registry.load("tasks", name).at(Place(path=str(folder)))
+    task = registry.load("tasks", name).at(DataSource(path=str(folder)))
     assert isinstance(task, Task)
     return task
 
@@ -84,7 +84,7 @@ class TestLocal(TaskContract):
 
     @pytest.fixture
     def task(self, place: dict[str, str]) -> Task:
-        task = registry.load("tasks", "local").at(Place(**place))
+        task = registry.load("tasks", "local").at(DataSource(**place))
         assert isinstance(task, Task)
         return task
 

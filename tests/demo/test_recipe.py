@@ -16,18 +16,18 @@ from vlmprof.demo.config import (
     demo_config,
     demo_image_processor,
 )
-from vlmprof.demo.corpus import Batch, build_corpus, normalise
-from vlmprof.demo.labels import HEADS, IGNORE, dense_labels
-from vlmprof.demo.packing import answer_logits, answers_right, image_features
-from vlmprof.demo.recipe import RECIPE
-from vlmprof.demo.segment import segmented
-from vlmprof.demo.step import concentration, gated, imbalance, step_losses
 from vlmprof.demo.tokenizer import build_tokenizer, vocabulary
-from vlmprof.demo.train import Run, draw, train
+from vlmprof.demo.training.corpus import SceneBatch, build_corpus, normalise
+from vlmprof.demo.training.labels import HEADS, IGNORE, dense_labels
+from vlmprof.demo.training.packing import answer_logits, answers_right, image_features
+from vlmprof.demo.training.recipe import RECIPE
+from vlmprof.demo.training.segment import segmented
+from vlmprof.demo.training.step import concentration, gated, imbalance, step_losses
+from vlmprof.demo.training.train import TrainingRun, draw, train
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
-from vlmprof.tasks._shapes_questions import scene_questions
-from vlmprof.tasks._shapes_scenes import COLOURS, SHAPES, Scene, Shape
+from vlmprof.tasks._shapes.questions import scene_questions
+from vlmprof.tasks._shapes.scenes import COLOURS, SHAPES, Scene, Shape
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,7 +122,7 @@ def test_verdicts_under_a_cap_on_output_tokens():
 
 
 def test_a_block_whose_gate_is_shut_is_left_out(corpus):
-    run = Run(replace(RECIPE, half=False), "cpu")
+    run = TrainingRun(replace(RECIPE, half=False), "cpu")
     batch = corpus[0].pick(slice(0, 2))
     features = image_features(run.model, batch)
     gates = torch.ones(BLOCKS)
@@ -143,7 +143,7 @@ def test_a_block_whose_gate_is_shut_is_left_out(corpus):
 def test_a_step_asks_for_no_value_so_that_a_graph_can_hold_it(corpus, monkeypatch):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    run = Run(replace(RECIPE, scenes_per_step=2), "cpu")
+    run = TrainingRun(replace(RECIPE, scenes_per_step=2), "cpu")
     bucket, rows = draw(corpus, 0, run.recipe)
     parameters = [*run.model.parameters(), *run.heads.parameters()]
     run._losses("joint", bucket, rows)  # tables that are made once are made now
@@ -156,7 +156,7 @@ def test_a_step_asks_for_no_value_so_that_a_graph_can_hold_it(corpus, monkeypatc
 
 
 def test_all_experts_computed_is_the_sum_of_the_chosen(corpus):
-    run = Run(replace(RECIPE, half=False), "cpu")
+    run = TrainingRun(replace(RECIPE, half=False), "cpu")
     batch = corpus[0].pick(slice(0, 2))
     with torch.no_grad():
         features = image_features(run.model, batch)
@@ -211,7 +211,7 @@ def test_a_step_draws_the_same_scenes_again(corpus):
 def test_parts_that_were_drawn_apart_make_the_same_buckets():
     apart = [*build_corpus("train", range(6), "few", (4, 1)), *build_corpus("train", range(6, 12), "few", (4, 1))]
     whole = build_corpus("train", range(12), "few", (4, 1))
-    merged = Batch.merged(apart)
+    merged = SceneBatch.merged(apart)
     assert [len(bucket) for bucket in merged] == [len(bucket) for bucket in whole]
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(merged, whole, strict=True))
 
@@ -220,11 +220,11 @@ def test_twenty_steps_lower_the_loss_and_a_resumed_run_goes_on_alike(corpus, tmp
     recipe = replace(
         RECIPE, scenes_per_step=4, vision_steps=0, joint_steps=24, easy_share=1.0, warmup_steps=4, half=False
     )
-    run = Run(recipe, "cpu")
+    run = TrainingRun(recipe, "cpu")
     losses = [float(run.advance(*draw(corpus, step, recipe)).sum()) for step in range(20)]
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
     run.save(tmp_path / "checkpoint.pt")
-    again = Run(recipe, "cpu")
+    again = TrainingRun(recipe, "cpu")
     again.load(tmp_path / "checkpoint.pt")
     assert again.step == 20
     assert torch.equal(again.advance(*draw(corpus, 20, recipe)), run.advance(*draw(corpus, 20, recipe)))
@@ -232,8 +232,8 @@ def test_twenty_steps_lower_the_loss_and_a_resumed_run_goes_on_alike(corpus, tmp
 
 @pytest.mark.parametrize("first", [0, 3])
 def test_a_schedule_in_seconds_is_fitted_from_wherever_a_run_begins(corpus, tmp_path, monkeypatch, capsys, first):
-    monkeypatch.setattr("vlmprof.demo.train._SETTLE_STEPS", 2)
-    run = Run(replace(RECIPE, scenes_per_step=1, vision_steps=1, joint_steps=1000), "cpu")
+    monkeypatch.setattr("vlmprof.demo.training.train._SETTLE_STEPS", 2)
+    run = TrainingRun(replace(RECIPE, scenes_per_step=1, vision_steps=1, joint_steps=1000), "cpu")
     run.step = first
     train(run, dict.fromkeys(("easy", "full", "watch"), corpus), tmp_path, seconds=0.01)  # over before it is fitted
     settled = max(first, 1) + 4 + 1  # the step that finds no time left is the last

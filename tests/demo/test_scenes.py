@@ -8,8 +8,8 @@ from itertools import islice
 
 import pytest
 
-from vlmprof.tasks._shapes_questions import CODE_WORDS, CODES, TYPES, held_out, questions, scene_questions, train
-from vlmprof.tasks._shapes_scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE_PX, SIZES, Scene, Shape, make_scene
+from vlmprof.tasks._shapes.questions import CODE_WORDS, CODES, TYPES, held_out, questions, scene_questions, train
+from vlmprof.tasks._shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE_PX, SIZES, Scene, Shape, make_scene
 
 # Descriptions alone, no pixels: these must be equal on every machine, Python and Pillow.
 GOLDEN_DIGESTS = {0: "220d92e7ddcf0e53", 1: "2c98fcfdad5c422f", 999_999: "02b01d963af67359"}
@@ -22,7 +22,7 @@ def test_a_scene_is_the_same_everywhere(seed):
 
 def test_questions_do_not_depend_on_the_hash_seed():
     code = (
-        "from vlmprof.tasks._shapes_questions import held_out; import hashlib;"
+        "from vlmprof.tasks._shapes.questions import held_out; import hashlib;"
         "print(hashlib.sha256(repr([q for _, q in held_out(50)]).encode()).hexdigest())"
     )
     outputs = set()

@@ -9,12 +9,12 @@ import torch
 import vlmprof.demo
 from vlmprof.demo.card import blind
 from vlmprof.demo.config import MAX_CROPS, demo_config
-from vlmprof.demo.corpus import build_corpus
-from vlmprof.demo.evaluate import generated_verdicts, load, packed_verdicts
-from vlmprof.demo.export import WEIGHTS, weights_sha256
-from vlmprof.demo.packing import accuracy_by_type
-from vlmprof.tasks._shapes_questions import scene_questions
-from vlmprof.tasks._shapes_scenes import make_scene
+from vlmprof.demo.training.corpus import build_corpus
+from vlmprof.demo.training.evaluate import generated_verdicts, load, packed_verdicts
+from vlmprof.demo.training.export import WEIGHTS, weights_sha256
+from vlmprof.demo.training.packing import accuracy_by_type
+from vlmprof.tasks._shapes.questions import scene_questions
+from vlmprof.tasks._shapes.scenes import make_scene
 
 CARD = Path(vlmprof.demo.__file__).parent / "MODEL_CARD.md"
 SCENES = 80

@@ -9,9 +9,9 @@ import torch
 
 from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
-from vlmprof.engine.engine import EAGER, AbstractEngine
-from vlmprof.engine.fixed import engine_of
+from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
+from vlmprof.engine.static_engine import engine_of
 from vlmprof.models.family import Checkpoint
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Prompt

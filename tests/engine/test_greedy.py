@@ -8,12 +8,12 @@ import torch
 
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
+from vlmprof.decoding import Mark
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure.clock import HostClock
-from vlmprof.models.molmo.runtime import EncodedBatch, LoadedMolmo
+from vlmprof.models.molmo.runtime import LoadedMolmo, MolmoBatch
 from vlmprof.records import Prompt
-from vlmprof.surfaces import Mark
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_features_without_a_place_are_no_answer(
 ) -> None:
     encode = LoadedMolmo.encode
 
-    def one_token_short(self: LoadedMolmo, asked: list[Prompt]) -> EncodedBatch:
+    def one_token_short(self: LoadedMolmo, asked: list[Prompt]) -> MolmoBatch:
         batch = encode(self, asked)
         first = replace(batch.encodings[0], vision_tokens=batch.encodings[0].vision_tokens - 1)
         return replace(batch, encodings=(first, *batch.encodings[1:]))
@@ -124,7 +124,7 @@ def test_out_of_memory_is_told_once_the_batch_is_freed(
 ) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
-    def refuse(self: LoadedMolmo, batch: EncodedBatch, mark: Mark) -> torch.Tensor:
+    def refuse(self: LoadedMolmo, batch: MolmoBatch, mark: Mark) -> torch.Tensor:
         on_the_device = torch.zeros(8)
         held.append(weakref.ref(on_the_device))
         raise type(error)(*error.args)
@@ -139,7 +139,7 @@ def test_out_of_memory_is_told_once_the_batch_is_freed(
 def test_another_runtime_error_is_not_out_of_memory(
     model: LoadedMolmo, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: LoadedMolmo, batch: EncodedBatch, mark: Mark) -> torch.Tensor:
+    def broken(self: LoadedMolmo, batch: MolmoBatch, mark: Mark) -> torch.Tensor:
         raise RuntimeError("shape mismatch")
 
     monkeypatch.setattr(LoadedMolmo, "see", broken)

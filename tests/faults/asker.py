@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.trial.sizing.devices import Device, demand_of, question, told
+from tests.batch_size.devices import Device, demand_of, question, told
 
 FOUND = "found.json"
 BETWEEN_S = 0.3
@@ -44,7 +44,7 @@ class Search:
 
 def search(folder: Path) -> Search:
     """Ask until told to stop."""
-    from vlmprof.sweep.sizer import RemoteSizer
+    from vlmprof.sweep.sizer_actor import RemoteSizer
 
     sizer, device, found = RemoteSizer(str(folder / "atlas")), Device(), Search()
     settled, probed = dict[str, int](), Counter[str]()

@@ -31,8 +31,8 @@ from typing import Any
 
 from tests.checkpoints import tiny_checkpoint
 from tests.faults.asker import Asker, Search
-from tests.faults.books import Books, audit
 from tests.faults.kills import Kill, Killer, order
+from tests.faults.ledger_checks import Books, audit
 from tests.faults.processes import MARK, end, left
 from tests.faults.sweep import ROOT, Driver, Sweep, environment
 from tests.faults.two_nodes import TwoNodes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.books import audit
 from tests.faults.chaos import Plan, as_json, markdown, run
 from tests.faults.kills import KINDS, order
+from tests.faults.ledger_checks import audit
 from tests.faults.writers import write_one
 from vlmprof.store.collector import Collector
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.books import audit
+from tests.faults.ledger_checks import audit
 from tests.faults.processes import MARK, end, kill, left, workers
 from tests.faults.sweep import Driver, Sweep, environment
 from tests.faults.two_nodes import TwoNodes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.builders import trial_row
 from vlmprof.errors import StoreError
-from vlmprof.store import merge, tables
+from vlmprof.store import compaction, tables
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import FINISHED, read, read_states
 
@@ -67,7 +67,7 @@ def killed_writers(folder: Path, kills: int, seed: int) -> list[int]:
     Tables are merged every few trials, so that kills fall into merges too. How long a writer lives is counted in the
     time that a trial takes here to be written.
     """
-    merge.GATHERED = 4
+    compaction.GATHERED = 4
     chance, counts = random.Random(seed), []
     each_s = _seconds_a_trial(folder.with_name("paced"))
     for number in range(kills):

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from tests.measure.fake_device import FakeDevice
+from vlmprof.decoding import Clock
 from vlmprof.errors import Mismatch
 from vlmprof.measure.clock import EventClock, HostClock, stage_times
 from vlmprof.measure.clock_check import products, require_true
 from vlmprof.records import StageTimes
-from vlmprof.surfaces import Clock
 
 STEPS = 4
 

@@ -65,7 +65,8 @@ def test_a_decode_step_costs_what_its_weights_say(model: AbstractModel) -> None:
     """Two operations for each weight that a token meets, plus attention: worked out by hand from the sizes."""
     prompts = demo_prompts(registry.load("tasks", "shapes_qa"), 1)
     one, two = (
-        count_flops(lambda n=n: generate(model, prompts, max_new_tokens=n, stop_at_eos=False)) for n in (1, 2)  # type: ignore[misc]
+        count_flops(lambda n=n: generate(model, prompts, max_new_tokens=n, stop_at_eos=False))
+        for n in (1, 2)  # type: ignore[misc]
     )
     config = model.decoder.config
     length = generate(model, prompts, max_new_tokens=1).generations[0].encoding.prompt_tokens + 1

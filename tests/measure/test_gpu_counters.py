@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vlmprof.measure import disturbance, energy, hostbound, nvml, roofline
-from vlmprof.measure.disturbance import Reading, causes
-from vlmprof.measure.hostbound import AheadClock, HostBound, union_ms
+from vlmprof.measure import disturbance, energy, host_bound, nvml, roofline
+from vlmprof.measure.disturbance import DisturbanceReading, causes
+from vlmprof.measure.host_bound import HostAheadClock, HostBound, union_ms
 from vlmprof.records import StageTimes
 
 
@@ -59,8 +59,8 @@ def driver() -> FakeNvml:
     return FakeNvml()
 
 
-def reading(gpu: nvml.Gpu | None, **changes: Any) -> Reading:
-    base = Reading(
+def reading(gpu: nvml.Gpu | None, **changes: Any) -> DisturbanceReading:
+    base = DisturbanceReading(
         at_ns=0,
         waited_ns=0,
         stolen_ticks=0,
@@ -205,10 +205,10 @@ def test_the_sleep_comes_between_prefill_and_steps() -> None:
         def stop(self) -> StageTimes | None:
             return None
 
-    clock = AheadClock(Inner(), lambda: told.append("sleep"))  # type: ignore[arg-type]
+    clock = HostAheadClock(Inner(), lambda: told.append("sleep"))  # type: ignore[arg-type]
     clock.start()
     clock.mark("prefill")
     clock.mark("decode")
     clock.stop()
     assert told == ["start", "prefill", "sleep", "transfer", "decode"]
-    assert hostbound.look("cpu", lambda clock: None, 1.0, 1.0) is None
+    assert host_bound.look("cpu", lambda clock: None, 1.0, 1.0) is None

@@ -7,8 +7,8 @@ from functools import cache
 
 import pytest
 
-from tests.models.vlm.families import ASKED, BY_NAME, Family, ask
-from tests.models.vlm.recipes import make
+from tests.models.hf.families import ASKED, BY_NAME, Family, ask
+from tests.models.hf.recipes import make
 from vlmprof.models.family import Checkpoint
 from vlmprof.records import Prompt
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.knob_contract import demo_prompts
-from tests.models.vlm.families import BY_NAME, Family, ask
+from tests.models.hf.families import BY_NAME, Family, ask
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.models.family import AbstractModel, Checkpoint

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlmprof.job.spec import ModelSpec, TaskSpec
 from vlmprof.plan.point import Point, Timing, TrialPlan, canonical
-from vlmprof.spec import ModelSpec, TaskSpec
 
 TIMING = Timing(
     batch_size=1,

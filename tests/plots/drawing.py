@@ -4,7 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tests.builders import read_rows
-from vlmprof.analyze.group import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.plots import _style
 
 

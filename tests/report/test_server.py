@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.builders import combined_sweep, trial_row, write_results
-from vlmprof.analyze.live import Watcher
+from vlmprof.analyze.watch_state import Watcher
 from vlmprof.errors import StoreError, UserError
 from vlmprof.report import server as page
+from vlmprof.store.heartbeat import Heartbeat, write_pulse
 from vlmprof.store.ledger import LEDGER, Ledger
-from vlmprof.store.pulse import Pulse, write_pulse
 
 
 @pytest.fixture
 def served(tmp_path):
     write_results(tmp_path, combined_sweep())
-    write_pulse(tmp_path, Pulse(time=time.time(), beat=1))
+    write_pulse(tmp_path, Heartbeat(time=time.time(), beat=1))
     made = page.make_server(tmp_path, 0)
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -104,7 +104,7 @@ def test_ten_pages_read_the_folder_once_a_second(tmp_path):
             looks.append(now[0])
             return Watcher(tmp_path).look()
 
-    views = page.Views(Counting(), clock=lambda: now[0])
+    views = page.ViewCache(Counting(), clock=lambda: now[0])
     answers = {views.get() for _ in range(10)}
     now[0] = 1.5
     views.get()

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.builders import trial_row
 from vlmprof.errors import StoreError, Superseded
 from vlmprof.store import tables
-from vlmprof.store.attempts import BLAMED, QUARANTINED_MOST, Begun, Chunk
+from vlmprof.store.attempts import BLAMED, QUARANTINED_MOST, AttemptStart, Chunk
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import read
 
@@ -23,7 +23,7 @@ def row(sample: str, error: str | None = None) -> dict[str, Any]:
     return {"sample": sample, "text": "yes", "ids": (5,), "end": "eos", "tokens": 1, "batch_size": 2, "error": error}
 
 
-def chunk(begun: Begun, number: int, *samples: str, trial: str = "abc", **fields: Any) -> Chunk:
+def chunk(begun: AttemptStart, number: int, *samples: str, trial: str = "abc", **fields: Any) -> Chunk:
     rows = tuple(row(sample) for sample in samples)
     return Chunk(**{"trial": trial, "attempt": begun.attempt, "number": number, "rows": rows, "seconds": 1.0, **fields})
 
@@ -33,7 +33,7 @@ def result(state: Any = "done", trial: str = "abc", **fields: Any) -> TrialResul
     return TrialResult(trial=trial, knobs=("max_crops",), state=state, row=told, **fields)
 
 
-def kept(begun: Begun) -> list[str]:
+def kept(begun: AttemptStart) -> list[str]:
     return [str(one["sample"]) for each in begun.chunks for one in each.rows]
 
 
@@ -253,7 +253,7 @@ class Service(RuleBasedStateMachine):
             old.unlink()
         self.collector = Collector(self.folder, "mine", wait_s=1)
         self.collector.open_run(["a", "b"], {})
-        self.attempts: list[tuple[str, Begun]] = []
+        self.attempts: list[tuple[str, AttemptStart]] = []
         self.owner: dict[str, str] = {}
         self.sent: dict[tuple[str, str], list[Chunk]] = {}
         self.truth: dict[str, list[str]] = {"a": [], "b": []}

@@ -9,16 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from tests.store.places import KINDS, objects, place_of
+from tests.store.folders import KINDS, objects, place_of
 from vlmprof.errors import StoreError
 from vlmprof.store import lease
-from vlmprof.store.claims import claims_of
-from vlmprof.store.holder import Holder
-from vlmprof.store.lease import Pace, holder, take
-from vlmprof.store.place import at
+from vlmprof.store.filesystem import at
+from vlmprof.store.lease import LeaseTimings, claims_of, holder, take
+from vlmprof.store.process_identity import ProcessIdentity
 
-QUICK = Pace(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3)
-ELSEWHERE = Holder(host="node-7", pid=4711, since="2026-08-01T10:00:00+00:00", kernel="another", born="1")
+QUICK = LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3)
+ELSEWHERE = ProcessIdentity(host="node-7", pid=4711, since="2026-08-01T10:00:00+00:00", kernel="another", born="1")
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +92,9 @@ def test_a_heartbeat_that_moves_is_a_life_whatever_its_clock_says(place):
 
 def test_a_process_of_this_host_that_is_gone_is_dead_at_once(place):
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    gone = replace(Holder.this_process(), pid=int(child.stdout), born="1")
+    gone = replace(ProcessIdentity.this_process(), pid=int(child.stdout), born="1")
     assert gone.is_known_dead()
-    assert not Holder.this_process().is_known_dead()
+    assert not ProcessIdentity.this_process().is_known_dead()
     claimed_by(place, gone)
     began = time.monotonic()
     take(place, 0.1).release()
@@ -186,11 +185,11 @@ HOLD = """
 import sys
 from pathlib import Path
 from vlmprof.store.lease import take
-from vlmprof.store.place import at
-from vlmprof.store import lease, place
+from vlmprof.store.filesystem import at
+from vlmprof.store import filesystem, lease
 if sys.argv[2] == "mount":
-    place.seen_by_other_hosts = lambda folder: True
-lease.PACE = lease.Pace(beat_s=0.1, stale_s=1.5, poll_s=0.05)
+    filesystem.seen_by_other_hosts = lambda folder: True
+lease.PACE = lease.LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05)
 held = take(at(Path(sys.argv[1])), 1)
 print("held", flush=True)
 sys.stdin.readline()

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlmprof.errors import StoreError
-from vlmprof.store import journal
+from vlmprof.store import ledger_log
 from vlmprof.store.ledger import LEDGER, Ledger, read, read_states
 
 
@@ -113,7 +113,7 @@ def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
 def test_a_line_is_on_disk_before_append_returns(tmp_path, monkeypatch):
     synced = []
     real = os.fsync
-    monkeypatch.setattr(journal.os, "fsync", lambda handle: (synced.append(handle), real(handle)))
+    monkeypatch.setattr(ledger_log.os, "fsync", lambda handle: (synced.append(handle), real(handle)))
     book = Ledger(tmp_path)
     book.append("done", trial="a")
     assert len(synced) == 1

@@ -20,11 +20,11 @@ from pyarrow import fs
 from tests.builders import trial_row
 from vlmprof.errors import StoreError
 from vlmprof.store import lease, schema, tables
-from vlmprof.store.journal import SEGMENTS
-from vlmprof.store.lease import Pace, take
+from vlmprof.store.compaction import GATHERED, Compactor
+from vlmprof.store.filesystem import at
+from vlmprof.store.lease import LeaseTimings, take
 from vlmprof.store.ledger import Ledger, read_states
-from vlmprof.store.merge import GATHERED, Merger
-from vlmprof.store.place import at
+from vlmprof.store.ledger_log import SEGMENTS
 
 pytest.importorskip("moto")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -56,7 +56,7 @@ def uri(server, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(lease, "PACE", eval(PACE, {"Pace": Pace}))
+    monkeypatch.setattr(lease, "PACE", eval(PACE, {"Pace": LeaseTimings}))
     bucket = f"test-{uuid.uuid4().hex[:8]}"
     asked = f"scheme=http&endpoint_override={server}&region=us-east-1&allow_bucket_creation=true"
     files, _ = fs.FileSystem.from_uri(f"s3://{bucket}?{asked}")
@@ -77,7 +77,7 @@ def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
         tables.write(place, "trials", trial, [row(trial)], KIND, ledger.epoch)
         ledger.append("done", trial=trial)
     before = tables.read(uri, "trials")
-    Merger(place, ledger).merge()
+    Compactor(place, ledger).merge()
     assert tables.read(uri, "trials").equals(before)
     assert len(place.names(SEGMENTS)) < GATHERED
     ledger.close()
@@ -93,8 +93,7 @@ CHILD = f"""
 import sys, time
 from vlmprof.store import lease, tables
 from vlmprof.store.ledger import Ledger
-from vlmprof.store.place import at
-from tests.store.test_s3 import KIND, PACE, Pace, row
+from vlmprof.store.filesystem import at
 lease.PACE = {PACE}
 place = at(sys.argv[1])
 held = lease.take(place, 1)

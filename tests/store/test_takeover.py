@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import trial_row
-from tests.store.places import objects
+from tests.store.folders import objects
 from tests.store.test_lease import Clock
 from vlmprof.errors import StoreError
 from vlmprof.store import lease, tables

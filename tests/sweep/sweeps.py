@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from vlmprof.monitor.live_state import Snapshot
 from vlmprof.store import schema, tables
 from vlmprof.store.ledger import State, read
-from vlmprof.sweep.launch import launch
-from vlmprof.sweep.snapshot import Snapshot
+from vlmprof.sweep.driver import launch
 from vlmprof.trial.resolve import Job
 
 WHO = ["attempts", "samples_resumed", "score_processes", "score_mixed"]

@@ -9,9 +9,9 @@ import pytest
 
 from tests.jobs import small_job
 from vlmprof.errors import SpecError, UserError
-from vlmprof.selectors import matches
-from vlmprof.spec import ResourceSpec
-from vlmprof.sweep.cluster import Share, share_of
+from vlmprof.job.labels import matches
+from vlmprof.job.spec import ResourceSpec
+from vlmprof.sweep.cluster import TrialResources, share_of
 
 
 def described(cpus: float = 8, gpus: float = 0, kind: str = "", alive: bool = True, **labels: str) -> dict[str, Any]:
@@ -42,7 +42,9 @@ def test_selectors_are_read_as_ray_reads_them(selector: str, fits: list[str | No
     assert not any(matches(value, selector) for value in does_not)
 
 
-def share(monkeypatch: pytest.MonkeyPatch, cluster: list[dict[str, Any]], **resources: Any) -> tuple[Share, list[str]]:
+def share(
+    monkeypatch: pytest.MonkeyPatch, cluster: list[dict[str, Any]], **resources: Any
+) -> tuple[TrialResources, list[str]]:
     import ray
 
     monkeypatch.setattr(ray, "nodes", lambda: cluster)

@@ -37,9 +37,7 @@ def test_ray_and_the_loop_give_identical_samples(
     assert display.last is not None and len(display.last.settled) == 4 and not display.last.running
 
 
-def test_a_larger_grid_runs_only_the_difference(
-    tmp_path: Path, tiny_checkpoint: Path, cluster: str
-) -> None:
+def test_a_larger_grid_runs_only_the_difference(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
     job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1], "moe_top_k": [1, 4]}, resources=ONE_WORKER)
     run(job, cluster)
     assert len(starts(job.spec.folder)) == 2
@@ -69,7 +67,7 @@ def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
 def test_a_configuration_that_kills_its_process_is_quarantined(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlmprof.sweep.lives.LIVES", 2)
+    monkeypatch.setattr("vlmprof.sweep.retries.LIVES", 2)
     display = Silent()
     job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER)
     states = run(job, cluster, display)

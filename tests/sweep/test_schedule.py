@@ -9,21 +9,23 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.schedule import Schedule, chunks
-from vlmprof.trial.cost import Work
 
 LOAD_S = 5.0
 
 
-def work(name: str, cost: float, *, load: int = 0, chain: int | None = None, timing: float = 0.0) -> Work:
+def work(name: str, cost: float, *, load: int = 0, chain: int | None = None, timing: float = 0.0) -> ScheduledTrial:
     number = chain if chain is not None else -hash(name)
-    return Work(trial=name, load=load, chain=number, score=cost, timing=timing)
+    return ScheduledTrial(trial=name, load=load, chain=number, score=cost, timing=timing)
 
 
-def played(works: Sequence[Work], workers: int) -> tuple[dict[str, int], list[tuple[int, Work]], float]:
+def played(
+    works: Sequence[ScheduledTrial], workers: int
+) -> tuple[dict[str, int], list[tuple[int, ScheduledTrial]], float]:
     """The schedule on workers that never fail: loads by worker, what ran where in order of start, when all was done."""
     schedule, started, loads = Schedule(works), [], []
-    free: list[tuple[float, int, Work | None]] = [(0.0, worker, None) for worker in range(workers)]
+    free: list[tuple[float, int, ScheduledTrial | None]] = [(0.0, worker, None) for worker in range(workers)]
     heapq.heapify(free)
     idle: list[int] = []
     end = 0.0
@@ -59,7 +61,7 @@ def test_everything_runs_once(drawn: list[tuple[int, int, float, float]], worker
 @given(works, st.lists(st.booleans(), min_size=200, max_size=200))
 def test_everything_runs_also_when_workers_die(drawn: list[tuple[int, int, float, float]], dies: list[bool]) -> None:
     schedule = Schedule([work(str(i), s, load=a, chain=10 * a + b, timing=t) for i, (a, b, s, t) in enumerate(drawn)])
-    live: list[Work | None] = [None, None]
+    live: list[ScheduledTrial | None] = [None, None]
     ran = []
     for death in itertools.chain(dies, itertools.repeat(False)):
         last = live.pop(0)

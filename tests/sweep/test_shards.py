@@ -14,28 +14,28 @@ from hypothesis import strategies as st
 from tests.jobs import small_job
 from tests.sweep.sweeps import Silent, run, samples, what_was_measured
 from tests.sweep.test_schedule import played, work
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import StoreError
-from vlmprof.measure.software import software
+from vlmprof.job.spec import ChunkSpec
+from vlmprof.measure.versions import software
 from vlmprof.plan.point import TrialPlan
-from vlmprof.spec import ChunkSpec
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector, TrialResult
+from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.inline import run_inline
 from vlmprof.sweep.schedule import Schedule
 from vlmprof.sweep.shards import LEAST, Shard, split, trials_of
-from vlmprof.trial.batching import BatchSizer
-from vlmprof.trial.bench import Bench
-from vlmprof.trial.cost import Work
-from vlmprof.trial.execute import Executor
+from vlmprof.trial.executor import Executor
+from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.run import _asked
-from vlmprof.trial.score import blocks_of
+from vlmprof.trial.score_pass import blocks_of
 
 WHO_SCORED = {"samples_resumed", "score_processes", "attempts", "samples_per_s", "seconds", "started", "load_average"}
 
 
-def scored(name: str, cost: float, chain: int, count: int = 300, timing: float = 1.0) -> Work:
-    return Work(trial=name, load=0, chain=chain, score=cost, timing=timing, samples=count)
+def scored(name: str, cost: float, chain: int, count: int = 300, timing: float = 1.0) -> ScheduledTrial:
+    return ScheduledTrial(trial=name, load=0, chain=chain, score=cost, timing=timing, samples=count)
 
 
 @given(st.from_regex(r"[0-9a-f]{12}", fullmatch=True), st.integers(1, 64), st.data())
@@ -127,14 +127,14 @@ def collector(tmp_path: Path, plan: TrialPlan) -> Any:
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    honest = Bench.answer
+    honest = LoadedModel.answer
 
-    def counted(self: Bench, prepared: Any, asked: Any, cap: int) -> Any:
+    def counted(self: LoadedModel, prepared: Any, asked: Any, cap: int) -> Any:
         said.extend(one.example.id for one in asked)
         return honest(self, prepared, asked, cap)
 
-    monkeypatch.setattr(Bench, "answer", counted)
-    monkeypatch.setattr(Bench, "recall", lambda *told: None)  # another process has no answers in memory
+    monkeypatch.setattr(LoadedModel, "answer", counted)
+    monkeypatch.setattr(LoadedModel, "recall", lambda *told: None)  # another process has no answers in memory
     return said
 
 

@@ -59,7 +59,8 @@ def inline(job: Job) -> Path:
     return job.spec.folder
 
 
-@pytest.mark.slow  # tests/faults kills processes by default, tests/trial/test_chunks.py finds samples that kill
+# tests/faults kills processes by default, tests/trial/test_partial_results.py finds samples that kill
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_score_pass_and_a_sample_that_kills(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import TOKEN, _address, _end_group
-from vlmprof.sweep.cluster import Share, connected
+from vlmprof.sweep.cluster import TrialResources, connected
+from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.schedule import Schedule
-from vlmprof.trial.cost import Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 LOAD_S, TRIAL_S = 6.0, 1.5
@@ -74,18 +74,18 @@ def trainable(note: Path) -> type:
     return Sleeper
 
 
-def swept(address: str, works: list[Work], folder: Path, share: Share) -> list[dict[str, Any]]:
+def swept(address: str, works: list[ScheduledTrial], folder: Path, share: TrialResources) -> list[dict[str, Any]]:
     """Run the works as the driver does; what each trial noted, in the order in which they began."""
     note = folder / "notes.jsonl"
     with connected(address, verbose=False):
         from ray import tune
 
-        from vlmprof.sweep.searcher import Ordered
+        from vlmprof.sweep.searcher import ScheduleSearcher
 
         tune.Tuner(
             tune.with_resources(trainable(note), tune.PlacementGroupFactory(**share.placement)),
             tune_config=tune.TuneConfig(
-                search_alg=Ordered(Schedule(works)),
+                search_alg=ScheduleSearcher(Schedule(works)),
                 num_samples=len(works),
                 reuse_actors=True,
                 max_concurrent_trials=share.concurrent,
@@ -102,11 +102,11 @@ def swept(address: str, works: list[Work], folder: Path, share: Share) -> list[d
 
 def test_both_gpus_work_each_trial_alone_and_models_side_by_side(tmp_path: Path, two_gpus: str) -> None:
     works = [
-        Work(trial=f"{load}-{cost}", load=number, chain=10 * number + cost, score=cost, timing=0.0)
+        ScheduledTrial(trial=f"{load}-{cost}", load=number, chain=10 * number + cost, score=cost, timing=0.0)
         for number, load in enumerate(("a", "b"))
         for cost in range(1, 9)
     ]
-    share = Share(gpus=1, cpus=1, concurrent=2, accelerator="", labels=(LABEL,))
+    share = TrialResources(gpus=1, cpus=1, concurrent=2, accelerator="", labels=(LABEL,))
     ran = swept(two_gpus, works, tmp_path, share)
     assert sorted(one["trial"] for one in ran) == sorted(work.trial for work in works)
     by_gpu = {gpu: [one for one in ran if one["gpus"] == [gpu]] for gpu in (0, 1)}

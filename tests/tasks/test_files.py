@@ -11,7 +11,7 @@ from tests.tasks.public import picture, write, write_parquet
 from vlmprof import registry
 from vlmprof.errors import UserError
 from vlmprof.tasks import vqa_v2
-from vlmprof.tasks.task import Place, Task
+from vlmprof.tasks.task import DataSource, Task
 
 PATTERN = "data/validation-*.parquet"
 
@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bound(name: str, **said: Any) -> Task:
-    task = registry.load("tasks", name).at(Place(**said))
+    task = registry.load("tasks", name).at(DataSource(**said))
     assert isinstance(task, Task)
     return task
 

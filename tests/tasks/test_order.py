@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.metrics.samples import asked
 from vlmprof.records import Example
-from vlmprof.tasks._order import by_id, by_position, spread
+from vlmprof.tasks._data.order import by_id, by_position, spread
 
 
 def examples(kinds: str) -> list[Example]:

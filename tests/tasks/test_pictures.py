@@ -12,11 +12,11 @@ from PIL import Image
 
 from tests.tasks.public import picture, write_parquet
 from vlmprof.records import Picture
-from vlmprof.tasks import ahead as ahead_module
-from vlmprof.tasks.ahead import Ahead
-from vlmprof.tasks.cache import PixelCache
-from vlmprof.tasks.index import Columns, read_index
-from vlmprof.tasks.pictures import Stored, header_size
+from vlmprof.tasks._data import prefetch as ahead_module
+from vlmprof.tasks._data.cache import PixelCache
+from vlmprof.tasks._data.index import Columns, read_index
+from vlmprof.tasks._data.pictures import StoredPicture, header_size
+from vlmprof.tasks._data.prefetch import PicturePrefetcher
 
 IMAGE = Columns(required=("n",))
 
@@ -46,17 +46,17 @@ def test_every_row_finds_its_own_picture(pictures: list[Picture]) -> None:
 def test_the_second_time_nothing_is_decoded(pictures: list[Picture], monkeypatch: pytest.MonkeyPatch) -> None:
     first = [pixels(one.load()).copy() for one in pictures]
 
-    def refuse(self: Stored) -> bytes:
+    def refuse(self: StoredPicture) -> bytes:
         raise AssertionError("decoded twice")
 
-    monkeypatch.setattr(Stored, "encoded", refuse)
+    monkeypatch.setattr(StoredPicture, "encoded", refuse)
     for one, before in zip(pictures, first, strict=True):
         again = one.load()
         assert again.mode == "RGB" and (pixels(again) == before).all()
 
 
 def test_the_index_is_read_once(pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmprof.tasks.index.header_size", None)  # would fail if a header were read
+    monkeypatch.setattr("vlmprof.tasks._data.index.header_size", None)  # would fail if a header were read
     again = read_index([tmp_path / "p.parquet"], IMAGE)
     assert [row.picture.width for row in again] == [one.width for one in pictures]
     assert [row.values["n"] for row in again] == list(range(17))
@@ -67,7 +67,7 @@ def test_a_camera_s_rotation_counts_for_size_and_pixels(tmp_path: Path) -> None:
     exif[274] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert header_size(tmp_path / "turned.jpg") == (20, 30)
-    assert Stored(path=str(tmp_path / "turned.jpg"), key="t").decode().size == (20, 30)
+    assert StoredPicture(path=str(tmp_path / "turned.jpg"), key="t").decode().size == (20, 30)
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])
@@ -113,7 +113,7 @@ def test_a_bound_of_nothing_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_workers_decode_ahead_and_none_is_left(pictures: list[Picture], cache: Path) -> None:
-    with Ahead(pictures, workers=2) as ahead:
+    with PicturePrefetcher(pictures, workers=2) as ahead:
         ahead.wait(pictures[:9])
         kept = PixelCache.default()
         assert all(one.load.key in kept for one in pictures[:9])  # type: ignore[attr-defined]
@@ -131,15 +131,15 @@ def test_a_worker_ends_when_its_input_closes() -> None:
 
 
 def test_a_picture_that_a_worker_cannot_read_is_left_to_who_opens_it(tmp_path: Path) -> None:
-    broken = Picture(width=1, height=1, load=Stored(path=str(tmp_path / "none.png"), key="none"))
-    with Ahead([broken], workers=1) as ahead:
+    broken = Picture(width=1, height=1, load=StoredPicture(path=str(tmp_path / "none.png"), key="none"))
+    with PicturePrefetcher([broken], workers=1) as ahead:
         ahead.wait([broken])
         with pytest.raises(FileNotFoundError):
             broken.load()
 
 
 def test_a_worker_that_is_killed_holds_nobody_up(pictures: list[Picture]) -> None:
-    with Ahead(pictures, workers=1) as ahead:
+    with PicturePrefetcher(pictures, workers=1) as ahead:
         for process in ahead._processes:
             process.kill()
         ahead.wait(pictures)
@@ -149,7 +149,7 @@ def test_a_worker_that_is_killed_holds_nobody_up(pictures: list[Picture]) -> Non
 def test_pictures_in_no_file_start_no_process() -> None:
     drawn: Callable[[], Image.Image] = lambda: Image.new("RGB", (4, 4))  # noqa: E731
     one = Picture(width=4, height=4, load=drawn)
-    with Ahead([one], workers=2) as ahead:
+    with PicturePrefetcher([one], workers=2) as ahead:
         ahead.wait([one])
         assert ahead._processes == []
 
@@ -157,8 +157,10 @@ def test_pictures_in_no_file_start_no_process() -> None:
 def test_no_more_are_decoded_than_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead_module, "WINDOW", 3)
     (tmp_path / "a.png").write_bytes(picture(1))
-    many = [Picture(width=1, height=1, load=Stored(path=str(tmp_path / "a.png"), key=f"k{n}")) for n in range(20)]
-    with Ahead(many, workers=1) as ahead:
+    many = [
+        Picture(width=1, height=1, load=StoredPicture(path=str(tmp_path / "a.png"), key=f"k{n}")) for n in range(20)
+    ]
+    with PicturePrefetcher(many, workers=1) as ahead:
         ahead.wait(many[:2])
         time.sleep(0.3)
         assert len(ahead._done) <= 2 + 3

@@ -4,7 +4,7 @@ import importlib
 
 from tests.test_docs import DOCS, cells
 from vlmprof import registry
-from vlmprof.tasks.dataset import Dataset
+from vlmprof.tasks._data.dataset import Dataset
 
 PAGE = (DOCS / "tasks.md").read_text()
 

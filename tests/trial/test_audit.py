@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs import small_job
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.trial.audit import mcnemar_mid_p
-from vlmprof.trial.batching import BatchSizer
-from vlmprof.trial.bench import Bench
+from vlmprof.trial.columns.row import finished
+from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
-from vlmprof.trial.rows import finished
 from vlmprof.trial.run import run_trial
 
 BATCH = {"size": "auto", "max": 6, "audit_samples": 12}
@@ -24,7 +24,7 @@ def run(folder: Path, checkpoint: Path, **batch: Any) -> Any:
     plan = small_job(folder, checkpoint, measure=["accuracy"], knobs=knobs, batch={**BATCH, **batch}).plans[0]
     resolved = resolve(plan)
     model = resolved.family.load(resolved.checkpoint, "cpu")
-    return finished(run_trial(resolved, Bench(model), BatchSizer(), lambda progress: None), model, {}).row
+    return finished(run_trial(resolved, LoadedModel(model), BatchSizer(), lambda progress: None), model, {}).row
 
 
 def test_an_honest_model_answers_the_same_alone(tmp_path: Path, tiny_checkpoint: Path) -> None:

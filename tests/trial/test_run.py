@@ -10,6 +10,7 @@ import torch
 
 from tests.contracts.knob_contract import fingerprint
 from tests.jobs import QUICK, small_job
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.engine import greedy
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance
@@ -19,13 +20,12 @@ from vlmprof.records import Picture, Run
 from vlmprof.store.collector import TrialResult
 from vlmprof.tasks.task import Task
 from vlmprof.trial import run as trial_run
-from vlmprof.trial import timing as trial_timing
-from vlmprof.trial.batching import BatchSizer
-from vlmprof.trial.bench import Bench
-from vlmprof.trial.execute import Executor
+from vlmprof.trial import timing_pass as trial_timing
+from vlmprof.trial.columns.row import finished
+from vlmprof.trial.executor import Executor
+from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.progress import Progress
-from vlmprof.trial.resolve import Resolved, predicted_vision_tokens, resolve
-from vlmprof.trial.rows import finished
+from vlmprof.trial.resolve import ResolvedTrial, predicted_vision_tokens, resolve
 from vlmprof.trial.run import run_trial
 
 
@@ -53,8 +53,8 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disturbance, "causes", lambda *_: "")
 
 
-def run(plan: TrialPlan, model: AbstractModel, resolved: Resolved | None = None) -> TrialResult:
-    outcome = run_trial(resolved or resolve(plan), Bench(model), BatchSizer(), ignore)
+def run(plan: TrialPlan, model: AbstractModel, resolved: ResolvedTrial | None = None) -> TrialResult:
+    outcome = run_trial(resolved or resolve(plan), LoadedModel(model), BatchSizer(), ignore)
     return finished(outcome, model, {})
 
 
@@ -221,9 +221,7 @@ def test_a_wrong_clock_is_caught(
         run(plan_of(), loaded)
 
 
-def test_a_knob_that_lies_fails_the_trial(
-    plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_knob_that_lies_fails_the_trial(plan_of: Any, loaded: AbstractModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
     from vlmprof.knobs.moe_top_k import MoeTopK
@@ -283,9 +281,7 @@ def test_a_pinned_batch_is_never_replaced_by_another(
         run(plan_of(measure=["accuracy"], batch=4), loaded)
 
 
-def test_a_broken_accelerator_ends_the_process_and_not_the_sweep(
-    plan_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_accelerator_ends_the_process_and_not_the_sweep(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: Any, batch: Any, *args: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
 

@@ -9,13 +9,13 @@ import pytest
 
 from tests.jobs import small_job
 from tests.tasks.public import picture
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.models.family import AbstractModel
 from vlmprof.store.collector import TrialResult
-from vlmprof.tasks.pictures import Stored
-from vlmprof.trial.batching import BatchSizer
-from vlmprof.trial.bench import Bench
+from vlmprof.tasks._data.pictures import StoredPicture
+from vlmprof.trial.columns.row import finished
+from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
-from vlmprof.trial.rows import finished
 from vlmprof.trial.run import run_trial
 
 
@@ -34,7 +34,7 @@ def job(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
 def run(plan: Any, model: AbstractModel | None = None) -> tuple[TrialResult, AbstractModel]:
     resolved = resolve(plan)
     model = model or resolved.family.load(resolved.checkpoint, "cpu")
-    return finished(run_trial(resolved, Bench(model), BatchSizer(), lambda progress: None), model, {}), model
+    return finished(run_trial(resolved, LoadedModel(model), BatchSizer(), lambda progress: None), model, {}), model
 
 
 def test_readers_change_no_answer_and_no_id_and_decode_once(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +42,10 @@ def test_readers_change_no_answer_and_no_id_and_decode_once(job: Any, monkeypatc
     assert alone.id == ahead.id
     first, model = run(ahead)
 
-    def refuse(self: Stored) -> bytes:
+    def refuse(self: StoredPicture) -> bytes:
         raise AssertionError("decoded twice")
 
-    monkeypatch.setattr(Stored, "encoded", refuse)
+    monkeypatch.setattr(StoredPicture, "encoded", refuse)
     second, _ = run(replace(alone, readers=0), model)
     assert first.state == second.state == "done"
     assert [s["prediction"] for s in first.samples] == [s["prediction"] for s in second.samples]

@@ -21,7 +21,7 @@ END = 1
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class AnswerLengths:
     """The lengths of the reference answers of a task, one a sample, in ``unit``."""
 
     task: str
@@ -41,7 +41,7 @@ class Answers:
 
 def answers(
     task: str, split: str, examples: Sequence[Example], count: Callable[[str], int] | None = None
-) -> Answers:
+) -> AnswerLengths:
     """The distribution of answer lengths.
 
     A sample counts with the shortest of the references that the most people gave: a model that says this one is right,
@@ -63,7 +63,7 @@ def answers(
     cut = tuple((cap, float((lengths > cap).mean())) for cap in CAPS)
     enough = next((cap for cap, share in cut if share <= ALLOWED_TO_CUT), None)
     ordered = np.sort(lengths)
-    return Answers(
+    return AnswerLengths(
         task=task,
         split=split,
         samples=len(references),

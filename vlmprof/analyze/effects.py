@@ -3,7 +3,7 @@
 The two answer different questions. ``marginal`` shows how far the effect of a knob depends on the rest: its spread is
 the spread of settings, not an error bar. ``one_at_a_time`` changes nothing else, and its intervals are the 95 % ones
 that were measured. Trials that set different knobs are kept apart (``swept``), and so are groups that may not be
-compared (``analyze.group``).
+compared (``analyze.comparability``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, final
 
 import pandas as pd
 
-from vlmprof.analyze.group import comparable
+from vlmprof.analyze.comparability import comparable
 from vlmprof.analyze.pareto import Objective
 from vlmprof.store.schema import knobs_of
 
@@ -24,7 +24,7 @@ ALONE = ("group", "swept", "knob", "axis", "label", "effect", "held", "trial", "
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SameWork:
+class EquivalentSettings:
     """Configurations that were asked for differently and did the same work on every sample."""
 
     group: str
@@ -71,7 +71,7 @@ def one_at_a_time(trials: pd.DataFrame, objective: Objective, by: Sequence[str] 
     return pd.DataFrame(rows, columns=list(ALONE))
 
 
-def same_work(trials: pd.DataFrame, by: Sequence[str] = ()) -> list[SameWork]:
+def same_work(trials: pd.DataFrame, by: Sequence[str] = ()) -> list[EquivalentSettings]:
     """Groups of two or more finished trials whose ``work_key`` is equal, by group and key.
 
     Differences between their times are noise, and a front needs only one of them.
@@ -81,7 +81,9 @@ def same_work(trials: pd.DataFrame, by: Sequence[str] = ()) -> list[SameWork]:
     """
     keyed = comparable(trials, by).dropna(subset=["work_key"])
     return [
-        SameWork(group=str(group), work_key=str(key), trials=tuple(same["trial"]), points=tuple(same["point"]))
+        EquivalentSettings(
+            group=str(group), work_key=str(key), trials=tuple(same["trial"]), points=tuple(same["point"])
+        )
         for (group, key), same in keyed.groupby(["group", "work_key"])
         if len(same) > 1
     ]

@@ -17,10 +17,10 @@ from typing import Any, final
 import pandas as pd
 import pyarrow as pa
 
-from vlmprof.analyze.group import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.errors import UserError
 from vlmprof.store import tables
-from vlmprof.store.place import Where, at
+from vlmprof.store.filesystem import Where, at
 
 FILE = "importance.parquet"
 DIGITS = 12

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vlmprof.analyze.group import comparable
+from vlmprof.analyze.comparability import comparable
 from vlmprof.errors import UserError, suggestion
 from vlmprof.store.schema import Better, column
 
@@ -119,12 +119,12 @@ def pareto(
     Args:
         trials: the ``trials`` table as ``store.tables.read`` gives it.
         objectives: what to trade off.
-        by: columns to split groups by, besides those of ``analyze.group``.
-        across_devices: one front over unlike devices; see ``analyze.group.comparable``.
+        by: columns to split groups by, besides those of ``analyze.comparability``.
+        across_devices: one front over unlike devices; see ``analyze.comparability.comparable``.
 
     Returns:
         The rows by group, then by the objectives in turn, best first, then by trial id. ``attrs`` as of
-        ``analyze.group.comparable``: ``left_out`` counts the trials that are not done, by state.
+        ``analyze.comparability.comparable``: ``left_out`` counts the trials that are not done, by state.
 
     Raises:
         UserError: an unknown column in ``by``, or finished trials that lack an objective (they are named).

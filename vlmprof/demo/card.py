@@ -1,7 +1,7 @@
 """The tables of MODEL_CARD.md, from a sweep: `vlmprof run jobs/demo_card.yaml; python -m vlmprof.demo.card DIR`.
 
 Every number comes from the rows of the sweep, as anybody's would. Intervals count the questions about one picture as
-dependent (`metrics.interval.mean_interval`).
+dependent (`stats.intervals.mean_interval`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from vlmprof.metrics.interval import MeanInterval, mean_interval
+from vlmprof.stats.intervals import MeanInterval, mean_interval
 from vlmprof.store import tables
 from vlmprof.store.schema import knobs_of
-from vlmprof.tasks._shapes_questions import TYPES, Question, scene_questions
+from vlmprof.tasks._shapes.questions import TYPES, Question, scene_questions
 
 # Scenes from which a blind answerer that reads the question learns the likeliest answer of each.
 _BLIND_SCENES: Final = 3_000

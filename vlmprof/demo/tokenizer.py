@@ -11,8 +11,8 @@ from typing import Final
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from vlmprof.tasks._shapes_questions import CODE_WORDS
-from vlmprof.tasks._shapes_scenes import COLOURS, SHAPES, SIZES
+from vlmprof.tasks._shapes.questions import CODE_WORDS
+from vlmprof.tasks._shapes.scenes import COLOURS, SHAPES, SIZES
 
 PAD: Final = "<|padding|>"
 # One token begins and ends a text, as in MolmoE.

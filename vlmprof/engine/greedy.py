@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vlmprof.engine.engine import EAGER, AbstractEngine
-from vlmprof.engine.memory import classify, free_share, release
-from vlmprof.engine.sights import Looked, looking_anew
+from vlmprof.decoding import Batch, Clock, Mark, TokenMaker, unmarked
+from vlmprof.engine.base import EAGER, AbstractEngine
+from vlmprof.engine.device_errors import classify, free_share, release
+from vlmprof.engine.vision_cache import Looked, looking_anew
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
-from vlmprof.surfaces import Batch, Clock, Mark, TokenMaker, unmarked
 
 Look = Callable[[TokenMaker, Sequence[Prompt], Mark], Looked]
 """Prompts -> their batch on the host and on the device, and its features."""

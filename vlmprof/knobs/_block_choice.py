@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmprof.errors import KnobValueError, suggestion
+from vlmprof.job.storage import DEFAULT, STORAGE
 from vlmprof.knobs.knob import require_whole
-from vlmprof.storage_root import DEFAULT, STORAGE
 
 EXPECTED = "expected {keep: n, policy: prefix} or a list of block indices"
 

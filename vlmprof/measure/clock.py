@@ -15,9 +15,9 @@ from typing import Any, Protocol, final
 
 import torch
 
+from vlmprof.decoding import Clock
 from vlmprof.errors import Mismatch
 from vlmprof.records import Stage, StageTimes
-from vlmprof.surfaces import Clock
 
 
 class Event(Protocol):

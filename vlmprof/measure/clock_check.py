@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
+from vlmprof.decoding import Clock
 from vlmprof.errors import Mismatch
-from vlmprof.surfaces import Clock
 
 FULL, EMPTY = (0.5, 1.5), 0.25
 """Shares of the known length: what a stage with the work, and one without, may show."""

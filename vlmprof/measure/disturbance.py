@@ -25,7 +25,7 @@ FOREIGN_BYTES = 64 * 2**20
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class DisturbanceReading:
     """One look at everything."""
 
     at_ns: int
@@ -39,12 +39,12 @@ class Reading:
     """Used on the GPU and not reserved by this process."""
 
 
-def read(device: str, gpu: Gpu | None) -> Reading:
+def read(device: str, gpu: Gpu | None) -> DisturbanceReading:
     """All counters now."""
     stolen, total = _ticks()
     on_gpu = device.startswith("cuda")
     retries = int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if on_gpu else 0
-    return Reading(
+    return DisturbanceReading(
         at_ns=time.monotonic_ns(),
         waited_ns=_waited(),
         stolen_ticks=stolen,
@@ -55,7 +55,7 @@ def read(device: str, gpu: Gpu | None) -> Reading:
     )
 
 
-def causes(before: Reading, after: Reading, usual_clock_mhz: float | None = None) -> str:
+def causes(before: DisturbanceReading, after: DisturbanceReading, usual_clock_mhz: float | None = None) -> str:
     """What disturbed the stretch between two readings, in words; empty where nothing did.
 
     Args:
@@ -66,7 +66,7 @@ def causes(before: Reading, after: Reading, usual_clock_mhz: float | None = None
     return ", ".join([*_on_host(before, after), *_on_gpu(before, after, usual_clock_mhz)])
 
 
-def _on_host(before: Reading, after: Reading) -> Iterator[str]:
+def _on_host(before: DisturbanceReading, after: DisturbanceReading) -> Iterator[str]:
     wall = max(1, after.at_ns - before.at_ns)
     if before.waited_ns is not None and after.waited_ns is not None:
         share = (after.waited_ns - before.waited_ns) / wall
@@ -78,7 +78,7 @@ def _on_host(before: Reading, after: Reading) -> Iterator[str]:
             yield f"processor time stolen ({share:.0%})"
 
 
-def _on_gpu(before: Reading, after: Reading, usual_clock_mhz: float | None) -> Iterator[str]:
+def _on_gpu(before: DisturbanceReading, after: DisturbanceReading, usual_clock_mhz: float | None) -> Iterator[str]:
     if after.alloc_retries > before.alloc_retries:
         yield "the allocator had to ask again"
     if abs(after.foreign_bytes - before.foreign_bytes) > FOREIGN_BYTES:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from vlmprof import __version__
-from vlmprof.measure.software import commit, process
+from vlmprof.measure.versions import commit, process
 from vlmprof.records import Row
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, final
 
+from vlmprof.decoding import Batch, DecodeState, Mark, unmarked
 from vlmprof.records import Prompt
-from vlmprof.surfaces import Anatomy, Batch, DecodeState, Mark, Router, unmarked
+from vlmprof.surfaces import Anatomy, Router
 
 
 @final

@@ -18,12 +18,12 @@ class TransformersVlm(AbstractFamily):
     """What it is made of decides what can be turned, not what it is called."""
 
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
-        from vlmprof.models._vlm.anatomy import read_anatomy
+        from vlmprof.models._hf.anatomy import read_anatomy
 
         return read_anatomy("transformers_vlm", checkpoint)
 
     def load(self, checkpoint: Checkpoint, device: str) -> AbstractModel:
-        from vlmprof.models._vlm.runtime import load_vlm
+        from vlmprof.models._hf.runtime import load_vlm
 
         return load_vlm(checkpoint, device)
 

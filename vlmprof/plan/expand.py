@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vlmprof import registry
+from vlmprof.job.spec import ModelSpec, SweepSpec, TaskSpec
 from vlmprof.plan.point import Point, Timing, TrialPlan
 from vlmprof.plan.strategy import AbstractStrategy
-from vlmprof.spec import ModelSpec, SweepSpec, TaskSpec
 
 
 def expand(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from vlmprof.spec import ModelSpec, TaskSpec
+from vlmprof.job.spec import ModelSpec, TaskSpec
 
 
 @final

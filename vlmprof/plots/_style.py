@@ -13,8 +13,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vlmprof.analyze.caution import cautions
-from vlmprof.analyze.group import AS_SWEPT, differing, machine
+from vlmprof.analyze.caveats import cautions
+from vlmprof.analyze.comparability import AS_SWEPT, differing, machine
 from vlmprof.analyze.pareto import Objective
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with every common colour vision, and in grey print.

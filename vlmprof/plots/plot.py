@@ -1,7 +1,8 @@
 """``AbstractPlot``, one figure in two steps, and ``render``, which draws them to files without a display.
 
 ``data`` is pure: it decides everything that a figure says, and a test reads it without matplotlib. ``draw`` only draws
-that. A figure is about one group of comparable trials (``analyze.group``); a folder with several gets several files.
+that. A figure is about one group of comparable trials (``analyze.comparability``); a folder with several gets several
+files.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vlmprof import registry
-from vlmprof.analyze.group import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.store import tables
-from vlmprof.store.place import Where
+from vlmprof.store.filesystem import Where
 
 Data = TypeVar("Data")
 FORMATS = ("png", "svg")
@@ -35,7 +36,7 @@ class AbstractPlot(ABC, Generic[Data]):
         """What to draw, in the units that the figure shows.
 
         Args:
-            trials: finished trials of one group, as ``analyze.group.groups`` gives them.
+            trials: finished trials of one group, as ``analyze.comparability.groups`` gives them.
 
         Raises:
             UserError: these trials did not measure what this figure shows.

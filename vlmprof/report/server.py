@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import final
 
-from vlmprof.analyze.live import Watcher
+from vlmprof.analyze.watch_state import Watcher
 from vlmprof.errors import UserError
-from vlmprof.store.place import Where
+from vlmprof.store.filesystem import Where
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost", "[::1]")
@@ -42,7 +42,7 @@ HEADERS = {
 
 
 @final
-class Views:
+class ViewCache:
     """What the page asks for, looked up at most once a second, by one at a time."""
 
     def __init__(self, watcher: Watcher, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,7 +82,7 @@ def make_server(folder: Where, port: int) -> ThreadingHTTPServer:
     """
     watcher = Watcher(folder)
     watcher.look()  # a folder without a sweep is said here, and not on a page
-    views = Views(watcher)
+    views = ViewCache(watcher)
 
     @final
     class Handler(BaseHTTPRequestHandler):
@@ -104,7 +104,7 @@ def make_server(folder: Where, port: int) -> ThreadingHTTPServer:
         raise UserError(f"port {port} of {HOST} cannot be used: {error.strerror}; name another, or 0 for any") from None
 
 
-def _answer(request: BaseHTTPRequestHandler, views: Views) -> None:
+def _answer(request: BaseHTTPRequestHandler, views: ViewCache) -> None:
     path = request.path.partition("?")[0]
     if request.headers.get("Host", "").lower() not in _hosts(request.server.server_address[1]):  # type: ignore[index]
         _send(request, HTTPStatus.MISDIRECTED_REQUEST, b"this page answers to 127.0.0.1 alone\n", "text/plain")

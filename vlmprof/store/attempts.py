@@ -44,7 +44,7 @@ class Chunk:
     made_on: Mapping[str, str] = field(default_factory=dict)
     """Column of ``trials`` -> its value in the process that scored: device, engine, kernels."""
     software: str = ""
-    """See ``measure.software``."""
+    """See ``measure.versions``."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Chunk:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class AttemptStart:
     """What a process is told when it begins a trial."""
 
     attempt: str
@@ -85,7 +85,7 @@ class Death:
 
 @final
 @dataclass(slots=True)
-class _Trial:
+class _TrialRecord:
     """One trial, as the ledger tells of it."""
 
     tokens: list[str] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Attempts:
     """All trials of a folder."""
 
     def __init__(self) -> None:
-        self._trials: dict[str, _Trial] = {}
+        self._trials: dict[str, _TrialRecord] = {}
 
     def apply(self, line: Mapping[str, Any]) -> None:
         """One line of the ledger."""
@@ -132,7 +132,7 @@ class Attempts:
             return
         if trial is None:
             return
-        one = self._trials.setdefault(trial, _Trial())
+        one = self._trials.setdefault(trial, _TrialRecord())
         if event == "started":
             self._started(one, line)
         elif event == "shard":
@@ -150,13 +150,13 @@ class Attempts:
             self._ended(one, line)
 
     @staticmethod
-    def _started(one: _Trial, line: Mapping[str, Any]) -> None:
+    def _started(one: _TrialRecord, line: Mapping[str, Any]) -> None:
         one.alive, one.under_way, one.cause, one.helpers = True, (), "", set()
         one.tokens.append(line.get("attempt", ""))
         one.require_software(line.get("software", ""))
 
     @staticmethod
-    def _ended(one: _Trial, line: Mapping[str, Any]) -> None:
+    def _ended(one: _TrialRecord, line: Mapping[str, Any]) -> None:
         one.alive, one.under_way, one.cause = False, (), ""
         one.quarantined = {}  # tried once more by the next run, alone: a sample may have died of what was mended since
         if line["event"] in FINISHED or line.get("distrusted"):
@@ -231,8 +231,8 @@ class Attempts:
         """See ``Death.learnt``."""
         return self._of(trial).learnt()
 
-    def _of(self, trial: str) -> _Trial:
-        return self._trials.setdefault(trial, _Trial())
+    def _of(self, trial: str) -> _TrialRecord:
+        return self._trials.setdefault(trial, _TrialRecord())
 
 
 def recalled(lines: Iterable[Mapping[str, Any]]) -> tuple[Attempts, dict[str, State]]:

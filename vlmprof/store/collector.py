@@ -18,16 +18,16 @@ from typing import Any, final
 
 from vlmprof.errors import StoreError, Superseded
 from vlmprof.records import Row
-from vlmprof.store import holder, schema, tables
-from vlmprof.store.attempts import Begun, Chunk, Death, recalled
-from vlmprof.store.catalog import TableName, own_object
-from vlmprof.store.job import Submitted, write_job
+from vlmprof.store import process_identity, schema, tables
+from vlmprof.store.attempts import AttemptStart, Chunk, Death, recalled
+from vlmprof.store.compaction import Compactor
+from vlmprof.store.filesystem import ResultsFolder, Where, at
 from vlmprof.store.lease import Lease, take
 from vlmprof.store.ledger import FINISHED, Ledger, State
-from vlmprof.store.merge import Merger
-from vlmprof.store.place import Place, Where, at
+from vlmprof.store.manifest import TableName, own_object
+from vlmprof.store.submitted_job import SubmittedJob, write_job
 
-now = holder.now
+now = process_identity.now
 
 
 @final
@@ -69,12 +69,12 @@ class Collector:
             self._ledger = _opened(self._folder, self._lease)
         except OSError as error:
             raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from None
-        self._merger = Merger(self._folder, self._ledger)
+        self._merger = Compactor(self._folder, self._ledger)
         self._attempts, self._settled = recalled(self._ledger.lines)
         self._broken = ""
 
     def open_run(
-        self, trials: Sequence[str], job: Mapping[str, Any], submitted: Submitted | None = None
+        self, trials: Sequence[str], job: Mapping[str, Any], submitted: SubmittedJob | None = None
     ) -> set[str]:
         """Note that a run begins; ``submitted`` is laid beside the tables, for whoever resumes.
 
@@ -92,13 +92,13 @@ class Collector:
 
     def begin(
         self, trial: str, attempt: str = "", *, software: str = "", process: str = "", shard: bool = False
-    ) -> Begun:
+    ) -> AttemptStart:
         """Note that a process begins a trial; from now on it owns it.
 
         Args:
             trial: Its id.
             attempt: The process's token for it; empty: one is made.
-            software: See ``measure.software``; what was answered under other software is forgotten.
+            software: See ``measure.versions``; what was answered under other software is forgotten.
             process: Host and number, for people.
             shard: It only answers some of the samples, and owns nothing; too late once the trial has begun.
 
@@ -111,12 +111,12 @@ class Collector:
         """
         attempt, attempts = attempt or uuid.uuid4().hex[:12], self._attempts
         if state := self._settled.get(trial) or attempts.finished(trial, shard=shard):
-            return Begun(attempt=attempt, state=state)
+            return AttemptStart(attempt=attempt, state=state)
         if not attempts.known(trial, attempt):
             event = "shard" if shard else "started"
             self._append(event, trial=trial, attempt=attempt, software=software, process=process, time=now())
         self._require_owner(trial, attempt)
-        return Begun(
+        return AttemptStart(
             attempt=attempt,
             number=attempts.number(trial),
             chunks=tuple(self._chunks(trial)),
@@ -273,7 +273,7 @@ class Collector:
             raise StoreError(self._broken) from None
 
 
-def _opened(place: Place, lease: Lease) -> Ledger:
+def _opened(place: ResultsFolder, lease: Lease) -> Ledger:
     """The ledger of a place that is held.
 
     Raises:
@@ -288,7 +288,7 @@ def _opened(place: Place, lease: Lease) -> Ledger:
     return ledger
 
 
-def _require_version(place: Place, lines: Sequence[Mapping[str, Any]]) -> None:
+def _require_version(place: ResultsFolder, lines: Sequence[Mapping[str, Any]]) -> None:
     for entry in lines:
         found = entry.get("schema_version", schema.SCHEMA_VERSION)
         if found != schema.SCHEMA_VERSION:

@@ -1,7 +1,7 @@
-"""``Lease``: who may write to a place. One holder at a time, an epoch each, and a heartbeat while it lives.
+"""``Lease``: who may write to a results folder. One holder at a time, an epoch each, and a heartbeat while it lives.
 
 In ``.writer/`` lie a **claim** for each epoch, which says who took it, and its **heartbeat**, which the holder rewrites
-every few seconds. Whoever wants the place looks at the highest epoch. It is free if it was released, or if its holder
+every few seconds. Whoever wants the folder looks at the highest epoch. It is free if it was released, or if its holder
 is known to be dead: a process of this very host that is gone, or one whose heartbeat stood still for ``stale_s`` of the
 watcher's own clock. Clocks of two hosts are never compared. Otherwise the newcomer is refused and told whom to ask.
 
@@ -14,33 +14,34 @@ How a claim is made so that one wins:
 
 A holder that was only slow, and was believed dead, must not harm: ``check`` is asked before every line of the ledger
 and raises once there is a higher epoch, and whatever slips in behind such a check lies in an epoch that nobody reads
-any more (``store.journal``, ``store.catalog``). On a disk of this host the kernel's lock comes first: it goes with the
-process that holds it.
+any more (``store.ledger_log``, ``store.manifest``). On a disk of this host the kernel's lock comes first: it goes with
+the process that holds it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from filelock import FileLock, Timeout
 
 from vlmprof.errors import StoreError
-from vlmprof.store.claims import CLAIMS, Claim, Seen, claims_of, linked, look
-from vlmprof.store.holder import Holder, now
-from vlmprof.store.place import Place
+from vlmprof.store.filesystem import PARTIAL, ResultsFolder
+from vlmprof.store.process_identity import ProcessIdentity, now
 
 LOCK = ".writer.lock"
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class LeaseTimings:
     """How fast a lease lives, in seconds."""
 
     beat_s: float = 4.0
@@ -51,7 +52,7 @@ class Pace:
     """In an object store, between a claim and the look at who has won."""
 
 
-PACE = Pace()
+PACE = LeaseTimings()
 CLAIMS_MOST = 20
 """Claims that can be made too late, or lost to others, before the store is called too slow for a lease."""
 
@@ -60,7 +61,7 @@ CLAIMS_MOST = 20
 class Lease:
     """A place that is held. Made by ``take``."""
 
-    def __init__(self, place: Place, claim: Claim, lock: FileLock | None) -> None:
+    def __init__(self, place: ResultsFolder, claim: Claim, lock: FileLock | None) -> None:
         self._place, self._claim, self._lock = place, claim, lock
         self._count, self._over = 0, threading.Event()
         self._beat()
@@ -107,7 +108,7 @@ class Lease:
         _put(self._place, self._claim.beat, {"beat": self._count, "time": now(), "released": released})
 
 
-def take(place: Place, wait_s: float) -> Lease:
+def take(place: ResultsFolder, wait_s: float) -> Lease:
     """Become the one who writes here.
 
     Args:
@@ -131,13 +132,13 @@ def take(place: Place, wait_s: float) -> Lease:
     return lease
 
 
-def holder(place: Place) -> tuple[Holder, bool] | None:
+def holder(place: ResultsFolder) -> tuple[ProcessIdentity, bool] | None:
     """Who wrote here last, and whether it has let go; None where nobody ever did."""
     seen = look(place)
     return None if seen.holder is None else (seen.holder, seen.released)
 
 
-def _local_lock(place: Place, wait_s: float) -> FileLock:
+def _local_lock(place: ResultsFolder, wait_s: float) -> FileLock:
     assert place.folder is not None
     place.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place.folder / LOCK, timeout=wait_s)
@@ -148,7 +149,7 @@ def _local_lock(place: Place, wait_s: float) -> FileLock:
     return lock
 
 
-def _won(place: Place, wait_s: float) -> Claim:
+def _won(place: ResultsFolder, wait_s: float) -> Claim:
     """A claim to an epoch that nobody else has."""
     started = time.monotonic()
     watch, tries = _Watch(), 0
@@ -173,11 +174,11 @@ class _Watch:
     """For how long a heartbeat has stood still, in looks of this process: a look that hung counts as one."""
 
     def __init__(self) -> None:
-        self._last: Seen | None = None
+        self._last: ClaimState | None = None
         self.still_s = 0.0
         self._changes = -1
 
-    def look(self, seen: Seen) -> None:
+    def look(self, seen: ClaimState) -> None:
         if seen == self._last:
             self.still_s += PACE.poll_s
         else:
@@ -190,13 +191,13 @@ class _Watch:
         return self._changes > 0 and self.still_s <= 2 * PACE.beat_s
 
 
-def _is_dead(holder: Holder, place: Place) -> bool:
+def _is_dead(holder: ProcessIdentity, place: ResultsFolder) -> bool:
     # On a disk of this host this process has the kernel's lock: whoever held it here is gone.
     here = not place.shared and holder.on_this_host()
     return here or holder.is_known_dead()
 
 
-def _claimed(place: Place, epoch: int, asked: float) -> Claim | None:
+def _claimed(place: ResultsFolder, epoch: int, asked: float) -> Claim | None:
     """A claim to this epoch, or None where another has it.
 
     Args:
@@ -206,10 +207,10 @@ def _claimed(place: Place, epoch: int, asked: float) -> Claim | None:
     """
     if place.folder is not None:
         claim = Claim(epoch=epoch)
-        won = linked(place.folder / claim.path, json.dumps(Holder.this_process().told()).encode())
+        won = linked(place.folder / claim.path, json.dumps(ProcessIdentity.this_process().told()).encode())
     else:
         claim = Claim(epoch=epoch, token=uuid.uuid4().hex[:12])
-        _put(place, claim.path, Holder.this_process().told())
+        _put(place, claim.path, ProcessIdentity.this_process().told())
         won = time.monotonic() - asked <= PACE.settle_s / 2
         if won:
             time.sleep(PACE.settle_s)
@@ -222,17 +223,93 @@ def _claimed(place: Place, epoch: int, asked: float) -> Claim | None:
     return None
 
 
-def _clear(place: Place, mine: Claim) -> None:
+def _clear(place: ResultsFolder, mine: Claim) -> None:
     """Remove what earlier epochs left in the folder of claims. The highest one stays: it is how others know theirs."""
     for name in place.names(CLAIMS):
         if name[:6].isdigit() and int(name[:6]) < mine.epoch:
             place.remove(f"{CLAIMS}/{name}")
 
 
-def _refusal(place: Place, seen: Seen) -> StoreError:
+def _refusal(place: ResultsFolder, seen: ClaimState) -> StoreError:
     who = seen.holder or "another sweep"
     return StoreError(f"{place} is being written by {who}; wait for it, or stop it first")
 
 
-def _put(place: Place, name: str, told: dict[str, object]) -> None:
+def _put(place: ResultsFolder, name: str, told: dict[str, object]) -> None:
     place.rewrite(name, json.dumps(told).encode())
+
+
+CLAIMS = ".writer"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Claim:
+    """One claim to an epoch."""
+
+    epoch: int
+    token: str = ""
+    """In an object store, where several claims to one epoch can lie side by side."""
+
+    @property
+    def path(self) -> str:
+        """Its name in the place."""
+        return f"{CLAIMS}/{self.epoch:06d}{self.token and '.'}{self.token}.claim"
+
+    @property
+    def beat(self) -> str:
+        """The name of its heartbeat."""
+        return self.path.removesuffix("claim") + "beat"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimState:
+    """The highest epoch, as it was seen at one moment."""
+
+    epoch: int = 0
+    claims: tuple[Claim, ...] = ()
+    beats: tuple[bytes, ...] = ()
+    """Of each claim; empty before the first."""
+    holder: ProcessIdentity | None = None
+    """Who has the epoch, or is about to."""
+    released: bool = False
+
+
+def linked(path: Path, data: bytes) -> bool:
+    """Make a file that is not there yet, whole; whether it was this call that made it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    partial.write_bytes(data)
+    try:
+        os.link(partial, path)
+        return True
+    except FileExistsError:
+        return partial.stat().st_nlink == 2  # NFS may say so of a link that an answer was lost for
+    finally:
+        partial.unlink()
+
+
+def claims_of(place: ResultsFolder) -> list[Claim]:
+    """All claims, by epoch."""
+    parts = [name.removesuffix(".claim").partition(".") for name in place.names(CLAIMS) if name.endswith(".claim")]
+    return sorted(Claim(epoch=int(epoch), token=token) for epoch, _, token in parts if epoch.isdigit())
+
+
+def look(place: ResultsFolder) -> ClaimState:
+    """The highest epoch, now."""
+    every = claims_of(place)
+    if not every:
+        return ClaimState()
+    claims = tuple(claim for claim in every if claim.epoch == every[-1].epoch)
+    beats = tuple(place.read(claim.beat) or b"" for claim in claims)
+    # The one that beats has won; before that, the smallest will.
+    claim, beat = next(((c, b) for c, b in zip(claims, beats, strict=True) if b), (claims[0], b""))
+    told = json.loads(beat) if beat else {}
+    return ClaimState(
+        epoch=claim.epoch,
+        claims=claims,
+        beats=beats,
+        holder=ProcessIdentity.read(place.read(claim.path), str(told.get("time", ""))),
+        released=bool(told.get("released")),
+    )

@@ -2,7 +2,7 @@
 
 A line is on disk after the tables it speaks of are in place. A crash can tear the last line only; the next writer cuts
 it off, a reader passes over it. Lines of a trial that ended twice agree, the last one counts. Where the lines lie, and
-how on file systems that cannot append, is the journal's matter (``store.journal``).
+how on file systems that cannot append, is the journal's matter (``store.ledger_log``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, final, get_args
 
 from vlmprof.errors import StoreError
-from vlmprof.store import journal
-from vlmprof.store.journal import FileJournal, SegmentJournal
-from vlmprof.store.place import Where, at
+from vlmprof.store import ledger_log
+from vlmprof.store.filesystem import Where, at
+from vlmprof.store.ledger_log import FileLog, SegmentLog
 
-LEDGER = journal.LEDGER
+LEDGER = ledger_log.LEDGER
 
 State = Literal["started", "done", "oom", "failed"]
 """``done`` and ``oom`` are answers; ``started`` and ``failed`` trials run again."""
@@ -45,15 +45,15 @@ class Ledger:
             StoreError: a line is not what the ledger writes.
         """
         place = at(where)
-        raw = journal.read_lines(place)
+        raw = ledger_log.read_lines(place)
         self.lines: list[Mapping[str, Any]] = [_parsed(line, _where(place, i)) for i, line in enumerate(raw, start=1)]
         """All of it, those appended here included."""
         self.states: dict[str, State] = _states(self.lines)
         """Trial id -> its last state."""
-        self.epoch = epoch if journal.segmented(place) else None
+        self.epoch = epoch if ledger_log.segmented(place) else None
         """Which writer's objects the lines speak of; None on a disk of this host, where there is one writer."""
         self._check = check
-        self._journal = FileJournal(place) if self.epoch is None else SegmentJournal(place, epoch, raw)
+        self._journal = FileLog(place) if self.epoch is None else SegmentLog(place, epoch, raw)
 
     def append(self, event: str, **fields: Any) -> None:
         """One line, on disk when this returns.
@@ -76,7 +76,7 @@ class Ledger:
 
 def exists(where: Where) -> bool:
     """Whether a sweep has been started here."""
-    return journal.exists(at(where))
+    return ledger_log.exists(at(where))
 
 
 def require(where: Where) -> None:
@@ -92,7 +92,7 @@ def read(where: Where) -> Iterator[Mapping[str, Any]]:
         StoreError: a line other than a torn last one is not what the ledger writes.
     """
     place = at(where)
-    for number, line in enumerate(journal.read_lines(place), start=1):
+    for number, line in enumerate(ledger_log.read_lines(place), start=1):
         yield _parsed(line, _where(place, number))
 
 

@@ -34,7 +34,7 @@ SAMPLES = pa.schema(
         column("question_type", TEXT),
         column("prediction", TEXT),
         column("score", REAL, "", "higher"),
-    column("parsed", FLAG),
+        column("parsed", FLAG),
         column("end", TEXT),
         column("tokens_generated", WHOLE, "tokens"),
         column("tiling_rows", WHOLE, "crops"),

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from vlmprof.errors import StoreError
 from vlmprof.records import Row
 from vlmprof.store import ledger, schema
-from vlmprof.store.catalog import Catalog, PartName, TableName, own_object
-from vlmprof.store.place import Place, Where, at
+from vlmprof.store.filesystem import ResultsFolder, Where, at
+from vlmprof.store.manifest import Manifest, PartName, TableName, own_object
 
 READERS = 16
 """Objects asked for at a time: in an object store most of a read is waiting."""
@@ -105,7 +105,7 @@ def remove(where: Where, table: PartName, name: str) -> None:
 def without_rows(where: Where) -> list[str]:
     """Trials that the ledger lists as ended although the table ``trials`` has no object with their row."""
     place = at(where)
-    catalog = Catalog().take(ledger.read(place))
+    catalog = Manifest().take(ledger.read(place))
     there = {f"trials/{name}" for name in place.names("trials")}
     alone = [trial for trial, name in catalog.alone("trials").items() if name not in there]
     lost = [trials for name, trials in catalog.together("trials").items() if name not in there]
@@ -127,7 +127,7 @@ def joined(parts: Sequence[pa.Table], table: TableName) -> pa.Table:
     return whole
 
 
-def fetch(place: Place, names: Sequence[str]) -> list[pa.Table | None]:
+def fetch(place: ResultsFolder, names: Sequence[str]) -> list[pa.Table | None]:
     """The tables in these objects; None for one that is not there."""
     if not place.shared:  # a disk of this host does not make one wait, and threads only get in each other's way
         return [_fetched(place, name) for name in names]
@@ -135,7 +135,7 @@ def fetch(place: Place, names: Sequence[str]) -> list[pa.Table | None]:
         return list(readers.map(lambda name: _fetched(place, name), names))
 
 
-def _fetched(place: Place, name: str) -> pa.Table | None:
+def _fetched(place: ResultsFolder, name: str) -> pa.Table | None:
     data = place.read(name)
     if data is None:
         return None
@@ -145,11 +145,11 @@ def _fetched(place: Place, name: str) -> pa.Table | None:
         raise StoreError(f"{place}/{name} is damaged: {error}") from None
 
 
-def _parts(place: Place, table: TableName) -> list[pa.Table]:
+def _parts(place: ResultsFolder, table: TableName) -> list[pa.Table]:
     """What the ledger lists. Objects can be merged between two looks: then the ledger has grown, and is asked again."""
     entries = list(ledger.read(place))
     for _ in range(TRIES):
-        catalog = Catalog().take(entries)
+        catalog = Manifest().take(entries)
         there = {f"{table}/{name}" for name in place.names(table)}
         alone, together = list(catalog.alone(table).values()), catalog.together(table)
         wanted = [*together, *(name for name in alone if name in there)]

@@ -1,4 +1,5 @@
-"""The actor that a sweep's trials share: the collector, sole writer of its tables. See ``sweep.sizer`` for the other.
+"""The collector as a Ray actor, shared by a sweep's trials: the sole writer of its tables. See also
+``sweep.sizer_actor``.
 
 It is a plain class made remote. It owns no CPU, restarts when it dies, and its methods may be called twice with
 the same arguments: Ray repeats a call that was in flight when the process was killed.
@@ -12,13 +13,12 @@ from typing import Any, final
 
 import ray
 
-from vlmprof.store.attempts import Begun, Chunk, Death
+from vlmprof.monitor.live_state import LiveState, TrialLabel
+from vlmprof.monitor.ray_metrics import RayMetricSink
+from vlmprof.store.attempts import AttemptStart, Chunk, Death
 from vlmprof.store.collector import Collector, TrialResult
-from vlmprof.store.job import Submitted
 from vlmprof.store.ledger import State
-from vlmprof.sweep.board import Board
-from vlmprof.sweep.label import Label
-from vlmprof.sweep.telemetry import RayGauge
+from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.trial.progress import Progress
 
 WRITER_WAIT_S = 30.0
@@ -33,18 +33,18 @@ class CollectorActor:
         # Ctrl-C on a terminal reaches every process of the group; the writer must outlive it to finish its line.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._collector = Collector(where, sweep, wait_s=WRITER_WAIT_S)
-        self._board = Board(where, RayGauge(sweep))
+        self._board = LiveState(where, RayMetricSink(sweep))
         # After a restart nobody opens the run again.
         self._board.recover(self._collector.settled())
         self._board.start()
 
-    def open_run(self, trials: Sequence[str], job: Mapping[str, Any], submitted: Submitted | None) -> set[str]:
+    def open_run(self, trials: Sequence[str], job: Mapping[str, Any], submitted: SubmittedJob | None) -> set[str]:
         """See ``Collector.open_run``."""
         finished = self._collector.open_run(trials, job, submitted)
         self._board.opened(trials)
         return finished
 
-    def begin(self, trial: str, attempt: str, software: str, process: str, *, shard: bool = False) -> Begun:
+    def begin(self, trial: str, attempt: str, software: str, process: str, *, shard: bool = False) -> AttemptStart:
         """See ``Collector.begin``."""
         return self._collector.begin(trial, attempt, software=software, process=process, shard=shard)
 
@@ -64,7 +64,7 @@ class CollectorActor:
         """See ``Collector.broken``."""
         return self._collector.broken
 
-    def began(self, trial: str, label: Label) -> None:
+    def began(self, trial: str, label: TrialLabel) -> None:
         """What a person calls a trial that has begun."""
         self._board.began(trial, label)
 
@@ -97,7 +97,7 @@ class CollectorActor:
 
 
 @final
-class RemoteKeeper:
+class RemoteAnswerStore:
     """The collector actor, with the face of a keeper: what was told is on disk when it returns."""
 
     def __init__(self, actor: Any) -> None:

@@ -1,55 +1,8 @@
-"""``python -m vlmprof.sweep.arrival JOB``: the first thing that a submitted job does. Says in one line where it is.
+"""Moved to ``vlmprof.submit.startup_report``; kept for one release, for jobs that were submitted by vlmprof 0.1."""
 
-The submitter reads the line from the job's log: which vlmprof and Python run there, and where the results will lie.
-"""
-
-from __future__ import annotations
-
-import json
-import platform
 import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, final
 
-from vlmprof import __version__
-
-MARK = "vlmprof-arrival "
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """Where a job runs."""
-
-    vlmprof: str
-    python: str
-    host: str
-    results: str
-    """The results folder, absolute; empty where the job cannot be read there, which the job then says itself."""
-
-
-def arrival(job: Path) -> Arrival:
-    """Where this process is, and where the job's results go from here."""
-    from vlmprof.spec import survey
-
-    spec = survey(job).spec
-    place = spec.where if spec else ""
-    results = place if "://" in place or not place else str(Path(place).expanduser().absolute())
-    return Arrival(vlmprof=__version__, python=platform.python_version(), host=platform.node(), results=results)
-
-
-def found_in(log: str) -> Arrival | None:
-    """The line in the log of a job; None where it is not there, or not there yet."""
-    for line in log.splitlines():
-        if line.startswith(MARK):
-            try:
-                said: dict[str, Any] = json.loads(line.removeprefix(MARK))
-                return Arrival(**{name: str(said[name]) for name in Arrival.__slots__})
-            except (ValueError, KeyError):
-                return None
-    return None
-
+from vlmprof.submit.startup_report import main
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(asdict(arrival(Path(sys.argv[1])))), flush=True)
+    main(sys.argv[1:])

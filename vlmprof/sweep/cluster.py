@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from vlmprof.errors import UserError
-from vlmprof.selectors import Pairs
-from vlmprof.spec import ResourceSpec
-from vlmprof.storage_root import STORAGE
+from vlmprof.job.labels import Pairs
+from vlmprof.job.spec import ResourceSpec
+from vlmprof.job.storage import STORAGE
 from vlmprof.sweep import nodes
 
 NAMESPACE = "vlmprof"
@@ -57,7 +57,7 @@ PRIVATE = {
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class TrialResources:
     """What one trial owns, and how many can run at once."""
 
     gpus: int
@@ -145,7 +145,7 @@ def _no_cluster(address: str, reason: str) -> UserError:
     )
 
 
-def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> Share:
+def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> TrialResources:
     """What one trial gets of the connected cluster.
 
     Args:
@@ -162,7 +162,7 @@ def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> Share:
     concurrent = 0 if resources.concurrent == "auto" else resources.concurrent
     if resources.gpus == "auto" and concurrent and not gpus:
         raise UserError(NO_GPU_YET)
-    share = Share(
+    share = TrialResources(
         gpus=gpus,
         cpus=resources.cpus,
         concurrent=concurrent,

@@ -1,9 +1,9 @@
-"""``run_on_ray``: plans -> Ray Tune trials. Tune is a thin scheduler; the ledger is the truth.
+"""``launch`` and ``SweepRun``: trial plans become Ray Tune trials. Tune is a thin scheduler; the ledger is the truth.
 
-Which trial a free worker gets is the ``Schedule``'s to say. At most ``CHUNK`` trials a Tuner, because Tune's own
-bookkeeping grows with them. ``fit`` can end early as a whole (Ray's host-memory monitor raises through it)
-and a trial can die with its process, so what counts is asked of the collector: whatever has not settled runs again,
-from the answers it had given, until it has spent its ``Lives``.
+``launch`` connects, runs and disconnects; the command line calls it. Which trial a free worker gets is decided by the
+``Schedule``. A Tuner runs at most ``CHUNK`` trials, because Tune's own bookkeeping grows with them. ``fit`` can end
+early as a whole (Ray's host-memory monitor raises through it) and a trial can die with its process, so the collector is
+asked what is finished: whatever is not runs again, from the answers it had given, until its ``RetryBudget`` is spent.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vlmprof.batch_size.cache import kept_beside
 from vlmprof.errors import StoreError, UserError
+from vlmprof.job.spec import SweepSpec
+from vlmprof.monitor.live_state import Display, Snapshot
+from vlmprof.monitor.loggers import NONE, LoggerOptions, callbacks
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
-from vlmprof.store.job import Submitted
+from vlmprof.store.filesystem import at
 from vlmprof.store.ledger import State
-from vlmprof.store.place import at
+from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
-from vlmprof.sweep.cluster import Share
-from vlmprof.sweep.extras import NONE, Extras
-from vlmprof.sweep.lives import FELL, SHORT_OF_MEMORY, Lives, Patience
-from vlmprof.sweep.loggers import callbacks
+from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, share_of
+from vlmprof.sweep.cost import CostEstimator
+from vlmprof.sweep.retries import FELL, SHORT_OF_MEMORY, RetryBudget, TunerBackoff
 from vlmprof.sweep.schedule import Schedule, chunks
-from vlmprof.sweep.searcher import Ordered
+from vlmprof.sweep.searcher import ScheduleSearcher
 from vlmprof.sweep.shards import split, trials_of
-from vlmprof.sweep.sizer import RemoteSizer, said_folder
-from vlmprof.sweep.snapshot import Display, Snapshot
-from vlmprof.sweep.trainable import Care, Shared, VlmTrainable
-from vlmprof.trial.cost import Estimator
-from vlmprof.trial.plain import lost
-from vlmprof.trial.sizing.beside import kept_beside
+from vlmprof.sweep.sizer_actor import RemoteSizer, said_folder
+from vlmprof.sweep.trainable import FaultPolicy, TrainableContext, VlmTrainable
+from vlmprof.trial.columns.identity import lost
 
 CHUNK = 1000
 LET_GO_S = 20.0
@@ -55,7 +55,7 @@ _DURABLE = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 
 
 @final
-class Session:
+class SweepRun:
     """One run of a sweep on a connected cluster."""
 
     def __init__(  # noqa: PLR0913 (what one run is made of, each by its name)
@@ -63,11 +63,11 @@ class Session:
         where: str,
         sweep: str,
         display: Display,
-        share: Share,
+        share: TrialResources,
         *,
         verbose: bool,
-        care: Care,
-        extras: Extras = NONE,
+        care: FaultPolicy,
+        extras: LoggerOptions = NONE,
     ) -> None:
         """Take the folder and start the sweep's actors.
 
@@ -92,7 +92,7 @@ class Session:
         self._total, self._skipped = 0, 0
 
     def open_run(
-        self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: Submitted | None = None
+        self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: SubmittedJob | None = None
     ) -> list[TrialPlan]:
         """Note the run; returns what is left to do."""
         finished = _told(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
@@ -106,8 +106,8 @@ class Session:
             StoreError: nothing can be written to the folder any more.
             UserError: Ray Tune ends again and again without running anything.
         """
-        lives, patience, left = Lives(), Patience(), list(plans)
-        estimator = Estimator()
+        lives, patience, left = RetryBudget(), TunerBackoff(), list(plans)
+        estimator = CostEstimator()
         with self._watching(), self._measurements:
             while left:
                 known = {plan.id: plan for plan in left}
@@ -138,7 +138,9 @@ class Session:
         ray.get(self._collector.close.remote())
         return dict(settled)
 
-    def _unsettled(self, plans: Sequence[TrialPlan], lives: Lives, killer: str) -> tuple[list[TrialPlan], int, bool]:
+    def _unsettled(
+        self, plans: Sequence[TrialPlan], lives: RetryBudget, killer: str
+    ) -> tuple[list[TrialPlan], int, bool]:
         """What must run again, how many of them died, and whether one is further than it was.
 
         A trial that has spent its lives is told as failed.
@@ -165,7 +167,7 @@ class Session:
     def _fit(self, plans: Sequence[TrialPlan], schedule: Schedule) -> Exception | None:
         """One Tuner; returns what ended it before its time, if anything did."""
         share = self._share
-        shared = Shared(
+        shared = TrainableContext(
             plans={plan.id: plan for plan in plans},
             collector=self._collector,
             sizer=self._sizer,
@@ -180,7 +182,7 @@ class Session:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=Ordered(schedule),
+                search_alg=ScheduleSearcher(schedule),
                 num_samples=schedule.size,
                 reuse_actors=True,
                 max_concurrent_trials=share.concurrent,
@@ -253,3 +255,37 @@ def _told(reference: Any) -> Any:
     except ray.exceptions.ActorDiedError as error:  # it is started again as often as it dies; not so if it cannot start
         why = str(error).strip().splitlines()[-1]
         raise StoreError(f"the collector is gone and cannot start again: {why}; what was finished is kept") from None
+
+
+def launch(  # noqa: PLR0913 (what is run, and by name how)
+    spec: SweepSpec,
+    plans: Sequence[TrialPlan],
+    address: str,
+    display: Display,
+    *,
+    verbose: bool,
+    extras: LoggerOptions = NONE,
+    submitted: SubmittedJob | None = None,
+) -> dict[str, State]:
+    """Run what is missing of a job; how each trial of this run ended.
+
+    Raises:
+        UserError: no cluster at the address, or none of its nodes can hold a trial.
+        StoreError: another sweep is writing to the folder, or nothing can be written there.
+    """
+    with connected(address, verbose=verbose) as dashboard:
+        from vlmprof.sweep.trainable import FaultPolicy
+
+        if dashboard:
+            display.note(f"dashboard: http://{dashboard}")
+        care = FaultPolicy(chunk=spec.chunk, timeout_s=spec.timeout_s)
+        share = share_of(spec.resources, display.note)
+        if spec.resources.gpus == "auto" and not share.gpus and address != LOCAL:
+            display.note(ON_CPUS)
+        session = SweepRun(spec.where, spec.name, display, share, verbose=verbose, care=care, extras=extras)
+        try:
+            session.run(session.open_run(plans, spec.model_dump(mode="json"), submitted))
+        except BaseException:
+            session.let_go()
+            raise
+        return session.close()

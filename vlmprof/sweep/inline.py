@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vlmprof.batch_size.cache import default_folder
+from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import Uncollected
-from vlmprof.measure.software import process, software
+from vlmprof.job.spec import ChunkSpec
+from vlmprof.measure.versions import process, software
+from vlmprof.monitor.live_state import Display, LiveState, NoMetricSink, Snapshot, TrialLabel
+from vlmprof.monitor.loggers import numbers
+from vlmprof.monitor.tensorboard import write_run
 from vlmprof.plan.point import TrialPlan
-from vlmprof.spec import ChunkSpec
 from vlmprof.store.collector import Collector
-from vlmprof.store.place import Where, at
-from vlmprof.sweep.board import Board, Nobody
-from vlmprof.sweep.extras import numbers
-from vlmprof.sweep.label import Label
-from vlmprof.sweep.snapshot import Display, Snapshot
-from vlmprof.sweep.tensorboard import write_run
-from vlmprof.trial.batching import BatchSizer
+from vlmprof.store.filesystem import Where, at
 from vlmprof.trial.progress import Progress
-from vlmprof.trial.sizing.atlas import default_folder
 
 
 def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
@@ -41,11 +39,11 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     Raises:
         StoreError: nothing can be written to the folder any more.
     """
-    from vlmprof.trial.execute import Executor
+    from vlmprof.trial.executor import Executor
 
     executor = Executor(BatchSizer(default_folder()), gpus=gpus, name="inline", policy=policy)
     total = len(plans) + skipped
-    board = Board(folder, Nobody())
+    board = LiveState(folder, NoMetricSink())
     board.start()
     try:
         for plan in plans:
@@ -56,7 +54,7 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
                 display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
 
             begun = collector.begin(plan.id, software=software(), process=process())
-            board.began(plan.id, Label.of(plan))
+            board.began(plan.id, TrialLabel.of(plan))
             try:
                 result = executor.run(plan, report, begun, collector)
             except Uncollected as error:

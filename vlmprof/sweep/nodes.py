@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from vlmprof.errors import suggestion
-from vlmprof.selectors import Pairs, matches
+from vlmprof.job.labels import Pairs, matches
 
 KIND = "accelerator_type:"
 """Begins the resource by which Ray names the GPUs of a node; its label says the same."""

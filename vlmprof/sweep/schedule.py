@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
-from vlmprof.trial.cost import Work
+from vlmprof.sweep.cost import ScheduledTrial
 
 
 @final
 class _Chain:
     """Trials of one setting and several lengths: the longest is scored, the others are cut from its answers."""
 
-    def __init__(self, works: Iterable[Work]) -> None:
+    def __init__(self, works: Iterable[ScheduledTrial]) -> None:
         # Whoever waits for shards takes their answers: it is the longest, though little is left for itself.
         self.waiting = sorted(works, key=lambda work: (bool(work.after), work.cost), reverse=True)
         self.load = self.waiting[0].load
@@ -41,10 +41,10 @@ class _Chain:
 class Schedule:
     """What is left to hand out, and who is at work on what."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, works: Sequence[ScheduledTrial]) -> None:
         """Nothing is handed out yet."""
         self.size = len(works)
-        chains: dict[int, list[Work]] = {}
+        chains: dict[int, list[ScheduledTrial]] = {}
         for work in works:
             chains.setdefault(work.chain, []).append(work)
         self._chains = {key: _Chain(same) for key, same in chains.items()}
@@ -57,7 +57,7 @@ class Schedule:
             if key not in self._blocked:
                 self._open(chain)
 
-    def next(self, last: Work | None) -> Work | None:
+    def next(self, last: ScheduledTrial | None) -> ScheduledTrial | None:
         """The trial for a worker that is free.
 
         Args:
@@ -73,7 +73,7 @@ class Schedule:
         chain.begun = True
         return self._handed_out(chain, 0)
 
-    def ended(self, work: Work, *, worker_lives: bool) -> None:
+    def ended(self, work: ScheduledTrial, *, worker_lives: bool) -> None:
         """A trial has ended, however."""
         self._working[work.load] -= 1
         for key, after in list(self._blocked.items()):
@@ -91,7 +91,7 @@ class Schedule:
         insort_left(self._loads[chain.load], chain, key=lambda one: one.cost)
         self._left[chain.load] += chain.cost
 
-    def _chain_for(self, last: Work | None) -> _Chain | None:
+    def _chain_for(self, last: ScheduledTrial | None) -> _Chain | None:
         if last is not None and self._chains[last.chain].waiting and self._chains[last.chain].begun:
             return self._chains[last.chain]
         if last is not None and self._loads[last.load]:
@@ -106,7 +106,7 @@ class Schedule:
         self._left[load] -= chain.cost
         return chain
 
-    def _stolen(self) -> Work | None:
+    def _stolen(self) -> ScheduledTrial | None:
         """The shortest of a chain that another worker is at, if scoring it anew takes less than its turn would."""
         waiting = [chain for key, chain in self._chains.items() if chain.waiting and key not in self._blocked]
         if not waiting:
@@ -115,15 +115,15 @@ class Schedule:
         alone = not any(self._working.values())  # nobody is left who would come back for it
         return self._handed_out(chain, -1) if alone or chain.waiting[-1].cost <= chain.cut_cost else None
 
-    def _handed_out(self, chain: _Chain, place: int) -> Work:
+    def _handed_out(self, chain: _Chain, place: int) -> ScheduledTrial:
         work = chain.waiting.pop(place)
         self._working[work.load] += 1
         return work
 
 
-def chunks(works: Sequence[Work], size: int) -> Iterator[list[Work]]:
+def chunks(works: Sequence[ScheduledTrial], size: int) -> Iterator[list[ScheduledTrial]]:
     """The same trials, at most ``size`` at a time, those of one load together, the costliest load first."""
-    loads: dict[int, list[Work]] = {}
+    loads: dict[int, list[ScheduledTrial]] = {}
     for work in works:
         loads.setdefault(work.load, []).append(work)
     for same in loads.values():

@@ -1,4 +1,4 @@
-"""``Ordered``: Ray Tune asks it which trial to start, and it asks the ``Schedule``.
+"""``ScheduleSearcher``: Ray Tune asks it which trial to start, and it asks the ``Schedule``.
 
 Tune calls a worker back into use for the next trial it is given. It handles one event at a time: a trial ends, its
 worker is free, the next trial is asked for and goes to that worker. So what ended last is known when it is asked.
@@ -11,19 +11,19 @@ from typing import Any, final
 
 from ray.tune.search import Searcher
 
+from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.schedule import Schedule
-from vlmprof.trial.cost import Work
 
 
 @final
-class Ordered(Searcher):
+class ScheduleSearcher(Searcher):
     """Suggests the trials of a schedule, each once. ``TuneConfig.max_concurrent_trials`` bounds how many are live."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self._schedule = schedule
-        self._live: dict[str, Work] = {}
-        self._free: deque[Work] = deque()
+        self._live: dict[str, ScheduledTrial] = {}
+        self._free: deque[ScheduledTrial] = deque()
         """What the workers that are free now did last."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:

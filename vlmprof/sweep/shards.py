@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-from vlmprof.trial.cost import Work
+from vlmprof.sweep.cost import ScheduledTrial
 
 LEAST = 64
 """Samples that are worth a shard of their own, where the number of shards is ours to choose."""
@@ -47,7 +47,7 @@ class Shard:
         return Shard(trial=found["trial"], part=int(found["part"]) - 1, of=int(found["of"])) if found else None
 
 
-def split(works: Sequence[Work], shards: int | Literal["auto"], workers: int) -> list[Work]:
+def split(works: Sequence[ScheduledTrial], shards: int | Literal["auto"], workers: int) -> list[ScheduledTrial]:
     """The same trials, with shards before those that are scored.
 
     Of trials that differ in the length of answers alone only the longest is split: the others are cut from its answers.
@@ -57,7 +57,7 @@ def split(works: Sequence[Work], shards: int | Literal["auto"], workers: int) ->
         shards: For each trial; auto: as many as there are workers for each, of at least ``LEAST`` samples.
         workers: That run at once.
     """
-    longest: dict[int, Work] = {}
+    longest: dict[int, ScheduledTrial] = {}
     for work in works:
         if work.samples and work.cost >= longest.get(work.chain, work).cost:
             longest[work.chain] = work
@@ -76,11 +76,11 @@ def split(works: Sequence[Work], shards: int | Literal["auto"], workers: int) ->
     return found
 
 
-def trials_of(works: Sequence[Work]) -> list[str]:
+def trials_of(works: Sequence[ScheduledTrial]) -> list[str]:
     """The trials that these works are, or are parts of, each once."""
     names = [shard.trial if (shard := Shard.named(work.trial)) else work.trial for work in works]
     return list(dict.fromkeys(names))
 
 
-def _parts(work: Work, shards: int | Literal["auto"], each: int) -> int:
+def _parts(work: ScheduledTrial, shards: int | Literal["auto"], each: int) -> int:
     return min(shards, work.samples) if shards != "auto" else min(each, work.samples // LEAST)

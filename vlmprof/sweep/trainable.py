@@ -17,15 +17,15 @@ import ray
 from ray import tune
 
 from vlmprof.errors import Superseded, Uncollected
-from vlmprof.measure.software import process, software
+from vlmprof.job.spec import ChunkSpec
+from vlmprof.measure.versions import process, software
+from vlmprof.monitor.live_state import TrialLabel
+from vlmprof.monitor.loggers import numbers
 from vlmprof.plan.point import TrialPlan
-from vlmprof.spec import ChunkSpec
 from vlmprof.store.attempts import LOST_DEVICE
-from vlmprof.sweep.extras import numbers
-from vlmprof.sweep.label import Label
 from vlmprof.sweep.shards import Shard
 from vlmprof.sweep.watchdog import Watchdog
-from vlmprof.trial.load import load_arguments
+from vlmprof.trial.load_key import load_arguments
 from vlmprof.trial.progress import Progress
 
 LAST_WORDS_S = 10.0
@@ -34,7 +34,7 @@ LAST_WORDS_S = 10.0
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Care:
+class FaultPolicy:
     """What is done against deaths of trials."""
 
     chunk: ChunkSpec
@@ -44,14 +44,14 @@ class Care:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class TrainableContext:
     """What every trial of a Tuner is given."""
 
     plans: Mapping[str, TrialPlan]
     collector: Any
     sizer: Any
     gpus: float
-    care: Care
+    care: FaultPolicy
 
 
 @final
@@ -67,7 +67,7 @@ class VlmTrainable(tune.Trainable):
         loaded = (f"{name}={value}" for name, value in load_arguments(plan).items())
         return f"{plan.model.label} {' '.join(loaded)}"
 
-    def setup(self, config: dict[str, Any], shared: Shared) -> None:
+    def setup(self, config: dict[str, Any], shared: TrainableContext) -> None:
         self._take(config)
         self._shared = shared
         self._executor: Any = None
@@ -96,7 +96,7 @@ class VlmTrainable(tune.Trainable):
         begun = ray.get(shared.collector.begin.remote(trial, attempt, software(), process()))
         if begun.state is not None:
             return {"state": begun.state}
-        shared.collector.began.remote(trial, Label.of(shared.plans[trial]))  # for displays: nobody waits for it
+        shared.collector.began.remote(trial, TrialLabel.of(shared.plans[trial]))  # for displays: nobody waits for it
 
         def last_words(cause: str) -> None:
             ray.get(shared.collector.dying.remote(trial, attempt, cause), timeout=LAST_WORDS_S)
@@ -120,7 +120,7 @@ class VlmTrainable(tune.Trainable):
             return {"state": begun.state}
         plan = shared.plans[shard.trial]
         if shard.part == 0:
-            shared.collector.began.remote(shard.trial, Label.of(plan))  # the first stands for all
+            shared.collector.began.remote(shard.trial, TrialLabel.of(plan))  # the first stands for all
 
         def silent(cause: str) -> None:
             """A shard that hangs says nothing: its trial will hang at the same sample and say it."""
@@ -147,16 +147,16 @@ class VlmTrainable(tune.Trainable):
 
     def _warm_executor(self) -> Any:
         if self._executor is None:
-            from vlmprof.trial.execute import Executor
+            from vlmprof.trial.executor import Executor
 
             shared = self._shared
             self._executor = Executor(shared.sizer, gpus=shared.gpus, name="tune", policy=shared.care.chunk)
         return self._executor
 
     def _keeper(self) -> Any:
-        from vlmprof.sweep.actors import RemoteKeeper
+        from vlmprof.sweep.actors import RemoteAnswerStore
 
-        return RemoteKeeper(self._shared.collector)
+        return RemoteAnswerStore(self._shared.collector)
 
     def _report(self, progress: Progress) -> None:
         self._watchdog.beat(progress)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from vlmprof.metrics.relaxed_accuracy import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import Dataset, Split, content_id, sample
-from vlmprof.tasks.index import Columns, Indexed
-from vlmprof.tasks.prompts import ONE_WORD, instructed, styled
+from vlmprof.tasks._data.dataset import Dataset, Split, content_id, sample
+from vlmprof.tasks._data.index import Columns, IndexedRow
+from vlmprof.tasks._prompts import ONE_WORD, instructed, styled
 
 _WRITERS = ("human", "machine")
 
 
-def _read(row: Indexed) -> Example:
+def _read(row: IndexedRow) -> Example:
     values = row.values
     return sample(
         row,

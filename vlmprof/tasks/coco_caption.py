@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from vlmprof.metrics.cider import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import Dataset, Split, sample
-from vlmprof.tasks.index import Columns, Indexed
-from vlmprof.tasks.prompts import ONE_SENTENCE, instructed, styled
+from vlmprof.tasks._data.dataset import Dataset, Split, sample
+from vlmprof.tasks._data.index import Columns, IndexedRow
+from vlmprof.tasks._prompts import ONE_SENTENCE, instructed, styled
 
 
-def _read(row: Indexed) -> Example:
+def _read(row: IndexedRow) -> Example:
     return sample(row, id=row.values["question_id"], question="", answers=row.values["answer"])
 
 

@@ -16,11 +16,11 @@ from vlmprof import registry
 from vlmprof.errors import UserError, suggestion
 from vlmprof.metrics.exact_match import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import checked, content_id, numbered, sample
-from vlmprof.tasks.files import fingerprint, local_files
-from vlmprof.tasks.index import Columns, Indexed, read_index
-from vlmprof.tasks.prompts import ONE_LETTER, instructed, styled
-from vlmprof.tasks.task import Place, Task
+from vlmprof.tasks._data.dataset import checked, content_id, numbered, sample
+from vlmprof.tasks._data.files import fingerprint, local_files
+from vlmprof.tasks._data.index import Columns, IndexedRow, read_index
+from vlmprof.tasks._prompts import ONE_LETTER, instructed, styled
+from vlmprof.tasks.task import DataSource, Task
 
 FIELDS = ("id", "image", "question", "answers", "answer", "question_type", "cluster", "choices")
 SPLIT = "all"
@@ -38,11 +38,11 @@ class _Names:
     def column(self, name: str) -> str:
         return self.said.get(name, name)
 
-    def of(self, row: Indexed, name: str) -> Any:
+    def of(self, row: IndexedRow, name: str) -> Any:
         return row.values.get(self.column(name))
 
 
-def _at(place: Place) -> Task:
+def _at(place: DataSource) -> Task:
     if not place.path or not place.metric:
         missing = " and ".join(f"'{name}:'" for name in ("path", "metric") if not getattr(place, name))
         raise UserError(f"task 'local' needs {missing}: a file or folder of yours, and how answers are scored")
@@ -55,7 +55,7 @@ def _at(place: Place) -> Task:
     return _task(place, fingerprint(files))
 
 
-def _task(place: Place, revision: str) -> Task:
+def _task(place: DataSource, revision: str) -> Task:
     return Task(
         name="local",
         revision=revision,
@@ -73,12 +73,12 @@ def _prompt(example: Example) -> str:
     return instructed(ONE_LETTER if example.choices else "")(example)
 
 
-def _files(place: Place) -> tuple[Path, ...]:
+def _files(place: DataSource) -> tuple[Path, ...]:
     return local_files(Path(place.path).expanduser(), ["*.parquet", "*.jsonl", "*.json"], "", _HOW)
 
 
 @lru_cache(maxsize=4)
-def _examples(place: Place, revision: str) -> tuple[Example, ...]:  # by revision too: files may change in between
+def _examples(place: DataSource, revision: str) -> tuple[Example, ...]:  # by revision too: files may change in between
     if not place.path:
         raise UserError(f"task 'local' needs 'path:' and 'metric:'; {_HOW}")
     names = _Names(dict(place.columns))
@@ -93,7 +93,7 @@ def _examples(place: Place, revision: str) -> tuple[Example, ...]:  # by revisio
     return checked("local", examples if named else numbered(examples))
 
 
-def _example(row: Indexed, names: _Names) -> Example:
+def _example(row: IndexedRow, names: _Names) -> Example:
     given = names.of(row, "answers")
     answers = given if given is not None else names.of(row, "answer")
     if answers is None or answers == []:
@@ -112,4 +112,4 @@ def _example(row: Indexed, names: _Names) -> Example:
     )
 
 
-TASK = _task(Place(), "")
+TASK = _task(DataSource(), "")

@@ -11,14 +11,14 @@ import re
 
 from vlmprof.metrics.mmmu import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import Dataset, Split, sample
-from vlmprof.tasks.index import Columns, Indexed
-from vlmprof.tasks.prompts import ONE_LETTER, ONE_WORD, instructed, styled
+from vlmprof.tasks._data.dataset import Dataset, Split, sample
+from vlmprof.tasks._data.index import Columns, IndexedRow
+from vlmprof.tasks._prompts import ONE_LETTER, ONE_WORD, instructed, styled
 
 _PLACE = re.compile(r"<image (\d)>")
 
 
-def _read(row: Indexed) -> Example:
+def _read(row: IndexedRow) -> Example:
     values = row.values
     choices = ast.literal_eval(values["options"]) if values["options"] else []
     gold = values["answer"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from vlmprof.metrics.vqa import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import Dataset, Split, sample
-from vlmprof.tasks.index import Columns, Indexed
-from vlmprof.tasks.prompts import ONE_WORD, instructed, styled
+from vlmprof.tasks._data.dataset import Dataset, Split, sample
+from vlmprof.tasks._data.index import Columns, IndexedRow
+from vlmprof.tasks._prompts import ONE_WORD, instructed, styled
 
 
-def _read(row: Indexed) -> Example:
+def _read(row: IndexedRow) -> Example:
     values = row.values
     return sample(
         row,

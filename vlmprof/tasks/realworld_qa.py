@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from vlmprof.metrics.exact_match import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import Dataset, Split, content_id, sample
-from vlmprof.tasks.index import Columns, Indexed
-from vlmprof.tasks.prompts import instructed, styled
+from vlmprof.tasks._data.dataset import Dataset, Split, content_id, sample
+from vlmprof.tasks._data.index import Columns, IndexedRow
+from vlmprof.tasks._prompts import instructed, styled
 
 
-def _read(row: Indexed) -> Example:
+def _read(row: IndexedRow) -> Example:
     values = row.values
     return sample(
         row,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from vlmprof.metrics.multiple_choice import LETTERS, METRIC
 from vlmprof.records import Example
-from vlmprof.tasks.dataset import Dataset, Split, content_id, sample
-from vlmprof.tasks.index import Columns, Indexed
-from vlmprof.tasks.prompts import ONE_LETTER, instructed, styled
+from vlmprof.tasks._data.dataset import Dataset, Split, content_id, sample
+from vlmprof.tasks._data.index import Columns, IndexedRow
+from vlmprof.tasks._prompts import ONE_LETTER, instructed, styled
 
 
-def _read(row: Indexed) -> Example | None:
+def _read(row: IndexedRow) -> Example | None:
     values = row.values
     if not row.identity:
         return None  # the full dataset also has questions without a picture

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from vlmprof.metrics.vqa import METRIC
 from vlmprof.records import Example, Picture
-from vlmprof.tasks._shapes_questions import Question, scene_questions
-from vlmprof.tasks._shapes_scenes import Scene
+from vlmprof.tasks._shapes.questions import Question, scene_questions
+from vlmprof.tasks._shapes.scenes import Scene
 from vlmprof.tasks.task import Task
 
 SCENES = 600

@@ -14,14 +14,14 @@ from typing import Literal, final
 from vlmprof.errors import UserError, suggestion
 from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example, Prompt
-from vlmprof.tasks._order import by_id, by_position, spread
+from vlmprof.tasks._data.order import by_id, by_position, spread
 
 PromptOf = Callable[[Example], str]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class DataSource:
     """Where a job says a task's data lie, and what it says about them; empty where it says nothing."""
 
     path: str = ""
@@ -54,7 +54,7 @@ class Task:
     order: Literal["id", "position"] = "id"
     """What the seeded order is made from. ``id``: a hash of each id, so that it does not matter how the data are
     listed or sharded. ``position``: a permutation of the list, for a list that never changes."""
-    at: Callable[[Place], Task] | None = None
+    at: Callable[[DataSource], Task] | None = None
     """The same task on data that lie elsewhere; None where the task has no data but its own."""
 
     def split(self, name: str) -> str:

@@ -8,32 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
 
-from vlmprof.metrics.interval import MeanInterval, mean_interval
 from vlmprof.records import Generation
-from vlmprof.trial.bench import Bench
-from vlmprof.trial.resolve import Resolved
-from vlmprof.trial.samples import Asked, Scored, open_pictures
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """What the comparison with batch 1 gave."""
-
-    samples: int
-    flips: int
-    """Answers that differ."""
-    flip_rate: MeanInterval
-    mcnemar_p: float | None
-    """How likely score changes as one-sided as these are by chance; 1 when no score changed. None where an answer has
-    no score without the others."""
+from vlmprof.stats.intervals import mean_interval
+from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.outcome import Audit, Sample, ScoredSample
+from vlmprof.trial.resolve import ResolvedTrial
+from vlmprof.trial.samples import open_pictures
 
 
 def audited_answers(
-    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored], bench: Bench, max_new_tokens: int
+    resolved: ResolvedTrial,
+    asked: Sequence[Sample],
+    scored: Sequence[ScoredSample],
+    bench: LoadedModel,
+    max_new_tokens: int,
 ) -> tuple[Generation, ...]:
     """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch."""
     opened = open_pictures([one for one, _ in _slice(resolved, asked, scored)]).readable
@@ -41,7 +30,7 @@ def audited_answers(
 
 
 def audit(
-    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored], alone: Sequence[Generation]
+    resolved: ResolvedTrial, asked: Sequence[Sample], scored: Sequence[ScoredSample], alone: Sequence[Generation]
 ) -> Audit | None:
     """Compare answers given in batches with those ``audited_answers`` gave.
 
@@ -63,15 +52,15 @@ def audit(
     )
 
 
-def _change(resolved: Resolved, before: Scored, text: str) -> float | None:
+def _change(resolved: ResolvedTrial, before: ScoredSample, text: str) -> float | None:
     """By how much the answer at batch 1 is better than the one before."""
     alone = resolved.task.metric.judge(text, before.example).score
     return None if alone is None or before.score is None else alone - before.score
 
 
 def _slice(
-    resolved: Resolved, asked: Sequence[Asked], scored: Sequence[Scored]
-) -> list[tuple[Asked, Scored]]:
+    resolved: ResolvedTrial, asked: Sequence[Sample], scored: Sequence[ScoredSample]
+) -> list[tuple[Sample, ScoredSample]]:
     batched = {one.example.id: one for one in scored if one.generation is not None and one.batch_size > 1}
     chosen = [(one, batched[one.example.id]) for one in asked if one.example.id in batched]
     return chosen[: resolved.plan.audit_samples]

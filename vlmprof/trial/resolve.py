@@ -10,21 +10,21 @@ from typing import Any, final
 
 from vlmprof import registry
 from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError
+from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Example
-from vlmprof.spec import ModelSpec, Survey, SweepSpec, TaskSpec, survey
 from vlmprof.surfaces import Anatomy, TokenCounts
-from vlmprof.tasks.task import Place, Task
-from vlmprof.trial.engine_choice import engine_faults
-from vlmprof.trial.load import by_load, load_arguments
+from vlmprof.tasks.task import DataSource, Task
+from vlmprof.trial.engine_selection import engine_faults
+from vlmprof.trial.load_key import by_load, load_arguments
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class KnobSetting:
     """One knob at one value."""
 
     name: str
@@ -34,7 +34,7 @@ class Setting:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedTrial:
     """A plan whose every name is an object, and whose every pairing is legal."""
 
     plan: TrialPlan
@@ -42,7 +42,7 @@ class Resolved:
     checkpoint: Checkpoint
     anatomy: Anatomy
     task: Task
-    settings: tuple[Setting, ...]
+    settings: tuple[KnobSetting, ...]
 
 
 @final
@@ -77,7 +77,7 @@ def prepare(path: Path) -> Job:
     return Job(spec=found.spec, plans=plans, notes=tuple(_notes(anatomies)))
 
 
-def resolve(plan: TrialPlan) -> Resolved:
+def resolve(plan: TrialPlan) -> ResolvedTrial:
     """The objects behind a plan, on whatever machine runs it.
 
     Raises:
@@ -91,7 +91,9 @@ def resolve(plan: TrialPlan) -> Resolved:
             f"{plan.model.label}: the checkpoint here is {anatomy.fingerprint}, the sweep was planned for"
             f" {plan.model_fingerprint}; run the job again to plan anew"
         )
-    settings = tuple(Setting(name=name, knob=registry.load("knobs", name), value=value) for name, value in plan.point)
+    settings = tuple(
+        KnobSetting(name=name, knob=registry.load("knobs", name), value=value) for name, value in plan.point
+    )
     for setting in settings:
         _check(setting.name, setting.value, anatomy)
     if conflicts := list(_conflicts(plan, anatomy)):
@@ -100,7 +102,7 @@ def resolve(plan: TrialPlan) -> Resolved:
     if task.revision != plan.task_revision:
         planned = f"the sweep was planned for {plan.task_revision}"
         raise UserError(f"task '{task.name}': the data here are {task.revision}, {planned}")
-    return Resolved(
+    return ResolvedTrial(
         plan=plan,
         family=family,
         checkpoint=replace(checkpoint, **dict[str, Any](load_arguments(plan))),
@@ -129,29 +131,29 @@ def task_of(task: TaskSpec) -> Task:
         UserError: the task cannot be told where its data lie, or nothing is there.
     """
     found: Task = registry.load("tasks", task.name)
-    place = Place(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
+    place = DataSource(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
     if found.at is not None:
         return found.at(place)
-    if place != Place():
+    if place != DataSource():
         said = ", ".join(name for name in ("path", "revision", "metric", "columns") if getattr(task, name))
         raise UserError(f"task '{task.name}' has its own data and metric; it takes no {said}")
     return found
 
 
-def subset_of(resolved: Resolved) -> tuple[Example, ...]:
+def subset_of(resolved: ResolvedTrial) -> tuple[Example, ...]:
     """The samples of a trial: the same for every configuration of a sweep."""
     task = resolved.plan.task
     return resolved.task.subset(task.split, task.samples, task.seed, task.stratify)
 
 
-def predicted_vision_tokens(resolved: Resolved) -> float:
+def predicted_vision_tokens(resolved: ResolvedTrial) -> float:
     """Mean vision tokens a sample over the trial's own subset, from image sizes alone."""
     examples = subset_of(resolved)
     counts = [planned_counts(resolved, e.picture.height, e.picture.width).vision_tokens for e in examples]
     return sum(counts) / len(counts)
 
 
-def planned_counts(resolved: Resolved, height: int, width: int) -> TokenCounts:
+def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCounts:
     """What an image of this size becomes under the trial's knobs, by the knob that leaves least of it."""
     anatomy = resolved.anatomy
     said = [setting.knob.counts(setting.value, anatomy, height, width) for setting in resolved.settings]
@@ -188,7 +190,7 @@ def _notes(anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[str]:
             yield f"{model.label} is decoded greedily, without the checkpoint's own {anatomy.decoding_left_out}"
 
 
-def _model_faults(found: Survey, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:
+def _model_faults(found: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:
     for model in found.models:
         family, checkpoint = family_of(model)
         try:
@@ -197,7 +199,7 @@ def _model_faults(found: Survey, anatomies: dict[ModelSpec, Anatomy]) -> Iterato
             yield Fault(field="models", problem=str(error))
 
 
-def _load_faults(found: Survey) -> Iterator[Fault]:
+def _load_faults(found: ParsedJob) -> Iterator[Fault]:
     """A knob that sets what a model also says of itself: one of the two would be ignored."""
     for name, model in itertools.product(found.knobs, found.models):
         argument = registry.load("knobs", name).load_argument
@@ -206,7 +208,7 @@ def _load_faults(found: Survey) -> Iterator[Fault]:
             yield Fault(field="models", problem=f"{problem} (for model {model.label})")
 
 
-def _knob_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+def _knob_faults(found: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
     settings = ((name, value) for name, values in found.knobs.items() for value in values)
     for (name, value), (model, anatomy) in itertools.product(settings, anatomies.items()):
         try:
@@ -215,13 +217,13 @@ def _knob_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Itera
             yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
 
 
-def _engine_faults(found: Survey, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+def _engine_faults(found: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
     if found.spec is not None:
         labelled = {model.label: anatomy for model, anatomy in anatomies.items()}
         yield from (Fault(field="engine", problem=one) for one in engine_faults(found.spec, labelled))
 
 
-def _task_faults(found: Survey) -> Iterator[Fault]:
+def _task_faults(found: ParsedJob) -> Iterator[Fault]:
     for task in found.spec.tasks if found.spec else ():
         try:
             task_of(task).split(task.split)

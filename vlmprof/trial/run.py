@@ -9,85 +9,45 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import final
 
+from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.memory import release
-from vlmprof.measure.certificate import require_as_said
+from vlmprof.measure.count_check import require_as_said
 from vlmprof.measure.flops import count_flops
-from vlmprof.measure.memory import Peak, read_peak, reset_peak
-from vlmprof.measure.observe import Counts, Whole, counted
+from vlmprof.measure.memory import read_peak, reset_peak
+from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
-from vlmprof.trial.audit import Audit
-from vlmprof.trial.bench import Bench
-from vlmprof.trial.chunks import Chunks, Merged
-from vlmprof.trial.probe import Sizer
+from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.outcome import (
+    Flops,
+    Sample,
+    ScoreResult,
+    TimingSession,
+    TrialOutcome,
+)
+from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.progress import Progress
-from vlmprof.trial.resolve import Resolved, subset_of
-from vlmprof.trial.samples import Asked, Scored, open_pictures
-from vlmprof.trial.score import blocks_of, score
-from vlmprof.trial.scoring import Answers, answers
-from vlmprof.trial.session import Session, Timed
-from vlmprof.trial.timing import Timer, Work
+from vlmprof.trial.resolve import ResolvedTrial, subset_of
+from vlmprof.trial.samples import open_pictures
+from vlmprof.trial.score_pass import answers, blocks_of, score
+from vlmprof.trial.timing_pass import TimingPass, TimingRequests
+from vlmprof.trial.worst_case_probe import Sizer
 
 COUNTED_REQUESTS = 2
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flops:
-    """Floating-point operations of one request, mean over the counted ones."""
-
-    first_token: float
-    """Vision side and prefill."""
-    decode_step: float
-    """The second token: the first step with a cache."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """All that one trial produced, before it is made into rows."""
-
-    resolved: Resolved
-    counts: Counts
-    flops: Flops
-    scored: tuple[Scored, ...]
-    scored_by: str | None
-    """The trial whose answers were cut to this one's cap; None where this trial gave its own."""
-    merged: Merged
-    """Whose answers the score pass put together, where earlier processes had given some."""
-    engine: Mapping[str, str]
-    """The engine, and the kernels it chose for the decode steps that were timed, or scored where none were."""
-    score_seconds: float
-    batch_size: int | None
-    """The largest batch of the score pass; None when nothing was scored."""
-    audit: Audit | None
-    """Of answers against batch 1; None when nothing was answered in a batch."""
-    sessions: tuple[Session, ...]
-    """Of the timing pass, each with the model loaded anew; empty where nothing was timed."""
-    timing_output_tokens: int
-    peak: Peak | None
-    """Of the score pass, as far as this process made it."""
-
-    @property
-    def timed(self) -> list[Timed]:
-        """The timed generations that estimates are made of."""
-        return [one for session in self.sessions for block in session.kept for one in block.timed]
-
-
 def run_trial(
-    resolved: Resolved,
-    bench: Bench,
+    resolved: ResolvedTrial,
+    bench: LoadedModel,
     sizer: Sizer,
     report: Callable[[Progress], None],
-    chunks: Chunks | None = None,
-) -> Outcome:
+    chunks: PartialResults | None = None,
+) -> TrialOutcome:
     """Run one configuration on a loaded model; ``chunks`` brings what was answered before and takes what is.
 
     Raises:
@@ -96,13 +56,13 @@ def run_trial(
         Uncollected: the collector refuses an answer.
     """
     plan, model = resolved.plan, bench.model
-    asked, chunks = _asked(resolved), chunks or Chunks.nowhere()
+    asked, chunks = _asked(resolved), chunks or PartialResults.nowhere()
     sound = chunks.sound(asked)
-    whole, crops_known = Whole.of(model), resolved.anatomy.crops_known
+    whole, crops_known = ModelParts.of(model), resolved.anatomy.crops_known
     with applied(resolved, model):
         output_tokens = model.output_tokens
         counts, flops = _count(whole, sound[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
-        began, given = time.perf_counter(), Answers()
+        began, given = time.perf_counter(), ScoreResult()
         _own_peak(model.device)
         if "accuracy" in plan.measure:
             cap = output_tokens or resolved.task.max_new_tokens
@@ -110,10 +70,10 @@ def run_trial(
         seconds = time.perf_counter() - began
         peak = read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
-    sessions: tuple[Session, ...] = ()
+    sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        sessions = (Timer(plan.timing, model, _work(resolved, sound, bench, length)).run(seconds, report),)
-    return Outcome(
+        sessions = (TimingPass(plan.timing, model, _work(resolved, sound, bench, length)).run(seconds, report),)
+    return TrialOutcome(
         resolved=resolved,
         counts=counts,
         flops=flops,
@@ -131,11 +91,11 @@ def run_trial(
 
 
 def score_part(
-    resolved: Resolved,
-    bench: Bench,
+    resolved: ResolvedTrial,
+    bench: LoadedModel,
     sizer: Sizer,
     report: Callable[[Progress], None],
-    chunks: Chunks,
+    chunks: PartialResults,
     part: slice,
 ) -> None:
     """Answer some of a configuration's samples, for the trial itself to go on from; all of them are sent.
@@ -166,7 +126,7 @@ def score_part(
 
 
 @contextmanager
-def applied(resolved: Resolved, model: AbstractModel) -> Iterator[None]:
+def applied(resolved: ResolvedTrial, model: AbstractModel) -> Iterator[None]:
     """The model with every knob of a plan at its value."""
     with ExitStack() as knobs:
         for setting in resolved.settings:
@@ -181,13 +141,13 @@ def _own_peak(device: str) -> None:
 
 
 def _count(
-    whole: Whole,
-    asked: Sequence[Asked],
+    whole: ModelParts,
+    asked: Sequence[Sample],
     model: AbstractModel,
     report: Callable[[Progress], None],
     *,
     crops_known: bool,
-) -> tuple[Counts, Flops]:
+) -> tuple[ModelCounts, Flops]:
     """Let hooks see a prefill and a decode step of a few requests; nothing is scored or timed."""
     report(Progress(phase="count", done=0, total=len(asked)))
     first, second = [], []
@@ -205,7 +165,7 @@ def _count(
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
-def time_again(outcome: Outcome, bench: Bench, report: Callable[[Progress], None]) -> Outcome:
+def time_again(outcome: TrialOutcome, bench: LoadedModel, report: Callable[[Progress], None]) -> TrialOutcome:
     """The outcome with one timing session more, of a model that was loaded anew.
 
     Raises:
@@ -216,19 +176,19 @@ def time_again(outcome: Outcome, bench: Bench, report: Callable[[Progress], None
     left_out = {one.example.id for one in outcome.scored if one.quarantined}
     sound = [one for one in _asked(outcome.resolved) if one.example.id not in left_out]
     work = _work(outcome.resolved, sound, bench, outcome.timing_output_tokens)
-    session = Timer(plan.timing, bench.model, work, len(outcome.sessions)).run(0.0, report)
+    session = TimingPass(plan.timing, bench.model, work, len(outcome.sessions)).run(0.0, report)
     return replace(outcome, sessions=(*outcome.sessions, session))
 
 
-def _asked(resolved: Resolved) -> list[Asked]:
+def _asked(resolved: ResolvedTrial) -> list[Sample]:
     family = resolved.plan.model.family
-    return [Asked(example=one, prompt=resolved.task.ask(one, family)) for one in subset_of(resolved)]
+    return [Sample(example=one, prompt=resolved.task.ask(one, family)) for one in subset_of(resolved)]
 
 
-def _work(resolved: Resolved, asked: Sequence[Asked], bench: Bench, length: int) -> Work:
+def _work(resolved: ResolvedTrial, asked: Sequence[Sample], bench: LoadedModel, length: int) -> TimingRequests:
     size = resolved.plan.timing.batch_size
     readable = open_pictures(asked[: size * resolved.plan.timing.requests]).readable
     prompts = [one.prompt for one in readable]
     requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
     configured = partial(applied, resolved, bench.model)
-    return Work(requests=requests, length=length, configured=configured, engine=bench.engine)
+    return TimingRequests(requests=requests, length=length, configured=configured, engine=bench.engine)

@@ -12,8 +12,8 @@ from transformers import AutoProcessor, DynamicCache
 from transformers.cache_utils import Cache
 from transformers.utils.logging import disable_progress_bar
 
+from vlmprof.decoding import Mark, StepInputs, unmarked
 from vlmprof.errors import ModelError
-from vlmprof.fixed_steps import StepInputs
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.memory_rule import sample_bytes
@@ -23,12 +23,12 @@ from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
 from vlmprof.records import Encoding, Prompt
-from vlmprof.surfaces import Mark, Router, largest_within, unmarked
+from vlmprof.surfaces import Router, largest_within
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedBatch:
+class MolmoBatch:
     """Prompts of a batch as the processor left them, on the host or, once transferred, on the device."""
 
     inputs: Mapping[str, Tensor]
@@ -90,7 +90,7 @@ class LoadedMolmo(AbstractModel):
     def device(self) -> str:
         return self._device
 
-    def encode(self, prompts: Sequence[Prompt]) -> EncodedBatch:
+    def encode(self, prompts: Sequence[Prompt]) -> MolmoBatch:
         texts = [self._turn(prompt.text) for prompt in prompts]
         pictures = [prompt.picture.load() for prompt in prompts]
         chosen: dict[str, Any] = {"max_crops": self.max_crops}
@@ -100,31 +100,31 @@ class LoadedMolmo(AbstractModel):
         lengths = inputs["attention_mask"].sum(1).tolist()
         tilings = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
         rows = zip(tilings, prompts, lengths, strict=True)
-        return EncodedBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+        return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
     def sight_key(self, prompt: Prompt) -> Hashable:
         return self._cut(prompt)
 
-    def encode_text(self, prompts: Sequence[Prompt]) -> EncodedBatch:
+    def encode_text(self, prompts: Sequence[Prompt]) -> MolmoBatch:
         tilings = [self._cut(prompt) for prompt in prompts]
         inputs = self._processor.encode_text([self._turn(prompt.text) for prompt in prompts], tilings)
         lengths = inputs["attention_mask"].sum(1).tolist()
         rows = zip(tilings, prompts, lengths, strict=True)
-        return EncodedBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+        return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
-    def split_features(self, batch: EncodedBatch, features: Tensor) -> Sequence[Tensor]:
+    def split_features(self, batch: MolmoBatch, features: Tensor) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = features.split([encoding.vision_tokens for encoding in batch.encodings])
         return parts
 
     def join_features(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
 
-    def transfer(self, batch: EncodedBatch) -> EncodedBatch:
+    def transfer(self, batch: MolmoBatch) -> MolmoBatch:
         moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
         return replace(batch, inputs=moved)
 
     @torch.inference_mode()
-    def see(self, batch: EncodedBatch, mark: Mark = unmarked) -> Tensor:
+    def see(self, batch: MolmoBatch, mark: Mark = unmarked) -> Tensor:
         names = ("pixel_values", "image_masks", "image_token_pooling")
         pixels, masks, pooling = (batch.inputs[name] for name in names)
         patches = self._model.model.vision_tower(pixels.to(self._model.dtype))
@@ -134,7 +134,7 @@ class LoadedMolmo(AbstractModel):
 
     @torch.inference_mode()
     def prefill(
-        self, batch: EncodedBatch, features: Tensor | None, max_new_tokens: int, cache: Cache | None = None
+        self, batch: MolmoBatch, features: Tensor | None, max_new_tokens: int, cache: Cache | None = None
     ) -> CachedRows:
         ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
         cache = DynamicCache(config=self.decoder.config) if cache is None else cache

@@ -100,7 +100,7 @@ class Geometry:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenCounts:
+class MolmoTokenCounts:
     """What one image costs. ``crops`` counts the global view; ``vision_tokens`` are those that carry a feature."""
 
     tiling: Tiling
@@ -171,7 +171,7 @@ def _tilings(max_crops: int) -> tuple[Tiling, ...]:
     return tuple((rows, cols) for rows in range(1, max_crops + 1) for cols in range(1, max_crops // rows + 1))
 
 
-def tiling_counts(tiling: Tiling, geometry: Geometry) -> TokenCounts:
+def tiling_counts(tiling: Tiling, geometry: Geometry) -> MolmoTokenCounts:
     """Return what a given ``tiling`` costs.
 
     ``vision_tokens`` = pooled cells of the global view + of the stitched grid; the sequence adds a column token after
@@ -184,7 +184,7 @@ def tiling_counts(tiling: Tiling, geometry: Geometry) -> TokenCounts:
         raise ValueError(f"a tiling needs at least one row and one column of crops; got {tiling}")
     rows, cols = geometry.pooled_grid(tiling)
     side = geometry.pooled_per_side
-    return TokenCounts(
+    return MolmoTokenCounts(
         tiling=tiling,
         crops=1 + tiling[0] * tiling[1],
         vision_tokens=side * side + rows * cols,
@@ -192,6 +192,6 @@ def tiling_counts(tiling: Tiling, geometry: Geometry) -> TokenCounts:
     )
 
 
-def token_counts(height: int, width: int, max_crops: int, geometry: Geometry) -> TokenCounts:
+def token_counts(height: int, width: int, max_crops: int, geometry: Geometry) -> MolmoTokenCounts:
     """Return what an image of ``height x width`` pixels costs under the cap ``max_crops``; see ``tiling_counts``."""
     return tiling_counts(select_tiling(height, width, max_crops, geometry), geometry)

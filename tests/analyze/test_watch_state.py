@@ -1,0 +1,147 @@
+import json
+import math
+import time
+
+import pytest
+
+from tests.builders import combined_sweep, trial_row, write_results
+from vlmprof.analyze.pareto import pareto, parse_objectives
+from vlmprof.analyze.status import SweepStatus, status
+from vlmprof.analyze.watch_state import Watcher, time_left
+from vlmprof.errors import StoreError
+from vlmprof.store import tables
+from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_pulse
+from vlmprof.store.ledger import Ledger
+
+
+def going(folder, *running, beat=1, age_s=0.0, rate=None):
+    """A pulse with these trials under way, each (id, seconds so far)."""
+    under_way = {
+        trial: RunningTrial(name=f"demo {trial}", phase="score", done=1, total=2, seconds=s) for trial, s in running
+    }
+    pulse = Heartbeat(time=time.time() - age_s, beat=beat, running=under_way, samples_per_s=rate)
+    write_pulse(folder, pulse)
+    return pulse
+
+
+def standing(*, took, waiting, running=()):
+    counts = {"waiting": waiting, "running": len(running), "done": len(took), "oom": 0, "failed": 0}
+    return SweepStatus(name="x", counts=counts, sign="alive", running=tuple(running), seconds_of_ended=tuple(took))
+
+
+def test_the_front_is_the_one_of_pareto(tmp_path):
+    write_results(tmp_path, combined_sweep())
+    (front,) = Watcher(tmp_path).look().fronts
+    trials = tables.read(tmp_path, "trials")
+    known = pareto(trials, parse_objectives(["accuracy", "latency_ms_p50"], trials.attrs["schema"]))
+    assert {s.trial for s in front.spots if s.on_front} == set(known["trial"][known["on_front"]])
+    assert len(front.spots) == 16
+    first = front.spots[0]
+    assert first.low[0] < first.values[0] < first.high[0]
+    assert set(first.knobs) == {"max_crops", "moe_top_k", "active_blocks"}
+
+
+def test_a_front_that_cannot_be_drawn_says_why(tmp_path):
+    write_results(tmp_path, [trial_row({"max_crops": 1}), trial_row({"max_crops": 2}, latency_ms_p50=None)])
+    view = Watcher(tmp_path).look()
+    assert view.fronts == () and "latency_ms_p50 is missing" in view.front_note
+
+
+def test_out_of_memory_is_no_point_of_a_front_and_is_said(tmp_path):
+    oom = trial_row({"max_crops": 9}, state="oom", accuracy=None, latency_ms_p50=None)
+    write_results(tmp_path, [trial_row({"max_crops": 1}), oom])
+    view = Watcher(tmp_path).look()
+    assert len(view.fronts[0].spots) == 1 and view.front_note == "left out: 1 oom"
+
+
+def test_tables_are_read_again_only_when_a_trial_has_ended(tmp_path, monkeypatch):
+    write_results(tmp_path, combined_sweep())
+    reads = []
+    whole = tables.read
+    monkeypatch.setattr("vlmprof.analyze.watch_state.tables.read", lambda *of: reads.append(of) or whole(*of))
+    watcher = Watcher(tmp_path, clock=lambda: 0.0)
+    for _ in range(3):
+        watcher.look()
+    assert len(reads) == 1
+
+
+def test_reading_tables_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
+    rows = combined_sweep()
+    write_results(tmp_path, rows)
+    now, reads = [0.0], []
+    whole = tables.read
+
+    def slow(*of):
+        now[0] += 2.0
+        reads.append(now[0])
+        return whole(*of)
+
+    monkeypatch.setattr("vlmprof.analyze.watch_state.tables.read", slow)
+    watcher = Watcher(tmp_path, clock=lambda: now[0])
+    ledger = Ledger(tmp_path)
+    for minute in range(60):  # a trial runs and ends and runs again
+        watcher.look()
+        ledger.append("started" if minute % 2 else "done", trial=rows[0]["trial"])
+        now[0] += 1.0
+    ledger.close()
+    assert 2 <= len(reads) <= 1 + now[0] / 20
+
+
+def test_a_sweep_of_a_clock_that_is_an_hour_behind_is_heard(tmp_path):
+    write_results(tmp_path, [trial_row()])
+    now = [0.0]
+    watcher = Watcher(tmp_path, clock=lambda: now[0])
+    going(tmp_path, beat=1, age_s=3600)
+    assert watcher.look().status.sign == "silent"
+    going(tmp_path, beat=2, age_s=3600)
+    assert watcher.look().status.sign == "alive"
+    now[0] += 5.0
+    assert watcher.look().status.life == "running, last sign of life 5 s ago"
+    now[0] += 90.0
+    assert watcher.look().status.life == "no sign of life for 95 s"
+
+
+def test_the_time_left_by_hand():
+    pulse = Heartbeat(
+        time=0, beat=1, running={t: RunningTrial(name=t, phase="x", done=0, total=1, seconds=4) for t in "ab"}
+    )
+    left = time_left(standing(took=[8, 10, 12], waiting=6, running="ab"), pulse)
+    assert left.seconds == pytest.approx((6 * 10 + 2 * 6) / 2)
+    assert left.give_or_take == pytest.approx(1.96 * 2 * math.sqrt(8 + 64 / 3) / 2)
+    assert left.basis == "the 3 trials that ended in this run took 10 s on average, 2 at a time"
+
+
+def test_the_last_trial_takes_as_long_as_it_takes_however_many_lanes_there_are():
+    running = {
+        t: RunningTrial(name=t, phase="x", done=0, total=1, seconds=s) for t, s in (("a", 1), ("b", 9), ("c", 9))
+    }
+    left = time_left(standing(took=[10], waiting=0, running="abc"), Heartbeat(time=0, beat=1, running=running))
+    assert left.seconds == 9 and left.give_or_take is None
+
+
+def test_no_estimate_without_a_trial_that_ended_or_without_anybody_at_work():
+    pulse = Heartbeat(time=0, beat=1)
+    assert time_left(standing(took=[], waiting=3, running="a"), pulse) is None
+    assert time_left(standing(took=[1.0], waiting=0), pulse) is None
+    silent = SweepStatus(name="x", counts={"waiting": 3, "running": 0}, sign="silent", seconds_of_ended=(1.0,))
+    assert time_left(silent, pulse) is None
+
+
+def test_json_has_what_a_machine_needs_and_nothing_of_a_dead_driver(tmp_path):
+    write_results(tmp_path, combined_sweep())
+    going(tmp_path, ("t", 3.0), rate=2.5)
+    told = json.loads(json.dumps(Watcher(tmp_path).look().to_json(), allow_nan=False))
+    assert told["status"]["total"] == 16 and told["status"]["sign"] == "alive"
+    assert told["pulse"]["running"]["t"]["seconds"] == 3.0 and told["pulse"]["samples_per_s"] == 2.5
+    assert told["fronts"][0]["objectives"][0]["column"] == "accuracy"
+    going(tmp_path, ("t", 3.0), rate=2.5, age_s=95)
+    told = Watcher(tmp_path).look().to_json()
+    assert told["status"]["sign"] == "silent"
+    assert told["pulse"]["running"] == {} and told["pulse"]["samples_per_s"] is None
+
+
+def test_a_folder_without_a_sweep(tmp_path):
+    with pytest.raises(StoreError, match="holds no sweep"):
+        Watcher(tmp_path).look()
+    with pytest.raises(StoreError):
+        status(tmp_path)

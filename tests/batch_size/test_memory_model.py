@@ -1,0 +1,97 @@
+"""The shared memory model, and the least squares under it."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.batch_size.devices import demand_of
+from vlmprof.batch_size.memory_model import MemoryEstimate, MemoryModel, MemoryPoint, largest
+from vlmprof.batch_size.nonnegative import nonnegative_least_squares
+from vlmprof.batch_size.throughput import SHARE, fast_enough, knee
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 12))
+def test_nonnegative_least_squares_meets_the_optimality_conditions(seed: int, columns: int, rows: int) -> None:
+    """Karush, Kuhn, Tucker: no negative coefficient, no gradient upwards, none at all where a coefficient is free."""
+    rng = np.random.default_rng(seed)
+    matrix, target = rng.standard_normal((rows, columns)), rng.standard_normal(rows)
+    x = nonnegative_least_squares(matrix, target)
+    gradient = matrix.T @ (target - matrix @ x)
+    assert (x >= 0).all()
+    assert gradient.max() <= 1e-6
+    assert np.abs(gradient[x > 1e-9]).max(initial=0.0) <= 1e-6
+
+
+def test_nonnegative_least_squares_finds_coefficients_that_are_not_negative() -> None:
+    rng = np.random.default_rng(0)
+    matrix, truth = rng.random((30, 4)), np.array([0.0, 2.0, 0.5, 0.0])
+    assert nonnegative_least_squares(matrix, matrix @ truth) == pytest.approx(truth, abs=1e-8)
+
+
+def grown(blocks: float, crops: float, size: int) -> float:
+    return 5.0 + size * (1.0 + 0.7 * blocks * crops + 0.3 * crops)
+
+
+def test_a_world_of_products_is_learnt_from_a_third_of_it() -> None:
+    grid = list(product((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 4.0)))
+    rng = np.random.default_rng(3)
+    seen = [grid[i] for i in rng.permutation(len(grid))[:8]]
+    points = [
+        MemoryPoint(
+            demand=demand_of(blocks=b, crops=c), size=s, grown=grown(b, c, s) * (1 + 0.01 * rng.standard_normal())
+        )
+        for b, c in seen
+        for s in (4, 30)
+    ]
+    for b, c in grid:
+        expected = MemoryModel(points, demand_of(blocks=b, crops=c)).prediction(0.0)(20)
+        assert expected.mean == pytest.approx(grown(b, c, 20), rel=0.06)
+        assert abs(expected.mean - grown(b, c, 20)) <= 4 * expected.sd
+
+
+def test_what_was_never_varied_is_not_claimed_to_be_known() -> None:
+    points = [
+        MemoryPoint(demand=demand_of(blocks=2.0, crops=2.0), size=s, grown=grown(2, 2, s)) for s in (1, 4, 9, 20, 40)
+    ]
+    here = MemoryModel(points, demand_of(blocks=2.0, crops=2.0)).prediction(0.0)(30)
+    far = MemoryModel(points, demand_of(blocks=4.0, crops=2.0)).prediction(0.0)(30)
+    assert here.claimed < 0.03 < far.claimed
+
+
+def test_distrust_widens_and_does_not_shift() -> None:
+    points = [MemoryPoint(demand=demand_of(blocks=2.0), size=s, grown=grown(2, 1, s)) for s in (1, 4, 9, 20, 40)]
+    model = MemoryModel(points, demand_of(blocks=2.0))
+    calm, wary = model.prediction(0.0)(30), model.prediction(0.1)(30)
+    assert calm.mean == wary.mean and wary.sd > calm.sd and calm.claimed == wary.claimed
+
+
+@given(each=st.floats(0.5, 20), room=st.floats(0, 5000), most=st.integers(1, 2000))
+def test_largest_is_the_last_size_within_the_room(each: float, room: float, most: int) -> None:
+    size = largest(lambda b: MemoryEstimate(mean=each * b, sd=0.0), room, 1.0, most)
+    assert 0 <= size <= most
+    assert size == 0 or each * size <= room
+    assert size == most or each * (size + 1) > room
+
+
+@given(fixed=st.floats(0, 10), each=st.floats(0, 1), most=st.integers(1, 1000))
+def test_the_knee_has_its_share_of_the_best_rate_and_one_less_has_not(fixed: float, each: float, most: int) -> None:
+    size = knee(fixed, each, most)
+    assert 1 <= size <= most
+    if fixed < 1e-6 or fixed + each < 1e-6:
+        return
+
+    def rate(b: int) -> float:
+        return b / (fixed + each * b)
+
+    assert rate(size) >= SHARE * rate(most) * (1 - 1e-6)
+    assert size == 1 or rate(size - 1) < SHARE * rate(most) * (1 + 1e-6)
+
+
+def test_fast_enough_is_the_smallest_near_the_best() -> None:
+    assert fast_enough({1: 1.0, 8: 1.2, 32: 4.0}) == 32
+    assert fast_enough({1: 1.0, 8: 1.2, 32: 4.6}) == 8
+    assert fast_enough({}) == 0

@@ -1,0 +1,159 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.jobs import job_file
+from vlmprof.errors import SpecError, UserError
+from vlmprof.job import spec
+from vlmprof.job.spec import TaskSpec
+from vlmprof.trial.resolve import prepare
+
+GOOD = {
+    "name": "small",
+    "models": ["demo"],
+    "tasks": ["shapes_qa"],
+    "knobs": {"max_crops": [1, 2], "active_blocks": [{"keep": 2, "policy": "prefix"}, [0, 3]]},
+}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+def faults(folder: Path, **changes: object) -> list[str]:
+    job = {**GOOD, **changes}
+    path = write(folder, yaml.safe_dump({key: value for key, value in job.items() if value is not None}))
+    with pytest.raises(SpecError) as caught:
+        prepare(path)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_short_forms_and_defaults(tmp_path: Path) -> None:
+    read = spec.read(write(tmp_path, yaml.safe_dump({**GOOD, "batch": 8})))
+    assert read.models == (spec.ModelSpec(family="demo"),)
+    assert read.tasks == (spec.TaskSpec(name="shapes_qa"),)
+    assert read.batch.size == 8
+    assert read.timing.batch_size == 1
+    assert read.folder == Path("results/small")
+
+
+def test_a_spec_cannot_be_changed(tmp_path: Path) -> None:
+    read = spec.read(write(tmp_path, yaml.safe_dump(GOOD)))
+    with pytest.raises(Exception, match="frozen"):
+        read.name = "other"  # type: ignore[misc]
+
+
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
+    found = "\n".join(
+        faults(
+            tmp_path,
+            name="Not A Slug",
+            models=["demmo"],
+            tasks=[{"name": "shapes_qa", "sample": 3}],
+            knobs={"max_crop": [1], "moe_top_k": [1, 1]},
+            measure=["latencys"],
+            timing={"repeats": 1},
+        )
+    )
+    assert "did you mean 'demo'?" in found
+    assert "unknown key 'sample'; did you mean 'samples'?" in found
+    assert "no knob named 'max_crop'; did you mean 'max_crops'?" in found
+    assert "1 is listed twice" in found
+    assert "expected 'accuracy' or 'latency', got 'latencys'; did you mean 'latency'?" in found
+    assert "Not A Slug" in found
+    assert "timing.repeats" in found
+
+
+def test_knob_values_are_checked_in_the_same_pass_as_the_form(tmp_path: Path) -> None:
+    found = "\n".join(faults(tmp_path, nmae="x", knobs={"moe_top_k": [1, 17], "max_crops": [0]}))
+    assert "unknown key 'nmae'; did you mean 'name'?" in found
+    assert "moe_top_k: expected a whole number from 1 to 16, got 17" in found
+    assert "max_crops: expected a whole number from 1 to 36, got 0" in found
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (4, "expected {keep: n, policy: prefix} or a list of block indices, got 4"),
+        ({"keep": 4, "policy": "prefx"}, "did you mean 'prefix'?"),
+        ({"keep": 9, "policy": "prefix"}, "from 1 to 8, got 9"),
+        ({"keep": 4}, "expected {keep: n, policy: prefix}"),
+        ([3, 1], "ascending"),
+        ([], "ascending"),
+        ([0, 8], "from 0 to 7, got 8"),
+        ([0, True], "got True"),
+    ],
+)
+def test_illegal_blocks_are_named(tmp_path: Path, value: object, said: str) -> None:
+    assert said in "\n".join(faults(tmp_path, knobs={"active_blocks": [value]}))
+
+
+def test_a_key_given_twice_is_a_fault(tmp_path: Path) -> None:
+    text = yaml.safe_dump(GOOD) + "name: again\n"
+    with pytest.raises(SpecError, match="name: given twice, on lines"):
+        spec.read(write(tmp_path, text))
+
+
+NO_JOBS = ["", "- a\n- b\n", "just words", "a: [1,\n", "{[1]: 2}\n", "!!python/object:os.system x"]
+
+
+@pytest.mark.parametrize("text", NO_JOBS)
+def test_what_is_no_job_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpecError):
+        spec.read(write(tmp_path, text))
+
+
+def test_a_missing_file_is_the_users_to_fix(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        spec.read(tmp_path / "nowhere.yaml")
+
+
+def test_numbers_are_not_coerced(tmp_path: Path) -> None:
+    assert "tasks.0.samples" in "\n".join(faults(tmp_path, tasks=[{"name": "shapes_qa", "samples": "12"}]))
+
+
+def test_an_unknown_split_names_the_splits(tmp_path: Path) -> None:
+    found = faults(tmp_path, tasks=[{"name": "shapes_qa", "split": "heldout"}])
+    assert "did you mean 'held_out'?" in found[0]
+
+
+def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"config\.json cannot be read"):
+        prepare(job_file(tmp_path, tmp_path))
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_both_ways_to_say_a_subset_mean_the_same() -> None:
+    apart = TaskSpec.model_validate({"name": "shapes_qa", "samples": 9, "seed": 4, "stratify": "question_type"})
+    inside = {"name": "shapes_qa", "samples": {"n": 9, "seed": 4, "stratify": "question_type"}}
+    assert TaskSpec.model_validate(inside) == apart
+
+
+def test_fields_that_came_later_are_not_in_what_an_id_hashes() -> None:
+    assert set(TaskSpec.model_validate("shapes_qa").model_dump()) == {"name", "split", "samples", "seed"}
+    assert "stratify" in TaskSpec.model_validate({"name": "shapes_qa", "stratify": "question_type"}).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        ({"n": 3, "sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
+        ({"n": 0}, "greater than or equal to 1"),
+        ({"n": 3, "seed": 1}, "say it once"),
+        ({"n": 3, "stratify": "answer"}, "expected '' or 'question_type'"),
+    ],
+)
+def test_a_wrong_subset_is_told(tmp_path: Path, samples: dict[str, object], words: str) -> None:
+    beside = {"seed": 0} if "seed" in samples else {}
+    (fault,) = faults(tmp_path, tasks=[{"name": "shapes_qa", "samples": samples, **beside}])
+    assert words in fault
+
+
+def test_a_task_with_data_of_its_own_takes_no_path(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, tasks=[{"name": "shapes_qa", "path": "somewhere"}])
+    assert "it takes no path" in fault

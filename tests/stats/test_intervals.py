@@ -1,0 +1,158 @@
+"""Hand-computed cases first, then coverage by simulation, seeded."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmprof.stats.intervals import bootstrap_interval, effective_size, mean_interval, median_interval
+
+
+def test_without_clusters_it_is_wilsons_interval():
+    # 7 of 10: Wilson's 95 % interval is 0.3968 to 0.8922 (a textbook value).
+    interval = mean_interval([1.0] * 7 + [0.0] * 3, list(range(10)))
+    assert interval.mean == 0.7
+    assert (interval.low, interval.high) == (pytest.approx(0.39678, abs=1e-5), pytest.approx(0.89221, abs=1e-5))
+
+
+def test_effective_size_by_hand():
+    # Clusters (1,1), (1,0), (0,0), (1,1): mean 5/8, residual sums 3/4, -1/4, -5/4, 3/4, their squares add to 2.75.
+    # V = 4/3 * 2.75 / 64 = 0.0572917; 8 * (15/64 / 7) / V = 4.6753; times (t[7] / t[3])^2 = (2.36462 / 3.18245)^2.
+    scores = np.array([1, 1, 1, 0, 0, 0, 1, 1.0])
+    size = effective_size(scores, list("aabbccdd"))
+    assert size == pytest.approx(4.6753 * (2.36462 / 3.18245) ** 2, rel=5e-3)
+
+
+def test_repeating_every_question_adds_no_evidence():
+    scores, clusters = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0] * 10, list(range(60))
+    once, thrice = mean_interval(scores, clusters), mean_interval(scores * 3, clusters * 3)
+    assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.02)
+
+
+def test_balanced_clusters_count_no_more_than_their_questions():
+    scores = np.array([0.0, 1.0] * 30)
+    clusters = [i // 2 for i in range(60)]
+    assert effective_size(scores, clusters) <= 60
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0, 0.3])
+def test_where_all_agree_the_clusters_count(score):
+    assert effective_size(np.full(12, score), [i // 3 for i in range(12)]) == 4
+    interval = mean_interval([score] * 12, [i // 3 for i in range(12)])
+    assert interval.low <= interval.mean <= interval.high
+    assert interval.high - interval.low > 0.3
+
+
+def test_one_cluster_is_one_answer():
+    assert effective_size(np.array([1.0, 0.0, 1.0]), ["x"] * 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "clusters"), [([], []), ([0.5], []), ([1.2], ["a"]), ([-0.1], ["a"]), ([math.nan, 1.0], ["a", "b"])]
+)
+def test_nonsense_is_refused(scores, clusters):
+    with pytest.raises(ValueError, match="expected scores"):
+        mean_interval(scores, clusters)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0]), st.integers(0, 5)), min_size=1, max_size=60))
+def test_interval_holds_its_mean_and_stays_in_range(questions):
+    scores, clusters = zip(*questions, strict=True)
+    interval = mean_interval(scores, clusters)
+    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+
+
+def test_order_does_not_matter():
+    scores, clusters = [1.0, 0.0, 0.3, 1.0, 0.6, 1.0], list("aabbcc")
+    backwards = mean_interval(scores[::-1], clusters[::-1])
+    assert backwards.low == pytest.approx(mean_interval(scores, clusters).low)
+
+
+@pytest.mark.parametrize(("clusters", "size", "share", "alike"), [(30, 6, 0.7, 0.3), (60, 4, 0.85, 0.5)])
+def test_coverage_with_clusters(clusters, size, share, alike):
+    rng = np.random.default_rng(7)
+    members = np.repeat(np.arange(clusters), size).tolist()
+    weight = (1 - alike) / alike
+    hits = naive = 0
+    for _ in range(600):
+        chances = np.repeat(rng.beta(share * weight, (1 - share) * weight, clusters), size)
+        scores = (rng.random(chances.size) < chances).astype(float)
+        interval = mean_interval(scores, members)
+        hits += interval.low <= share <= interval.high
+        alone = mean_interval(scores, list(range(scores.size)))
+        naive += alone.low <= share <= alone.high
+    assert 0.92 <= hits / 600 <= 0.99
+    assert naive / 600 < 0.88  # what ignoring the clusters would have cost
+
+
+@pytest.mark.parametrize(
+    ("n", "rank"), [(6, 1), (8, 1), (9, 2), (10, 2), (12, 3), (15, 4), (20, 6), (50, 18), (100, 40)]
+)
+def test_median_ranks_of_the_standard_table(n, rank):
+    interval = median_interval([float(i) for i in range(1, n + 1)])
+    assert interval is not None
+    assert (interval.low, interval.high) == (rank, n + 1 - rank)
+
+
+def test_too_few_for_a_median_interval():
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0]) is None
+    assert median_interval([]) is None
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0], confidence=0.9) is not None
+    assert median_interval([float(i) for i in range(7)], confidence=0.99) is None
+
+
+def test_many_values_do_not_overflow():
+    interval = median_interval([float(i) for i in range(3000)])
+    assert interval is not None
+    assert 1400 < interval.low < 1499.5 < interval.high < 1600
+
+
+def test_infinite_times_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        median_interval([1.0] * 8 + [math.inf])
+
+
+def test_coverage_of_a_skewed_median():
+    rng = np.random.default_rng(11)
+    hits = 0
+    for _ in range(2000):
+        interval = median_interval(rng.exponential(size=20).tolist())
+        assert interval is not None
+        hits += interval.low <= math.log(2) <= interval.high
+    assert 0.94 <= hits / 2000 <= 0.98  # exact: 0.9586
+
+
+# --- the bootstrap of corpus metrics ----------------------------------------------------------------------------------
+
+
+def ratio(sums):
+    return sums[..., 0] / sums[..., 1]
+
+
+def test_the_bootstrap_holds_the_truth_about_as_often_as_it_says():
+    generator, held, draws = np.random.default_rng(3), 0, 200
+    for _ in range(draws):
+        hits = generator.binomial(4, 0.6, size=60)  # 60 clusters of 4
+        parts = np.column_stack([hits, np.full(60, 4.0)])
+        interval = bootstrap_interval(parts, ratio, range(60))
+        assert interval is not None
+        held += interval.low <= 0.6 <= interval.high
+    assert 0.90 <= held / draws <= 0.985  # four standard errors about 0.95, and percentiles are a little short
+
+
+def test_clusters_widen_the_bootstrap_and_their_order_does_not_matter():
+    generator = np.random.default_rng(5)
+    alike = np.repeat(generator.integers(0, 2, size=50).astype(float), 6)
+    parts = np.column_stack([alike, np.ones(300)])
+    clusters = np.repeat(np.arange(50), 6).tolist()
+    wide, narrow = bootstrap_interval(parts, ratio, clusters), bootstrap_interval(parts, ratio, range(300))
+    assert wide is not None and narrow is not None
+    assert wide.high - wide.low > 1.8 * (narrow.high - narrow.low)
+    assert bootstrap_interval(parts, ratio, clusters) == wide, "the same draws each time"
+
+
+def test_no_bootstrap_where_it_would_be_wrong():
+    assert bootstrap_interval(np.ones((29, 2)), ratio, range(29)) is None
+    assert bootstrap_interval(np.ones((100, 2)), ratio, range(100)) is None

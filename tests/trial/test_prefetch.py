@@ -1,0 +1,123 @@
+"""Batches ahead: each is encoded once, whatever the sizes become, and nothing is left running."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vlmprof.records import Example, Picture, Prompt
+from vlmprof.trial import loaded_model as bench_module
+from vlmprof.trial.outcome import Sample
+from vlmprof.trial.prefetch import BatchPrefetcher
+
+
+class OnDevice:
+    """A model with a device of its own beside the host, and rows that can be taken apart."""
+
+    device = "cuda"
+
+    def sight_key(self, prompt: Any) -> Any: ...
+    def encode_text(self, prompts: Any) -> Any: ...
+    def split_features(self, batch: Any, features: Any) -> Any: ...
+    def join_features(self, parts: Any) -> Any: ...
+
+
+class Counting:
+    """Stands for a bench: remembers who was encoded, and by which thread."""
+
+    def __init__(self) -> None:
+        self.model = OnDevice()
+        self.encoded: Counter[str] = Counter()
+        self.threads: set[str] = set()
+
+    def prepare(self, readable: Sequence[Sample]) -> Any:
+        self.encoded.update(one.example.id for one in readable)
+        self.threads.add(threading.current_thread().name)
+        return SimpleNamespace(ids=[one.example.id for one in readable])
+
+
+def asked(count: int) -> list[Sample]:
+    made = []
+    for index in range(count):
+        picture = Picture(width=1, height=1, load=lambda: None)  # type: ignore[arg-type,return-value]
+        example = Example(
+            id=str(index), question="", question_type="", answers=("1",), picture=picture, cluster=str(index)
+        )
+        made.append(Sample(example=example, prompt=Prompt(text="", picture=picture)))
+    return made
+
+
+def ids(some: Sequence[Sample]) -> list[str]:
+    return [one.example.id for one in some]
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+
+
+def test_every_batch_is_encoded_once_and_ahead() -> None:
+    bench, left = Counting(), asked(23)
+    everyone = ids(left)
+    both = threading.Barrier(2)
+
+    def meet(pictures: Any) -> None:
+        """Two workers at once, or the test fails: the first batch is opened by the thread that asks."""
+        if threading.current_thread() is not threading.main_thread() and not met:
+            both.wait(timeout=30)
+            met.append(True)
+
+    met: list[bool] = []
+    with BatchPrefetcher(bench, meet) as following:  # type: ignore[arg-type]
+        seen = []
+        while left:
+            opened, prepared = following.take(left[:4], left[4:])
+            seen += prepared().ids  # type: ignore[attr-defined]
+            assert seen[-len(opened.readable) :] == ids(opened.readable)
+            left = left[4:]
+    assert seen == everyone
+    ahead_of_time = {name: count for name, count in bench.encoded.items() if int(name) >= 4}
+    assert set(ahead_of_time.values()) == {1}
+    assert len(met) >= 1 and len(bench.threads - {"MainThread"}) > 1
+
+
+def test_a_size_that_changes_loses_and_doubles_nothing() -> None:
+    bench, left, sizes = Counting(), asked(40), iter([8, 8, 3, 5, 8, 1, 20])
+    everyone, seen = ids(left), []
+    with BatchPrefetcher(bench, lambda pictures: None) as following:  # type: ignore[arg-type]
+        while left:
+            size = next(sizes)
+            _, prepared = following.take(left[:size], left[size:])
+            seen += prepared().ids  # type: ignore[attr-defined]
+            left = left[size:]
+    assert seen == everyone
+
+
+def test_leaving_waits_for_what_runs_and_drops_the_rest() -> None:
+    bench, left = Counting(), asked(64)
+    running, most, lock = [0], [0], threading.Lock()
+
+    def wait(pictures: Any) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        list(pictures)
+        with lock:
+            running[0] -= 1
+
+    with BatchPrefetcher(bench, wait) as following:  # type: ignore[arg-type]
+        following.take(left[:2], left[2:])
+    assert running[0] == 0 and sum(bench.encoded.values()) <= 2 * bench_module.MOST_AHEAD
+    count = sum(bench.encoded.values())
+    assert not [thread for thread in threading.enumerate() if thread.name in bench.threads - {"MainThread"}]
+    assert sum(bench.encoded.values()) == count
+
+
+def test_one_thread_where_rows_cannot_be_taken_apart_and_none_on_a_cpu() -> None:
+    assert bench_module.ahead(OnDevice()) == bench_module.MOST_AHEAD  # type: ignore[arg-type]
+    assert bench_module.ahead(SimpleNamespace(device="cuda")) == 1  # type: ignore[arg-type]
+    assert bench_module.ahead(SimpleNamespace(device="cpu")) == 0  # type: ignore[arg-type]

@@ -1,0 +1,237 @@
+"""The timing pass: when it stops, what disturbs it, what the canary says, what is kept."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs import QUICK, small_job
+from vlmprof.batch_size.sizer import BatchSizer
+from vlmprof.errors import OutOfMemory
+from vlmprof.measure import disturbance
+from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import Timing
+from vlmprof.records import Run, StageTimes
+from vlmprof.trial import timing_pass as trial_timing
+from vlmprof.trial.executor import Executor
+from vlmprof.trial.outcome import TimingSession
+from vlmprof.trial.timing_pass import CANARY_TOKENS, TimingPass, TimingRequests
+
+TIMING = Timing(
+    batch_size=1,
+    requests=1,
+    output_tokens=3,
+    warmup=15,
+    warmup_seconds=0.0,
+    repeats=20,
+    max_repeats=100,
+    max_seconds=1e9,
+    precision=0.01,
+    processes=1,
+    exclusive=False,
+    energy_seconds=0.0,
+)
+
+
+class Cpu:
+    """All that a timer asks of a model here."""
+
+    device = "cpu"
+
+
+class Script:
+    """Stands in for the engine: a generation takes what the script says, canaries a tenth of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times_ms: Callable[[int], float]) -> None:
+        self.ran, self.times_ms, self.causes = 0, times_ms, iter(())
+        self.canaries_ms: Iterator[float] = iter(lambda: 10.0, None)
+        monkeypatch.setattr(trial_timing, "generate", self.generate)
+        monkeypatch.setattr(disturbance, "causes", lambda *_: next(self.causes, ""))
+
+    def generate(self, model: Any, prompts: Any, max_new_tokens: int, **_: Any) -> Run:
+        if max_new_tokens == CANARY_TOKENS:
+            return Run(generations=(), stages=stages(next(self.canaries_ms)))
+        self.ran += 1
+        return Run(generations=(), stages=stages(self.times_ms(self.ran)))
+
+
+def stages(total_ms: float) -> StageTimes:
+    return StageTimes(
+        preprocess_ms=total_ms / 2,
+        transfer_ms=0.0,
+        vision_ms=total_ms / 4,
+        connector_ms=None,
+        prefill_ms=total_ms / 4,
+        step_ms=(),
+        end_to_end_ms=total_ms,
+    )
+
+
+def session(timing: Timing = TIMING) -> TimingSession:
+    work = TimingRequests(requests=[[]], length=3, configured=nullcontext)
+    model: Any = Cpu()
+    return TimingPass(timing, model, work).run(0.0, lambda progress: None)
+
+
+def test_quiet_times_stop_at_the_fewest_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 100.0 + n % 3 * 0.1)
+    done = session()
+    assert (done.stopped, done.warmup_repeats, done.warm) == ("precision", 15, True)
+    assert [len(block.repeats_ms) for block in done.blocks] == [5, 5, 5, 5]
+    assert all(block.canary for block in done.blocks)
+
+
+def test_loud_times_go_on_until_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41))
+    done = session()
+    assert done.stopped == "max_repeats"
+    assert sum(len(block.repeats_ms) for block in done.blocks) == TIMING.max_repeats
+
+
+def test_a_precision_between_is_reached_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41) / 4)
+    done = session(replace(TIMING, precision=0.03))
+    repeats = sum(len(block.repeats_ms) for block in done.blocks)
+    assert done.stopped == "precision" and TIMING.repeats <= repeats < TIMING.max_repeats
+
+
+def test_a_time_limit_leaves_enough_for_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41))
+    done = session(replace(TIMING, max_seconds=1e-9))
+    assert done.stopped == "max_seconds" and sum(len(block.repeats_ms) for block in done.blocks) == 10
+
+
+def test_warm_up_that_does_not_settle_ends_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 100.0 * 1.01**n if n <= 60 else 100.0)
+    done = session()
+    assert (done.warmup_repeats, done.warm) == (60, False)
+
+
+def test_a_disturbed_block_is_kept_apart_and_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, lambda n: 100.0)
+    script.causes = iter(["", "throttled"])
+    done = session()
+    assert [bool(block.disturbed) for block in done.blocks] == [False, True, False, False, False]
+    assert len(done.kept) == 4 and done.blocks[1] not in done.kept
+    assert [t.repeat for block in done.blocks for t in block.timed] == list(range(25)), "a repeat has one number"
+
+
+def test_a_disturbance_that_stays_counts_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, lambda n: 100.0)
+    script.causes = iter(["waited for a processor (9%)"] * 99)
+    done = session()
+    assert done.stopped == "precision" and len(done.kept) == len(done.blocks) == 4
+
+
+def test_slow_values_alone_are_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 300.0 if n % 9 == 0 else 100.0)
+    done = session()
+    assert done.kept == done.blocks
+    assert max(value for block in done.kept for value in block.repeats_ms) == 300.0
+
+
+def test_a_canary_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, lambda n: 100.0)
+
+    def too_large(model: Any, prompts: Any, max_new_tokens: int, **more: Any) -> Run:
+        if max_new_tokens == CANARY_TOKENS:
+            raise OutOfMemory(1, "no room")
+        return script.generate(model, prompts, max_new_tokens, **more)
+
+    monkeypatch.setattr(trial_timing, "generate", too_large)
+    assert not any(block.canary for block in session().blocks)
+
+
+def test_the_knobs_are_on_for_repeats_and_off_for_canaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, on, seen = Script(monkeypatch, lambda n: 100.0), [], set()
+
+    class Knobs:
+        def __enter__(self) -> None:
+            on.append(1)
+
+        def __exit__(self, *_: object) -> None:
+            on.pop()
+
+    def looking(model: Any, prompts: Any, max_new_tokens: int, **more: Any) -> Run:
+        seen.add((max_new_tokens == CANARY_TOKENS, bool(on)))
+        return script.generate(model, prompts, max_new_tokens, **more)
+
+    monkeypatch.setattr(trial_timing, "generate", looking)
+    model: Any = Cpu()
+    TimingPass(TIMING, model, TimingRequests(requests=[[]], length=3, configured=Knobs)).run(0.0, lambda progress: None)
+    assert seen == {(False, True), (True, False)}
+
+
+def test_processes_load_the_model_anew_and_drift_is_told(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlmprof.models.demo import Demo
+
+    loads: list[int] = []
+    load = Demo.load
+
+    def counting(self: Demo, *args: Any) -> AbstractModel:
+        loads.append(1)
+        return load(self, *args)
+
+    monkeypatch.setattr(Demo, "load", counting)
+    job = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing={**QUICK, "processes": 3})
+    executor = Executor(BatchSizer(), gpus=0, name="test")
+    first, second = (executor.run(plan, lambda progress: None) for plan in job.plans[:2])
+    assert first.state == second.state == "done", first.row["error"]
+    assert len(loads) == 5  # three for the first, two more for the second: its first session takes what is loaded
+    assert first.row["timing_processes"] == 3
+    assert {t["session"] for t in first.timings} == {0, 1, 2}
+    assert first.row["latency_ms_p50_low"] < first.row["latency_ms_p50"] < first.row["latency_ms_p50_high"]  # type: ignore[operator]
+    assert first.row["canary_drift"] == 0 and second.row["canary_drift"] != 0
+    assert second.row["canary_ratio"] > 0  # type: ignore[operator]
+
+
+def test_the_columns_are_those_of_the_stages(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    timing = {**QUICK, "output_tokens": 4, "repeats": 12, "max_repeats": 12}
+    plan = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing).plans[0]
+    done = Executor(BatchSizer(), gpus=0, name="test").run(plan, lambda progress: None)
+    row: Any = done.row
+    assert row["ttft_ms_p50"] < row["e2e_ms_p50"] < row["latency_ms_p50"] * 1.5
+    assert row["latency_ms_p90"] is None and row["latency_tail_percentile"] >= 0.5
+    assert row["energy_missing"] == "no GPU" and row.get("energy_j_per_token") is None
+    assert row.get("impossible") is None, "nothing is known of this processor's peak"
+    assert row["timing_tokens_per_s"] == pytest.approx(4 * row["timing_samples_per_s"])
+
+
+def hold(path: str, holding: Any) -> None:
+    from vlmprof.measure.timing_lock import alone
+
+    with alone(True, lambda seconds: None, Path(path)):
+        holding.set()
+        multiprocessing.Event().wait()
+
+
+def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> None:
+    from vlmprof.measure.timing_lock import alone
+
+    spawn = multiprocessing.get_context("spawn")
+    holding, path = spawn.Event(), tmp_path / "lock"
+    holder = spawn.Process(target=hold, args=(str(path), holding), daemon=True)
+    holder.start()
+    assert holding.wait(60)
+
+    def told(seconds: float) -> None:
+        holder.kill()  # -9: the kernel lets go for it
+
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("vlmprof.measure.timing_lock.TELL_EVERY_S", 0.3)
+        with alone(True, told, path) as waited:
+            assert waited >= 0.3
+    holder.join()
+    with alone(True, lambda seconds: None, path) as waited:
+        assert waited < 0.25
+    with alone(False, lambda seconds: None, path) as waited:
+        assert waited == 0.0

@@ -1,0 +1,150 @@
+"""How far a sweep is, from its results folder alone: no cluster is asked, so it works after one is gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, final
+
+from vlmprof.store import ledger, tables
+from vlmprof.store.filesystem import Where
+from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_pulse
+
+Phase = Literal["waiting", "running", "done", "oom", "failed"]
+PHASES: tuple[Phase, ...] = ("waiting", "running", "done", "oom", "failed")
+
+WORDS: Mapping[Phase, str] = {phase: phase for phase in PHASES} | {"oom": "out of memory"}
+
+Sign = Literal["alive", "ended", "silent", "none"]
+"""Of life: beating; let go in order; no beat for ``SILENT_S``; never a beat (a folder of an older version)."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepStatus:
+    """Where a sweep stands."""
+
+    name: str
+    """Of the sweep that was started last in this folder; empty when no line names one."""
+    counts: Mapping[Phase, int]
+    """Every trial that a line names, once. ``waiting``: planned, or cut off when a run ended."""
+    sign: Sign = "none"
+    silent_s: float | None = None
+    """Since the last beat, by this machine's clock; None where there never was one."""
+    running: tuple[str, ...] = ()
+    """Ids of the trials that the latest run has started and not ended, while it gives signs of life."""
+    cut_off: tuple[str, ...] = ()
+    """The same, where it does not: nobody is at work on them."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Trial id -> the reason that the ledger gives, one line."""
+    without_row: tuple[str, ...] = ()
+    """Ids that the ledger calls finished although ``trials/`` has no file of them: the folder was tampered with."""
+    last_event: str = ""
+    last_time: datetime | None = None
+    trial_seconds: float = 0.0
+    """Seconds spent in trials that ended, as the ledger says, all runs together."""
+    seconds_of_ended: tuple[float, ...] = ()
+    """Of each trial that ended in the latest run."""
+
+    @property
+    def total(self) -> int:
+        """All trials that the sweep has."""
+        return sum(self.counts.values())
+
+    @property
+    def finished(self) -> int:
+        """Trials that need no further run."""
+        return self.counts["done"] + self.counts["oom"]
+
+    @property
+    def life(self) -> str:
+        """Whether anybody is at work here, in words."""
+        if self.sign == "none":
+            return "there never was a sign of life"
+        age = f"{self.silent_s or 0:.0f} s"
+        return {
+            "alive": f"running, last sign of life {age} ago",
+            "ended": "ended in order",
+            "silent": f"no sign of life for {age}",
+        }[self.sign]
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, how it stands) for a terminal; reasons and warnings come last."""
+        lines = [("sweep", self.name), ("finished", f"{self.finished} of {self.total}")]
+        lines += [(WORDS[phase], str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
+        if self.cut_off:
+            lines.append(("cut off", f"{len(self.cut_off)} of those waiting; {self.life}; run the job again to go on"))
+        elif self.sign in ("alive", "silent"):
+            lines.append(("sweep is", self.life))
+        if self.last_time:
+            lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
+        lines += [(f"failed {trial}", reason or "no reason given") for trial, reason in self.failed.items()]
+        lines += [(f"lost {trial}", "the ledger lists it, trials/ has no file of it") for trial in self.without_row]
+        return lines
+
+
+def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
+    """Where the sweep in this folder stands.
+
+    Args:
+        folder: Of results.
+        heard_s: Seconds since the caller saw the pulse change: it counts though the two clocks disagree.
+
+    Raises:
+        StoreError: the folder holds no sweep.
+    """
+    ledger.require(folder)
+    lines = list(ledger.read(folder))
+    pulse = read_pulse(folder)
+    ages = [age for age in (heard_s, pulse.age_s(time.time()) if pulse else None) if age is not None]
+    sign = sign_of(pulse, min(ages, default=0.0))
+    phases = _phases(lines)
+    started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
+    if sign != "alive":
+        phases |= dict.fromkeys(started, "waiting")
+    ended = sorted(trial for trial, phase in phases.items() if phase in ("done", "oom", "failed"))
+    reasons = {line["trial"]: str(line.get("error") or "") for line in lines if line["event"] == "failed"}
+    last = lines[-1] if lines else {}
+    return SweepStatus(
+        name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
+        counts={phase: list(phases.values()).count(phase) for phase in PHASES},
+        sign=sign,
+        silent_s=min(ages) if pulse else None,
+        running=started if sign == "alive" else (),
+        cut_off=started if sign != "alive" else (),
+        failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
+        without_row=tuple(tables.without_rows(folder)),
+        last_event=str(last.get("event", "")),
+        last_time=datetime.fromisoformat(last["time"]) if "time" in last else None,
+        trial_seconds=sum(float(line.get("seconds") or 0.0) for line in lines),
+        seconds_of_ended=_seconds_of_ended(lines),
+    )
+
+
+def sign_of(pulse: Heartbeat | None, age_s: float) -> Sign:
+    """Whether somebody is at work in the folder that this pulse was read from; so old is it."""
+    if pulse is None:
+        return "none"
+    if pulse.closed:
+        return "ended"
+    return "alive" if age_s < SILENT_S else "silent"
+
+
+def _seconds_of_ended(lines: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    last = max((index for index, line in enumerate(lines) if line["event"] == "sweep"), default=0)
+    took = {line["trial"]: line.get("seconds") for line in lines[last:] if line["event"] in ledger.ENDED}
+    return tuple(float(seconds) for seconds in took.values() if seconds)
+
+
+def _phases(lines: Iterable[Mapping[str, Any]]) -> dict[str, Phase]:
+    phases: dict[str, Phase] = {}
+    for line in lines:
+        if line["event"] == "sweep":
+            # One run at a time holds the folder: what an earlier one left running was cut off.
+            phases = {trial: "waiting" if phase == "running" else phase for trial, phase in phases.items()}
+            phases |= {trial: phases.get(trial, "waiting") for trial in line.get("trials", ())}
+        elif line["event"] in ledger.STATES:
+            phases[line["trial"]] = "running" if line["event"] == "started" else line["event"]
+    return phases

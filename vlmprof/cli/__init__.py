@@ -1,0 +1,45 @@
+"""The command line. Imports neither ray nor torch until a command needs them: ``vlmprof --help`` answers at once.
+
+Exit codes: 0 all is well; 1 a bug; 2 the user can fix it; those of a run are listed in ``cli.run``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vlmprof import __version__
+from vlmprof.cli import batch_sizes, data, listing, results, run, submit, watch
+from vlmprof.cli.output import err, out
+from vlmprof.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(data.app, name="data")
+app.add_typer(batch_sizes.app, name="batch")
+app.add_typer(watch.dashboard, name="dashboard")
+for group in (run, submit, watch, results, listing):
+    app.add_typer(group.app)  # without a name: its commands are commands of ours
+
+
+def main() -> None:
+    """Entry point: an error that the user can fix is one line, any other keeps its trace."""
+    try:
+        app(prog_name="vlmprof")
+    except UserError as error:
+        err.print(f"vlmprof: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"vlmprof {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def vlmprof(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Sweep the knobs of a vision-language model: accuracy, latency that can be trusted, Pareto fronts."""

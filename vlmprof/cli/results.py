@@ -1,0 +1,77 @@
+"""``vlmprof pareto``, ``plot`` and ``importance``: read the tables of a results folder. Needs neither ray nor torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vlmprof.cli.output import out
+from vlmprof.errors import UserError
+from vlmprof.job.storage import mounted
+
+app = typer.Typer()
+
+Results = Annotated[
+    str,
+    typer.Argument(help="Results: a folder such as results/quickstart, or a URI such as s3://...", show_default=False),
+]
+
+
+@app.command("pareto")
+def show_front(
+    folder: Results,
+    objectives: Annotated[str, typer.Option(help="Columns, comma-separated; each knows its direction.")] = "",
+    by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
+    across: Annotated[bool, typer.Option("--across-devices", help="One front over GPUs of unlike kinds.")] = False,
+) -> None:
+    """Print the Pareto front of a sweep, and write it to pareto.parquet."""
+    _show_front(folder, _names(objectives), _names(by), across=across)
+
+
+@app.command("plot")
+def draw_plots(
+    folder: Results,
+    to: Annotated[Path | None, typer.Option(help="Where the figures go; by default into the folder.")] = None,
+) -> None:
+    """Draw the front, and each knob against each objective."""
+    from vlmprof.plots.plot import render
+
+    if to is None and "://" in folder:
+        raise UserError(f"{folder} cannot hold figures; name a folder with --to")
+    for path in render(folder, to or mounted(folder) / "plots"):
+        out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command("importance")
+def score_blocks(
+    folder: Results,
+    by: Annotated[str, typer.Option(help="Part of a group's name, where there are several.")] = "",
+) -> None:
+    """Score each decoder block by the accuracy lost without it, and say how a job reads the table."""
+    from vlmprof.analyze.importance import importance, write_importance
+
+    found = importance(folder, by)
+    table = Table("block", "accuracy lost", "samples", title=f"\n{found.of}", box=None, header_style="bold")
+    for row in sorted(found.rows, key=lambda row: -row["score"]):
+        table.add_row(str(row["block"]), f"{row['score']:+.4f}", str(row["samples"]))
+    out.print(table)
+    path, digest = write_importance(found, folder)
+    where = path.removeprefix("results/")
+    value = f'{{keep: {len(found.rows) - 1}, policy: importance, table: {where}, sha256: "{digest}"}}'
+    out.print(f"\nTable: {path}\nIn a job, for any number to keep:\n  active_blocks: [{value}]", soft_wrap=True)
+
+
+def _show_front(folder: str, objectives: list[str], by: list[str], *, across: bool = False) -> None:
+    from vlmprof.report.pareto_table import front_report, read_front, write_front
+
+    front = read_front(folder, objectives, by, across_devices=across)
+    write_front(front, folder)
+    for part in front_report(front, out.width):
+        out.print(part)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,1 @@
+"""How the demo model was trained: run it again, or train a variant."""

@@ -1,0 +1,1 @@
+"""The job file: what it says, validated and frozen. No torch, no ray."""

@@ -1,0 +1,300 @@
+"""``SweepSpec``: what the user asked for, a validated and frozen copy of the YAML that knows only names and numbers.
+
+``survey`` finds every fault it can and keeps the sections that are sound, so that the caller can check knob values
+against models in the same pass; ``read`` is a survey or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import functional_serializers as serializers
+from pydantic import functional_validators as validators
+
+from vlmprof import registry
+from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+from vlmprof.job import storage, strict_yaml
+from vlmprof.job.labels import readable
+from vlmprof.job.messages import fault
+from vlmprof.job.storage import mounted, storable
+
+SLUG = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+def _known(kind: str) -> Callable[[Any], Any]:
+    def check(name: Any) -> Any:
+        if isinstance(name, str) and name not in registry.names(kind):
+            raise ValueError(str(UnknownNameError(registry.KINDS[kind].noun, name, registry.names(kind))))
+        return name
+
+    return check
+
+
+def _frozen(value: Any) -> Any:
+    """YAML lists become tuples, mappings keep their keys in one order: knob values compare by what they mean."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return {key: _frozen(value[key]) for key in sorted(value, key=str)} if isinstance(value, dict) else value
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{value!r} is listed twice")
+    return values
+
+
+def _pairs(value: Any) -> Any:
+    return tuple(sorted(value.items(), key=str)) if isinstance(value, dict) else value
+
+
+SUBSET = {"n": "samples", "seed": "seed", "stratify": "stratify"}
+"""Key inside ``samples`` -> the field it stands for."""
+Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
+FamilyName = Annotated[str, BeforeValidator(_known("models"))]
+TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
+MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
+KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
+StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
+Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(storable)]
+Measure = Literal["accuracy", "latency"]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, strict=False)]
+
+
+class Section(BaseModel):
+    """A part of a job: no key it does not know, nothing coerced, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@final
+class ModelSpec(Section):
+    """One model: a family, and for all but the demo a checkpoint."""
+
+    family: FamilyName
+    checkpoint: str = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
+    revision: str = Field("", description="Commit of the Hub repository; pin it.")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = Field(False, description="Run Python code that lies with the weights; rows say so.")
+    allow_pickle: bool = Field(False, description="Read weights in formats that can hold code, such as .bin.")
+
+    @serializers.model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # A trial's id is a hash of this: a field that was added later must not change the ids of jobs without it.
+        return {name: value for name, value in plain(self).items() if value is not False}
+
+    @validators.model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"family": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and figures."""
+        return Path(self.checkpoint).name or self.family
+
+
+@final
+class TaskSpec(Section):
+    """One dataset: the same seeded subset for every configuration."""
+
+    name: TaskName
+    split: str = Field("", description="Empty: the split the task calls its default.")
+    samples: Positive | None = Field(None, description="How many questions; null: all of them.")
+    seed: Annotated[int, Field(ge=0)] = 0
+    stratify: Literal["", "question_type"] = Field("", description="Keep the shares of these in the subset.")
+    path: str = Field("", description="Folder or file with the data; empty: the Hub, or wherever the task has them.")
+    revision: str = Field("", description="Commit of the task's repository on the Hub; empty: the one it pins.")
+    metric: Literal[""] | MetricName = Field("", description="Only for tasks that do not bring their own.")
+    columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
+        (), description="Field of a sample: column of the data, where the names differ."
+    )
+
+    @serializers.model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # As in ModelSpec: these came later, and an id must not know that they exist.
+        later = ("stratify", "path", "revision", "metric", "columns")
+        return {name: value for name, value in plain(self).items() if value or name not in later}
+
+    @validators.model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("samples"), dict):
+            return value
+        # samples: {n: 100, seed: 1} says the same as samples: 100 and seed: 1, and gives the same ids.
+        subset = dict(value["samples"])
+        unknown = next((key for key in subset if key not in SUBSET), None)
+        if unknown is not None:
+            raise ValueError(f"samples: unknown key '{unknown}'{suggestion(str(unknown), list(SUBSET))}")
+        twice = next((SUBSET[key] for key in subset if key != "n" and key in value), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is given beside samples and inside it; say it once")
+        return {**value, "samples": None, **{SUBSET[key]: given for key, given in subset.items()}}
+
+
+@final
+class TimingSpec(Section):
+    """How latency is measured: fixed requests, fixed output length, a batch size that the job names."""
+
+    batch_size: Positive = 1
+    requests: Positive = Field(4, description="Fixed batches; a repeat runs each once.")
+    output_tokens: Positive = Field(16, description="Exact; end-of-sequence is ignored.")
+    warmup: Positive = Field(15, description="Fewest repeats thrown away; up to four times as many until they settle.")
+    warmup_seconds: Seconds = Field(8.0, description="Least load before the clock counts, scoring included.")
+    repeats: Annotated[int, Field(ge=6)] = Field(20, description="Fewest kept; six give a 95 % interval.")
+    max_repeats: Annotated[int, Field(ge=6)] = Field(240, description="Most kept, whatever the precision.")
+    max_seconds: Annotated[float, Field(gt=0, strict=False)] = Field(60.0, description="Most time for repeats.")
+    precision: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="Half-width of the interval to stop at.")
+    processes: Positive = Field(1, description="Sessions, each with the model loaded anew.")
+    exclusive: bool = Field(True, description="One timing pass at a time on a host.")
+    energy_seconds: Seconds = Field(5.0, description="Window of the energy counter on a GPU; 0: none.")
+
+    @validators.model_validator(mode="after")
+    def _ordered(self) -> TimingSpec:
+        if self.max_repeats < self.repeats:
+            raise ValueError(f"max_repeats is {self.max_repeats}, less than the {self.repeats} of repeats")
+        return self
+
+
+@final
+class BatchSpec(Section):
+    """Batch size of the score pass: a number is respected as it is; ``auto`` grows up to ``max``."""
+
+    size: Positive | Literal["auto"] = "auto"
+    max: Positive = 32
+    maximize: bool = Field(False, description="The largest safe batch, not the smallest that is nearly as fast.")
+    audit_samples: Annotated[int, Field(ge=0)] = Field(64, description="Answered again at batch 1; 0: no audit.")
+    flip_rate_allowed: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @validators.model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"size": value} if isinstance(value, int | str) else value
+
+
+@final
+class ResourceSpec(Section):
+    """What one trial owns while it runs."""
+
+    gpus: Literal["auto", 0, 1] = Field("auto", description="auto: one where the cluster has any, else none.")
+    cpus: Positive = 1
+    threads: Positive | None = Field(None, description="That the arithmetic runs on; null: as many as cpus.")
+    readers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="Processes that decode pictures ahead of the score pass; auto: two beside a GPU, else none."
+    )
+    accelerator: str = Field("", description="Ray's name of a GPU type, to keep latencies of unlike GPUs apart.")
+    labels: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), AfterValidator(readable)] = Field(
+        (), description="Label of a node: value, !value, in(a, b) or !in(a, b). Trials run on nodes that fit all."
+    )
+    shards: Positive | Literal["auto"] = Field(1, description="Workers that answer one trial's samples.")
+    concurrent: Positive | Literal["auto"] = Field("auto", description="Most trials at once; a number waits for nodes.")
+
+
+@final
+class ChunkSpec(Section):
+    """When the answers of a trial that runs are kept: whichever comes first."""
+
+    answers: Positive = Field(256, description="Answers that are kept together.")
+    seconds: Seconds = Field(10.0, description="The most scoring that is lost with a process.")
+
+
+@final
+class SweepSpec(Section):
+    """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
+
+    name: Annotated[str, Field(pattern=SLUG)]
+    models: Annotated[tuple[ModelSpec, ...], *Many]
+    tasks: Annotated[tuple[TaskSpec, ...], *Many]
+    knobs: dict[KnobName, Annotated[tuple[Any, ...], *Many]] = Field(min_length=1)
+    strategy: StrategyName = "grid"
+    engine: Literal["auto", "eager", "graphs", "compiled"] = Field("auto", description="How tokens are made.")
+    measure: Annotated[tuple[Measure, ...], *Many] = ("accuracy", "latency")
+    timing: TimingSpec = TimingSpec()
+    batch: BatchSpec = BatchSpec()
+    resources: ResourceSpec = ResourceSpec()
+    chunk: ChunkSpec = ChunkSpec()
+    timeout_s: Annotated[float, Field(ge=1, strict=False)] | None = Field(
+        3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
+    )
+    storage: Place = Field("", description="Results folder, a path or a URI; empty: results/<name>.")
+
+    @property
+    def where(self) -> str:
+        """Where the tables lie: a path or a URI."""
+        return storage.results_place(self.storage, self.name)
+
+    @property
+    def folder(self) -> Path:
+        """The same for what needs a mounted folder; a UserError where the storage is an object store."""
+        return mounted(self.where)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedJob:
+    """All that could be learnt from one job file."""
+
+    source: str
+    spec: SweepSpec | None
+    """None when there is any fault."""
+    models: tuple[ModelSpec, ...]
+    """The models that are sound by themselves, also when something else is not."""
+    knobs: dict[str, tuple[Any, ...]]
+    """Likewise the knobs."""
+    faults: tuple[Fault, ...]
+
+
+def read(path: Path) -> SweepSpec:
+    """The job in ``path``.
+
+    Raises:
+        SpecError: with every fault that can be found without a model.
+    """
+    found = survey(path)
+    if found.spec is None:
+        raise SpecError(found.source, found.faults)
+    return found.spec
+
+
+def survey(path: Path) -> ParsedJob:
+    """Everything right and wrong with the job in ``path``; never raises for what the file says."""
+    try:
+        raw, faults = strict_yaml.read(path)
+    except OSError as error:
+        raise SpecError(str(path), [Fault(field="", problem=f"cannot be read: {error.strerror}")]) from None
+    spec = None
+    if raw is not None:
+        try:
+            spec = SweepSpec.model_validate(raw)
+        except ValidationError as error:
+            faults += [fault(detail, SweepSpec) for detail in error.errors()]
+    return ParsedJob(
+        source=str(path),
+        spec=None if faults else spec,
+        models=tuple(_sound_models(raw or {})),
+        knobs=_sound_knobs(raw or {}),
+        faults=tuple(faults),
+    )
+
+
+def _sound_models(raw: dict[str, Any]) -> Iterator[ModelSpec]:
+    entries = raw.get("models")
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            yield ModelSpec.model_validate(entry)
+        except ValidationError:
+            continue  # its faults are already in the survey
+
+
+def _sound_knobs(raw: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    knobs = raw.get("knobs")
+    known = registry.names("knobs")
+    pairs = knobs.items() if isinstance(knobs, dict) else ()
+    return {name: _frozen(values) for name, values in pairs if name in known and isinstance(values, list)}

@@ -1,0 +1,143 @@
+"""The anatomy of any image-text-to-text model, from its configuration and processor: no weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from vlmprof.models._decoding import left_out
+from vlmprof.models._hf.checkpoint_files import fingerprint, generation_settings
+from vlmprof.models._hf.introspection import ModelModules, always_normalised, attention_blocks, reachable_experts
+from vlmprof.models._hf.meta_model import read_processor, skeleton_parts
+from vlmprof.models._hf.vision_budgets import Budget, budget_class
+from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
+from vlmprof.models.family import Checkpoint
+from vlmprof.surfaces import (
+    FIXED,
+    SURFACES,
+    Anatomy,
+    DecoderStack,
+    ExpertRouting,
+    ExpertsKernel,
+    FreeTiling,
+    PixelBudget,
+    TokenBudget,
+    TokenCounts,
+    VisionBudget,
+)
+
+VISION_SURFACES = (VisionBudget, TokenBudget, PixelBudget)
+
+
+def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
+    """The anatomy of a checkpoint.
+
+    Raises:
+        ModelError: there is no such checkpoint, it is not pinned, or transformers cannot take it here.
+    """
+    identity = fingerprint(checkpoint)
+    model, parts = skeleton_parts(checkpoint, identity)
+    processor = read_processor(checkpoint, identity)
+    name = type(model).__name__
+    text = parts.decoder.config
+    budget = budget_of(processor)
+    lacks = reasons(name, parts, type(processor.image_processor).__name__.removesuffix("Pil"))
+    return Anatomy(
+        family=family,
+        architecture=f"{name} ({type(parts.decoder).__name__})",
+        fingerprint=identity,
+        decoder_blocks=len(parts.decoder.layers),
+        max_crops=budget.trained if budget else 1,
+        min_crops=budget.lowest if budget else 1,
+        vision_unit=budget.unit if budget else FIXED,
+        experts=parts.experts,
+        reachable_experts=reachable_experts(text, parts.experts),
+        experts_per_token=parts.routers[0].top_k if parts.routers else None,
+        router_blocks=parts.router_blocks,
+        renormalises=_renormalises(parts),
+        attention_blocks=attention_blocks(text, len(parts.decoder.layers)),
+        attention_kernels=attention_kernels(model),
+        experts_kernels=() if ExpertsKernel in lacks else EXPERTS_KERNELS,
+        decoding_left_out=left_out(generation_settings(checkpoint)),
+        provides=frozenset(SURFACES) - set(lacks),
+        lacks=lacks,
+        count_tokens=budget.count if budget else _by_doing(processor),
+        budgets=budget.values() if budget else (1,),
+        only_eager=_only_eager(name, text, parts),
+    )
+
+
+def _only_eager(name: str, text: Any, parts: ModelModules) -> str:
+    """Why a decode step of this model cannot be repeated on fixed memory; empty where it can."""
+    kinds = sorted(set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"})
+    if kinds:
+        return f"{name} has blocks of {', '.join(kinds)}, whose memory of the past changes its shape"
+    return f"{name}: its blocks share keys and values" if parts.shares_cache else ""
+
+
+def budget_of(processor: Any) -> Budget | None:
+    """The vision budget of a processor; None where its image processor's is not known."""
+    found: Callable[[Any], Budget] | None = budget_class(type(processor.image_processor).__name__)
+    return found(processor) if found else None
+
+
+def reasons(name: str, parts: ModelModules, image_processor: str) -> dict[type, str]:
+    """Why this model does not provide a surface, for each that it does not."""
+    instead = _instead_of_tiling(image_processor)
+    lacks: dict[type, str] = {FreeTiling: f"{image_processor} chooses the tiling itself{instead}"}
+    if parts.dense_compute:
+        lacks[ExpertRouting] = (
+            f"{name} runs every expert on every token and only weighs them: a smaller k would change answers and save"
+            " nothing"
+        )
+    elif not parts.routers:
+        lacks[ExpertRouting] = f"{name} is dense, it routes no experts"
+    if not parts.routers:
+        lacks[ExpertsKernel] = f"{name} is dense, it has no experts to compute"
+    elif parts.dense_compute or not parts.decoder._can_set_experts_implementation():
+        lacks[ExpertsKernel] = f"{name} has one way to compute its experts"
+    if parts.shares_cache:
+        lacks[DecoderStack] = f"{name}: its blocks read keys and values of other blocks, so none can be left out alone"
+    return {**lacks, **_vision_reasons(image_processor)}
+
+
+def _vision_reasons(image_processor: str) -> dict[type, str]:
+    found = budget_class(image_processor)
+    if found is None:
+        return dict.fromkeys(
+            VISION_SURFACES, f"how a {image_processor} is told to look at less is not known to vlmprof"
+        )
+    why = f"{image_processor} counts its budget in {found.unit}; use " + _instead(found)
+    return {surface: why for surface in VISION_SURFACES if surface not in found.surfaces}
+
+
+def _instead_of_tiling(image_processor: str) -> str:
+    found = budget_class(image_processor)
+    return f"; use {_instead(found)}" if found else ""
+
+
+def _instead(found: type[Budget]) -> str:
+    knobs: Mapping[type, str] = {VisionBudget: "max_crops", PixelBudget: "max_pixels", TokenBudget: "vision_tokens"}
+    return " or ".join(knob for surface, knob in knobs.items() if surface in found.surfaces)
+
+
+def _renormalises(parts: ModelModules) -> bool | None:
+    if always_normalised(parts.routers):
+        return None
+    return all(router.norm_topk_prob for router in parts.routers if hasattr(router, "norm_topk_prob"))
+
+
+def _by_doing(processor: Any) -> Callable[[int, int, int], TokenCounts]:
+    """Counts of a processor that is not known: from what it makes of a blank image of that size."""
+
+    @lru_cache(maxsize=1024)
+    def count(height: int, width: int, _: int) -> TokenCounts:
+        from PIL import Image
+
+        blank = Image.new("RGB", (width, height))
+        made = processor(text=[processor.image_token], images=[[blank]], return_tensors="pt")
+        tokens = int((made["input_ids"] == processor.image_token_id).sum())
+        return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
+
+    return count

@@ -1,0 +1,61 @@
+"""Weights -> model: safetensors only unless allowed, and nothing missing, left over or of another shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vlmprof.errors import ModelError
+from vlmprof.models._hf.checkpoint_files import options, refuse_pickle
+from vlmprof.models._implementations import require_package
+from vlmprof.models.family import Checkpoint
+
+LISTED = 6
+
+
+def load_model(checkpoint: Checkpoint) -> Any:
+    """The model of a checkpoint, on the host.
+
+    Raises:
+        ModelError: the files cannot be read, are of a refused kind, or do not fill the model exactly.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    refuse_pickle(checkpoint)
+    require_package(checkpoint.attention)
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            checkpoint.path,
+            dtype=getattr(torch, checkpoint.dtype),
+            use_safetensors=None if checkpoint.allow_pickle else True,
+            ignore_mismatched_sizes=True,  # to name them below: the library's own error points to its log
+            output_loading_info=True,
+            **({"attn_implementation": checkpoint.attention} if checkpoint.attention else {}),
+            **options(checkpoint),
+        )
+    except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+        raise ModelError(_why(checkpoint, error)) from error
+    shapes = [key for key, *_ in report["mismatched_keys"]]
+    faults = {"missing": report["missing_keys"], "not expected": report["unexpected_keys"], "of another shape": shapes}
+    lines = [f"{len(keys)} {kind} ({_listed(sorted(keys))})" for kind, keys in faults.items() if keys]
+    if lines:
+        raise ModelError(f"{checkpoint.path} does not hold exactly this model's tensors: {'; '.join(lines)}")
+    return model
+
+
+def _why(checkpoint: Checkpoint, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if checkpoint.trust_remote_code and isinstance(error, AttributeError | ImportError | ValueError):
+        return (
+            f"{checkpoint.path}: its own code does not run under this transformers ({reason}); code written for"
+            " transformers 4 rarely does: take a checkpoint of a native family"
+        )
+    if "safetensors" in str(error):
+        return f"{checkpoint.path} has no safetensors weights; convert them, or say 'allow_pickle: true' ({reason})"
+    return f"{checkpoint.path}: its weights cannot be read: {reason}"
+
+
+def _listed(keys: list[str]) -> str:
+    more = len(keys) - LISTED
+    return ", ".join(keys[:LISTED]) + (f" and {more} more" if more > 0 else "")

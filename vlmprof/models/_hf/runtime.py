@@ -1,0 +1,297 @@
+"""A loaded image-text-to-text model: the token maker that the engine drives, with the surfaces that knobs touch.
+
+The stages of one generation are kept apart: ``see`` runs the vision side once; ``prefill`` lets the library prepare
+everything (positions, masks, cache) and replays those features, so the vision tower does not run again; ``step`` feeds
+one token with what the library carries from forward to forward. A loop that only extends ids and mask is wrong for
+models with three-dimensional rotary positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import signature
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from transformers import ProcessorMixin
+
+from vlmprof.decoding import Mark, StepInputs, unmarked
+from vlmprof.errors import Mismatch
+from vlmprof.models._hf.anatomy import budget_of
+from vlmprof.models._hf.batching import Features, collate, join, split_rows, step_inputs
+from vlmprof.models._hf.introspection import find_parts, marking
+from vlmprof.models._hf.loading import load_model
+from vlmprof.models._hf.meta_model import load_processor
+from vlmprof.models._hf.vision_budgets import Pinpoints, budget_within
+from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
+from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.records import Encoding, Prompt
+from vlmprof.surfaces import Router, TokenCounts
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorBatch:
+    """Prompts of a batch as the processor left them, on the host or, once transferred, on the device."""
+
+    inputs: Mapping[str, Tensor]
+    encodings: tuple[Encoding, ...]
+    budgets: tuple[int | None, ...]
+    """What each image was allowed, in the unit of the processor."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationState:
+    """A batch between two decode steps."""
+
+    next_tokens: Tensor
+    """(batch,) greedy choice."""
+    ids: Tensor
+    """(batch, tokens) prompt and answer so far, padded on the left."""
+    carried: Mapping[str, Any]
+    """What the library hands from one forward to the next: cache, mask, positions."""
+
+
+@final
+class LoadedVlm(AbstractModel):
+    """One checkpoint on one device."""
+
+    def __init__(self, model: Any, processor: Any, device: str) -> None:
+        self._model, self._processor, self._device = model, processor, device
+        self._parts = find_parts(model)
+        self._budget = budget_of(processor)
+        self._image_token_id = getattr(model.config, "image_token_id", None) or processor.image_token_id
+        self.max_crops: int = self._budget.trained if self._budget else 1
+        self.max_pixels: int = self.max_crops
+        self.vision_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.eos_ids = _eos_ids(model, processor)
+
+    @property
+    def decoder(self) -> Any:
+        return self._parts.decoder
+
+    @property
+    def routers(self) -> Sequence[Router]:
+        return () if self._parts.dense_compute else self._parts.routers
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        return read_implementations(self._model)
+
+    @property
+    def vision_encoder(self) -> Any:
+        return self._model.get_encoder(modality="image")
+
+    @property
+    def network(self) -> Any:
+        return self._model
+
+    @property
+    def image_token_id(self) -> int | None:
+        found: int = self._image_token_id
+        return found
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    def encode(self, prompts: Sequence[Prompt]) -> ProcessorBatch:
+        rows, encodings, budgets = [], [], []
+        for prompt in prompts:
+            value = self._budget_of(prompt)
+            inputs = self._process(prompt, value)
+            rows.append(inputs)
+            encodings.append(self._encoding(inputs, prompt, value))
+            budgets.append(value)
+        tokenizer = self._processor.tokenizer
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        return ProcessorBatch(inputs=collate(rows, pad_id), encodings=tuple(encodings), budgets=tuple(budgets))
+
+    def transfer(self, batch: ProcessorBatch) -> ProcessorBatch:
+        moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        return replace(batch, inputs=moved)
+
+    @torch.inference_mode()
+    def see(self, batch: ProcessorBatch, mark: Mark = unmarked) -> Features:
+        with marking(self._parts.connectors, mark):
+            if isinstance(self._budget, Pinpoints) and len(set(batch.budgets)) > 1:
+                # The tower reads the list of resolutions from one configuration: images that differ go one by one.
+                rows = zip(split_rows(batch.inputs, len(batch.budgets)), batch.budgets, strict=True)
+                return join([self._see(row, value) for row, value in rows], batch.inputs)
+            return self._see(batch.inputs, batch.budgets[0])
+
+    @torch.inference_mode()
+    def prefill(
+        self, batch: ProcessorBatch, features: Features, max_new_tokens: int, cache: Any = None
+    ) -> GenerationState:
+        given = {} if cache is None else {"past_key_values": cache}
+        # The library's own preparation, up to the point where its loop would begin; the engine's loop begins there.
+        with self._replaying(features):
+            state: GenerationState = self._model.generate(
+                **features.inputs,
+                **given,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                custom_generate=_first_forward,
+            )
+        return state
+
+    @torch.inference_mode()
+    def step(self, state: GenerationState) -> GenerationState:
+        ids = torch.cat([state.ids, state.next_tokens[:, None]], dim=1)
+        inputs = self._model.prepare_inputs_for_generation(ids, next_sequence_length=1, **state.carried)
+        return _advanced(self._model, ids, self._model(**inputs, return_dict=True), state.carried)
+
+    def step_inputs(self, state: GenerationState) -> StepInputs:
+        return step_inputs(self._model, state.ids, state.next_tokens, state.carried)
+
+    def next_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, constants: Mapping[str, Any]
+    ) -> Tensor:
+        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "past_key_values": cache}
+        logits: Tensor = self._model(**given, **constants, return_dict=True).logits[:, -1]
+        return logits
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        decoded: str = self._processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return decoded.strip()
+
+    def synchronize(self) -> None:
+        if self._device.startswith("cuda"):
+            torch.cuda.synchronize(self._device)
+
+    def _budget_of(self, prompt: Prompt) -> int | None:
+        if self._budget is None:
+            return None
+        cap = self.max_pixels if self._budget.unit == "pixels" else self.max_crops
+        if self.vision_tokens is None:
+            return cap
+        picture = prompt.picture
+        return min(cap, budget_within(self._budget, picture.height, picture.width, self.vision_tokens))
+
+    def _process(self, prompt: Prompt, value: int | None) -> dict[str, Tensor]:
+        picture, budget = prompt.picture, self._budget
+        chosen: Mapping[str, Any] = {}
+        with ExitStack() as limits:
+            if budget is not None and value is not None:
+                chosen = budget.images_kwargs(picture.height, picture.width, value)
+            if isinstance(budget, Pinpoints) and value is not None:
+                limits.enter_context(budget.limited(value))
+            text = self._turn(prompt.text)
+            bos = self._processor.tokenizer.bos_token
+            made = self._processor(
+                text=[text],
+                images=[[picture.load()]],
+                images_kwargs=dict(chosen),
+                add_special_tokens=not (bos and text.startswith(bos)),
+                return_tensors="pt",
+            )
+        return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+    def _turn(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        turn = [{"role": "user", "content": content}]
+        # Not the processor's own method: SmolVLM's asks its video processor first, which may be missing.
+        render = ProcessorMixin.apply_chat_template
+        text: str = render(self._processor, turn, add_generation_prompt=True, tokenize=False)
+        return text
+
+    def _encoding(self, inputs: Mapping[str, Tensor], prompt: Prompt, value: int | None) -> Encoding:
+        places = int((inputs["input_ids"] == self._image_token_id).sum())
+        counts = natural = TokenCounts(tiling=(1, places), crops=1, vision_tokens=places)
+        if self._budget is not None and value is not None:
+            size = prompt.picture.height, prompt.picture.width
+            counts = self._budget.count(*size, value)
+            natural = self._budget.count(*size, self._budget.trained)
+        if counts.vision_tokens != places:
+            raise Mismatch(
+                f"an image of {prompt.picture.height} x {prompt.picture.width} was planned as {counts.vision_tokens}"
+                f" vision tokens and became {places}"
+            )
+        return Encoding(
+            tiling=counts.tiling,
+            natural_tiling=natural.tiling,
+            crops=counts.crops,
+            vision_tokens=places,
+            prompt_tokens=inputs["input_ids"].shape[1],
+        )
+
+    def _see(self, inputs: Mapping[str, Tensor], value: int | None) -> Features:
+        encode = self._parts.feature_owner.get_image_features
+        taken = {name: inputs[name] for name in signature(encode).parameters if name in inputs}
+        dtype = self._model.dtype
+        taken = {name: t.to(dtype) if t.is_floating_point() else t for name, t in taken.items()}
+        with self._resolutions(value):
+            output = encode(**taken, return_dict=True)
+        return Features(output=output, inputs={**inputs, **taken})
+
+    @contextmanager
+    def _resolutions(self, value: int | None) -> Iterator[None]:
+        """The model's list of resolutions cut like the processor's; without it features are packed wrongly."""
+        config = self._model.config
+        if not isinstance(self._budget, Pinpoints) or value is None:
+            yield
+            return
+        before = config.image_grid_pinpoints
+        config.image_grid_pinpoints = self._budget.pinpoints(value)
+        try:
+            yield
+        finally:
+            config.image_grid_pinpoints = before
+
+    @contextmanager
+    def _replaying(self, features: Features) -> Iterator[None]:
+        """The vision side answers from memory, so that it is not run, and not timed, a second time."""
+        owner = self._parts.feature_owner
+
+        @wraps(owner.get_image_features)  # the library reads the signature to know which inputs it may pass on
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            return features.output
+
+        owner.get_image_features = remembered
+        try:
+            yield
+        finally:
+            del owner.get_image_features
+
+
+def load_vlm(checkpoint: Checkpoint, device: str) -> LoadedVlm:
+    """Load a checkpoint, every tensor accounted for.
+
+    Raises:
+        ModelError: the files cannot be read, are of a refused kind, or do not fill the model exactly.
+    """
+    model = load_model(checkpoint)
+    model.eval().to(device)
+    loaded = LoadedVlm(model, load_processor(checkpoint), device)
+    if loaded.routers and loaded.decoder._can_set_experts_implementation():
+        # On the decoder: on a wrapper the library refuses it, or accepts and ignores it. Set for prefill and decode
+        # alike; the library's own generation would change it between the two on a GPU.
+        loaded.decoder.set_experts_implementation(checkpoint.experts_kernel or EXPERTS_KERNELS[0])
+    return loaded
+
+
+def _first_forward(model: Any, input_ids: Tensor, generation_config: Any, **prepared: Any) -> GenerationState:
+    for unused in ("logits_processor", "stopping_criteria", "synced_gpus", "streamer", "assistant_model"):
+        prepared.pop(unused, None)
+    output = model._prefill(input_ids, generation_config, prepared)
+    return _advanced(model, input_ids, output, prepared)
+
+
+def _advanced(model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any]) -> GenerationState:
+    following = model._update_model_kwargs_for_generation(output, dict(carried), is_encoder_decoder=False)
+    return GenerationState(next_tokens=output.logits[:, -1].argmax(-1), ids=ids, carried=following)
+
+
+def _eos_ids(model: Any, processor: Any) -> frozenset[int]:
+    named = model.generation_config.eos_token_id
+    if named is None:
+        named = processor.tokenizer.eos_token_id
+    return frozenset(named if isinstance(named, list) else [named])

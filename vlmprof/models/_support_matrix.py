@@ -1,0 +1,168 @@
+"""``family_table``: which model can turn what, in which unit, and why not. Found by building, not written by hand.
+
+Each row builds the modules of one architecture without weights (a second each) and looks at them exactly as a check of
+a job looks at a checkpoint. An entry names only what cannot be looked up: which text model is put into a wrapper that
+takes any, and whose image processor an architecture borrows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, final
+
+from vlmprof.models.family import Checkpoint
+from vlmprof.surfaces import (
+    SURFACES,
+    AttentionKernel,
+    DecoderStack,
+    ExpertRouting,
+    ExpertsKernel,
+    FreeTiling,
+    OutputBudget,
+    PixelBudget,
+    Precision,
+    TokenBudget,
+    VisionBudget,
+)
+
+KNOBS: Mapping[type, str] = MappingProxyType(
+    {
+        VisionBudget: "max_crops",
+        PixelBudget: "max_pixels",
+        TokenBudget: "vision_tokens",
+        FreeTiling: "tiling",
+        ExpertRouting: "moe_top_k",
+        DecoderStack: "active_blocks",
+        OutputBudget: "output_tokens",
+        Precision: "dtype",
+        AttentionKernel: "attention",
+        ExpertsKernel: "experts_kernel",
+    }
+)
+"""The knob of each surface."""
+
+SHORT = {"num_hidden_layers": 4}
+"""Blocks of a skeleton here: one of each kind is enough to see what they are made of."""
+
+NATIVE = ("allenai/MolmoE-1B-0924", "allenai/Molmo-7B-D-0924", "allenai/Molmo-7B-O-0924")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One architecture of transformers."""
+
+    name: str
+    model_type: str
+    text: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the text model; its ``model_type`` where the wrapper takes any."""
+    processor_of: str = ""
+    """The architecture whose image processor it uses, where it has none of its own."""
+
+
+GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 64}
+
+ENTRIES = (
+    Entry(name="aria", model_type="aria"),
+    Entry(name="ernie4_5_vl_moe", model_type="ernie4_5_vl_moe"),
+    Entry(name="gemma3", model_type="gemma3"),
+    Entry(name="gemma4_moe", model_type="gemma4", text=GEMMA4_MOE),
+    Entry(name="glm4v_moe", model_type="glm4v_moe", processor_of="glm4v"),
+    Entry(name="idefics3_olmoe", model_type="idefics3", text={"model_type": "olmoe"}),
+    Entry(name="internvl", model_type="internvl"),
+    Entry(name="internvl_qwen3_moe", model_type="internvl", text={"model_type": "qwen3_moe"}),
+    Entry(name="llama4", model_type="llama4"),
+    Entry(name="llava_next_olmoe", model_type="llava_next", text={"model_type": "olmoe"}),
+    Entry(name="llava_onevision", model_type="llava_onevision"),
+    Entry(name="molmo2", model_type="molmo2"),
+    Entry(name="qwen2_5_vl", model_type="qwen2_5_vl"),
+    Entry(name="qwen3_vl", model_type="qwen3_vl"),
+    Entry(name="qwen3_vl_moe", model_type="qwen3_vl_moe", processor_of="qwen3_vl"),
+    Entry(name="smolvlm", model_type="smolvlm"),
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyRow:
+    """What one architecture can turn."""
+
+    name: str
+    family: str
+    """The key ``family:`` of a job."""
+    architecture: str
+    routers: str
+    """Class of the routers; empty for a dense model."""
+    image_processor: str
+    vision_unit: str
+    needs_torchvision: bool
+    knobs: tuple[str, ...]
+    why_not: Mapping[str, str]
+    """Knob -> why it does not apply."""
+
+
+def family_table() -> tuple[FamilyRow, ...]:
+    """A row for each architecture that is known to be of interest; any other of transformers is looked at likewise."""
+    return (*_native(), *(_row(entry) for entry in ENTRIES))
+
+
+def _native() -> Iterator[FamilyRow]:
+    from vlmprof.models.molmo.anatomy import read_anatomy
+
+    for checkpoint in NATIVE:
+        anatomy = read_anatomy("molmo", Checkpoint(path=checkpoint, revision="", dtype="bfloat16"))
+        yield FamilyRow(
+            name=checkpoint,
+            family="molmo",
+            architecture=anatomy.architecture,
+            routers="MolmoOlmoeTopKRouter" if anatomy.experts else "",
+            image_processor="MolmoImageProcessor",
+            vision_unit=anatomy.vision_unit,
+            needs_torchvision=False,
+            **_turned(anatomy.lacks),
+        )
+
+
+def _row(entry: Entry) -> FamilyRow:
+    from vlmprof.models._hf.anatomy import reasons
+    from vlmprof.models._hf.introspection import find_parts
+    from vlmprof.models._hf.meta_model import build_skeleton
+    from vlmprof.models._hf.vision_budgets import budget_class
+
+    model = build_skeleton(_config(entry))
+    parts = find_parts(model)
+    image_processor, on_pil = _image_processor(entry.processor_of or entry.model_type)
+    budget = budget_class(image_processor)
+    return FamilyRow(
+        name=entry.name,
+        family="transformers_vlm",
+        architecture=f"{type(model).__name__} ({type(parts.decoder).__name__})",
+        routers=type(parts.routers[0]).__name__ if parts.routers else "",
+        image_processor=image_processor,
+        vision_unit=budget.unit if budget else "",
+        needs_torchvision=not on_pil,
+        **_turned(reasons(type(model).__name__, parts, image_processor)),
+    )
+
+
+def _config(entry: Entry) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(entry.model_type, text_config={**SHORT, **entry.text})
+
+
+def _image_processor(model_type: str) -> tuple[str, bool]:
+    """Class of the image processor, without what names its backend, and whether one runs on PIL."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    backends: Mapping[str, str] = IMAGE_PROCESSOR_MAPPING_NAMES[model_type]
+    return (backends.get("torchvision") or backends["pil"]).removesuffix("Pil"), "pil" in backends
+
+
+def _turned(lacks: Mapping[type, str]) -> dict[str, Any]:
+    return {
+        "knobs": tuple(KNOBS[surface] for surface in SURFACES if surface not in lacks),
+        "why_not": {KNOBS[surface]: lacks[surface] for surface in SURFACES if surface in lacks},
+    }

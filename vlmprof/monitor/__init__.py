@@ -1,0 +1,1 @@
+"""A sweep as others see it: live state, metrics of Ray, experiment loggers."""

@@ -1,0 +1,135 @@
+"""The Pareto front on the terminal, and as a file beside the tables."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlmprof.analyze.caveats import cautions
+from vlmprof.analyze.comparability import groups
+from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, quality_column, to_arrow
+from vlmprof.store import tables
+from vlmprof.store.filesystem import Where, at
+from vlmprof.store.schema import knobs_of
+
+FILE = "pareto.parquet"
+MANY = 40
+"""From this many trials in a group on, the terminal shows the front alone; the file has them all."""
+WIDE = 120
+"""Columns from which both ends of every interval are shown."""
+LISTED = 6
+"""So many groups of settings that were the same work are spelt out."""
+MARKS = {"saturated": "=", "no-op": "", "effective": "", "mismatch": "!"}
+LEGEND = {
+    "=": "= saturated: this limit did not bind for any sample",
+    "*": "* same work as another row: another setting, nothing else",
+}
+
+
+def read_front(
+    folder: Where, objectives: Sequence[str] = (), by: Sequence[str] = (), *, across_devices: bool = False
+) -> pd.DataFrame:
+    """The finished trials of a folder with ``group`` and ``on_front``, and the objectives in ``attrs``.
+
+    Without objectives, accuracy and latency are traded off, or whichever of the two was measured; the column
+    ``score`` stands for accuracy where a trial has only that.
+
+    Raises:
+        UserError: no sweep in the folder, an unknown column, or trials that did not measure an objective.
+    """
+    trials = tables.read(folder, "trials")
+    defaults = [quality_column(trials) if name == "accuracy" else name for name in DEFAULT_OBJECTIVES]
+    measured = [name for name in defaults if trials[name].notna().any()]
+    chosen = parse_objectives(objectives or measured or DEFAULT_OBJECTIVES, trials.attrs["schema"])
+    frame = pareto(trials, chosen, by, across_devices=across_devices)
+    frame.attrs["objectives"] = chosen
+    return frame
+
+
+def write_front(frame: pd.DataFrame, folder: Where) -> str:
+    """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI."""
+    place = at(folder)
+    place.write(FILE, tables.packed(to_arrow(frame)))
+    return place.address(FILE)
+
+
+def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableType]:
+    """What to print: a table a group, then what a reader must know about it.
+
+    Args:
+        frame: What ``read_front`` gave.
+        width: Columns of the terminal; on a narrow one an interval is given as the larger of its two sides.
+    """
+    objectives: list[Objective] = frame.attrs["objectives"]
+    for name, part in groups(frame):
+        yield _table(name, part, objectives, narrow=width < WIDE)
+        yield from _footnotes(part)
+    if frame.empty:
+        yield Text("no trial has finished", style="yellow")
+    for state, count in frame.attrs["left_out"].items():
+        yield Text(f"left out: {count} {state}", style="yellow")
+
+
+def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective], *, narrow: bool) -> Table:
+    knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
+    shown = part[part["on_front"]] if len(part) >= MANY else part
+    front = int(part["on_front"].sum())
+    title = f"\n{name}: {front} of {len(part)} on the front (●)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    table.add_column("", min_width=1)
+    for header in (*knobs, *(_header(objective, narrow) for objective in objectives), "vision\ntokens"):
+        table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
+    table.add_column("", min_width=1)
+    repeated = set(part["work_key"][part["work_key"].duplicated()])
+    for _, row in shown.iterrows():
+        cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective, narrow) for objective in objectives]
+        mark = "*" if row["work_key"] in repeated else ""
+        style = "bold green" if row["on_front"] else "dim"
+        table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)
+    return table
+
+
+def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
+    effects = {effect for knob in knobs_of(part.columns) for effect in part[f"effect_{knob}"].dropna()}
+    if "saturated" in effects:
+        yield Text(LEGEND["="], style="dim")
+    if part["work_key"].duplicated().any():
+        yield Text(LEGEND["*"], style="dim")
+        yield from _repeated(part)
+    for sentence in (*cautions(part), *part.attrs["mixed"]):
+        yield Text(f"beware: {sentence}", style="yellow")
+
+
+def _repeated(part: pd.DataFrame) -> Iterator[Text]:
+    """Which settings were the same work, a line a group of them; the column ``work_key`` has them all."""
+    for _, same in itertools.islice(part[part["work_key"].duplicated(keep=False)].groupby("work_key"), LISTED):
+        yield Text(f"  {'  =  '.join(sorted(same['point']))}", style="dim")
+
+
+def _header(objective: Objective, narrow: bool) -> str:
+    interval = "± 95 %" if narrow else "[95 %]"
+    unit = f"{objective.unit} " if objective.unit not in ("", "fraction") else ""
+    return f"{objective.column}\n{unit}{interval}"
+
+
+def _knob_cell(row: pd.Series[Any], knob: str) -> str:
+    if pd.isna(row[f"knob_{knob}"]):
+        return "-"
+    return f"{row[f'requested_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
+
+
+def _value(row: pd.Series[Any], objective: Objective, narrow: bool) -> str:
+    value, low, high = (row.get(f"{objective.column}{end}") for end in ("", "_low", "_high"))
+    digits = 3 if objective.unit == "fraction" else 2
+    if value is None or pd.isna(value):
+        return "-"
+    if low is None or high is None or pd.isna(low):
+        return f"{value:.{digits}f}"
+    interval = f"± {max(value - low, high - value):.{digits}f}" if narrow else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f} {interval}"

@@ -1,0 +1,123 @@
+"""A running sweep on the terminal: how far, what runs, how long still, and the best front so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.status import PHASES, WORDS
+from vlmprof.analyze.watch_state import FrontPoint, GroupFront, SweepView
+from vlmprof.store.heartbeat import RunningTrial
+
+MANY = 12
+"""Lines of running trials, and of a front: a screen has some forty."""
+COLOURS = {"alive": "green", "ended": "blue", "silent": "bold red", "none": "yellow"}
+
+
+def standing(view: SweepView, width: int) -> RenderableType:
+    """One screen."""
+    now = view.status
+    head = Text.assemble((now.name or "sweep", "bold"), "  ", (now.life, COLOURS[now.sign]))
+    bar = ProgressBar(total=max(1, now.total), completed=now.finished + now.counts["failed"], width=min(40, width // 3))
+    row = Table.grid(padding=(0, 2))
+    row.add_row(bar, Text(counts(view)))
+    parts: list[RenderableType] = [head, row, Text(pace(view), style="dim")]
+    if now.cut_off:
+        parts.append(Text(f"{len(now.cut_off)} cut off; run the job again to go on", style="yellow"))
+    parts += [*_running(view), *_failed(view)]
+    parts += [part for front in view.fronts for part in _front(front)]
+    if view.front_note:
+        parts.append(Text(f"\nfront: {view.front_note}", style="dim"))
+    return Group(*parts)
+
+
+def line(view: SweepView) -> str:
+    """The same in one line, for a log."""
+    running = "; ".join(f"{one.name} {_far(one)}" for one in _alive(view).values())
+    parts = [counts(view), pace(view), view.status.life if view.status.sign != "alive" else "", running]
+    return "  |  ".join(part for part in parts if part)
+
+
+def counts(view: SweepView) -> str:
+    """How many trials are in which state."""
+    now = view.status
+    states = [f"{now.counts[phase]} {WORDS[phase]}" for phase in PHASES if phase != "done" and now.counts[phase]]
+    return ", ".join([f"{now.counts['done']} of {now.total} trials done", *states])
+
+
+def pace(view: SweepView) -> str:
+    """Samples a second, and the time left with what it rests on."""
+    parts = []
+    if view.status.sign == "alive" and view.pulse and view.pulse.samples_per_s is not None:
+        parts.append(f"{view.pulse.samples_per_s:.3g} samples/s")
+    if view.left:
+        more = f", give or take {duration(view.left.give_or_take)}" if view.left.give_or_take is not None else ""
+        parts.append(f"about {duration(view.left.seconds)} left{more} ({view.left.basis})")
+    elif view.status.sign == "alive" and view.status.running:
+        parts.append("time left not known: no trial has ended in this run")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: ``2 h 05 min``, ``3 min 20 s``, ``9 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _alive(view: SweepView) -> dict[str, RunningTrial]:
+    return dict(view.pulse.running) if view.pulse and view.status.sign == "alive" else {}
+
+
+def _far(one: RunningTrial) -> str:
+    return f"{one.phase} {one.done}/{one.total}" if one.total > 1 else one.phase
+
+
+def _running(view: SweepView) -> Iterator[RenderableType]:
+    running = list(_alive(view).values())
+    if not running:
+        return
+    table = Table("\nrunning", "", "", box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for one in running[:MANY]:
+        table.add_row(Text(one.name), Text(_far(one), style="cyan"), Text(duration(one.seconds), style="dim"))
+    yield table
+    if len(running) > MANY:
+        yield Text(f"and {len(running) - MANY} more", style="dim")
+
+
+def _failed(view: SweepView) -> Iterator[RenderableType]:
+    failed = list(view.status.failed.items())
+    for trial, reason in failed[:3]:
+        yield Text(f"failed {trial}: {reason or 'no reason given'}", style="yellow", no_wrap=True, overflow="ellipsis")
+    if len(failed) > 3:
+        yield Text(f"and {len(failed) - 3} more failed; 'vlmprof status' without --watch lists them", style="yellow")
+
+
+def _front(front: GroupFront) -> Iterator[RenderableType]:
+    best = [spot for spot in front.spots if spot.on_front]
+    yield Text(f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; ± 95 %)", style="bold")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    knobs = list(best[0].knobs)
+    for header in (*knobs, *(_header(one) for one in front.objectives)):
+        table.add_column(header, justify="right", no_wrap=True)
+    for spot in best[:MANY]:
+        table.add_row(*(Text(spot.knobs[knob]) for knob in knobs), *_values(spot, front.objectives), style="green")
+    yield table
+    if len(best) > MANY:
+        yield Text(f"and {len(best) - MANY} more; 'vlmprof pareto' shows all", style="dim")
+
+
+def _header(one: Objective) -> str:
+    return f"{one.column} ({one.unit})" if one.unit not in ("", "fraction") else one.column
+
+
+def _values(spot: FrontPoint, objectives: tuple[Objective, ...]) -> Iterator[Text]:
+    for value, low, high, one in zip(spot.values, spot.low, spot.high, objectives, strict=True):
+        digits = 3 if one.unit == "fraction" else 2
+        interval = f" ± {max(value - low, high - value):.{digits}f}" if low is not None and high is not None else ""
+        yield Text(f"{value:.{digits}f}{interval}")

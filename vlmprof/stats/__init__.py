@@ -1,0 +1,1 @@
+"""Statistics of scores and of times in a row: pure functions."""

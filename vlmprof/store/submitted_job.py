@@ -1,0 +1,53 @@
+"""The job as it was submitted, beside its tables: what ``vlmprof resume`` needs and nothing else has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from vlmprof.errors import StoreError
+from vlmprof.store import ledger
+from vlmprof.store.filesystem import ResultsFolder, Where, at
+
+JOB = "job.yaml"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmittedJob:
+    """A job file, on its way into the folder of its results or out of it."""
+
+    text: str
+    """As its author wrote it."""
+    cwd: str
+    """Where it was started: relative paths in it are meant from there."""
+
+    @staticmethod
+    def of(path: Path) -> SubmittedJob:
+        """The job in a file, started here and now."""
+        return SubmittedJob(text=path.read_text(encoding="utf-8"), cwd=str(Path.cwd()))
+
+
+def write_job(place: ResultsFolder, text: str) -> None:
+    """Lay the job into its folder, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    place.write(JOB, text.encode())
+
+
+def read_job(where: Where) -> SubmittedJob:
+    """The job of the sweep that was started last in a folder.
+
+    Raises:
+        StoreError: the folder holds no sweep, or one that was written without its job.
+    """
+    place = at(where)
+    ledger.require(place)
+    found = place.read(JOB)
+    if found is None:
+        raise StoreError(f"{place} holds no {JOB}: it was written by an earlier vlmprof; use 'vlmprof run JOB.yaml'")
+    runs = [entry for entry in ledger.read(place) if entry["event"] == "sweep"]
+    return SubmittedJob(text=found.decode(), cwd=str(runs[-1].get("cwd", "")) if runs else "")

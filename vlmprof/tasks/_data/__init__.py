@@ -1,0 +1,1 @@
+"""Where the rows and pictures of a task come from: files, index, decoding, cache."""

@@ -1,0 +1,1 @@
+"""The data set `shapes_qa`: drawn scenes and questions about them."""

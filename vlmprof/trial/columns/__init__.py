@@ -1,0 +1,1 @@
+"""What a trial produced, as columns and rows of the three tables."""

@@ -1,0 +1,260 @@
+"""What the timing sessions of a trial gave -> its columns of ``trials`` and its rows of ``timings``.
+
+Estimates are made of undisturbed blocks where there were any (``trial.session.kept_blocks``). Definitions are those of
+docs/measurement.md.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+
+from vlmprof.measure import roofline
+from vlmprof.records import Row, StageTimes
+from vlmprof.stats import timeseries
+from vlmprof.stats.intervals import Interval, MeanInterval
+from vlmprof.store.schema import STAGES
+from vlmprof.trial.load_key import load_arguments
+from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, TrialOutcome
+from vlmprof.trial.timing_pass import stage_sum_error
+
+Cells = dict[str, float | int | str | None]
+NAMED_TAILS = {"p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+def latency_columns(outcome: TrialOutcome, device_name: str) -> Cells:
+    """The columns of the timing pass; none where nothing was timed."""
+    sessions = outcome.sessions
+    if not sessions:
+        return {}
+    return {
+        "timing_batch_size": outcome.resolved.plan.timing.batch_size,
+        "timing_output_tokens": outcome.timing_output_tokens,
+        "timing_requests": len({one.request for one in outcome.timed}),
+        **_estimate(sessions),
+        **_stages(sessions),
+        **_tails(outcome.timed),
+        **_throughput(outcome),
+        **_trust(outcome),
+        **_canary(sessions),
+        **_memory(sessions),
+        **_energy(outcome),
+        **_hardware(outcome, device_name),
+    }
+
+
+def canary_ms(outcome: TrialOutcome) -> float | None:
+    """The canary's median over all sessions; None where there is none."""
+    times = [one.stages.end_to_end_ms for session in outcome.sessions for one in _canaries(session)]
+    return statistics.median(times) if times else None
+
+
+def timing_rows(outcome: TrialOutcome) -> Iterator[Row]:
+    """Every timed generation as it was measured: disturbed blocks and canaries too."""
+    for session in outcome.sessions:
+        for block in session.blocks:
+            for one in (*block.timed, *([block.canary] if block.canary else [])):
+                yield _row(outcome, one)
+
+
+def _row(outcome: TrialOutcome, one: TimedGeneration) -> Row:
+    stages = one.stages
+    return {
+        "trial": outcome.resolved.plan.id,
+        "session": one.session,
+        "block": one.block,
+        "canary": one.repeat < 0,
+        "repeat": None if one.repeat < 0 else one.repeat,
+        "request": one.request,
+        "batch_size": len(one.generations),
+        "output_tokens": stages.decode_steps + 1,
+        **{f"{stage}_ms": getattr(stages, f"{stage}_ms") for stage in STAGES},
+        "step_ms": stages.step_ms,
+        "end_to_end_ms": stages.end_to_end_ms,
+        "disturbed": one.disturbed or None,
+    }
+
+
+def _repeats(session: TimingSession) -> list[float]:
+    return [value for block in session.kept for value in block.repeats_ms]
+
+
+def _estimate(sessions: Sequence[TimingSession]) -> Cells:
+    medians = [statistics.median(_repeats(session)) for session in sessions]
+    interval: Interval | MeanInterval | None = timeseries.process_interval(medians)
+    if interval is None:
+        interval = timeseries.steady_median_interval(_repeats(sessions[0]))
+    middle = statistics.fmean(medians)
+    return {
+        "repeats": sum(len(_repeats(session)) for session in sessions),
+        "timing_processes": len(sessions),
+        "latency_ms_p50": middle,
+        "latency_ms_p50_low": interval.low if interval else None,
+        "latency_ms_p50_high": interval.high if interval else None,
+        "latency_half_width": (interval.high - interval.low) / 2 / middle if interval else None,
+    }
+
+
+def _stages(sessions: Sequence[TimingSession]) -> Cells:
+    repeats = [list(group) for session in sessions for block in session.kept for group in _by_repeat(block)]
+    names = [f"{stage}_ms" for stage in STAGES] + ["ttft_ms", "tpot_ms", "e2e_ms"]
+    steps = [gap for repeat in repeats for stages in repeat for gap in stages.step_ms]
+    return {
+        **{f"{name}_p50": _median_of_means(repeats, name) for name in names},
+        "ttft_with_preprocess_ms_p50": _median_of_means(repeats, "ttft_with_preprocess_ms"),
+        "itl_ms_p50": _median(steps),
+        **{f"itl_ms_{name}": timeseries.percentile_of(steps, share) for name, share in NAMED_TAILS.items()},
+    }
+
+
+def _by_repeat(block: TimingBlock) -> Iterable[list[StageTimes]]:
+    grouped: dict[int, list[StageTimes]] = {}
+    for one in block.timed:
+        grouped.setdefault(one.repeat, []).append(one.stages)
+    return grouped.values()
+
+
+def _median_of_means(repeats: Sequence[Sequence[StageTimes]], name: str) -> float | None:
+    measured = [[value for one in repeat if (value := getattr(one, name)) is not None] for repeat in repeats]
+    return _median(statistics.fmean(values) for values in measured if values)
+
+
+def _median(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return statistics.median(listed) if listed else None
+
+
+def _tails(timed: Sequence[TimedGeneration]) -> Cells:
+    times = [one.stages.end_to_end_ms for one in timed]
+    largest = timeseries.largest_valid_percentile(len(times))
+    return {
+        **{f"latency_ms_{name}": timeseries.percentile_of(times, share) for name, share in NAMED_TAILS.items()},
+        "latency_tail_percentile": largest,
+        "latency_ms_tail": timeseries.percentile_of(times, largest) if largest else None,
+    }
+
+
+def _throughput(outcome: TrialOutcome) -> Cells:
+    seconds = sum(one.stages.end_to_end_ms for one in outcome.timed) / 1e3
+    samples = sum(len(one.generations) for one in outcome.timed)
+    return {
+        "timing_samples_per_s": samples / seconds,
+        "timing_tokens_per_s": samples * outcome.timing_output_tokens / seconds,
+    }
+
+
+def _trust(outcome: TrialOutcome) -> Cells:
+    sessions = outcome.sessions
+    blocks = [block for session in sessions for block in session.blocks]
+    kept = [block for session in sessions for block in session.kept]
+    reasons = sorted({reason.split(" (")[0] for b in blocks for reason in b.disturbed.split(", ") if reason})
+    return {
+        "timing_stopped": ", ".join(sorted({session.stopped for session in sessions})),
+        "warmup_repeats": max(session.warmup_repeats for session in sessions),
+        "warm": all(session.warm for session in sessions),
+        "timing_waited_s": sum(session.waited_s for session in sessions),
+        "blocks": len(blocks),
+        "blocks_disturbed": sum(bool(block.disturbed) for block in blocks),
+        "blocks_disturbed_kept": sum(bool(block.disturbed) for block in kept),
+        "disturbed_by": ", ".join(reasons) or None,
+        "power_limited": any(block.power_limited for block in blocks),
+        "timings_redone": sum(one.redone for block in blocks for one in block.timed),
+        "stage_sum_error": max(stage_sum_error(one.stages) for one in outcome.timed),
+    }
+
+
+def _canaries(session: TimingSession) -> list[TimedGeneration]:
+    return [block.canary for block in session.kept if block.canary]
+
+
+def _canary(sessions: Sequence[TimingSession]) -> Cells:
+    """The canary's time, the configuration's ratio to it block by block, and its drift from first to last third."""
+    pairs = [
+        (statistics.median(block.repeats_ms), block.canary.stages.end_to_end_ms)
+        for session in sessions
+        for block in session.kept
+        if block.canary
+    ]
+    if not pairs:
+        return {}
+    ratios = [configuration / canary for configuration, canary in pairs]
+    interval = timeseries.steady_median_interval(ratios)
+    return {
+        "canary_ms_p50": statistics.median(canary for _, canary in pairs),
+        "canary_ratio": statistics.median(ratios),
+        "canary_ratio_low": interval.low if interval else None,
+        "canary_ratio_high": interval.high if interval else None,
+        "canary_drift_session": max((abs(d) for s in sessions if (d := _drift(s)) is not None), default=None),
+    }
+
+
+def _drift(session: TimingSession) -> float | None:
+    times = [one.stages.end_to_end_ms for one in _canaries(session)]
+    third = len(times) // 3
+    return statistics.median(times[-third:]) / statistics.median(times[:third]) - 1 if third else None
+
+
+def _memory(sessions: Sequence[TimingSession]) -> Cells:
+    peaks = [session.peak for session in sessions if session.peak]
+    return {
+        "peak_bytes": max((peak.peak_bytes for peak in peaks), default=None),
+        "device_peak_bytes": max((peak.device_bytes for peak in peaks), default=None),
+    }
+
+
+def _energy(outcome: TrialOutcome) -> Cells:
+    windows = [session.energy for session in outcome.sessions if session.energy]
+    if not windows:
+        return {"energy_missing": outcome.sessions[0].energy_missing}
+    batch = next(len(one.generations) for one in outcome.timed if one.request == 0)
+    samples = sum(window.rounds for window in windows) * batch
+    joules = sum(window.joules for window in windows)
+    return {
+        "energy_j_per_sample": joules / samples,
+        "energy_j_per_token": joules / samples / outcome.timing_output_tokens,
+        "energy_window_s": sum(window.seconds for window in windows),
+    }
+
+
+def _hardware(outcome: TrialOutcome, device_name: str) -> Cells:
+    session = outcome.sessions[0]
+    cells: Cells = {}
+    if session.host_bound:
+        signs = session.host_bound
+        cells |= {"gpu_busy_share": signs.busy_share, "launch_ahead_gain": signs.launch_ahead_gain}
+        cells["host_bound"] = signs.verdict
+    hardware = roofline.hardware_of(device_name)
+    if hardware is None or session.operations is None:
+        return cells
+    times = _request_zero(outcome)
+    dtype = load_arguments(outcome.resolved.plan)["dtype"]
+    flop = _operations(session)
+    bounds = {stage: roofline.compute_bound_ms(hardware, count, dtype) for stage, count in flop.items()}
+    weights = session.decode_bytes or 0
+    bounds["decode"] = max(bounds["decode"], roofline.memory_bound_ms(hardware, weights))
+    faults = roofline.impossible_stages(times, bounds)
+    step, peak = times["decode"], roofline.peak_tflops(hardware, dtype) * 1e12
+    return {
+        **cells,
+        **{f"mfu_{stage}": flop[stage] / peak / (t / 1e3) for stage in ("vision", "prefill") if (t := times[stage])},
+        "decode_bytes_per_s": weights / (step / 1e3) if step else None,
+        "mbu_decode": weights / (step / 1e3) / hardware.bytes_per_s if step else None,
+        "impossible": bool(faults),
+        "impossible_why": "; ".join(faults) or None,
+    }
+
+
+def _operations(session: TimingSession) -> dict[str, float]:
+    """FLOP of request 0: vision with its connector, prefill, one decode step."""
+    counted = session.operations or {}
+    vision = counted.get("vision", 0) + counted.get("connector", 0)
+    return {"vision": vision, "prefill": counted.get("prefill", 0), "decode": counted.get("decode", 0)}
+
+
+def _request_zero(outcome: TrialOutcome) -> dict[str, float | None]:
+    firsts = [one.stages for one in outcome.timed if one.request == 0]
+    return {
+        "vision": _median(stages.vision_ms + (stages.connector_ms or 0.0) for stages in firsts),
+        "prefill": _median(stages.prefill_ms for stages in firsts),
+        "decode": _median(gap for stages in firsts for gap in stages.step_ms),
+    }

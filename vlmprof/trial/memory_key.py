@@ -1,0 +1,50 @@
+"""The world of a trial: all that decides how much memory a batch takes and is no knob.
+
+Its name has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
+transformers, and format numbers that are raised by hand. Worlds that agree in the first half are stale for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vlmprof.batch_size.cache import FORMAT
+from vlmprof.measure.environment import environment
+from vlmprof.plan.point import canonical
+from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.resolve import ResolvedTrial
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+FORWARD_FORMAT = 1
+"""Raise it with a change in ``engine`` or ``models`` that alters how much memory a forward pass takes: batch sizes that
+were measured before are then measured again. A number and not a hash of the sources, since most changes of code leave
+memory as it is, and measuring again costs minutes of a GPU."""
+VERSIONS = ("gpu_driver", "torch", "transformers")
+
+
+def world_of(resolved: ResolvedTrial, bench: LoadedModel) -> tuple[str, Mapping[str, Any]]:
+    """The name of the world, and what it is in words."""
+    plan, device = resolved.plan, bench.model.device
+    said = environment(device)
+    total = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
+    alike = {
+        "device": said["device"],
+        "memory_bytes": total,
+        "model": plan.model.label,
+        "model_fingerprint": plan.model_fingerprint,
+        "engine": plan.engine,
+        "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
+        **bench.model.kernels,
+    }
+    versions = {name: said[name] for name in VERSIONS}
+    versions |= {"cuda": torch.version.cuda, "forward_format": FORWARD_FORMAT, "format": FORMAT}
+    return f"{_hash(alike)}-{_hash(versions)}", {**alike, **versions}
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]

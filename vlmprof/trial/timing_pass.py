@@ -1,0 +1,257 @@
+"""The timing pass of one configuration: fixed requests, exact length, the job's batch size, until the median is known.
+
+One session holds the host's timing lock; warms up until windows agree; then times blocks of repeats, each followed by
+one generation of the canary: the same model as loaded, without knobs, on the first request. The canary is what a
+drift of the machine is told by, and what configurations of other trials are compared through: their ratio to it is
+free of the drift. A block that was disturbed is kept, marked with its cause, and followed by another; values are never
+looked at for that. The protocol and its simulations: docs/measurement.md.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import final
+
+from vlmprof.decoding import Clock
+from vlmprof.engine.base import EAGER, AbstractEngine
+from vlmprof.engine.device_errors import release
+from vlmprof.engine.greedy import generate
+from vlmprof.errors import Mismatch, OutOfMemory
+from vlmprof.measure import disturbance, host_bound
+from vlmprof.measure.clock import clock_for
+from vlmprof.measure.clock_check import products, require_true
+from vlmprof.measure.energy import Energy, measure_energy
+from vlmprof.measure.flops import OperationClock
+from vlmprof.measure.host_bound import HostBound
+from vlmprof.measure.memory import read_peak, reset_peak
+from vlmprof.measure.nvml import open_gpu
+from vlmprof.measure.roofline import least_decode_bytes
+from vlmprof.measure.timing_lock import alone
+from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import Timing
+from vlmprof.records import Prompt, Run, Stage, StageTimes
+from vlmprof.stats.timeseries import FEWEST, halves_apart, relative_half_width, settled
+from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, kept_blocks
+from vlmprof.trial.progress import Phase, Progress
+
+STAGE_SUM_TOLERANCE = 0.02
+"""Rule 3: stages that do not add up to the whole are not stages of it."""
+CLOCK_TOLERANCE_MS = 0.05
+"""Reading the clock takes time too, which is no share of anything."""
+ATTEMPTS = 3
+BLOCK = 5
+CANARY_TOKENS = 2
+CANARY_WARMUP = 2
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingRequests:
+    """What is timed."""
+
+    requests: Sequence[Sequence[Prompt]]
+    length: int
+    """Tokens generated for each prompt, exact."""
+    configured: Callable[[], AbstractContextManager[None]]
+    """Enters the trial's knobs; outside of it the model is as loaded."""
+    engine: AbstractEngine = EAGER
+    """Makes the tokens that are timed. Operations are counted with the eager one: a replay dispatches nothing."""
+
+
+@final
+class TimingPass:
+    """One session in the making."""
+
+    def __init__(self, timing: Timing, model: AbstractModel, work: TimingRequests, session: int = 0) -> None:
+        self.timing, self.model, self.session = timing, model, session
+        self.requests, self.length, self.configured = work.requests, work.length, work.configured
+        self.engine = work.engine
+        self.clock = clock_for(model.device)
+        self.gpu, self.energy_missing = open_gpu(model.device)
+        self.canary = True
+
+    def run(self, load_seconds: float, report: Callable[[Progress], None]) -> TimingSession:
+        """Time the configuration.
+
+        Args:
+            load_seconds: How long the device has been at work just before.
+            report: Told of each phase, never within a block.
+
+        Raises:
+            OutOfMemory: a request does not fit.
+            Mismatch: the stages do not add up.
+        """
+
+        def tell(phase: Phase, done: int = 0) -> None:
+            report(Progress(phase=phase, done=done, total=self.timing.max_repeats))
+
+        with alone(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
+            tell("warm up")
+            if self.model.device.startswith("cuda"):
+                require_true(self.clock, products(self.model.device), self.model.synchronize)
+            with self.configured():
+                operations, decode_bytes = self._work()
+                release()  # what the score pass left with the allocator is not this pass's
+                reset_peak(self.model.device)
+                warmup, warm = self._warm_up(load_seconds)
+                peak = read_peak(self.model.device)  # the repeats do the same; the canary may need more
+            self._warm_canary()
+            tell("time")
+            blocks, stopped = self._blocks()
+            with self.configured():
+                energy = self._energy()
+                bound = self._host_bound(blocks)
+        return TimingSession(
+            blocks=tuple(blocks),
+            stopped=stopped,
+            warmup_repeats=warmup,
+            warm=warm,
+            waited_s=waited,
+            peak=peak,
+            energy=energy,
+            energy_missing="" if energy else self._why_no_energy(),
+            operations=operations,
+            decode_bytes=decode_bytes,
+            host_bound=bound,
+        )
+
+    def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
+        times: list[float] = []
+        began = time.monotonic()
+        while len(times) < 4 * self.timing.warmup:
+            times.append(statistics.fmean(one.stages.end_to_end_ms for one in self._repeat(0, 0)))
+            loaded = load_seconds + time.monotonic() - began
+            enough = len(times) >= self.timing.warmup and loaded >= self.timing.warmup_seconds
+            if enough and settled(times):
+                return len(times), True
+        return len(times), False
+
+    def _warm_canary(self) -> None:
+        try:
+            for _ in range(CANARY_WARMUP):
+                self._canary(0)
+        except OutOfMemory:  # the model as loaded may need more than this configuration does
+            self.canary = False
+
+    def _blocks(self) -> tuple[list[TimingBlock], str]:
+        blocks: list[TimingBlock] = []
+        began, look = time.monotonic(), self.timing.repeats
+        while True:
+            times = [value for block in kept_blocks(blocks) for value in block.repeats_ms]
+            stopped = self._stops(times, look, time.monotonic() - began)
+            if stopped:
+                return blocks, stopped
+            if len(times) >= look:
+                look = math.ceil(1.25 * look)
+            size = min(BLOCK, self.timing.max_repeats - len(times))
+            blocks.append(self._block(len(blocks), size, blocks))
+
+    def _stops(self, times: Sequence[float], look: int, seconds: float) -> str:
+        if len(times) >= self.timing.max_repeats:
+            return "max_repeats"
+        if seconds >= self.timing.max_seconds and len(times) >= FEWEST:
+            return "max_seconds"
+        if len(times) < max(look, FEWEST):
+            return ""
+        precise = relative_half_width(times) <= self.timing.precision
+        level = halves_apart(times) <= max(self.timing.precision, 0.01)
+        return "precision" if precise and level else ""
+
+    def _block(self, index: int, size: int, earlier: Sequence[TimingBlock]) -> TimingBlock:
+        clean = [block.clock_mhz for block in earlier if not block.disturbed and block.clock_mhz]
+        with self.configured():
+            before = disturbance.read(self.model.device, self.gpu)
+            first = sum(len(block.repeats_ms) for block in earlier)
+            timed = [one for repeat in range(first, first + size) for one in self._repeat(index, repeat)]
+            after = disturbance.read(self.model.device, self.gpu)
+        why = disturbance.causes(before, after, statistics.median(clean) if clean else None)
+        capped = [reading.gpu.power_capped_ns or 0 if reading.gpu else 0 for reading in (before, after)]
+        return TimingBlock(
+            timed=tuple(replace(one, disturbed=why) for one in timed),
+            canary=self._canary(index) if self.canary else None,
+            disturbed=why,
+            clock_mhz=after.gpu.sm_clock_mhz if after.gpu else None,
+            power_limited=capped[1] > capped[0],
+        )
+
+    def _repeat(self, block: int, repeat: int) -> list[TimedGeneration]:
+        return [
+            self._sound(request, self.length, block=block, repeat=repeat, index=index)
+            for index, request in enumerate(self.requests)
+        ]
+
+    def _canary(self, block: int) -> TimedGeneration:
+        return self._sound(self.requests[0], CANARY_TOKENS, block=block, repeat=-1, index=0)
+
+    def _sound(self, request: Sequence[Prompt], length: int, *, block: int, repeat: int, index: int) -> TimedGeneration:
+        """One generation whose stages add up, and how many were thrown away for it.
+
+        On a busy host a process can be put aside between two readings of the clock. Such a run is told by the identity
+        it breaks, not by its length, so running it again biases nothing; a clock that is wrong never comes right.
+        """
+        broken: list[StageTimes] = []
+        while len(broken) < ATTEMPTS:
+            run = self._generate(request, length, self.clock)
+            stages = run.stages
+            assert stages is not None, "a generation with a clock has stages"
+            if stage_sum_error(stages) <= max(STAGE_SUM_TOLERANCE, CLOCK_TOLERANCE_MS / stages.end_to_end_ms):
+                return TimedGeneration(
+                    session=self.session,
+                    block=block,
+                    repeat=repeat,
+                    request=index,
+                    generations=run.generations,
+                    stages=stages,
+                    redone=len(broken),
+                )
+            broken.append(stages)
+        last = broken[-1]
+        raise Mismatch(
+            f"the stages add up to {last.stage_sum_ms:.3f} ms of {last.end_to_end_ms:.3f} ms end to end,"
+            f" {stage_sum_error(last):.1%} apart where {STAGE_SUM_TOLERANCE:.0%} is allowed, {ATTEMPTS} times in a row"
+        )
+
+    def _once(self, clock: Clock | None) -> StageTimes | None:
+        return self._generate(self.requests[0], self.length, clock).stages
+
+    def _generate(self, request: Sequence[Prompt], length: int, clock: Clock | None) -> Run:
+        """Exactly so many tokens for each prompt."""
+        return generate(self.model, request, max_new_tokens=length, stop_at_eos=False, clock=clock, engine=self.engine)
+
+    def _work(self) -> tuple[dict[Stage, int] | None, int | None]:
+        if not self.model.device.startswith("cuda"):
+            return None, None
+        clock = OperationClock()
+        with clock.counting():
+            generate(self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False, clock=clock)
+        return clock.by_stage, least_decode_bytes(self.model.decoder)
+
+    def _energy(self) -> Energy | None:
+        if self.gpu is None or not self.timing.energy_seconds:
+            return None
+        work = partial(self._once, None)
+        return measure_energy(self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
+
+    def _why_no_energy(self) -> str:
+        if self.energy_missing or self.timing.energy_seconds:
+            return self.energy_missing or "the board does not count its energy, or is shared"
+        return "energy_seconds is 0"
+
+    def _host_bound(self, blocks: Sequence[TimingBlock]) -> HostBound | None:
+        firsts = [one.stages for block in kept_blocks(blocks) for one in block.timed if one.request == 0]
+        steps = [gap for stages in firsts for gap in stages.step_ms]
+        if not steps:
+            return None
+        latency = statistics.median(stages.e2e_ms for stages in firsts)
+        return host_bound.look(self.model.device, self._once, statistics.median(steps), latency)
+
+
+def stage_sum_error(stages: StageTimes) -> float:
+    """How far the stages are from end-to-end, as a share of it."""
+    return abs(stages.stage_sum_ms - stages.end_to_end_ms) / stages.end_to_end_ms

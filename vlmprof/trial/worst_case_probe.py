@@ -1,0 +1,281 @@
+"""The batch size of a score pass: asks the sizer, and makes the probes it wants, on the real model with real pixels.
+
+A probe is the worst batch this configuration can meet: the image with the most vision tokens and the longest question
+of the trial's samples, in every row, to the full length of an answer. Limits: rows are alike, so a mixture of experts
+routes them alike; what memory depends on is the number of tokens, not where they go.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from filelock import FileLock
+
+from vlmprof.batch_size.coordinator import LEASE_S
+from vlmprof.batch_size.protocol import Demand, Outcome, ProbeResult, SizeReply, SizeRequest, Source
+from vlmprof.batch_size.search import HARD
+from vlmprof.engine.device_errors import release
+from vlmprof.engine.greedy import generate
+from vlmprof.engine.vision_cache import looking_in_full
+from vlmprof.errors import OutOfMemory
+from vlmprof.measure.memory import reset_peak
+from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, capped, read_room
+from vlmprof.records import Row
+from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.memory_key import world_of
+from vlmprof.trial.outcome import Sample
+from vlmprof.trial.resolve import ResolvedTrial, planned_counts
+from vlmprof.trial.samples import open_pictures
+
+
+class Sizer(Protocol):
+    """What a trial needs of the batch sizer; see ``batch_size.sizer.BatchSizer``."""
+
+    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply: ...
+    def renew(self, world: str, configuration: str, token: int) -> None: ...
+    def tell(self, told: ProbeResult) -> None: ...
+
+
+@final
+class CountingSizer:
+    """A sizer that counts what one trial asks and tells of it."""
+
+    def __init__(self, sizer: Sizer) -> None:
+        """Nothing has been counted."""
+        self._sizer = sizer
+        self._told: list[ProbeResult] = []
+        self._source: Source | None = None
+
+    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        answer = self._sizer.ask(question, about)
+        if answer.action == "use":
+            self._source = answer.source
+        return answer
+
+    def renew(self, world: str, configuration: str, token: int) -> None:
+        self._sizer.renew(world, configuration, token)
+
+    def tell(self, told: ProbeResult) -> None:
+        self._told.append(told)
+        self._sizer.tell(told)
+
+    def columns(self) -> Row:
+        """The trial's columns about its batch size."""
+        probes = [told.outcome for told in self._told if told.worst_case]
+        return {
+            "batch_source": self._source,
+            "batch_probes": len(probes),
+            "batch_probes_oom": sum(outcome != "ran" for outcome in probes),
+            "batches_split": sum(not told.worst_case and told.size > 1 for told in self._told),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProbeAttempt:
+    """One attempt at a probe."""
+
+    outcome: Outcome
+    seconds: float = 0.0
+    phases: Mapping[str, int] = field(default_factory=dict)
+    """Phase -> bytes at its peak."""
+
+
+@final
+class WorstCaseProbe:
+    """The sizes of one score pass."""
+
+    def __init__(
+        self, resolved: ResolvedTrial, asked: Sequence[Sample], bench: LoadedModel, max_new_tokens: int, sizer: Sizer
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            resolved: The trial.
+            asked: Its samples.
+            bench: The loaded model, its knobs applied.
+            max_new_tokens: The longest answer.
+            sizer: Shared with other trials or not.
+        """
+        self._plan, self._bench, self._sizer, self._cap = resolved.plan, bench, sizer, max_new_tokens
+        self._device = bench.model.device
+        self._worst = worst_case(resolved, asked)
+        self._world, self._about = world_of(resolved, bench)
+        picture = self._worst.prompt.picture
+        self._counts = planned_counts(resolved, picture.height, picture.width)
+        demand = demand_of(resolved, self._worst, bench, max_new_tokens)
+        self._question = SizeRequest(
+            world=self._world,
+            configuration=";".join(f"{axis}={amount:g}" for axis, amount in demand),
+            demand=demand,
+            most=self._plan.batch_max,
+            maximize=self._plan.batch_maximize,
+            asker=uuid.uuid4().hex,
+        )
+        self._size: int | None = None
+        self._fresh = True
+
+    def size(self, left: int) -> int:
+        """The size of the next batch, at most what is left; probes are made here.
+
+        Raises:
+            OutOfMemory: not even one sample fits.
+        """
+        if self._plan.batch_size is not None:
+            return min(left, self._plan.batch_size)
+        if self._size is None:
+            self._size = self._settled()
+            self._fresh = False
+        if not self._size:
+            raise OutOfMemory(1, "not even one sample fits")
+        return min(left, self._size)
+
+    def failed(self, size: int, error: OutOfMemory) -> None:
+        """A batch of the score pass did not fit, twice; the next size will be another.
+
+        Raises:
+            OutOfMemory: it was one sample, or the size the job pins.
+        """
+        outcome: Outcome = "size_limit" if error.size_limit else "out_of_memory"
+        self._sizer.tell(self._told(size, outcome, worst_case=False, room=read_room(self._device)))
+        if size == 1 or self._plan.batch_size is not None:
+            raise error
+        self._size = None
+
+    def _settled(self) -> int:
+        while True:
+            room = self._room()
+            question = self._question
+            if room is not None:
+                question = replace(question, usable_bytes=room.usable_bytes, floor_bytes=room.held_bytes)
+                question = replace(question, prior=self._rule_of_thumb(room))
+            answer = self._sizer.ask(question, self._about)
+            if answer.action == "use":
+                return answer.size
+            if answer.action == "wait" or room is None:
+                time.sleep(answer.wait_s)
+                continue
+            self._probe(answer, room)
+
+    def _rule_of_thumb(self, room: MemoryHeadroom) -> int | None:
+        """What the family would guess; measured at once, and never used unmeasured."""
+        counts, rule = self._counts, self._bench.model.sample_bytes
+        each = rule(counts.crops, counts.vision_tokens + len(self._worst.prompt.text), self._cap)
+        return None if each is None else max(1, int((room.usable_bytes - room.held_bytes) / each))
+
+    def _room(self) -> MemoryHeadroom | None:
+        """On a GPU, of a process that holds nothing it does not use."""
+        if self._device.startswith("cuda"):
+            release()
+        return read_room(self._device)
+
+    def _probe(self, answer: SizeReply, room: MemoryHeadroom) -> None:
+        (opened,) = open_pictures([self._worst]).readable or (self._worst,)
+        prompts = [opened.prompt] * answer.size
+        with _alone_on(self._device), self._leased(answer), capped(self._device, room, HARD):
+            tried = self._tried(prompts)
+            if tried.outcome == "out_of_memory":  # one failure proves nothing, as in the score pass
+                tried = self._tried(prompts)
+        self._bench.engine.forget()
+        release()
+        if self._fresh:  # the peak of the pass is to be the pass's own; one that is under way keeps what it has
+            reset_peak(self._device)
+        told = self._told(answer.size, tried.outcome, worst_case=True, room=room)
+        told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes, seconds=tried.seconds)
+        if tried.outcome == "ran":
+            told = replace(told, phases=tuple(tried.phases.items()), peak_bytes=max(tried.phases.values()))
+        self._sizer.tell(told)
+
+    def _tried(self, prompts: Sequence[Any]) -> _ProbeAttempt:
+        peaks, bench = PhasePeaks(self._device), self._bench
+        began = time.perf_counter()
+        try:
+            generate(
+                bench.model,
+                prompts,
+                max_new_tokens=self._cap,
+                stop_at_eos=False,
+                clock=peaks,
+                engine=bench.engine,
+                look=looking_in_full,
+            )
+        except OutOfMemory as error:
+            return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
+        return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.found)
+
+    def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: MemoryHeadroom | None) -> ProbeResult:
+        return ProbeResult(
+            id=uuid.uuid4().hex,
+            world=self._world,
+            configuration=self._question.configuration,
+            demand=self._question.demand,
+            size=size,
+            outcome=outcome,
+            worst_case=worst_case,
+            floor_bytes=room.held_bytes if room else 0,
+            usable_bytes=room.usable_bytes if room else None,
+        )
+
+    @contextmanager
+    def _leased(self, answer: SizeReply) -> Iterator[None]:
+        """The lease is renewed for the length of a ``with`` block: a long probe is not taken for a dead one."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(LEASE_S / 3):
+                self._sizer.renew(self._world, self._question.configuration, answer.token)
+
+        beat = threading.Thread(target=renew, daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beat.join()
+
+
+def worst_case(resolved: ResolvedTrial, asked: Sequence[Sample]) -> Sample:
+    """A sample that is none: the image with the most vision tokens, with the longest question."""
+
+    def tokens(one: Sample) -> tuple[int, int]:
+        counts = planned_counts(resolved, one.prompt.picture.height, one.prompt.picture.width)
+        return counts.vision_tokens, counts.crops
+
+    longest = max(asked, key=lambda one: len(one.prompt.text))
+    largest = max(asked, key=tokens)
+    return replace(largest, prompt=replace(largest.prompt, text=longest.prompt.text))
+
+
+def demand_of(resolved: ResolvedTrial, worst: Sample, bench: LoadedModel, max_new_tokens: int) -> Demand:
+    """What the worst sample asks of the device, with the knobs as they are now."""
+    picture = worst.prompt.picture
+    counts = planned_counts(resolved, picture.height, picture.width)
+    model = bench.model
+    axes = {
+        "blocks": len(model.decoder.layers),
+        "crops": counts.crops,
+        "experts": max((router.top_k for router in model.routers), default=1),
+        "output_tokens": max_new_tokens,
+        "prompt_characters": len(worst.prompt.text),
+        "vision_tokens": counts.vision_tokens,
+    }
+    return tuple((axis, float(max(1, amount))) for axis, amount in axes.items())
+
+
+@contextmanager
+def _alone_on(device: str) -> Iterator[None]:
+    """Nobody else probes on this GPU of this host for the length of a ``with`` block."""
+    name = str(torch.cuda.get_device_properties(device).uuid)
+    lock = Path(tempfile.gettempdir()) / f"vlmprof-probe-{os.getuid()}-{name}.lock"
+    with FileLock(str(lock)):
+        yield
