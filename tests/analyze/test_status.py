@@ -6,13 +6,13 @@ import pytest
 from tests.builders import combined_sweep, trial_row, write_results
 from vlmprof.analyze.status import status
 from vlmprof.errors import StoreError
-from vlmprof.store.heartbeat import Heartbeat, write_pulse
+from vlmprof.store.heartbeat import Heartbeat, write_heartbeat
 from vlmprof.store.ledger import Ledger
 
 
 def beat(folder, *, age_s=1.0, closed=False):
     """Somebody was at work here so long ago."""
-    write_pulse(folder, Heartbeat(time=time.time() - age_s, beat=7, closed=closed))
+    write_heartbeat(folder, Heartbeat(time=time.time() - age_s, beat=7, closed=closed))
 
 
 def write(folder, *lines):

@@ -10,7 +10,7 @@ from vlmprof.analyze.status import SweepStatus, status
 from vlmprof.analyze.watch_state import Watcher, time_left
 from vlmprof.errors import StoreError
 from vlmprof.store import tables
-from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_pulse
+from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_heartbeat
 from vlmprof.store.ledger import Ledger
 
 
@@ -20,7 +20,7 @@ def going(folder, *running, beat=1, age_s=0.0, rate=None):
         trial: RunningTrial(name=f"demo {trial}", phase="score", done=1, total=2, seconds=s) for trial, s in running
     }
     pulse = Heartbeat(time=time.time() - age_s, beat=beat, running=under_way, samples_per_s=rate)
-    write_pulse(folder, pulse)
+    write_heartbeat(folder, pulse)
     return pulse
 
 

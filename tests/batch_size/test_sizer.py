@@ -12,7 +12,7 @@ from vlmprof.batch_size.protocol import SizeRequest
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.resolve import planned_counts, resolve, subset_of
-from vlmprof.trial.worst_case_probe import worst_case
+from vlmprof.trial.worst_case_probe import worst_case_sample
 
 DEMAND = demand_of(blocks=2.0)
 
@@ -90,7 +90,7 @@ def test_two_sweeps_that_share_only_the_folder_never_probe_the_same_at_once(tmp_
 def test_the_worst_case_has_the_largest_image_and_the_longest_question(tmp_path: Path, tiny_checkpoint: Path) -> None:
     resolved = resolve(small_job(tmp_path, tiny_checkpoint).plans[0])
     asked = [Sample(example=one, prompt=resolved.task.ask(one, "demo")) for one in subset_of(resolved)]
-    worst = worst_case(resolved, asked)
+    worst = worst_case_sample(resolved, asked)
 
     def tokens(one: Sample) -> int:
         return planned_counts(resolved, one.prompt.picture.height, one.prompt.picture.width).vision_tokens

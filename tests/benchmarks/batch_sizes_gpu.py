@@ -40,7 +40,7 @@ from vlmprof.models.molmo.tiling import token_counts
 from vlmprof.trial import worst_case_probe
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.score_pass import score
-from vlmprof.trial.worst_case_probe import WorstCaseProbe, worst_case
+from vlmprof.trial.worst_case_probe import WorstCaseProbe, worst_case_sample
 
 TOKENS = 8
 MOST = 512
@@ -86,9 +86,9 @@ class TooLarge:
         self.size = max(1, told.size // 2)
 
 
-def resolved(bench: LoadedModel, settings: tuple[Any, ...]) -> Any:
+def resolved(loaded: LoadedModel, settings: tuple[Any, ...]) -> Any:
     """As much of a resolved trial as sizing and scoring look at."""
-    geometry = bench.model._processor.image_processor.geometry  # type: ignore[attr-defined]
+    geometry = loaded.model._processor.image_processor.geometry  # type: ignore[attr-defined]
 
     def counts(height: int, width: int, cap: int) -> Any:
         return token_counts(height, width, cap, geometry)
@@ -104,7 +104,7 @@ def resolved(bench: LoadedModel, settings: tuple[Any, ...]) -> Any:
     )
     judged = SimpleNamespace(score=0.0, parsed=True)
     task = SimpleNamespace(metric=SimpleNamespace(judge=lambda text, example: judged))
-    anatomy = SimpleNamespace(max_crops=bench.model.max_crops, count_tokens=counts)
+    anatomy = SimpleNamespace(max_crops=loaded.model.max_crops, count_tokens=counts)
     return SimpleNamespace(plan=plan, anatomy=anatomy, settings=settings, task=task)
 
 
@@ -115,21 +115,21 @@ def settings_of(point: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 @contextmanager
-def knobs(bench: LoadedModel, settings: tuple[Any, ...]) -> Iterator[Any]:
+def knobs(loaded: LoadedModel, settings: tuple[Any, ...]) -> Iterator[Any]:
     with ExitStack() as stack:
         for one in settings:
-            stack.enter_context(one.knob.applied(bench.model, one.value))
-        yield resolved(bench, settings)
+            stack.enter_context(one.knob.applied(loaded.model, one.value))
+        yield resolved(loaded, settings)
 
 
-def grid(bench: LoadedModel, points: list[dict[str, Any]], asked: list[Any], folder: Path) -> dict[str, Any]:
+def grid(loaded: LoadedModel, points: list[dict[str, Any]], asked: list[Any], folder: Path) -> dict[str, Any]:
     sizer, rows, began = Counting(BatchSizer(folder)), [], time.perf_counter()
     for point in points:
         if time.perf_counter() - began > GRID_S:  # what there is is reported; the other sections go on
             break
         before, start = len(sizer.told), time.perf_counter()
-        with knobs(bench, settings_of(point)) as trial:
-            size = WorstCaseProbe(trial, asked, bench, TOKENS, sizer).size(MOST)
+        with knobs(loaded, settings_of(point)) as trial:
+            size = WorstCaseProbe(trial, asked, loaded, TOKENS, sizer).size(MOST)
         told = sizer.told[before:]
         rows.append(
             {
@@ -150,16 +150,16 @@ def grid(bench: LoadedModel, points: list[dict[str, Any]], asked: list[Any], fol
     }
 
 
-def exhaustive(bench: LoadedModel, points: list[dict[str, Any]], asked: list[Any], found: Any) -> list[dict[str, Any]]:
+def exhaustive(loaded: LoadedModel, points: list[dict[str, Any]], asked: list[Any], found: Any) -> list[dict[str, Any]]:
     rows = []
     for index in (one for one in CHECKED if one < len(found["rows"])):
-        with knobs(bench, settings_of(points[index])) as trial:
-            prompt = worst_case(trial, asked).prompt
+        with knobs(loaded, settings_of(points[index])) as trial:
+            prompt = worst_case_sample(trial, asked).prompt
 
             def fits(size: int, prompt: Any = prompt) -> bool:
                 release()
                 try:
-                    generate(bench.model, [prompt] * size, max_new_tokens=TOKENS, stop_at_eos=False)
+                    generate(loaded.model, [prompt] * size, max_new_tokens=TOKENS, stop_at_eos=False)
                 except OutOfMemory:
                     return False
                 return True
@@ -176,7 +176,7 @@ def exhaustive(bench: LoadedModel, points: list[dict[str, Any]], asked: list[Any
     return rows
 
 
-def survived(bench: LoadedModel, asked: list[Any], too_large: int) -> dict[str, Any]:
+def survived(loaded: LoadedModel, asked: list[Any], too_large: int) -> dict[str, Any]:
     sizer, said = TooLarge(too_large), []
     failed = WorstCaseProbe.failed
 
@@ -185,8 +185,8 @@ def survived(bench: LoadedModel, asked: list[Any], too_large: int) -> dict[str, 
         failed(self, size, error)
 
     before = memory()
-    with knobs(bench, ()) as trial, mock.patch.object(WorstCaseProbe, "failed", heard):
-        scored = list(score(trial, asked, bench, TOKENS, sizer, lambda done: None))
+    with knobs(loaded, ()) as trial, mock.patch.object(WorstCaseProbe, "failed", heard):
+        scored = list(score(trial, asked, loaded, TOKENS, sizer, lambda done: None))
     release()
     answered = {one.example.id for one in scored if one.generation is not None}
     log = [f"{one.outcome} at {one.size}" for one in sizer.told]
@@ -213,9 +213,9 @@ def memory() -> dict[str, int]:
 
 
 @contextmanager
-def made_up_memory(bench: LoadedModel) -> Iterator[None]:
+def made_up_memory(loaded: LoadedModel) -> Iterator[None]:
     """For a CPU: 1,000 MiB of which 400 are held; a row takes 2 for every crop."""
-    see, last = type(bench.model).see, [400.0]
+    see, last = type(loaded.model).see, [400.0]
 
     def limited(self: Any, batch: Any, *args: Any) -> Any:
         last[0] = 400 + 2 * sum(one.crops for one in batch.encodings)
@@ -231,7 +231,7 @@ def made_up_memory(bench: LoadedModel) -> Iterator[None]:
 
     room = MemoryHeadroom(usable_bytes=1000 * MIB, held_bytes=400 * MIB, total_bytes=1000 * MIB)
     with (
-        mock.patch.object(type(bench.model), "see", limited),
+        mock.patch.object(type(loaded.model), "see", limited),
         mock.patch.multiple(rooms, read_taken=taken, reset_peak=begin),
         mock.patch.multiple(
             worst_case_probe,
@@ -252,22 +252,24 @@ def main() -> int:
     device = "cpu" if options.tiny else "cuda"
     report = Report(options.json, device, 290)
     report.data["gpu"] = gpu_state()
-    bench = LoadedModel(random_molmo(device, tiny=options.tiny))
-    spaces = values(bench.model, tiny=options.tiny)  # type: ignore[arg-type]
+    loaded = LoadedModel(random_molmo(device, tiny=options.tiny))
+    spaces = values(loaded.model, tiny=options.tiny)  # type: ignore[arg-type]
     points = [dict(zip(spaces, chosen, strict=True)) for chosen in product(*spaces.values())]
     asked = samples(8)
     if not options.tiny:
-        generate(bench.model, [asked[0].prompt], max_new_tokens=2, stop_at_eos=False)  # libraries make their workspaces
+        generate(
+            loaded.model, [asked[0].prompt], max_new_tokens=2, stop_at_eos=False
+        )  # libraries make their workspaces
         release()
         total = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + options.gib * 2**30) / total)
-    with made_up_memory(bench) if options.tiny else nullcontext():
+    with made_up_memory(loaded) if options.tiny else nullcontext():
         with tempfile.TemporaryDirectory() as folder:
-            found = report.section("grid", 160, lambda: grid(bench, points, asked, Path(folder)))
+            found = report.section("grid", 160, lambda: grid(loaded, points, asked, Path(folder)))
         too_large = min(160, 2 * found["rows"][-1]["size"] + 4) if found else 100
-        report.section("survived", 40, lambda: survived(bench, samples(too_large), too_large))
+        report.section("survived", 40, lambda: survived(loaded, samples(too_large), too_large))
         if found:
-            report.section("exhaustive", 60, lambda: exhaustive(bench, points, asked, found))
+            report.section("exhaustive", 60, lambda: exhaustive(loaded, points, asked, found))
     print("FAILED: " + ", ".join(report.failed) if report.failed else "every section ran")
     return 1 if report.failed else 0
 

@@ -148,13 +148,13 @@ def equality(model: LoadedMolmo, options: Any) -> dict[str, Any]:
     """Answers of ours and of ``generate`` on the Latin square, for a model in float32."""
     knobs, asked = values(model, tiny=options.tiny), samples(min(options.samples, 32))
     engine = StaticEngine("graphs", capture=model.device.startswith("cuda"))
-    bench = LoadedModel(model, engine=engine, sights=VisionFeatureCache())
+    loaded = LoadedModel(model, engine=engine, vision_cache=VisionFeatureCache())
     found: dict[str, Any] = {"dtype": str(model._model.dtype), "samples": len(asked)}
     equal: list[float] = []
     for row in LATIN:
         with ExitStack() as stack:
             _enter(stack, model, {name: knobs[name][level] for name, level in zip(knobs, row, strict=True)})
-            said = _score(bench, asked, options.grid_batch, options.grid_tokens)
+            said = _score(loaded, asked, options.grid_batch, options.grid_tokens)
             tokens = plain(model, asked, options.grid_batch, options.grid_tokens, "grouped_mm")[1]
         equal.append(sum(said[one.example.id] == row for one, row in zip(asked, tokens, strict=True)) / len(asked))
     engine.forget()
@@ -174,30 +174,30 @@ def ours(model: LoadedMolmo, asked: list[Sample], points: list[Any], options: An
     """Every point as the score pass does it; seconds of each, answers as tokens."""
     on_gpu = model.device.startswith("cuda")
     engine = StaticEngine("graphs", capture=on_gpu)
-    bench = LoadedModel(model, engine=engine if on_gpu or options.tiny else EAGER, sights=VisionFeatureCache())
+    loaded = LoadedModel(model, engine=engine if on_gpu or options.tiny else EAGER, vision_cache=VisionFeatureCache())
     found["seconds by point"], found["said"] = {}, {}
     for point in points:
         sync(model.device)
         began = time.perf_counter()
         with ExitStack() as stack:
             _enter(stack, model, point)
-            found["said"][str(point)] = _score(bench, asked, options.grid_batch, options.grid_tokens)
+            found["said"][str(point)] = _score(loaded, asked, options.grid_batch, options.grid_tokens)
         sync(model.device)
         found["seconds by point"][str(point)] = time.perf_counter() - began
     found["seconds"] = sum(found["seconds by point"].values())
     found["recording_s"] = engine.recording_s
-    found["images through the vision side"] = bench.sights.computed
+    found["images through the vision side"] = loaded.vision_cache.computed
     print(f"    ours: {found['seconds']:.2f} s for {len(points)} points", flush=True)
     engine.forget()
 
 
-def _score(bench: LoadedModel, asked: list[Sample], batch: int, cap: int) -> dict[str, list[int]]:
+def _score(loaded: LoadedModel, asked: list[Sample], batch: int, cap: int) -> dict[str, list[int]]:
     """Sample -> its answer's tokens."""
     said: dict[str, list[int]] = {}
-    with BatchPrefetcher(bench, lambda pictures: None) as following:
+    with BatchPrefetcher(loaded, lambda pictures: None) as following:
         for start in range(0, len(asked), batch):
             opened, prepared = following.take(asked[start : start + batch], asked[start + batch :])
-            answers = bench.answer(prepared, opened.readable, cap)
+            answers = loaded.answer(prepared, opened.readable, cap)
             said |= {one.example.id: list(given.ids) for one, given in zip(opened.readable, answers, strict=True)}
     return said
 

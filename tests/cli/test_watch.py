@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.builders import combined_sweep, write_results
 from vlmprof.cli import app
-from vlmprof.store.heartbeat import Heartbeat, write_pulse
+from vlmprof.store.heartbeat import Heartbeat, write_heartbeat
 from vlmprof.store.ledger import Ledger
 from vlmprof.submit.startup_report import StartupReport
 
@@ -21,7 +21,7 @@ def said(*arguments):
 
 def ended(folder):
     write_results(folder, combined_sweep())
-    write_pulse(folder, Heartbeat(time=time.time(), beat=9, closed=True))
+    write_heartbeat(folder, Heartbeat(time=time.time(), beat=9, closed=True))
     return str(folder)
 
 
@@ -38,13 +38,13 @@ def test_watching_ends_with_the_sweep(tmp_path):
 
 def test_watching_follows_a_sweep_until_it_ends(tmp_path, monkeypatch):
     write_results(tmp_path, combined_sweep())
-    write_pulse(tmp_path, Heartbeat(time=time.time(), beat=1))
+    write_heartbeat(tmp_path, Heartbeat(time=time.time(), beat=1))
 
     def next_beat(_):
         ledger = Ledger(tmp_path)
         ledger.append("failed", trial="late", error="x")
         ledger.close()
-        write_pulse(tmp_path, Heartbeat(time=time.time(), beat=2, closed=True))
+        write_heartbeat(tmp_path, Heartbeat(time=time.time(), beat=2, closed=True))
 
     monkeypatch.setattr("vlmprof.cli.watch.time.sleep", next_beat)
     code, text, _ = said("status", "--watch", str(tmp_path))

@@ -11,7 +11,7 @@ import torch
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.vision_cache import VisionFeatureCache, looking_at
+from vlmprof.engine.vision_cache import VisionFeatureCache, features_from_cache
 from vlmprof.errors import Mismatch
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Generation, Prompt
@@ -29,11 +29,11 @@ def asked() -> list[Prompt]:
 
 
 def answers(
-    model: LoadedMolmo, prompts: list[Prompt], sights: VisionFeatureCache | None = None
+    model: LoadedMolmo, prompts: list[Prompt], vision_cache: VisionFeatureCache | None = None
 ) -> tuple[Generation, ...]:
     chosen: dict[str, Any] = {}
-    if sights is not None:
-        chosen["look"] = looking_at(sights, lambda: sights.prepare(model, prompts))
+    if vision_cache is not None:
+        chosen["look"] = features_from_cache(vision_cache, lambda: vision_cache.prepare(model, prompts))
     return generate(model, prompts, max_new_tokens=6, stop_at_eos=False, **chosen).generations
 
 
@@ -42,53 +42,53 @@ def different(prompts: list[Prompt]) -> int:
 
 
 def test_answers_are_the_same_with_and_without(model: LoadedMolmo, asked: list[Prompt]) -> None:
-    sights = VisionFeatureCache(2**30)
+    vision_cache = VisionFeatureCache(2**30)
     knob = registry.load("knobs", "moe_top_k")
     for _ in range(2):
         for top_k in (4, 1):
             with knob.applied(model, top_k):
-                assert answers(model, asked, sights) == answers(model, asked)
-    assert sights.computed == different(asked)
-    assert answers(model, asked[::-1], sights) == answers(model, asked[::-1])
-    assert sights.computed == different(asked)
+                assert answers(model, asked, vision_cache) == answers(model, asked)
+    assert vision_cache.computed == different(asked)
+    assert answers(model, asked[::-1], vision_cache) == answers(model, asked[::-1])
+    assert vision_cache.computed == different(asked)
 
 
 def test_another_tiling_is_another_sight_and_the_same_one_under_another_cap_is_not(
     model: LoadedMolmo, asked: list[Prompt]
 ) -> None:
-    sights, knob = VisionFeatureCache(2**30), registry.load("knobs", "max_crops")
+    vision_cache, knob = VisionFeatureCache(2**30), registry.load("knobs", "max_crops")
     for cap in (9, 1, 9, 1):
         with knob.applied(model, cap):
-            assert answers(model, asked, sights) == answers(model, asked)
-    assert sights.computed == 2 * different(asked)
+            assert answers(model, asked, vision_cache) == answers(model, asked)
+    assert vision_cache.computed == 2 * different(asked)
     with registry.load("knobs", "tiling").applied(model, [1, 1]):
-        answers(model, asked, sights)
-    assert sights.computed == 2 * different(asked), "one crop is one crop, whoever asks for it"
+        answers(model, asked, vision_cache)
+    assert vision_cache.computed == 2 * different(asked), "one crop is one crop, whoever asks for it"
 
 
 def test_no_picture_is_cut_again_once_it_is_known(
     model: LoadedMolmo, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sights = VisionFeatureCache(2**30)
-    expected = answers(model, asked, sights)
+    vision_cache = VisionFeatureCache(2**30)
+    expected = answers(model, asked, vision_cache)
     monkeypatch.setattr(LoadedMolmo, "encode", lambda *_: pytest.fail("a picture was cut again"))
     monkeypatch.setattr(LoadedMolmo, "see", lambda *_: pytest.fail("a picture was looked at again"))
-    assert answers(model, asked, sights) == expected
+    assert answers(model, asked, vision_cache) == expected
 
 
 def test_what_is_kept_is_bounded_and_making_room_loses_no_answer(model: LoadedMolmo, asked: list[Prompt]) -> None:
     batch = model.encode(asked[:1])
     one = model.see(model.transfer(batch)).nbytes
-    sights = VisionFeatureCache(2 * one)
+    vision_cache = VisionFeatureCache(2 * one)
     for _ in range(2):
-        assert answers(model, asked, sights) == answers(model, asked)
-    assert sum(kept.nbytes for kept in sights._kept.values()) <= 2 * one
+        assert answers(model, asked, vision_cache) == answers(model, asked)
+    assert sum(kept.nbytes for kept in vision_cache._kept.values()) <= 2 * one
 
 
 def test_a_bound_of_nothing_keeps_nothing(model: LoadedMolmo, asked: list[Prompt]) -> None:
-    sights = VisionFeatureCache(0)
-    assert answers(model, asked, sights) == answers(model, asked)
-    assert not sights._kept
+    vision_cache = VisionFeatureCache(0)
+    assert answers(model, asked, vision_cache) == answers(model, asked)
+    assert not vision_cache._kept
 
 
 def test_text_alone_is_encoded_as_with_the_picture(model: LoadedMolmo, asked: list[Prompt]) -> None:

@@ -211,4 +211,4 @@ def test_the_sleep_comes_between_prefill_and_steps() -> None:
     clock.mark("decode")
     clock.stop()
     assert told == ["start", "prefill", "sleep", "transfer", "decode"]
-    assert host_bound.look("cpu", lambda clock: None, 1.0, 1.0) is None
+    assert host_bound.measure_host_bound("cpu", lambda clock: None, 1.0, 1.0) is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlmprof.measure.memory_headroom import MemoryTaken, PhasePeaks, capped, read_room, read_taken
+from vlmprof.measure.memory_headroom import MemoryTaken, PhasePeaks, memory_capped, read_headroom, read_memory_taken
 
 
 @pytest.fixture
@@ -33,21 +33,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_cpu_has_no_figure() -> None:
-    assert read_room("cpu") is None
+    assert read_headroom("cpu") is None
 
 
 def test_what_others_hold_is_not_usable_and_neither_is_what_the_cap_forbids(gpu: dict[str, Any]) -> None:
-    room = read_room("cuda")
+    room = read_headroom("cuda")
     assert room and (room.usable_bytes, room.held_bytes, room.total_bytes) == (800, 300, 1000)
     gpu["fraction"] = 0.6
-    capped_room = read_room("cuda")
+    capped_room = read_headroom("cuda")
     assert capped_room and capped_room.usable_bytes == 600
 
 
 def test_the_cap_is_put_back_also_on_error(gpu: dict[str, Any]) -> None:
-    room = read_room("cuda")
+    room = read_headroom("cuda")
     assert room
-    with pytest.raises(ValueError, match="inside"), capped("cuda", room, 0.5):
+    with pytest.raises(ValueError, match="inside"), memory_capped("cuda", room, 0.5):
         assert gpu["fraction"] == pytest.approx(0.4)
         raise ValueError("inside")
     assert gpu["fraction"] == 1.0
@@ -59,7 +59,7 @@ STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode", 
 def seen(monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], *readings: tuple[int, int]) -> dict[str, int]:
     """What is found of a generation whose stretches took this, as (needed, in use)."""
     taken = iter([MemoryTaken(needed=needed, in_use=in_use) for needed, in_use in (before, *readings)])
-    monkeypatch.setattr("vlmprof.measure.memory_headroom.read_taken", lambda device: next(taken))
+    monkeypatch.setattr("vlmprof.measure.memory_headroom.read_memory_taken", lambda device: next(taken))
     peaks = PhasePeaks("cpu")
     peaks.start()
     for stage in STAGES:
@@ -97,4 +97,4 @@ def test_cached_blocks_that_nobody_uses_are_not_needed(
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"inactive_split_bytes.all.peak": 50})
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: reserved)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 600)
-    assert read_taken("cuda") == MemoryTaken(needed=needed, in_use=600)
+    assert read_memory_taken("cuda") == MemoryTaken(needed=needed, in_use=600)

@@ -4,7 +4,7 @@ import pytest
 
 from vlmprof.monitor.live_state import LiveState, NoMetricSink, TrialLabel
 from vlmprof.store.collector import TrialResult
-from vlmprof.store.heartbeat import read_pulse
+from vlmprof.store.heartbeat import read_heartbeat
 from vlmprof.store.ledger import Ledger
 from vlmprof.trial.progress import Progress
 
@@ -66,13 +66,13 @@ def test_a_beat_says_what_runs_and_how_far(board, gauge, clock, tmp_path):
     board.began("a", LABEL)
     clock.now += 4
     board.beat()
-    first = read_pulse(tmp_path)
+    first = read_heartbeat(tmp_path)
     assert (first.running["a"].phase, first.running["a"].seconds) == ("start", 4.0)
     board.progress("a", score(0))
     board.progress("a", score(8))
     clock.now += 2
     board.beat()
-    second = read_pulse(tmp_path)
+    second = read_heartbeat(tmp_path)
     assert second.beat == first.beat + 1
     told = second.running["a"]
     assert (told.name, told.phase, told.done, told.total) == (LABEL.name, "score", 8, 40)
@@ -121,7 +121,7 @@ def test_a_trial_that_ended_is_told_once(board, gauge, tmp_path):
     board.progress("a", score(8))  # sent before it ended, here after
     board.beat()
     assert gauge.states == ["oom"]
-    assert read_pulse(tmp_path).running == {}
+    assert read_heartbeat(tmp_path).running == {}
     assert gauge.counts == {"waiting": 2, "running": 0, "done": 0, "oom": 1, "failed": 0}
 
 
@@ -151,7 +151,7 @@ def test_closing_says_that_nothing_runs_any_more(board, tmp_path):
     board.began("a", LABEL)
     board.beat()
     board.close()
-    last = read_pulse(tmp_path)
+    last = read_heartbeat(tmp_path)
     assert last.closed and last.running == {} and last.samples_per_s is None
 
 
@@ -160,12 +160,12 @@ def test_it_beats_by_itself_between_start_and_close(tmp_path, monkeypatch):
     board = LiveState(tmp_path, NoMetricSink())
     board.start()
     for _ in range(500):
-        told = read_pulse(tmp_path)
+        told = read_heartbeat(tmp_path)
         if told and told.beat > 2:
             break
         time.sleep(0.01)
     board.close()
-    last = read_pulse(tmp_path)
+    last = read_heartbeat(tmp_path)
     assert last.beat > 2 and last.closed
     assert last.age_s(time.time()) < 60
 

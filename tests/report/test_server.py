@@ -15,14 +15,14 @@ from tests.builders import combined_sweep, trial_row, write_results
 from vlmprof.analyze.watch_state import Watcher
 from vlmprof.errors import StoreError, UserError
 from vlmprof.report import server as page
-from vlmprof.store.heartbeat import Heartbeat, write_pulse
+from vlmprof.store.heartbeat import Heartbeat, write_heartbeat
 from vlmprof.store.ledger import LEDGER, Ledger
 
 
 @pytest.fixture
 def served(tmp_path):
     write_results(tmp_path, combined_sweep())
-    write_pulse(tmp_path, Heartbeat(time=time.time(), beat=1))
+    write_heartbeat(tmp_path, Heartbeat(time=time.time(), beat=1))
     made = page.make_server(tmp_path, 0)
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from tests.builders import combined_sweep, trial_row, write_results
 from vlmprof.analyze.watch_state import Watcher
-from vlmprof.report.status_screen import duration, line, standing
-from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_pulse
+from vlmprof.report.status_screen import duration, status_line, status_screen
+from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_heartbeat
 from vlmprof.store.ledger import Ledger
 
 
@@ -23,14 +23,14 @@ def folder_with(tmp_path, *, age_s=1.0, running=("r",)):
     under_way = {
         trial: RunningTrial(name=f"demo {trial} [x]", phase="score", done=8, total=40, seconds=3.0) for trial in running
     }
-    write_pulse(tmp_path, Heartbeat(time=time.time() - age_s, beat=1, running=under_way, samples_per_s=4.25))
+    write_heartbeat(tmp_path, Heartbeat(time=time.time() - age_s, beat=1, running=under_way, samples_per_s=4.25))
     return Watcher(tmp_path).look()
 
 
 def drawn(view, width=100):
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=False)
-    console.print(standing(view, width))
+    console.print(status_screen(view, width))
     return text.getvalue()
 
 
@@ -50,11 +50,11 @@ def test_a_dead_driver_runs_nothing(tmp_path):
     assert "no sign of life for 95 s" in said
     assert "1 cut off; run the job again to go on" in said
     assert "samples/s" not in said and "score 8/40" not in said and "left" not in said.split("front")[0]
-    assert "no sign of life for 95 s" in line(view)
+    assert "no sign of life for 95 s" in status_line(view)
 
 
 def test_a_line_for_a_log(tmp_path):
-    said = line(folder_with(tmp_path))
+    said = status_line(folder_with(tmp_path))
     assert said.startswith("16 of 20 trials done, 2 waiting, 1 running, 1 failed  |  4.25 samples/s")
     assert said.endswith("demo r [x] score 8/40")
 
@@ -70,7 +70,7 @@ def test_before_anything_has_ended(tmp_path):
     ledger.append("sweep", name="x", trials=["a"])
     ledger.append("started", trial="a")
     ledger.close()
-    write_pulse(tmp_path, Heartbeat(time=time.time(), beat=1))
+    write_heartbeat(tmp_path, Heartbeat(time=time.time(), beat=1))
     said = drawn(Watcher(tmp_path).look())
     assert "time left not known: no trial has ended in this run" in said
     assert "no trial has finished" in said

@@ -8,7 +8,7 @@ import pytest
 
 from tests.store.object_store import ObjectStore
 from vlmprof.store import filesystem as places
-from vlmprof.store.filesystem import ResultsFolder, Where, at
+from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 from vlmprof.store.ledger import Ledger
 
 KINDS = ("disk", "mount", "objects")
@@ -25,7 +25,7 @@ def place_of(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Result
         return objects()
     if kind == "mount":
         monkeypatch.setattr(places, "seen_by_other_hosts", lambda folder: True)
-    return at(folder)
+    return results_folder(folder)
 
 
 def begun(where: Where) -> None:

@@ -10,7 +10,7 @@ from vlmprof.errors import StoreError, UserError
 from vlmprof.job import storage
 from vlmprof.store import filesystem
 from vlmprof.store import filesystem as places
-from vlmprof.store.filesystem import at
+from vlmprof.store.filesystem import results_folder
 
 
 @pytest.fixture(params=KINDS)
@@ -33,7 +33,7 @@ def test_an_object_is_written_read_listed_and_removed(place):
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
-    place = at(tmp_path)
+    place = results_folder(tmp_path)
     place.write("a.txt", b"before")
 
     def full(handle):
@@ -49,8 +49,10 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
 def test_data_then_name_then_folder_are_on_disk(tmp_path, monkeypatch):
     seen = []
     real = os.fsync
-    monkeypatch.setattr(places.os, "fsync", lambda handle: (seen.append(at(tmp_path).read("a.txt")), real(handle)))
-    at(tmp_path).write("a.txt", b"x")
+    monkeypatch.setattr(
+        places.os, "fsync", lambda handle: (seen.append(results_folder(tmp_path).read("a.txt")), real(handle))
+    )
+    results_folder(tmp_path).write("a.txt", b"x")
     assert seen == [None, b"x"]
 
 
@@ -67,14 +69,14 @@ def test_data_then_name_then_folder_are_on_disk(tmp_path, monkeypatch):
 )
 def test_a_uri_that_is_refused_says_why_and_no_secret(uri, why):
     with pytest.raises(StoreError, match=why) as caught:
-        at(uri)
+        results_folder(uri)
     assert "secret" not in str(caught.value)
 
 
 def test_paths_and_uris(tmp_path):
-    assert at(f"file://{tmp_path}").folder == tmp_path
-    assert at(str(tmp_path)).root == at(at(tmp_path)).root == str(tmp_path)
-    remote = at("s3://bucket/sweeps/x?region=eu-west-1&scheme=http&endpoint_override=localhost:9")
+    assert results_folder(f"file://{tmp_path}").folder == tmp_path
+    assert results_folder(str(tmp_path)).root == results_folder(results_folder(tmp_path)).root == str(tmp_path)
+    remote = results_folder("s3://bucket/sweeps/x?region=eu-west-1&scheme=http&endpoint_override=localhost:9")
     assert (remote.root, remote.folder, remote.shared) == ("bucket/sweeps/x", None, True)
     assert remote.address("pareto.parquet") == "s3://bucket/sweeps/x/pareto.parquet"
     with pytest.raises(UserError, match="needs a folder on a mounted file system"):
@@ -110,7 +112,7 @@ def test_this_machine_s_own_list_is_understood(tmp_path):
 
 
 def test_a_file_that_vanishes_while_it_is_listed_takes_no_other_with_it(tmp_path, monkeypatch):
-    folder = at(tmp_path)
+    folder = results_folder(tmp_path)
     for name in ("a", "b", "c"):
         folder.write(f"trials/{name}", b"x")
     real = os.scandir

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlmprof.store.heartbeat import PULSE, Heartbeat, RunningTrial, read_pulse, write_pulse
+from vlmprof.store.heartbeat import HEARTBEAT, Heartbeat, RunningTrial, read_heartbeat, write_heartbeat
 
 BEAT = Heartbeat(
     time=1000.0,
@@ -14,15 +14,15 @@ BEAT = Heartbeat(
 
 
 def test_what_was_written_is_read(tmp_path):
-    write_pulse(tmp_path, BEAT)
-    assert read_pulse(tmp_path) == BEAT
-    assert [path.name for path in tmp_path.iterdir()] == [PULSE], "nothing else may lie about"
+    write_heartbeat(tmp_path, BEAT)
+    assert read_heartbeat(tmp_path) == BEAT
+    assert [path.name for path in tmp_path.iterdir()] == [HEARTBEAT], "nothing else may lie about"
 
 
 def test_the_last_beat_replaces_the_one_before(tmp_path):
-    write_pulse(tmp_path, BEAT)
-    write_pulse(tmp_path, Heartbeat(time=1002.0, beat=4, closed=True))
-    last = read_pulse(tmp_path)
+    write_heartbeat(tmp_path, BEAT)
+    write_heartbeat(tmp_path, Heartbeat(time=1002.0, beat=4, closed=True))
+    last = read_heartbeat(tmp_path)
     assert last is not None and last.closed and last.running == {}
 
 
@@ -31,17 +31,17 @@ NONE = ["", "{", "[]", '{"time": 1}', json.dumps({"time": 1, "beat": 1, "running
 
 @pytest.mark.parametrize("text", NONE)
 def test_what_is_no_pulse_says_nothing(tmp_path, text):
-    (tmp_path / PULSE).write_text(text)
-    assert read_pulse(tmp_path) is None
+    (tmp_path / HEARTBEAT).write_text(text)
+    assert read_heartbeat(tmp_path) is None
 
 
 def test_a_folder_without_one(tmp_path):
-    assert read_pulse(tmp_path) is None
+    assert read_heartbeat(tmp_path) is None
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     with pytest.raises(OSError):
-        write_pulse(tmp_path / "gone", BEAT)
+        write_heartbeat(tmp_path / "gone", BEAT)
 
 
 def test_the_age_is_never_negative_though_clocks_disagree():

@@ -12,8 +12,8 @@ import pytest
 from tests.store.folders import KINDS, objects, place_of
 from vlmprof.errors import StoreError
 from vlmprof.store import lease
-from vlmprof.store.filesystem import at
-from vlmprof.store.lease import LeaseTimings, claims_of, holder, take
+from vlmprof.store.filesystem import results_folder
+from vlmprof.store.lease import LeaseTimings, acquire, claims_of, current_holder
 from vlmprof.store.process_identity import ProcessIdentity
 
 QUICK = LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3)
@@ -40,22 +40,22 @@ def claimed_by(place, who, beat=1, released=False):
 
 
 def test_a_second_writer_is_refused_by_name_and_let_in_after_the_first(place):
-    first = take(place, 0.1)
+    first = acquire(place, 0.1)
     with pytest.raises(StoreError, match=rf"another sweep \(process {os.getpid()} on .*, heartbeat \d+ s old\)"):
-        take(place, 0.1)
+        acquire(place, 0.1)
     first.check()
     first.release()
-    second = take(place, 0.1)
+    second = acquire(place, 0.1)
     assert second.epoch == first.epoch + 1
-    assert holder(place)[1] is False
+    assert current_holder(place)[1] is False
     second.release()
-    assert holder(place)[1] is True
+    assert current_holder(place)[1] is True
 
 
 def test_a_heartbeat_of_another_host_that_stands_still_is_a_death(place):
     claimed_by(place, ELSEWHERE)
     began = time.monotonic()
-    taken = take(place, 0.1)
+    taken = acquire(place, 0.1)
     assert time.monotonic() - began >= QUICK.stale_s
     assert taken.epoch == 4
     taken.release()
@@ -63,7 +63,7 @@ def test_a_heartbeat_of_another_host_that_stands_still_is_a_death(place):
 
 def test_one_that_was_released_is_free_at_once(place):
     claimed_by(place, ELSEWHERE, released=True)
-    taken = take(place, 0.1)
+    taken = acquire(place, 0.1)
     assert taken.epoch == 4
     taken.release()
 
@@ -84,7 +84,7 @@ def test_a_heartbeat_that_moves_is_a_life_whatever_its_clock_says(place):
         with pytest.raises(
             StoreError, match=r"process 4711 on node-7, since 2026.*, last heartbeat 2026-08-01T10:00:09"
         ):
-            take(place, 0.5)
+            acquire(place, 0.5)
     finally:
         over.set()
         thread.join()
@@ -97,12 +97,12 @@ def test_a_process_of_this_host_that_is_gone_is_dead_at_once(place):
     assert not ProcessIdentity.this_process().is_known_dead()
     claimed_by(place, gone)
     began = time.monotonic()
-    take(place, 0.1).release()
+    acquire(place, 0.1).release()
     assert time.monotonic() - began < QUICK.stale_s
 
 
 def test_who_was_believed_dead_writes_nothing_more(place):
-    slow = take(place, 0.1)
+    slow = acquire(place, 0.1)
     slow._over.set()  # its process is stopped, or cut off: no heartbeat goes out
     slow._beating.join()
     if slow._lock is not None:
@@ -114,7 +114,7 @@ def test_who_was_believed_dead_writes_nothing_more(place):
 
 
 def test_a_place_that_was_taken_away_is_noticed(place):
-    held = take(place, 0.1)
+    held = acquire(place, 0.1)
     for name in place.names(lease.CLAIMS):
         if name.endswith(".claim"):
             place.remove(f"{lease.CLAIMS}/{name}")
@@ -132,7 +132,7 @@ def test_of_many_that_want_it_at_once_one_gets_it(kind, tmp_path, monkeypatch):
     def want():
         start.wait()
         try:
-            won.append(take(place, 0.5))
+            won.append(acquire(place, 0.5))
         except StoreError as error:
             refused.append(str(error))
 
@@ -172,25 +172,25 @@ def test_a_claim_that_came_late_is_withdrawn(monkeypatch):
 
     monkeypatch.setattr(lease, "time", clock)
     monkeypatch.setattr(lease, "_put", put)
-    take(place, 0.1).release()
+    acquire(place, 0.1).release()
     assert len(claims) == 2
     assert [claim.path for claim in claims_of(place)] == claims[1:]
     monkeypatch.setattr(lease, "CLAIMS_MOST", 1)
     delays.append(QUICK.settle_s)
     with pytest.raises(StoreError, match="answers too slowly"):
-        take(place, 0.1)
+        acquire(place, 0.1)
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from vlmprof.store.lease import take
-from vlmprof.store.filesystem import at
+from vlmprof.store.lease import acquire
+from vlmprof.store.filesystem import results_folder
 from vlmprof.store import filesystem, lease
 if sys.argv[2] == "mount":
     filesystem.seen_by_other_hosts = lambda folder: True
 lease.PACE = lease.LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05)
-held = take(at(Path(sys.argv[1])), 1)
+held = acquire(results_folder(Path(sys.argv[1])), 1)
 print("held", flush=True)
 sys.stdin.readline()
 """
@@ -204,10 +204,10 @@ def test_a_live_process_is_refused_and_a_killed_one_taken_over(kind, tmp_path, m
         assert process.stdout.readline() == "held\n"
         place = place_of(kind, tmp_path, monkeypatch)
         with pytest.raises(StoreError, match=rf"process {process.pid} on "):
-            take(place, 0.3)
+            acquire(place, 0.3)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        taken = take(place, 0.3)
+        taken = acquire(place, 0.3)
         taken.check()
         taken.release()
     finally:
@@ -218,4 +218,7 @@ def test_a_live_process_is_refused_and_a_killed_one_taken_over(kind, tmp_path, m
 def test_a_claim_by_something_else_is_no_reason_to_fail(tmp_path):
     (tmp_path / lease.CLAIMS).mkdir()
     (tmp_path / lease.CLAIMS / "000001.claim").write_text("torn")
-    assert str(holder(at(tmp_path))[0]) == "another sweep (process 0 on an unknown host, no heartbeat yet)"
+    assert (
+        str(current_holder(results_folder(tmp_path))[0])
+        == "another sweep (process 0 on an unknown host, no heartbeat yet)"
+    )

@@ -21,8 +21,8 @@ from tests.builders import trial_row
 from vlmprof.errors import StoreError
 from vlmprof.store import lease, schema, tables
 from vlmprof.store.compaction import GATHERED, Compactor
-from vlmprof.store.filesystem import at
-from vlmprof.store.lease import LeaseTimings, take
+from vlmprof.store.filesystem import results_folder
+from vlmprof.store.lease import LeaseTimings, acquire
 from vlmprof.store.ledger import Ledger, read_states
 from vlmprof.store.ledger_log import SEGMENTS
 
@@ -69,8 +69,8 @@ def row(trial, **columns):
 
 
 def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
-    place = at(uri)
-    held = take(place, 1)
+    place = results_folder(uri)
+    held = acquire(place, 1)
     ledger = Ledger(place, epoch=held.epoch, check=held.check)
     trials = [f"{number:012x}" for number in range(GATHERED + 3)]
     for trial in trials:
@@ -82,9 +82,9 @@ def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
     assert len(place.names(SEGMENTS)) < GATHERED
     ledger.close()
     with pytest.raises(StoreError, match=rf"process {os.getpid()} on "):
-        take(place, 1)
+        acquire(place, 1)
     held.release()
-    again = take(place, 1)
+    again = acquire(place, 1)
     assert set(Ledger(place, epoch=again.epoch, check=again.check).states) == set(trials)
     again.release()
 
@@ -118,17 +118,17 @@ def test_a_process_killed_between_data_and_ledger_leaves_only_what_is_whole(uri,
     try:
         assert process.stdout.readline() == "between\n"
         with pytest.raises(StoreError, match=rf"process {process.pid} on "):
-            take(at(uri), 1)
+            acquire(results_folder(uri), 1)
         process.send_signal(signal.SIGKILL)
         process.wait()
     finally:
         process.kill()
         process.communicate()
-    place = at(uri)
+    place = results_folder(uri)
     assert read_states(uri) == {"kept": "done"}
     assert tables.read(uri, "trials")["trial"].tolist() == ["kept"]
     assert "half.parquet" not in place.names("trials")
-    held = take(place, 1)
+    held = acquire(place, 1)
     ledger = Ledger(place, epoch=held.epoch, check=held.check)
     tables.write(place, "trials", "lost", [row("lost", accuracy=0.9)], KIND, ledger.epoch)
     ledger.append("done", trial="lost")
@@ -138,4 +138,4 @@ def test_a_process_killed_between_data_and_ledger_leaves_only_what_is_whole(uri,
 
 def test_a_bucket_that_is_not_there_says_so(uri):
     with pytest.raises(OSError, match=r"(?i)bucket"):
-        take(at(uri.replace("s3://", "s3://no-")), 1)
+        acquire(results_folder(uri.replace("s3://", "s3://no-")), 1)

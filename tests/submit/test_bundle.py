@@ -41,11 +41,11 @@ def test_only_the_job_travels_unless_asked(tmp_path: Path, tiny_checkpoint: Path
     path = job_file(tmp_path, tiny_checkpoint)
     path.write_text(f"# note to self: hf_{'x' * 30}\n{path.read_text()}")
     (tmp_path / "private.txt").write_text("beside the job")
-    parcel = pack(path, with_data=False)
+    bundle = pack(path, with_data=False)
     (tmp_path / "sent").mkdir()
-    parcel.write(tmp_path / "sent")
+    bundle.write(tmp_path / "sent")
     assert [one.name for one in (tmp_path / "sent").iterdir()] == ["job.yaml"]
-    assert "note to self" not in parcel.job
+    assert "note to self" not in bundle.job
     assert read(tmp_path / "sent" / "job.yaml") == read(path)
 
 
@@ -74,8 +74,8 @@ def test_the_id_is_the_name_and_the_content(tmp_path: Path, tiny_checkpoint: Pat
 
 def test_data_travel_when_asked_and_trials_keep_their_ids(desk: Path, tiny_checkpoint: Path) -> None:
     path = job(desk, tiny_checkpoint)
-    parcel = pack(path, with_data=True)
-    assert sorted(parcel.files) == [
+    bundle = pack(path, with_data=True)
+    assert sorted(bundle.files) == [
         "mine/images/0.png",
         "mine/images/1.png",
         "mine/images/2.png",
@@ -84,7 +84,7 @@ def test_data_travel_when_asked_and_trials_keep_their_ids(desk: Path, tiny_check
     here = {plan.id for plan in prepare(path).plans}
     there = desk.parent / "cluster"
     there.mkdir()
-    parcel.write(there)
+    bundle.write(there)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(there)
         assert {plan.id for plan in prepare(there / "job.yaml").plans} == here
@@ -92,9 +92,9 @@ def test_data_travel_when_asked_and_trials_keep_their_ids(desk: Path, tiny_check
 
 def test_only_pictures_of_the_subset_travel(desk: Path, tiny_checkpoint: Path) -> None:
     for said in ("mine/questions.jsonl", "mine"):
-        parcel = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": said, "samples": 1}]), with_data=True)
-        assert len([name for name in parcel.files if name.endswith(".png")]) == 1
-        assert "mine/questions.jsonl" in parcel.files
+        bundle = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": said, "samples": 1}]), with_data=True)
+        assert len([name for name in bundle.files if name.endswith(".png")]) == 1
+        assert "mine/questions.jsonl" in bundle.files
 
 
 def test_other_data_are_another_submission(desk: Path, tiny_checkpoint: Path) -> None:
@@ -107,10 +107,10 @@ def test_other_data_are_another_submission(desk: Path, tiny_checkpoint: Path) ->
 
 def test_an_absolute_path_becomes_one_of_the_parcel(desk: Path, tiny_checkpoint: Path) -> None:
     absolute = str(desk / "mine" / "questions.jsonl")
-    parcel = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": absolute}]), with_data=True)
-    (there,) = [name for name in parcel.files if name.endswith("questions.jsonl")]
-    assert there.startswith("data/") and yaml.safe_load(parcel.job)["tasks"][0]["path"] == there
-    assert str(desk) not in json.dumps(yaml.safe_load(parcel.job)["tasks"])
+    bundle = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": absolute}]), with_data=True)
+    (there,) = [name for name in bundle.files if name.endswith("questions.jsonl")]
+    assert there.startswith("data/") and yaml.safe_load(bundle.job)["tasks"][0]["path"] == there
+    assert str(desk) not in json.dumps(yaml.safe_load(bundle.job)["tasks"])
 
 
 def test_a_path_of_this_machine_is_refused_unless_it_is_sent(desk: Path, tiny_checkpoint: Path) -> None:
@@ -147,8 +147,8 @@ def test_code_never_travels(desk: Path, tiny_checkpoint: Path) -> None:
     (desk / "mine" / "rows.py").write_text((desk / "mine" / "questions.jsonl").read_text())
     with pytest.raises(UserError, match=r"rows.py is no table by its name"):
         pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine/rows.py"}]), with_data=True)
-    parcel = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine", "samples": 3}]), with_data=True)
-    assert {Path(name).suffix for name in parcel.files} == {".png", ".jsonl"}
+    bundle = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine", "samples": 3}]), with_data=True)
+    assert {Path(name).suffix for name in bundle.files} == {".png", ".jsonl"}
 
 
 @pytest.mark.parametrize("image", ["../../secret.png", "images/link.png", "images/script.py"])

@@ -16,7 +16,7 @@ from vlmprof.errors import UserError
 from vlmprof.submit.bundle import JobBundle, pack
 from vlmprof.submit.client import ROOT, JobsClient
 from vlmprof.submit.connection import Connection
-from vlmprof.submit.startup_report import MARK, StartupReport, arrival, found_in
+from vlmprof.submit.startup_report import MARK, StartupReport, find_report, startup_report
 
 
 @dataclass
@@ -79,18 +79,18 @@ def played() -> Played:
 @pytest.fixture
 def jobs(played: Played) -> JobsClient:
     reached = object.__new__(JobsClient)
-    reached.door, reached._client = Connection(url="http://played", ray="2.60.0", token="t" * 64), played
+    reached.connection, reached._client = Connection(url="http://played", ray="2.60.0", token="t" * 64), played
     return reached
 
 
 @pytest.fixture
-def parcel(tmp_path: Path, tiny_checkpoint: Path) -> JobBundle:
+def bundle(tmp_path: Path, tiny_checkpoint: Path) -> JobBundle:
     return pack(job_file(tmp_path, tiny_checkpoint, storage=""), with_data=False)
 
 
-def test_a_new_job_is_sent_with_all_that_stops_it_gently(jobs: JobsClient, played: Played, parcel: JobBundle) -> None:
-    found, how = jobs.submit(parcel, {"HF_HUB_OFFLINE": "1"}, again=False)
-    assert (found.id, how, found.name, found.attempt) == (parcel.id, "new", "small", 1)
+def test_a_new_job_is_sent_with_all_that_stops_it_gently(jobs: JobsClient, played: Played, bundle: JobBundle) -> None:
+    found, how = jobs.submit(bundle, {"HF_HUB_OFFLINE": "1"}, again=False)
+    assert (found.id, how, found.name, found.attempt) == (bundle.id, "new", "small", 1)
     (sent,) = played.sent
     assert sent["files"] == ["job.yaml"] and sent["entrypoint_num_cpus"] == 0
     assert sent["runtime_env"]["env_vars"] == {
@@ -99,42 +99,42 @@ def test_a_new_job_is_sent_with_all_that_stops_it_gently(jobs: JobsClient, playe
         "HF_HUB_OFFLINE": "1",
     }
     assert sent["entrypoint"].startswith(ROOT) and "vlmprof.cli run job.yaml --address auto" in sent["entrypoint"]
-    assert jobs.door.token not in str(sent)
+    assert jobs.connection.token not in str(sent)
 
 
 def test_an_absolute_storage_needs_no_root_and_an_open_cluster_no_token(
     jobs: JobsClient, played: Played, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    jobs.door = Connection(url="http://played", ray="2.60.0")
+    jobs.connection = Connection(url="http://played", ray="2.60.0")
     jobs.submit(pack(job_file(tmp_path, tiny_checkpoint, storage="/mnt/x"), with_data=False), {}, again=False)
     assert not played.sent[0]["entrypoint"].startswith("export")
     assert played.sent[0]["runtime_env"]["env_vars"]["RAY_AUTH_MODE"] == "disabled"
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
-def test_a_job_that_runs_is_attached_to(jobs: JobsClient, played: Played, parcel: JobBundle, status: str) -> None:
-    jobs.submit(parcel, {}, again=False)
-    played.jobs[parcel.id].status = status
-    found, how = jobs.submit(parcel, {}, again=True)
-    assert (found.id, how, len(played.sent)) == (parcel.id, "attached", 1)
+def test_a_job_that_runs_is_attached_to(jobs: JobsClient, played: Played, bundle: JobBundle, status: str) -> None:
+    jobs.submit(bundle, {}, again=False)
+    played.jobs[bundle.id].status = status
+    found, how = jobs.submit(bundle, {}, again=True)
+    assert (found.id, how, len(played.sent)) == (bundle.id, "attached", 1)
 
 
-def test_attempts_are_counted_and_success_is_the_last(jobs: JobsClient, played: Played, parcel: JobBundle) -> None:
-    jobs.submit(parcel, {}, again=False)
+def test_attempts_are_counted_and_success_is_the_last(jobs: JobsClient, played: Played, bundle: JobBundle) -> None:
+    jobs.submit(bundle, {}, again=False)
     for status, attempt in [("FAILED", 2), ("STOPPED", 3), ("FAILED", 4)]:
         played.jobs[max(played.jobs)].status = status
-        found, how = jobs.submit(parcel, {}, again=False)
-        assert (found.id, how, found.attempt) == (f"{parcel.id}-r{attempt}", "new", attempt)
-    played.jobs[f"{parcel.id}-r4"].status = "SUCCEEDED"
-    assert jobs.submit(parcel, {}, again=False)[1] == "done"
-    assert jobs.submit(parcel, {}, again=True)[0].id == f"{parcel.id}-r5"
-    assert {one.base for one in jobs.listed()} == {parcel.id}, "foreign jobs and fetches are not listed"
+        found, how = jobs.submit(bundle, {}, again=False)
+        assert (found.id, how, found.attempt) == (f"{bundle.id}-r{attempt}", "new", attempt)
+    played.jobs[f"{bundle.id}-r4"].status = "SUCCEEDED"
+    assert jobs.submit(bundle, {}, again=False)[1] == "done"
+    assert jobs.submit(bundle, {}, again=True)[0].id == f"{bundle.id}-r5"
+    assert {one.base for one in jobs.listed()} == {bundle.id}, "foreign jobs and fetches are not listed"
 
 
-def test_two_who_submit_at_once_share_one_job(jobs: JobsClient, played: Played, parcel: JobBundle) -> None:
-    played.taken.add(parcel.id)
-    found, how = jobs.submit(parcel, {}, again=False)
-    assert (found.id, how, played.sent) == (parcel.id, "attached", [])
+def test_two_who_submit_at_once_share_one_job(jobs: JobsClient, played: Played, bundle: JobBundle) -> None:
+    played.taken.add(bundle.id)
+    found, how = jobs.submit(bundle, {}, again=False)
+    assert (found.id, how, played.sent) == (bundle.id, "attached", [])
 
 
 def test_a_job_is_found_by_id_base_and_name(jobs: JobsClient, played: Played) -> None:
@@ -149,40 +149,40 @@ def test_a_job_is_found_by_id_base_and_name(jobs: JobsClient, played: Played) ->
         jobs.find("small-bbbbbbbbb")
 
 
-def test_a_log_is_told_once_though_the_connection_breaks(jobs: JobsClient, played: Played, parcel: JobBundle) -> None:
-    jobs.submit(parcel, {}, again=False)
+def test_a_log_is_told_once_though_the_connection_breaks(jobs: JobsClient, played: Played, bundle: JobBundle) -> None:
+    jobs.submit(bundle, {}, again=False)
     played.log = "".join(f"line {n}\n" for n in range(50))
     played.breaks, played.shown = [0, 30, 31, 200], [0, 33, 33, 210]
     heard: list[str] = []
-    assert jobs.follow(parcel.id, heard.append).state == "SUCCEEDED"
+    assert jobs.follow(bundle.id, heard.append).state == "SUCCEEDED"
     assert "".join(heard) == played.log
 
 
-def test_a_log_is_told_though_no_connection_holds(jobs: JobsClient, played: Played, parcel: JobBundle) -> None:
-    jobs.submit(parcel, {}, again=False)
+def test_a_log_is_told_though_no_connection_holds(jobs: JobsClient, played: Played, bundle: JobBundle) -> None:
+    jobs.submit(bundle, {}, again=False)
     played.log, played.breaks, played.shown = "one\ntwo\nthree\n", [0] * 9, [0, 4, 4, 8]
     heard: list[str] = []
 
     def hear(text: str) -> None:
         heard.append(text)
         if "three" in text:
-            played.jobs[parcel.id].status = "FAILED"
+            played.jobs[bundle.id].status = "FAILED"
 
-    assert jobs.follow(parcel.id, hear).state == "FAILED"
+    assert jobs.follow(bundle.id, hear).state == "FAILED"
     assert "".join(heard) == played.log
 
 
 def test_arrival_is_read_from_the_log_and_nothing_else(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    here = arrival(job_file(tmp_path, tiny_checkpoint, storage="/mnt/x/small"))
+    here = startup_report(job_file(tmp_path, tiny_checkpoint, storage="/mnt/x/small"))
     assert here.results == "/mnt/x/small"
     (tmp_path / "faulty.yaml").write_text("name: x")
-    assert arrival(tmp_path / "faulty.yaml").results == "", "the job says itself what is wrong with it"
+    assert startup_report(tmp_path / "faulty.yaml").results == "", "the job says itself what is wrong with it"
     line = '{"vlmprof": "1", "python": "3.12.1", "host": "head", "results": "/r"}'
-    assert found_in(f"setting up\n{MARK}{line}\n") == StartupReport(
+    assert find_report(f"setting up\n{MARK}{line}\n") == StartupReport(
         vlmprof="1", python="3.12.1", host="head", results="/r"
     )
     for log in ("", f"x {MARK}{line}", f"{MARK}{line[:20]}", f'{MARK}{{"vlmprof": "1"}}'):
-        assert found_in(log) is None
+        assert find_report(log) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlmprof.errors import UserError
-from vlmprof.submit.connection import Connection, knock
+from vlmprof.submit.connection import Connection, connect
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -75,18 +75,18 @@ def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_right_token_opens_and_is_never_told(dashboard: Dashboard) -> None:
-    door = knock(dashboard.url)
-    assert door == Connection(url=dashboard.url, ray=version("ray"), token=TOKEN)
-    assert door.warnings == ()
-    assert TOKEN not in repr(door)
-    assert door.headers == {"Authorization": f"Bearer {TOKEN}"}
+    connection = connect(dashboard.url)
+    assert connection == Connection(url=dashboard.url, ray=version("ray"), token=TOKEN)
+    assert connection.warnings == ()
+    assert TOKEN not in repr(connection)
+    assert connection.headers == {"Authorization": f"Bearer {TOKEN}"}
 
 
 def test_a_cluster_without_a_token_is_named_and_shown_none(dashboard: Dashboard) -> None:
     dashboard.token = ""
-    door = knock(dashboard.url.removeprefix("http://"))
-    assert door.token == "" and door.headers == {}
-    assert ["asks for no token" in one for one in door.warnings] == [True]
+    connection = connect(dashboard.url.removeprefix("http://"))
+    assert connection.token == "" and connection.headers == {}
+    assert ["asks for no token" in one for one in connection.warnings] == [True]
     assert set(dashboard.shown) == {""}, "a token was sent to who did not ask"
 
 
@@ -95,10 +95,10 @@ def test_a_wrong_token_says_where_it_came_from(
 ) -> None:
     token_file.write_text("wrong-token")
     with pytest.raises(UserError, match=f"does not know the token in {token_file}") as raised:
-        knock(dashboard.url)
+        connect(dashboard.url)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong-token")
     with pytest.raises(UserError, match=r"does not know the token in RAY_AUTH_TOKEN"):
-        knock(dashboard.url)
+        connect(dashboard.url)
     assert "wrong-token" not in str(raised.value)
 
 
@@ -106,19 +106,19 @@ def test_a_wrong_token_says_where_it_came_from(
 def test_no_token_at_all_says_how_to_get_one(dashboard: Dashboard, token_file: Path, content: str | None) -> None:
     token_file.unlink() if content is None else token_file.write_text(content)
     with pytest.raises(UserError, match=r"asks for a token, and there is none in RAY_AUTH_TOKEN nor in .*chmod 600"):
-        knock(dashboard.url)
+        connect(dashboard.url)
 
 
 def test_a_token_that_others_can_read_is_warned_of(dashboard: Dashboard, token_file: Path) -> None:
     token_file.chmod(0o644)
-    assert knock(dashboard.url).warnings == (
+    assert connect(dashboard.url).warnings == (
         f"other users of this machine can read your token: chmod 600 {token_file}",
     )
 
 
 def test_a_token_over_plain_http_beyond_this_machine_is_warned_of() -> None:
-    door = Connection(url="http://head.example:8265", ray=version("ray"), token=TOKEN)
-    assert "unencrypted" in door.warnings[0]
+    connection = Connection(url="http://head.example:8265", ray=version("ray"), token=TOKEN)
+    assert "unencrypted" in connection.warnings[0]
     assert Connection(url="https://head.example", ray=version("ray"), token=TOKEN).warnings == ()
 
 
@@ -126,7 +126,7 @@ def test_a_redirect_is_not_followed_with_the_token(dashboard: Dashboard) -> None
     other = Dashboard()
     dashboard.redirect = f"{other.url}/api/version"
     with pytest.raises(UserError, match=r"is not the dashboard of a Ray cluster"):
-        knock(dashboard.url)
+        connect(dashboard.url)
     assert other.shown == [""]
     other.server_close()
 
@@ -135,24 +135,24 @@ def test_nobody_there(dashboard: Dashboard) -> None:
     with pytest.raises(
         UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:1: .*refused.*ray start --head"
     ):
-        knock("http://127.0.0.1:1")
+        connect("http://127.0.0.1:1")
 
 
 def test_somebody_else_there(dashboard: Dashboard) -> None:
     dashboard.status = 404
     with pytest.raises(UserError, match=r"is not the dashboard of a Ray cluster"):
-        knock(dashboard.url)
+        connect(dashboard.url)
 
 
 def test_versions_of_ray(dashboard: Dashboard) -> None:
     dashboard.ray = "2.44.1"
     with pytest.raises(UserError, match=r"runs Ray 2\.44\.1, and vlmprof needs 2\.60 or newer"):
-        knock(dashboard.url)
+        connect(dashboard.url)
     dashboard.ray = "2.99.0"
-    assert knock(dashboard.url).warnings == (f"the cluster runs Ray 2.99.0, here is {version('ray')}",)
+    assert connect(dashboard.url).warnings == (f"the cluster runs Ray 2.99.0, here is {version('ray')}",)
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "ftp://x", "http://", "http://me:pass@host:8265"])
 def test_an_address_of_another_kind(address: str) -> None:
     with pytest.raises(UserError, match=r"expected the URL of a Ray dashboard|an address holds no password"):
-        knock(address)
+        connect(address)

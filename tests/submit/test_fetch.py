@@ -18,8 +18,8 @@ from tests.builders import trial_row
 from vlmprof.errors import NothingYet, StoreError, UserError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector, TrialResult
-from vlmprof.store.filesystem import ResultsFolder, at
-from vlmprof.store.heartbeat import PULSE, Heartbeat, write_pulse
+from vlmprof.store.filesystem import ResultsFolder, results_folder
+from vlmprof.store.heartbeat import HEARTBEAT, Heartbeat, write_heartbeat
 from vlmprof.store.ledger import read_states
 from vlmprof.store.ledger_log import SegmentLog
 from vlmprof.submit import export
@@ -52,7 +52,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_what_comes_is_what_was_sent_in_whatever_pieces(tmp_path: Path) -> None:
     there, here = results(tmp_path / "there"), tmp_path / "here"
     (there / ".writer.json").write_text("not for others")
-    write_pulse(there, Heartbeat(time=1.0, beat=1))
+    write_heartbeat(there, Heartbeat(time=1.0, beat=1))
     (there / "large.json").write_bytes(b"0123456789" * 20_000)
     text = text_of(there)
     assert text.count('"is": "data"') > 200_000 // PIECE_BYTES
@@ -61,7 +61,7 @@ def test_what_comes_is_what_was_sent_in_whatever_pieces(tmp_path: Path) -> None:
         unpacker.take(text[start : start + 997])
     assert unpacker.files == unpacker.came == len(digests(here)) and digests(here) == digests(there)
     assert tables.read(here, "trials").equals(tables.read(there, "trials"))
-    assert [path.name for path in here.rglob(".*")] == [PULSE], "the sign of life comes along"
+    assert [path.name for path in here.rglob(".*")] == [HEARTBEAT], "the sign of life comes along"
 
 
 def test_again_only_what_is_new_comes(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_damage_never_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, d
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.json", "/etc/x.json", "a/../../x.json", ".ssh/x.json", "x/.hidden.json", ".x.json", f"trials/{PULSE}",
+    ["../x.json", "/etc/x.json", "a/../../x.json", ".ssh/x.json", "x/.hidden.json", ".x.json", f"trials/{HEARTBEAT}",
      "x.pkl", "x.py", "x", "", "..",
      "a\\..\\x.json", "x.json\0.parquet", "trials/x.parquet.sh"],
 )  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_ledger_in_parts_comes_as_one_file(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
     lines = [json.dumps({"event": "sweep", "name": "mine", "number": n}).encode() + b"\n" for n in range(5)]
-    segments = SegmentLog(at(there), 1, lines[:2])
+    segments = SegmentLog(results_folder(there), 1, lines[:2])
     for line in lines[2:]:
         segments.append(line)
     segments.close()

@@ -11,7 +11,7 @@ from tests.jobs import small_job
 from vlmprof.errors import SpecError, UserError
 from vlmprof.job.labels import matches
 from vlmprof.job.spec import ResourceSpec
-from vlmprof.sweep.cluster import TrialResources, share_of
+from vlmprof.sweep.cluster import TrialResources, trial_resources
 
 
 def described(cpus: float = 8, gpus: float = 0, kind: str = "", alive: bool = True, **labels: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def share(
 
     monkeypatch.setattr(ray, "nodes", lambda: cluster)
     told: list[str] = []
-    return share_of(ResourceSpec.model_validate(resources), told.append), told
+    return trial_resources(ResourceSpec.model_validate(resources), told.append), told
 
 
 def test_only_nodes_that_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

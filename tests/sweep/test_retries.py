@@ -15,9 +15,9 @@ from vlmprof.sweep.trainable import _epitaph
 
 
 def deaths_until_given_up(reason: str, learnt: list[int]) -> tuple[int, str]:
-    lives = RetryBudget()
+    retry_budget = RetryBudget()
     for count, known in enumerate(learnt, start=1):
-        if why := lives.spend("abc", Death(reason=reason, learnt=known)):
+        if why := retry_budget.spend("abc", Death(reason=reason, learnt=known)):
             return count, why
     raise AssertionError("it went on dying")
 
@@ -40,53 +40,53 @@ def test_a_host_that_is_short_of_memory_is_given_more_time() -> None:
 
 
 def test_a_shortage_of_memory_leaves_a_trial_its_other_lives() -> None:
-    lives = RetryBudget()
+    retry_budget = RetryBudget()
     reasons = [SHORT_OF_MEMORY] * (LIVES_OF_MEMORY - 1) + [""] * LIVES
-    told = [lives.spend("abc", Death(reason=reason, learnt=0)) for reason in reasons]
+    told = [retry_budget.spend("abc", Death(reason=reason, learnt=0)) for reason in reasons]
     assert not any(told[:-1]) and told[-1].startswith(f"ended its process {LIVES} times")
 
 
 def test_a_shortage_that_becomes_something_else_is_given_up_too() -> None:
-    patience = TunerBackoff()
+    backoff = TunerBackoff()
     for _ in range(LIVES + 1):
-        patience.pause(gained=False, died=False, short=True)
+        backoff.pause(gained=False, died=False, short=True)
     with pytest.raises(UserError, match="ran nothing"):
-        patience.pause(gained=False, died=False, short=False)
+        backoff.pause(gained=False, died=False, short=False)
 
 
 def test_tuners_that_end_in_vain_are_followed_by_longer_and_longer_pauses() -> None:
-    patience = TunerBackoff()
-    pauses = [patience.pause(gained=False, died=True, short=True) for _ in range(LIVES_OF_MEMORY - 1)]
+    backoff = TunerBackoff()
+    pauses = [backoff.pause(gained=False, died=True, short=True) for _ in range(LIVES_OF_MEMORY - 1)]
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
     with pytest.raises(UserError, match="the host needs more free memory"):
-        patience.pause(gained=False, died=False, short=True)
+        backoff.pause(gained=False, died=False, short=True)
 
 
 def test_what_was_gained_begins_a_new_count() -> None:
-    patience = TunerBackoff()
+    backoff = TunerBackoff()
     for _ in range(2 * LIVES_OF_MEMORY):
-        assert patience.pause(gained=False, died=False, short=True) == 1.0
-        assert patience.pause(gained=True, died=True, short=True) == 1.0
+        assert backoff.pause(gained=False, died=False, short=True) == 1.0
+        assert backoff.pause(gained=True, died=True, short=True) == 1.0
 
 
 def test_a_trial_s_own_death_is_no_reason_to_wait() -> None:
-    patience = TunerBackoff()
-    assert [patience.pause(gained=False, died=True, short=False) for _ in range(9)] == [0.0] * 9
+    backoff = TunerBackoff()
+    assert [backoff.pause(gained=False, died=True, short=False) for _ in range(9)] == [0.0] * 9
 
 
 def test_a_tuner_that_runs_nothing_is_told_before_long() -> None:
-    patience = TunerBackoff()
-    assert [patience.pause(gained=False, died=False, short=False) for _ in range(LIVES - 1)] == [1.0, 2.0]
+    backoff = TunerBackoff()
+    assert [backoff.pause(gained=False, died=False, short=False) for _ in range(LIVES - 1)] == [1.0, 2.0]
     with pytest.raises(UserError, match="ended 3 times and ran nothing"):
-        patience.pause(gained=False, died=False, short=False)
+        backoff.pause(gained=False, died=False, short=False)
 
 
 def test_a_trial_teaches_when_more_is_known_than_at_its_last_death() -> None:
-    lives, taught = RetryBudget(), []
+    retry_budget, taught = RetryBudget(), []
     for learnt in (0, 3, 3, 5):
         death = Death(reason="", learnt=learnt)
-        taught.append(lives.teaches("abc", death))
-        lives.spend("abc", death)
+        taught.append(retry_budget.teaches("abc", death))
+        retry_budget.spend("abc", death)
     assert taught == [False, True, False, True]
 
 
@@ -112,8 +112,8 @@ def test_a_death_after_progress_begins_a_new_count() -> None:
 
 
 def test_trials_do_not_spend_each_other_s_lives() -> None:
-    lives = RetryBudget()
-    assert not any(lives.spend(trial, Death(reason="", learnt=0)) for trial in "abc" for _ in range(LIVES - 1))
+    retry_budget = RetryBudget()
+    assert not any(retry_budget.spend(trial, Death(reason="", learnt=0)) for trial in "abc" for _ in range(LIVES - 1))
 
 
 @pytest.mark.ray

@@ -29,7 +29,7 @@ from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.run import _asked
-from vlmprof.trial.score_pass import blocks_of
+from vlmprof.trial.score_pass import samples_of_shard
 
 WHO_SCORED = {"samples_resumed", "score_processes", "attempts", "samples_per_s", "seconds", "started", "load_average"}
 
@@ -55,7 +55,7 @@ def test_the_shards_of_a_trial_have_each_sample_once_and_its_very_batches(
 
     def ids(part: int, of: int) -> list[str]:
         places = Shard(trial="a", part=part, of=of).places
-        return [one.example.id for one in blocks_of(resolved, asked, places)]
+        return [one.example.id for one in samples_of_shard(resolved, asked, places)]
 
     parts = [ids(part, of) for part in range(of)]
     assert sorted(one for part in parts for one in part) == sorted(ids(0, 1))

@@ -99,7 +99,7 @@ def test_it_leaves_when_nobody_asks_and_is_there_again_for_who_does(tmp_path: Pa
     import ray
 
     from vlmprof.sweep.cluster import NAMESPACE
-    from vlmprof.sweep.sizer_actor import RemoteSizer, name_for
+    from vlmprof.sweep.sizer_actor import RemoteSizer, actor_name
 
     sizer, device = RemoteSizer(str(tmp_path), idle_s=0.5), Device()
     asked = question(DEMAND, device.total, device.floor)
@@ -107,7 +107,7 @@ def test_it_leaves_when_nobody_asks_and_is_there_again_for_who_does(tmp_path: Pa
     sizer.tell(told(asked, answer, device.probe(DEMAND, answer.size)))
     for _ in range(600):
         try:
-            ray.get_actor(name_for(str(tmp_path)), namespace=NAMESPACE)
+            ray.get_actor(actor_name(str(tmp_path)), namespace=NAMESPACE)
         except ValueError:
             break
         time.sleep(0.1)
@@ -122,15 +122,15 @@ def test_where_nothing_can_be_measured_no_sizer_is_started(tmp_path: Path, drive
 
     from vlmprof.batch_size.protocol import SizeRequest
     from vlmprof.sweep.cluster import NAMESPACE
-    from vlmprof.sweep.sizer_actor import RemoteSizer, name_for
+    from vlmprof.sweep.sizer_actor import RemoteSizer, actor_name
 
     sizer = RemoteSizer(str(tmp_path))
     assert sizer.ask(SizeRequest(world="cpu", configuration="c", demand=(), most=7), {}).size == 7
     with pytest.raises(ValueError, match="Failed to look up actor"):
-        ray.get_actor(name_for(str(tmp_path)), namespace=NAMESPACE)
+        ray.get_actor(actor_name(str(tmp_path)), namespace=NAMESPACE)
 
 
 def test_sweeps_with_another_atlas_have_another_sizer() -> None:
-    from vlmprof.sweep.sizer_actor import name_for
+    from vlmprof.sweep.sizer_actor import actor_name
 
-    assert name_for("/one") != name_for("/two")
+    assert actor_name("/one") != actor_name("/two")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.tasks.public import picture, write_parquet
 from vlmprof.records import Picture
-from vlmprof.tasks._data import prefetch as ahead_module
+from vlmprof.tasks._data import prefetch
 from vlmprof.tasks._data.cache import PixelCache
 from vlmprof.tasks._data.index import Columns, read_index
 from vlmprof.tasks._data.pictures import StoredPicture, header_size
@@ -124,7 +124,7 @@ def test_workers_decode_ahead_and_none_is_left(pictures: list[Picture], cache: P
 
 
 def test_a_worker_ends_when_its_input_closes() -> None:
-    with subprocess.Popen(ahead_module.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(prefetch.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(timeout=30) == 0
@@ -155,7 +155,7 @@ def test_pictures_in_no_file_start_no_process() -> None:
 
 
 def test_no_more_are_decoded_than_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead_module, "WINDOW", 3)
+    monkeypatch.setattr(prefetch, "WINDOW", 3)
     (tmp_path / "a.png").write_bytes(picture(1))
     many = [
         Picture(width=1, height=1, load=StoredPicture(path=str(tmp_path / "a.png"), key=f"k{n}")) for n in range(20)

@@ -232,11 +232,11 @@ def test_a_chunk_is_full_by_count_or_by_seconds(plan: TrialPlan) -> None:
     resolved = resolve(plan)
     examples = subset_of(resolved)
     lost = [ScoredSample(example=one, generation=None, score=None, batch_size=0, error="x") for one in examples]
-    bench = LoadedModel(resolved.family.load(resolved.checkpoint, "cpu"))
+    loaded = LoadedModel(resolved.family.load(resolved.checkpoint, "cpu"))
     now = [0.0]
     policy = ChunkSpec(answers=5, seconds=10)
     chunks = PartialResults(AttemptStart(attempt="t"), Told(), plan.id, policy, lambda: now[0])
-    chunks.known(resolved, [], bench)
+    chunks.known(resolved, [], loaded)
     with chunks:
         chunks.add(lost[:3])
         chunks.add(lost[3:6])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vlmprof.records import Example, Picture, Prompt
-from vlmprof.trial import loaded_model as bench_module
+from vlmprof.trial import prefetch
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.prefetch import BatchPrefetcher
 
@@ -20,7 +20,7 @@ class OnDevice:
 
     device = "cuda"
 
-    def sight_key(self, prompt: Any) -> Any: ...
+    def feature_key(self, prompt: Any) -> Any: ...
     def encode_text(self, prompts: Any) -> Any: ...
     def split_features(self, batch: Any, features: Any) -> Any: ...
     def join_features(self, parts: Any) -> Any: ...
@@ -61,7 +61,7 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_batch_is_encoded_once_and_ahead() -> None:
-    bench, left = Counting(), asked(23)
+    loaded, left = Counting(), asked(23)
     everyone = ids(left)
     both = threading.Barrier(2)
 
@@ -72,7 +72,7 @@ def test_every_batch_is_encoded_once_and_ahead() -> None:
             met.append(True)
 
     met: list[bool] = []
-    with BatchPrefetcher(bench, meet) as following:  # type: ignore[arg-type]
+    with BatchPrefetcher(loaded, meet) as following:  # type: ignore[arg-type]
         seen = []
         while left:
             opened, prepared = following.take(left[:4], left[4:])
@@ -80,15 +80,15 @@ def test_every_batch_is_encoded_once_and_ahead() -> None:
             assert seen[-len(opened.readable) :] == ids(opened.readable)
             left = left[4:]
     assert seen == everyone
-    ahead_of_time = {name: count for name, count in bench.encoded.items() if int(name) >= 4}
+    ahead_of_time = {name: count for name, count in loaded.encoded.items() if int(name) >= 4}
     assert set(ahead_of_time.values()) == {1}
-    assert len(met) >= 1 and len(bench.threads - {"MainThread"}) > 1
+    assert len(met) >= 1 and len(loaded.threads - {"MainThread"}) > 1
 
 
 def test_a_size_that_changes_loses_and_doubles_nothing() -> None:
-    bench, left, sizes = Counting(), asked(40), iter([8, 8, 3, 5, 8, 1, 20])
+    loaded, left, sizes = Counting(), asked(40), iter([8, 8, 3, 5, 8, 1, 20])
     everyone, seen = ids(left), []
-    with BatchPrefetcher(bench, lambda pictures: None) as following:  # type: ignore[arg-type]
+    with BatchPrefetcher(loaded, lambda pictures: None) as following:  # type: ignore[arg-type]
         while left:
             size = next(sizes)
             _, prepared = following.take(left[:size], left[size:])
@@ -98,7 +98,7 @@ def test_a_size_that_changes_loses_and_doubles_nothing() -> None:
 
 
 def test_leaving_waits_for_what_runs_and_drops_the_rest() -> None:
-    bench, left = Counting(), asked(64)
+    loaded, left = Counting(), asked(64)
     running, most, lock = [0], [0], threading.Lock()
 
     def wait(pictures: Any) -> None:
@@ -109,15 +109,15 @@ def test_leaving_waits_for_what_runs_and_drops_the_rest() -> None:
         with lock:
             running[0] -= 1
 
-    with BatchPrefetcher(bench, wait) as following:  # type: ignore[arg-type]
+    with BatchPrefetcher(loaded, wait) as following:  # type: ignore[arg-type]
         following.take(left[:2], left[2:])
-    assert running[0] == 0 and sum(bench.encoded.values()) <= 2 * bench_module.MOST_AHEAD
-    count = sum(bench.encoded.values())
-    assert not [thread for thread in threading.enumerate() if thread.name in bench.threads - {"MainThread"}]
-    assert sum(bench.encoded.values()) == count
+    assert running[0] == 0 and sum(loaded.encoded.values()) <= 2 * prefetch.MOST_AHEAD
+    count = sum(loaded.encoded.values())
+    assert not [thread for thread in threading.enumerate() if thread.name in loaded.threads - {"MainThread"}]
+    assert sum(loaded.encoded.values()) == count
 
 
 def test_one_thread_where_rows_cannot_be_taken_apart_and_none_on_a_cpu() -> None:
-    assert bench_module.ahead(OnDevice()) == bench_module.MOST_AHEAD  # type: ignore[arg-type]
-    assert bench_module.ahead(SimpleNamespace(device="cuda")) == 1  # type: ignore[arg-type]
-    assert bench_module.ahead(SimpleNamespace(device="cpu")) == 0  # type: ignore[arg-type]
+    assert prefetch.prefetch_depth(OnDevice()) == prefetch.MOST_AHEAD  # type: ignore[arg-type]
+    assert prefetch.prefetch_depth(SimpleNamespace(device="cuda")) == 1  # type: ignore[arg-type]
+    assert prefetch.prefetch_depth(SimpleNamespace(device="cpu")) == 0  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ def test_other_settings_are_never_mixed_up(
 def test_answers_with_a_failed_sample_are_no_source(
     plans: tuple[TrialPlan, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = score_pass.NextBatch.take
+    opened = score_pass.BatchPrefetcher.take
 
     def first_one_broken(self: Any, asked: Any, then: Any) -> Any:
         found, _ = opened(self, asked, then)
@@ -105,9 +105,9 @@ def test_answers_with_a_failed_sample_are_no_source(
 
         lost = ScoredSample(example=found.readable[0].example, generation=None, score=None, batch_size=0, error="gone")
         rest = replace(found, readable=found.readable[1:], broken=(lost,))
-        return rest, lambda: self.bench.prepare(rest.readable)
+        return rest, lambda: self.loaded.prepare(rest.readable)
 
-    monkeypatch.setattr(score_pass.NextBatch, "take", first_one_broken)
+    monkeypatch.setattr(score_pass.BatchPrefetcher, "take", first_one_broken)
     results = run_all(plans[:2], fresh=False)
     assert [result.row["scored_by"] for result in results.values()] == [None, None]
 

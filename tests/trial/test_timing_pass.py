@@ -206,15 +206,15 @@ def test_the_columns_are_those_of_the_stages(tmp_path: Path, tiny_checkpoint: Pa
 
 
 def hold(path: str, holding: Any) -> None:
-    from vlmprof.measure.timing_lock import alone
+    from vlmprof.measure.timing_lock import exclusive_timing
 
-    with alone(True, lambda seconds: None, Path(path)):
+    with exclusive_timing(True, lambda seconds: None, Path(path)):
         holding.set()
         multiprocessing.Event().wait()
 
 
 def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> None:
-    from vlmprof.measure.timing_lock import alone
+    from vlmprof.measure.timing_lock import exclusive_timing
 
     spawn = multiprocessing.get_context("spawn")
     holding, path = spawn.Event(), tmp_path / "lock"
@@ -228,10 +228,10 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr("vlmprof.measure.timing_lock.TELL_EVERY_S", 0.3)
-        with alone(True, told, path) as waited:
+        with exclusive_timing(True, told, path) as waited:
             assert waited >= 0.3
     holder.join()
-    with alone(True, lambda seconds: None, path) as waited:
+    with exclusive_timing(True, lambda seconds: None, path) as waited:
         assert waited < 0.25
-    with alone(False, lambda seconds: None, path) as waited:
+    with exclusive_timing(False, lambda seconds: None, path) as waited:
         assert waited == 0.0

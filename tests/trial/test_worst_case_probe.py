@@ -15,7 +15,7 @@ from tests.jobs import small_job
 from vlmprof.batch_size.protocol import ProbeResult, SizeReply, SizeRequest
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.decoding import unmarked
-from vlmprof.engine.vision_cache import looking_anew, looking_in_full
+from vlmprof.engine.vision_cache import features_computed, features_computed_for_each_row
 from vlmprof.measure import memory_headroom as rooms
 from vlmprof.measure.memory_headroom import MemoryHeadroom
 from vlmprof.models.molmo.runtime import LoadedMolmo
@@ -75,11 +75,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
 
     room = MemoryHeadroom(usable_bytes=100 * MIB, held_bytes=40 * MIB, total_bytes=100 * MIB)
     monkeypatch.setattr(LoadedMolmo, "see", seen)
-    monkeypatch.setattr(rooms, "read_taken", device.taken)
+    monkeypatch.setattr(rooms, "read_memory_taken", device.taken)
     monkeypatch.setattr(rooms, "reset_peak", device.begin)
-    monkeypatch.setattr(worst_case_probe, "read_room", lambda device: room)
-    monkeypatch.setattr(worst_case_probe, "capped", lambda device, room, share: nullcontext())
-    monkeypatch.setattr(worst_case_probe, "_alone_on", lambda device: nullcontext())
+    monkeypatch.setattr(worst_case_probe, "read_headroom", lambda device: room)
+    monkeypatch.setattr(worst_case_probe, "memory_capped", lambda device, room, share: nullcontext())
+    monkeypatch.setattr(worst_case_probe, "_gpu_probe_lock", lambda device: nullcontext())
     return device
 
 
@@ -166,6 +166,6 @@ def test_a_probe_looks_at_every_row_though_they_are_alike(plan_of: Any, monkeypa
 
     monkeypatch.setattr(type(model), "see", seen)
     stages: list[str] = []
-    _, _, features = looking_in_full(model, alike, stages.append)
-    _, _, anew = looking_anew(model, alike, unmarked)
+    _, _, features = features_computed_for_each_row(model, alike, stages.append)
+    _, _, anew = features_computed(model, alike, unmarked)
     assert rows == [3, 3] and torch.equal(features, anew) and stages == ["connector"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 
 from vlmprof.store import ledger, tables
 from vlmprof.store.filesystem import Where
-from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_pulse
+from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_heartbeat
 
 Phase = Literal["waiting", "running", "done", "oom", "failed"]
 PHASES: tuple[Phase, ...] = ("waiting", "running", "done", "oom", "failed")
@@ -97,7 +97,7 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     """
     ledger.require(folder)
     lines = list(ledger.read(folder))
-    pulse = read_pulse(folder)
+    pulse = read_heartbeat(folder)
     ages = [age for age in (heard_s, pulse.age_s(time.time()) if pulse else None) if age is not None]
     sign = sign_of(pulse, min(ages, default=0.0))
     phases = _phases(lines)

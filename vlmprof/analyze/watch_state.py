@@ -20,7 +20,7 @@ from vlmprof.analyze.status import SweepStatus, status
 from vlmprof.errors import UserError
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
-from vlmprof.store.heartbeat import Heartbeat, read_pulse
+from vlmprof.store.heartbeat import Heartbeat, read_heartbeat
 from vlmprof.store.schema import knobs_of
 
 SHARE = 0.1
@@ -107,7 +107,7 @@ class Watcher:
         Raises:
             StoreError: the folder holds no sweep.
         """
-        pulse = read_pulse(self._folder)
+        pulse = read_heartbeat(self._folder)
         now = status(self._folder, heard_s=self._heard_s(pulse))
         self._read_fronts((now.counts["done"], now.counts["oom"], now.counts["failed"], len(now.seconds_of_ended)))
         fronts, note = self._fronts

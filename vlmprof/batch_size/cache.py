@@ -29,7 +29,7 @@ from filelock import FileLock
 from vlmprof.batch_size.coordinator import Entry, ProbeCoordinator
 from vlmprof.batch_size.memory_model import MemoryPoint
 from vlmprof.store import ledger
-from vlmprof.store.filesystem import ResultsFolder, Where, at
+from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 
 SUFFIX = ".jsonl"
 LOCK_S = 30.0
@@ -237,7 +237,7 @@ class SharedCache(Protocol):
 @contextmanager
 def kept_beside(results: Where, atlas: SharedCache) -> Iterator[None]:
     """Measurements go from a results folder to the atlas before a ``with`` block, and back after it."""
-    place = at(results)
+    place = results_folder(results)
     there = {name: place.read(f"{BESIDE}/{name}") for name in place.names(BESIDE)}
     since = atlas.adopt({name: data for name, data in there.items() if data is not None})
     try:

@@ -44,14 +44,14 @@ def submit_job(
     """Run a job on a Ray cluster. The same job again attaches to it, or goes on where it was cut off."""
     from vlmprof.submit.bundle import pack
 
-    parcel = pack(file, with_data=with_data, limit_bytes=round(data_limit_mb * 1e6))
+    bundle = pack(file, with_data=with_data, limit_bytes=round(data_limit_mb * 1e6))
     jobs = _reached(address)
-    found, how = jobs.submit(parcel, dict(_pair(one) for one in env or []), again=again)
+    found, how = jobs.submit(bundle, dict(_pair(one) for one in env or []), again=again)
     if how == "done":
         _say(f"{found.id} has succeeded already, {_ago(found)}; --again runs what is missing of it")
         _say(f"Fetch:  vlmprof fetch {found.id} DIR{_told(address)}")
         return
-    parts = f" with {len(parcel.files)} files of data" if parcel.files else ""
+    parts = f" with {len(bundle.files)} files of data" if bundle.files else ""
     _say(
         f"submitted {found.id}{parts}"
         if how == "new"
@@ -134,7 +134,7 @@ def _reached(address: str) -> JobsClient:
     from vlmprof.submit.client import JobsClient
 
     reached = JobsClient(address)
-    for warning in reached.door.warnings:
+    for warning in reached.connection.warnings:
         err.print(f"beware: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     return reached
 
@@ -145,7 +145,7 @@ def _say_arrival(jobs: JobsClient, found: Submission, address: str) -> None:
     Raises:
         UserError: it ended before it could say where, with the reason.
     """
-    found, where = jobs.arrived(found.id, PATIENCE_S)
+    found, where = jobs.wait_for_startup(found.id, PATIENCE_S)
     if where is None and found.ended:
         raise UserError(_why_not(found, jobs.log(found.id)))
     if where is None:

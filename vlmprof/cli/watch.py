@@ -150,21 +150,21 @@ def _over(view: SweepView) -> bool:
 
 
 def _watch_live(watcher: Watcher) -> None:
-    from vlmprof.report.status_screen import standing
+    from vlmprof.report.status_screen import status_screen
 
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
         for view in _views(watcher):
-            live.update(standing(view, out.width), refresh=True)
+            live.update(status_screen(view, out.width), refresh=True)
 
 
 def _watch_lines(watcher: Watcher) -> None:
-    from vlmprof.report.status_screen import line
+    from vlmprof.report.status_screen import status_line
 
     said, spoke = None, 0.0
     for view in _views(watcher):
         state = view.status.counts, view.status.sign
         if state != said or time.monotonic() - spoke > PLAIN_EVERY_S or _over(view):
-            out.print(line(view), highlight=False, markup=False, soft_wrap=True)
+            out.print(status_line(view), highlight=False, markup=False, soft_wrap=True)
             said, spoke = state, time.monotonic()
 
 

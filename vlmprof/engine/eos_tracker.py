@@ -29,11 +29,11 @@ class EosTracker:
     def take(self, tokens: Tensor) -> None:
         """Note a step's tokens, (batch,); they may still be in the making."""
         self.taken.append(tokens.to("cpu", non_blocking=True))  # into pinned memory, beside what runs next
-        arrived = None
+        wait_for_startup = None
         if self._late and self._stop:
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch types it not
-            arrived.record()
-        self._arrived.append(arrived)
+            wait_for_startup = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch types it not
+            wait_for_startup.record()
+        self._arrived.append(wait_for_startup)
 
     def over(self) -> bool:
         """Whether every row has ended, as far as can be known without waiting for the step made last."""
@@ -41,9 +41,9 @@ class EosTracker:
             return False
         until = len(self.taken) - (1 if self._late and len(self.taken) > 1 else 0)
         while self._looked < until and self._open:
-            arrived = self._arrived[self._looked]
-            if arrived is not None:
-                arrived.synchronize()
+            wait_for_startup = self._arrived[self._looked]
+            if wait_for_startup is not None:
+                wait_for_startup.synchronize()
             said = self.taken[self._looked].tolist()
             self._open -= {row for row in self._open if said[row] in self._stop}
             self._looked += 1

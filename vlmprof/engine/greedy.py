@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from vlmprof.decoding import Batch, Clock, Mark, TokenMaker, unmarked
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import classify, free_share, release
-from vlmprof.engine.vision_cache import Looked, looking_anew
+from vlmprof.engine.vision_cache import FeatureSource, features_computed
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
 
-Look = Callable[[TokenMaker, Sequence[Prompt], Mark], Looked]
+Look = Callable[[TokenMaker, Sequence[Prompt], Mark], FeatureSource]
 """Prompts -> their batch on the host and on the device, and its features."""
 
 
@@ -28,7 +28,7 @@ def generate(  # noqa: PLR0913 (what is asked for, and by name how it is done)
     stop_at_eos: bool = True,
     clock: Clock | None = None,
     engine: AbstractEngine = EAGER,
-    look: Look = looking_anew,
+    look: Look = features_computed,
 ) -> Run:
     """Answer a batch of prompts.
 

@@ -97,7 +97,7 @@ def run_experts(kernel: str, experts: Any, hidden: Tensor, chosen: Tensor, weigh
     return result
 
 
-def takes_ours(experts: Any) -> bool:
+def supports_layout(experts: Any) -> bool:
     """Whether a module's matrices lie as our products read them: gate and up in one, output by input, no bias."""
     flags = {"has_gate": True, "has_bias": False, "is_transposed": False, "has_post_expert_norm": False}
     return all(getattr(experts, name, None) == value for name, value in flags.items())
@@ -125,7 +125,7 @@ def _dense(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Ten
 
 def _decode_experts(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     kernel = experts_kernel(hidden.shape[0], chosen.shape[-1], experts.num_experts, hidden.dtype)
-    return run_experts(kernel if takes_ours(experts) else "grouped_mm", experts, hidden, chosen, weights)
+    return run_experts(kernel if supports_layout(experts) else "grouped_mm", experts, hidden, chosen, weights)
 
 
 def _decode_attention(
@@ -183,7 +183,7 @@ class DecodeKernels:
         if self._experts and experts == "grouped_mm" and blocks and model.routers:
             chosen = {router.top_k for router in model.routers}
             count = blocks[0].num_experts
-            names = {experts_kernel(tokens, k, count, dtype) if takes_ours(blocks[0]) else experts for k in chosen}
+            names = {experts_kernel(tokens, k, count, dtype) if supports_layout(blocks[0]) else experts for k in chosen}
             experts = "+".join(sorted(names))
         return {
             "decode_attention": "fixed_split" if calls else attention,

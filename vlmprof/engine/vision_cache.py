@@ -32,7 +32,7 @@ SHARE_OF_MEMORY = 1 / 8
 class RowwiseVision(Protocol):
     """A model whose features can be taken apart by prompt, and whose prompts can be encoded without pixels."""
 
-    def sight_key(self, prompt: Prompt) -> Hashable:
+    def feature_key(self, prompt: Prompt) -> Hashable:
         """All that decides a prompt's features besides pixels and weights: how the image is cut."""
         ...
 
@@ -63,7 +63,7 @@ class PreparedBatch:
     """The prompts whose images are seen for the first time, one for each image and tiling."""
 
 
-Looked = tuple[Batch, Batch, Any]
+FeatureSource = tuple[Batch, Batch, Any]
 """A batch on the host, the same on the device, its features."""
 
 
@@ -83,13 +83,13 @@ class VisionFeatureCache:
         """Work for the host alone: may run in a thread beside the device's."""
         if not self._most or not isinstance(model, RowwiseVision):
             return PreparedBatch(batch=model.encode(prompts), known={})
-        keys = tuple((_digest(prompt), model.sight_key(prompt)) for prompt in prompts)
+        keys = tuple((_digest(prompt), model.feature_key(prompt)) for prompt in prompts)
         known: dict[Hashable, Tensor] = {key: self._kept[key] for key in keys if key in self._kept}
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
         missing = model.encode(list(new.values())) if new else None
         return PreparedBatch(batch=model.encode_text(prompts), keys=keys, known=known, missing=missing)
 
-    def look(self, model: Any, prepared: PreparedBatch) -> Looked:
+    def look(self, model: Any, prepared: PreparedBatch) -> FeatureSource:
         """Features of a prepared batch: what is missing is computed, and kept."""
         moved = model.transfer(prepared.batch)
         if not prepared.keys:
@@ -126,7 +126,7 @@ class VisionFeatureCache:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
-def looking_anew(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Looked:
+def features_computed(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> FeatureSource:
     """Everything computed, stage by stage: what is timed."""
     batch = model.encode(prompts)
     mark("preprocess")
@@ -137,17 +137,19 @@ def looking_anew(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Lo
     return batch, moved, features
 
 
-def looking_at(sights: VisionFeatureCache, prepare: Callable[[], PreparedBatch]) -> Callable[..., Looked]:
+def features_from_cache(
+    vision_cache: VisionFeatureCache, prepare: Callable[[], PreparedBatch]
+) -> Callable[..., FeatureSource]:
     """The same from what is kept, for batches that nobody times."""
 
-    def look(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark = unmarked) -> Looked:
-        return sights.look(model, prepare())
+    def look(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark = unmarked) -> FeatureSource:
+        return vision_cache.look(model, prepare())
 
     return look
 
 
-def looking_in_full(model: Any, prompts: Sequence[Prompt], mark: Mark = unmarked) -> Looked:
-    """As ``looking_at`` does where every image is new and none is like another: the most that a batch can hold."""
+def features_computed_for_each_row(model: Any, prompts: Sequence[Prompt], mark: Mark = unmarked) -> FeatureSource:
+    """As ``features_from_cache`` where every image is new and no two are alike: the most that a batch can hold."""
     whole = model.encode(prompts)
     new = PreparedBatch(batch=whole, known={})
     if isinstance(model, RowwiseVision):

@@ -12,7 +12,9 @@ from vlmprof.measure.model_counts import ModelCounts, ModelParts
 from vlmprof.records import Run
 
 
-def require_as_said(before: ModelCounts, after: ModelCounts, whole: ModelParts, run: Run, *, crops_known: bool) -> None:
+def require_counts_match(
+    before: ModelCounts, after: ModelCounts, whole: ModelParts, run: Run, *, crops_known: bool
+) -> None:
     """Compare one generation of ``run`` with what was counted meanwhile.
 
     Args:

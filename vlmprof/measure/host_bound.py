@@ -77,7 +77,7 @@ class HostAheadClock:
         return self._clock.stop()
 
 
-def look(
+def measure_host_bound(
     device: str, generate: Callable[[Clock], StageTimes | None], step_ms: float, latency_ms: float
 ) -> HostBound | None:
     """Both signs of one generation; None on a CPU.

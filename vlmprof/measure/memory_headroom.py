@@ -34,7 +34,7 @@ class MemoryHeadroom:
     total_bytes: int
 
 
-def read_room(device: str) -> MemoryHeadroom | None:
+def read_headroom(device: str) -> MemoryHeadroom | None:
     """The room of this process; None on a CPU. Give back unused memory first, or it counts as held."""
     if not device.startswith("cuda"):
         return None
@@ -45,7 +45,7 @@ def read_room(device: str) -> MemoryHeadroom | None:
 
 
 @contextmanager
-def capped(device: str, room: MemoryHeadroom, share: float) -> Iterator[None]:
+def memory_capped(device: str, room: MemoryHeadroom, share: float) -> Iterator[None]:
     """No more than this share of the room, for the length of a ``with`` block: a miss is an ordinary error of torch."""
     number = _numbered(device)
     before = torch.cuda.get_per_process_memory_fraction(number)
@@ -83,13 +83,13 @@ class PhasePeaks:
     def start(self) -> None:
         """A generation begins now."""
         reset_peak(self._device)
-        self._before, self._needed, self._in_use = read_taken(self._device), 0, {}
+        self._before, self._needed, self._in_use = read_memory_taken(self._device), 0, {}
 
     def mark(self, stage: Stage) -> None:
         """All since the last mark was of this stage."""
         phase = PHASES.get(stage)
         if phase is not None:
-            taken = read_taken(self._device)
+            taken = read_memory_taken(self._device)
             self._needed = max(taken.needed, self._needed)
             self._in_use[phase] = max(taken.in_use, self._in_use.get(phase, 0))
         reset_peak(self._device)
@@ -117,7 +117,7 @@ def _numbered(device: str) -> int:
     return torch.cuda.current_device() if index is None else index
 
 
-def read_taken(device: str) -> MemoryTaken:
+def read_memory_taken(device: str) -> MemoryTaken:
     """Of the stretch until now.
 
     Whole cached blocks that nobody uses are not counted: when memory is short the allocator gives them back and tries

@@ -26,7 +26,7 @@ def lock_path() -> Path:
 
 
 @contextmanager
-def alone(exclusive: bool, waiting: Callable[[float], None], path: Path | None = None) -> Iterator[float]:
+def exclusive_timing(exclusive: bool, waiting: Callable[[float], None], path: Path | None = None) -> Iterator[float]:
     """Hold the host's timing lock while the block lasts; gives the seconds that were waited for it.
 
     Args:

@@ -127,12 +127,12 @@ def _native() -> Iterator[FamilyRow]:
 
 def _row(entry: Entry) -> FamilyRow:
     from vlmprof.models._hf.anatomy import reasons
-    from vlmprof.models._hf.introspection import find_parts
-    from vlmprof.models._hf.meta_model import build_skeleton
+    from vlmprof.models._hf.introspection import find_modules
+    from vlmprof.models._hf.meta_model import build_meta_model
     from vlmprof.models._hf.vision_budgets import budget_class
 
-    model = build_skeleton(_config(entry))
-    parts = find_parts(model)
+    model = build_meta_model(_config(entry))
+    parts = find_modules(model)
     image_processor, on_pil = _image_processor(entry.processor_of or entry.model_type)
     budget = budget_class(image_processor)
     return FamilyRow(

@@ -17,7 +17,7 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.store import ledger
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.filesystem import Where
-from vlmprof.store.heartbeat import BEAT_S, Heartbeat, RunningTrial, write_pulse
+from vlmprof.store.heartbeat import BEAT_S, Heartbeat, RunningTrial, write_heartbeat
 from vlmprof.store.ledger import FINISHED, State
 from vlmprof.trial.progress import Progress
 
@@ -181,7 +181,7 @@ class LiveState:
         if self._folder is None:
             return
         try:
-            write_pulse(self._folder, pulse)
+            write_heartbeat(self._folder, pulse)
         except OSError:
             return
 

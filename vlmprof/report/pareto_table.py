@@ -15,7 +15,7 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
 from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, quality_column, to_arrow
 from vlmprof.store import tables
-from vlmprof.store.filesystem import Where, at
+from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.schema import knobs_of
 
 FILE = "pareto.parquet"
@@ -54,7 +54,7 @@ def read_front(
 
 def write_front(frame: pd.DataFrame, folder: Where) -> str:
     """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI."""
-    place = at(folder)
+    place = results_folder(folder)
     place.write(FILE, tables.packed(to_arrow(frame)))
     return place.address(FILE)
 

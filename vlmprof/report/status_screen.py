@@ -19,7 +19,7 @@ MANY = 12
 COLOURS = {"alive": "green", "ended": "blue", "silent": "bold red", "none": "yellow"}
 
 
-def standing(view: SweepView, width: int) -> RenderableType:
+def status_screen(view: SweepView, width: int) -> RenderableType:
     """One screen."""
     now = view.status
     head = Text.assemble((now.name or "sweep", "bold"), "  ", (now.life, COLOURS[now.sign]))
@@ -36,7 +36,7 @@ def standing(view: SweepView, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def line(view: SweepView) -> str:
+def status_line(view: SweepView) -> str:
     """The same in one line, for a log."""
     running = "; ".join(f"{one.name} {_far(one)}" for one in _alive(view).values())
     parts = [counts(view), pace(view), view.status.life if view.status.sign != "alive" else "", running]

@@ -21,8 +21,8 @@ from vlmprof.records import Row
 from vlmprof.store import process_identity, schema, tables
 from vlmprof.store.attempts import AttemptStart, Chunk, Death, recalled
 from vlmprof.store.compaction import Compactor
-from vlmprof.store.filesystem import ResultsFolder, Where, at
-from vlmprof.store.lease import Lease, take
+from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
+from vlmprof.store.lease import Lease, acquire
 from vlmprof.store.ledger import FINISHED, Ledger, State
 from vlmprof.store.manifest import TableName, own_object
 from vlmprof.store.submitted_job import SubmittedJob, write_job
@@ -63,9 +63,9 @@ class Collector:
             StoreError: another sweep is writing here, the folder was written by another version, or it cannot be
                 written to.
         """
-        self._folder, self._sweep = at(folder), sweep
+        self._folder, self._sweep = results_folder(folder), sweep
         try:
-            self._lease = take(self._folder, wait_s)
+            self._lease = acquire(self._folder, wait_s)
             self._ledger = _opened(self._folder, self._lease)
         except OSError as error:
             raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from None

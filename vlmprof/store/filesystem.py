@@ -54,7 +54,7 @@ class ResultsFolder:
 
     @property
     def absolute(self) -> str:
-        """What ``at`` makes the same place of, from any working directory."""
+        """What ``results_folder`` makes the same place of, from any working directory."""
         return self.name if self.folder is None else self.root
 
     def address(self, name: str) -> str:
@@ -127,10 +127,10 @@ class ResultsFolder:
 
 
 Where: TypeAlias = str | Path | ResultsFolder
-"""How callers may name a results folder: a path, a URI, or what ``at`` made of it."""
+"""How callers may name a results folder: a path, a URI, or what ``results_folder`` made of it."""
 
 
-def at(where: Where) -> ResultsFolder:
+def results_folder(where: Where) -> ResultsFolder:
     """The place that a path or a URI names. Nothing is made yet; S3 is asked for a bucket's region if no one says it.
 
     Raises:
@@ -153,7 +153,7 @@ def _remote(uri: str) -> ResultsFolder:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{uri} cannot be opened: {error}") from None
     if isinstance(files, fs.LocalFileSystem):
-        return at(Path(root))
+        return results_folder(Path(root))
     return ResultsFolder(name=uri, files=files, root=root.rstrip("/"))
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-from vlmprof.store.filesystem import Where, at
+from vlmprof.store.filesystem import Where, results_folder
 
-PULSE = ".progress.json"
+HEARTBEAT = ".progress.json"
 BEAT_S = 2.0
 """Between two beats."""
 SILENT_S = 30.0
@@ -59,19 +59,19 @@ class Heartbeat:
         return max(0.0, now - self.time)
 
 
-def write_pulse(folder: Where, pulse: Heartbeat) -> None:
+def write_heartbeat(folder: Where, pulse: Heartbeat) -> None:
     """Replace the pulse of a folder.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    at(folder).rewrite(PULSE, json.dumps(asdict(pulse)).encode())
+    results_folder(folder).rewrite(HEARTBEAT, json.dumps(asdict(pulse)).encode())
 
 
-def read_pulse(folder: Where) -> Heartbeat | None:
+def read_heartbeat(folder: Where) -> Heartbeat | None:
     """The last beat in a folder; None where there is none, or none that this version can read."""
     try:
-        return _pulse(json.loads(at(folder).read(PULSE) or b""))
+        return _pulse(json.loads(results_folder(folder).read(HEARTBEAT) or b""))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # a display without it says less, and nothing that is wrong
 

@@ -59,7 +59,7 @@ CLAIMS_MOST = 20
 
 @final
 class Lease:
-    """A place that is held. Made by ``take``."""
+    """A place that is held. Made by ``acquire``."""
 
     def __init__(self, place: ResultsFolder, claim: Claim, lock: FileLock | None) -> None:
         self._place, self._claim, self._lock = place, claim, lock
@@ -81,9 +81,10 @@ class Lease:
         """
         claims = claims_of(self._place)
         if claims and claims[-1].epoch > self.epoch:
+            by = read_claims(self._place).holder or "another sweep"
             raise StoreError(
-                f"{self._place} was taken over by {look(self._place).holder or 'another sweep'}: this process gave no"
-                " sign of life for too long; it writes nothing more"
+                f"{self._place} was taken over by {by}: this process gave no sign of life for too long; it writes"
+                " nothing more"
             )
         if self._claim not in claims:
             raise StoreError(f"{self._place} is gone: {self._claim.path} of this sweep is no longer there")
@@ -108,7 +109,7 @@ class Lease:
         _put(self._place, self._claim.beat, {"beat": self._count, "time": now(), "released": released})
 
 
-def take(place: ResultsFolder, wait_s: float) -> Lease:
+def acquire(place: ResultsFolder, wait_s: float) -> Lease:
     """Become the one who writes here.
 
     Args:
@@ -132,9 +133,9 @@ def take(place: ResultsFolder, wait_s: float) -> Lease:
     return lease
 
 
-def holder(place: ResultsFolder) -> tuple[ProcessIdentity, bool] | None:
+def current_holder(place: ResultsFolder) -> tuple[ProcessIdentity, bool] | None:
     """Who wrote here last, and whether it has let go; None where nobody ever did."""
-    seen = look(place)
+    seen = read_claims(place)
     return None if seen.holder is None else (seen.holder, seen.released)
 
 
@@ -145,7 +146,7 @@ def _local_lock(place: ResultsFolder, wait_s: float) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        raise _refusal(place, look(place)) from None
+        raise _refusal(place, read_claims(place)) from None
     return lock
 
 
@@ -155,7 +156,7 @@ def _won(place: ResultsFolder, wait_s: float) -> Claim:
     watch, tries = _Watch(), 0
     while tries < CLAIMS_MOST:
         asked = time.monotonic()
-        seen = look(place)
+        seen = read_claims(place)
         watch.look(seen)
         if seen.released or seen.holder is None or _is_dead(seen.holder, place) or watch.still_s >= PACE.stale_s:
             claim = _claimed(place, seen.epoch + 1, asked)
@@ -296,7 +297,7 @@ def claims_of(place: ResultsFolder) -> list[Claim]:
     return sorted(Claim(epoch=int(epoch), token=token) for epoch, _, token in parts if epoch.isdigit())
 
 
-def look(place: ResultsFolder) -> ClaimState:
+def read_claims(place: ResultsFolder) -> ClaimState:
     """The highest epoch, now."""
     every = claims_of(place)
     if not every:

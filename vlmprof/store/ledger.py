@@ -13,7 +13,7 @@ from typing import Any, Literal, final, get_args
 
 from vlmprof.errors import StoreError
 from vlmprof.store import ledger_log
-from vlmprof.store.filesystem import Where, at
+from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.ledger_log import FileLog, SegmentLog
 
 LEDGER = ledger_log.LEDGER
@@ -44,7 +44,7 @@ class Ledger:
         Raises:
             StoreError: a line is not what the ledger writes.
         """
-        place = at(where)
+        place = results_folder(where)
         raw = ledger_log.read_lines(place)
         self.lines: list[Mapping[str, Any]] = [_parsed(line, _where(place, i)) for i, line in enumerate(raw, start=1)]
         """All of it, those appended here included."""
@@ -76,7 +76,7 @@ class Ledger:
 
 def exists(where: Where) -> bool:
     """Whether a sweep has been started here."""
-    return ledger_log.exists(at(where))
+    return ledger_log.exists(results_folder(where))
 
 
 def require(where: Where) -> None:
@@ -91,7 +91,7 @@ def read(where: Where) -> Iterator[Mapping[str, Any]]:
     Raises:
         StoreError: a line other than a torn last one is not what the ledger writes.
     """
-    place = at(where)
+    place = results_folder(where)
     for number, line in enumerate(ledger_log.read_lines(place), start=1):
         yield _parsed(line, _where(place, number))
 

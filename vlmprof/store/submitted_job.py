@@ -8,7 +8,7 @@ from typing import final
 
 from vlmprof.errors import StoreError
 from vlmprof.store import ledger
-from vlmprof.store.filesystem import ResultsFolder, Where, at
+from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 
 JOB = "job.yaml"
 
@@ -44,7 +44,7 @@ def read_job(where: Where) -> SubmittedJob:
     Raises:
         StoreError: the folder holds no sweep, or one that was written without its job.
     """
-    place = at(where)
+    place = results_folder(where)
     ledger.require(place)
     found = place.read(JOB)
     if found is None:

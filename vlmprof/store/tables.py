@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from vlmprof.errors import StoreError
 from vlmprof.records import Row
 from vlmprof.store import ledger, schema
-from vlmprof.store.filesystem import ResultsFolder, Where, at
+from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 from vlmprof.store.manifest import Manifest, PartName, TableName, own_object
 
 READERS = 16
@@ -58,7 +58,7 @@ def write(
     if unknown:
         raise ValueError(f"the table '{table}' has no column named {', '.join(unknown)}")
     name = own_object(table, trial, epoch)
-    at(where).write(name, packed(pa.Table.from_pylist([dict(row) for row in rows], schema=kind)))
+    results_folder(where).write(name, packed(pa.Table.from_pylist([dict(row) for row in rows], schema=kind)))
     return name
 
 
@@ -78,7 +78,7 @@ def read(where: Where, table: TableName) -> pd.DataFrame:
     Raises:
         StoreError: the folder holds no sweep.
     """
-    place = at(where)
+    place = results_folder(where)
     ledger.require(place)
     whole = joined(_parts(place, table), table)
     frame: pd.DataFrame = whole.to_pandas()
@@ -92,19 +92,19 @@ def read_part(where: Where, table: PartName, name: str) -> list[dict[str, Any]]:
     Raises:
         StoreError: the object is damaged.
     """
-    part = _fetched(at(where), own_object(table, name, None))
+    part = _fetched(results_folder(where), own_object(table, name, None))
     rows: list[dict[str, Any]] = [] if part is None else part.to_pylist()
     return rows
 
 
 def remove(where: Where, table: PartName, name: str) -> None:
     """Take one object away, if it is there."""
-    at(where).remove(own_object(table, name, None))
+    results_folder(where).remove(own_object(table, name, None))
 
 
 def without_rows(where: Where) -> list[str]:
     """Trials that the ledger lists as ended although the table ``trials`` has no object with their row."""
-    place = at(where)
+    place = results_folder(where)
     catalog = Manifest().take(ledger.read(place))
     there = {f"trials/{name}" for name in place.names("trials")}
     alone = [trial for trial, name in catalog.alone("trials").items() if name not in there]

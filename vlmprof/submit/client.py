@@ -21,9 +21,9 @@ from vlmprof import __version__
 from vlmprof.errors import UserError, suggestion
 from vlmprof.job.storage import STORAGE, is_anchored
 from vlmprof.submit.bundle import JOB, JobBundle
-from vlmprof.submit.connection import Connection, knock
+from vlmprof.submit.connection import Connection, connect
 from vlmprof.submit.secret_scan import why_secret_variable
-from vlmprof.submit.startup_report import StartupReport, found_in
+from vlmprof.submit.startup_report import StartupReport, find_report
 from vlmprof.submit.submission import Submission, of_details
 
 STOP_WAIT_S = 60
@@ -46,12 +46,12 @@ class JobsClient:
         Raises:
             UserError: nobody answers there, or not to this token.
         """
-        self.door = knock(address)
-        self._client = _client(self.door)
+        self.connection = connect(address)
+        self._client = _client(self.connection)
 
     def listed(self) -> list[Submission]:
         """All sweeps that were submitted here, the newest first."""
-        with _answered(self.door):
+        with _answered(self.connection):
             found: list[Any] = self._client.list_jobs()
         sweeps = [of_details(one) for one in found if (one.metadata or {}).get(KIND) == SWEEP and one.submission_id]
         return sorted(sweeps, key=lambda one: one.began, reverse=True)
@@ -67,13 +67,13 @@ class JobsClient:
             found = [one for one, name in zip(known, names, strict=True) if name == said]
             if found:
                 return max(found, key=lambda one: (one.began, one.attempt))
-        raise UserError(f"no job '{said}' on {self.door.url}{suggestion(said, [one.id for one in known])}")
+        raise UserError(f"no job '{said}' on {self.connection.url}{suggestion(said, [one.id for one in known])}")
 
-    def submit(self, parcel: JobBundle, variables: Mapping[str, str], *, again: bool) -> tuple[Submission, Ended]:
+    def submit(self, bundle: JobBundle, variables: Mapping[str, str], *, again: bool) -> tuple[Submission, Ended]:
         """Send a job, unless it is there already.
 
         Args:
-            parcel: The job.
+            bundle: The job.
             variables: For the environment of its processes.
             again: A new attempt also of a job that succeeded.
 
@@ -82,24 +82,24 @@ class JobsClient:
         """
         for name, value in variables.items():
             _require_open(name, value)
-        attempts = [one for one in self.listed() if one.base == parcel.id]
+        attempts = [one for one in self.listed() if one.base == bundle.id]
         last = max(attempts, key=lambda one: one.attempt, default=None)
         if last is not None and not last.ended:
             return last, "attached"
         if last is not None and last.state == "SUCCEEDED" and not again:
             return last, "done"
-        id_ = f"{parcel.id}-r{last.attempt + 1}" if last else parcel.id
-        sent = self._send(id_, parcel, variables)
+        id_ = f"{bundle.id}-r{last.attempt + 1}" if last else bundle.id
+        sent = self._send(id_, bundle, variables)
         return self.info(id_), "new" if sent else "attached"
 
-    def _send(self, id_: str, parcel: JobBundle, variables: Mapping[str, str]) -> bool:
+    def _send(self, id_: str, bundle: JobBundle, variables: Mapping[str, str]) -> bool:
         """Whether it was this call that submitted it, and not another at the same time."""
-        place = "" if is_anchored(parcel.storage) else ROOT
+        place = "" if is_anchored(bundle.storage) else ROOT
         report = f"{place}python -m vlmprof.submit.startup_report {JOB}"
         command = f"{report} && exec python -m vlmprof.cli run {JOB} --address auto"
-        about = {KIND: SWEEP, "name": parcel.name, "client": __version__, "user": _user()}
-        with tempfile.TemporaryDirectory(prefix="vlmprof-parcel-") as folder, _answered(self.door):
-            parcel.write(Path(folder))
+        about = {KIND: SWEEP, "name": bundle.name, "client": __version__, "user": _user()}
+        with tempfile.TemporaryDirectory(prefix="vlmprof-bundle-") as folder, _answered(self.connection):
+            bundle.write(Path(folder))
             try:
                 self.run(id_, command, about, folder, variables)
             except RuntimeError as error:
@@ -118,7 +118,7 @@ class JobsClient:
     ) -> None:
         """A job of any kind, on the head, where it waits for no resource; SIGINT stops it."""
         stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
-        mode = {} if self.door.token else {"RAY_AUTH_MODE": "disabled"}
+        mode = {} if self.connection.token else {"RAY_AUTH_MODE": "disabled"}
         environment: dict[str, Any] = {"env_vars": {**stopping, **mode, **(variables or {})}}
         if folder:
             environment["working_dir"] = folder
@@ -128,12 +128,12 @@ class JobsClient:
 
     def info(self, id_: str) -> Submission:
         """How a submission stands."""
-        with _answered(self.door):
+        with _answered(self.connection):
             return of_details(self._client.get_job_info(id_))
 
     def log(self, id_: str) -> str:
         """What a job has printed so far."""
-        with _answered(self.door):
+        with _answered(self.connection):
             text: str = self._client.get_job_logs(id_)
         return text
 
@@ -144,7 +144,7 @@ class JobsClient:
         """
         told = 0
         while True:
-            with _answered(self.door):
+            with _answered(self.connection):
                 told, whole = asyncio.run(self._tail(id_, write, told))
             found = self.info(id_)
             if not whole and (rest := self.log(id_)[told:]):
@@ -166,19 +166,19 @@ class JobsClient:
             return told, True
         return told, False
 
-    def arrived(self, id_: str, patience_s: float) -> tuple[Submission, StartupReport | None]:
+    def wait_for_startup(self, id_: str, patience_s: float) -> tuple[Submission, StartupReport | None]:
         """A submission once it runs, and where; None when it ended before, or is not there yet after so long."""
         until = time.monotonic() + patience_s
         while True:
             found = self.info(id_)
-            where = found_in(self.log(id_)) if found.state != "PENDING" else None
+            where = find_report(self.log(id_)) if found.state != "PENDING" else None
             if where or found.ended or time.monotonic() > until:
                 return found, where
             time.sleep(LOOK_EVERY_S)
 
     def stop(self, id_: str) -> Submission:
         """Ask a job to stop and wait until it has; what is finished is kept."""
-        with _answered(self.door):
+        with _answered(self.connection):
             self._client.stop_job(id_)
         until = time.monotonic() + STOP_WAIT_S + 30
         while not (found := self.info(id_)).ended and time.monotonic() < until:
@@ -187,7 +187,7 @@ class JobsClient:
 
     def forget(self, id_: str) -> None:
         """Take an ended job off the list."""
-        with _answered(self.door):
+        with _answered(self.connection):
             self._client.delete_job(id_)
 
 
@@ -198,7 +198,7 @@ def whereabouts(address: str, said: str) -> StartupReport:
         UserError: there is no such submission, or it never began.
     """
     jobs = JobsClient(address)
-    found, where = jobs.arrived(jobs.find(said).id, patience_s=60)
+    found, where = jobs.wait_for_startup(jobs.find(said).id, patience_s=60)
     if where is None:
         raise UserError(
             f"{found.id} ({found.state.lower()}) has not said where its results lie; 'vlmprof logs"
@@ -207,8 +207,8 @@ def whereabouts(address: str, said: str) -> StartupReport:
     return where
 
 
-def _client(door: Connection) -> Any:
-    os.environ["RAY_AUTH_MODE"] = "token" if door.token else "disabled"
+def _client(connection: Connection) -> Any:
+    os.environ["RAY_AUTH_MODE"] = "token" if connection.token else "disabled"
     import logging
 
     from ray.job_submission import JobSubmissionClient
@@ -218,8 +218,8 @@ def _client(door: Connection) -> Any:
     # Ray prefers these to an address that was said.
     aside = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
     try:
-        with _answered(door):
-            return JobSubmissionClient(door.url, headers=dict(door.headers))
+        with _answered(connection):
+            return JobSubmissionClient(connection.url, headers=dict(connection.headers))
     finally:
         os.environ.update(aside)
 
@@ -231,7 +231,7 @@ def _broken() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def _answered(door: Connection) -> Iterator[None]:
+def _answered(connection: Connection) -> Iterator[None]:
     """What the cluster refuses, or that it is gone, in a line."""
     import requests
     from ray.exceptions import AuthenticationError
@@ -239,14 +239,14 @@ def _answered(door: Connection) -> Iterator[None]:
     try:
         yield
     except AuthenticationError:
-        raise UserError(f"the cluster at {door.url} does not take this token any more") from None
+        raise UserError(f"the cluster at {connection.url} does not take this token any more") from None
     except (requests.RequestException, ConnectionError) as error:
-        raise UserError(f"the cluster at {door.url} does not answer any more ({type(error).__name__})") from None
+        raise UserError(f"the cluster at {connection.url} does not answer any more ({type(error).__name__})") from None
     except RuntimeError as error:
         if "Request failed" not in str(error):
             raise
         last = [line for line in str(error).strip().splitlines() if line.strip()][-1]
-        raise UserError(f"the cluster at {door.url} refused: {last.strip()}") from None
+        raise UserError(f"the cluster at {connection.url} refused: {last.strip()}") from None
 
 
 def _require_open(name: str, value: str) -> None:

@@ -61,7 +61,7 @@ class Connection:
         return tuple(said)
 
 
-def knock(address: str) -> Connection:
+def connect(address: str) -> Connection:
     """Who answers at an address.
 
     Raises:

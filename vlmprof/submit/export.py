@@ -19,8 +19,8 @@ from typing import Any
 from pyarrow import fs
 
 from vlmprof.store import ledger_log
-from vlmprof.store.filesystem import ResultsFolder, Where, at
-from vlmprof.store.heartbeat import PULSE
+from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
+from vlmprof.store.heartbeat import HEARTBEAT
 from vlmprof.store.ledger_log import LEDGER
 
 MARK = "vlmprof-fetch "
@@ -42,7 +42,7 @@ def pieces(where: Where, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         where: A folder or a URI with a ledger in it.
         have: Path -> sha256 of what the receiver holds already; only its name is sent again.
     """
-    place = at(where)
+    place = results_folder(where)
     if not ledger_log.exists(place):
         yield {"is": "error", "why": f"there is no {LEDGER} in {place}: no sweep has begun to write there"}
         return
@@ -66,7 +66,7 @@ def _names(place: ResultsFolder) -> list[str]:
 
 def _is_shown(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return str(path) == PULSE or (not hidden and path.parts[0] not in (LEDGER, ledger_log.SEGMENTS))
+    return str(path) == HEARTBEAT or (not hidden and path.parts[0] not in (LEDGER, ledger_log.SEGMENTS))
 
 
 def _file(name: str, content: bytes, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:

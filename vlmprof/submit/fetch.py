@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, final
 
 from vlmprof.errors import NothingYet, StoreError, UserError
-from vlmprof.store.heartbeat import PULSE
+from vlmprof.store.heartbeat import HEARTBEAT
 from vlmprof.store.ledger import LEDGER, read
 from vlmprof.submit.client import FETCH, KIND, JobsClient
 from vlmprof.submit.export import HAVE, ID, KINDS, MARK
@@ -53,7 +53,7 @@ def fetch(jobs: JobsClient, submission: Submission, folder: Path) -> FetchResult
         UserError: the sweep has no results yet, the folder holds something else, or what came is not what was sent.
     """
     _require_room(folder, submission)
-    found, where = jobs.arrived(submission.id, patience_s=60)
+    found, where = jobs.wait_for_startup(submission.id, patience_s=60)
     if where is None or not where.results:
         raise NothingYet(f"{found.id} ({found.state.lower()}) has written nothing yet")
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,10 +73,10 @@ def _receive(jobs: JobsClient, results: str, folder: Path) -> Unpacker:
     have = {str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _kept(folder).items()}
     unpacker = Unpacker(folder)
     command = f"exec python -m vlmprof.submit.export {shlex.quote(results)}"
-    with tempfile.TemporaryDirectory(prefix="vlmprof-have-") as parcel:
+    with tempfile.TemporaryDirectory(prefix="vlmprof-have-") as bundle:
         if have:
-            (Path(parcel) / HAVE).write_text(json.dumps(have), encoding="utf-8")
-        jobs.run(id_, f"{command} {HAVE}" if have else command, {KIND: FETCH}, parcel if have else "")
+            (Path(bundle) / HAVE).write_text(json.dumps(have), encoding="utf-8")
+        jobs.run(id_, f"{command} {HAVE}" if have else command, {KIND: FETCH}, bundle if have else "")
     try:
         ended = jobs.follow(id_, unpacker.take)
     finally:
@@ -172,7 +172,7 @@ def inside(folder: Path, name: str) -> Path:
         UserError: it leads out of the folder, or is of a kind that no results folder holds.
     """
     path = PurePosixPath(name)
-    hidden = name != PULSE and any(part.startswith(".") for part in path.parts)
+    hidden = name != HEARTBEAT and any(part.startswith(".") for part in path.parts)
     sound = path.parts and not path.is_absolute() and not hidden
     if not sound or "\\" in name or "\0" in name or path.suffix not in KINDS:
         raise UserError(f"the cluster names a file '{name}', which has no place in results; nothing was written")

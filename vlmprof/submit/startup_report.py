@@ -29,7 +29,7 @@ class StartupReport:
     """The results folder, absolute; empty where the job cannot be read there, which the job then says itself."""
 
 
-def arrival(job: Path) -> StartupReport:
+def startup_report(job: Path) -> StartupReport:
     """Where this process is, and where the job's results go from here."""
     from vlmprof.job.spec import survey
 
@@ -39,7 +39,7 @@ def arrival(job: Path) -> StartupReport:
     return StartupReport(vlmprof=__version__, python=platform.python_version(), host=platform.node(), results=results)
 
 
-def found_in(log: str) -> StartupReport | None:
+def find_report(log: str) -> StartupReport | None:
     """The line in the log of a job; None where it is not there, or not there yet."""
     for line in log.splitlines():
         if line.startswith(MARK):
@@ -53,7 +53,7 @@ def found_in(log: str) -> StartupReport | None:
 
 def main(arguments: list[str]) -> None:
     """Print the report of the job file that is named."""
-    print(MARK + json.dumps(asdict(arrival(Path(arguments[0])))), flush=True)
+    print(MARK + json.dumps(asdict(startup_report(Path(arguments[0])))), flush=True)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def _no_cluster(address: str, reason: str) -> UserError:
     )
 
 
-def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> TrialResources:
+def trial_resources(resources: ResourceSpec, tell: Callable[[str], None]) -> TrialResources:
     """What one trial gets of the connected cluster.
 
     Args:
@@ -157,7 +157,7 @@ def share_of(resources: ResourceSpec, tell: Callable[[str], None]) -> TrialResou
     """
     import ray
 
-    known = nodes.of(ray.nodes())
+    known = nodes.read_nodes(ray.nodes())
     gpus = resources.gpus if resources.gpus != "auto" else int(any(node.kind for node in known))
     concurrent = 0 if resources.concurrent == "auto" else resources.concurrent
     if resources.gpus == "auto" and concurrent and not gpus:

@@ -20,7 +20,7 @@ from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.plan.point import TrialPlan
 from vlmprof.surfaces import Anatomy, DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.tasks.task import Task
-from vlmprof.trial.load_key import but_for_length, load_key
+from vlmprof.trial.load_key import key_without_length, load_key
 from vlmprof.trial.resolve import KnobSetting, ResolvedTrial, family_of, planned_counts, subset_of, task_of
 
 READING = 64
@@ -86,7 +86,7 @@ class CostEstimator:
             samples = seen.samples if "accuracy" in plan.measure else 0
         except Exception:  # an order is no reason to end a sweep: the trial meets the error itself, and keeps it
             score, timing, samples = 0.0, 0.0, 0
-        load, chain = self._number(load_key(plan)), self._number(but_for_length(plan))
+        load, chain = self._number(load_key(plan)), self._number(key_without_length(plan))
         return ScheduledTrial(trial=plan.id, load=load, chain=chain, score=score, timing=timing, samples=samples)
 
     def _number(self, key: Hashable) -> int:

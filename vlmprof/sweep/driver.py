@@ -30,17 +30,17 @@ from vlmprof.monitor.loggers import NONE, LoggerOptions, callbacks
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
-from vlmprof.store.filesystem import at
+from vlmprof.store.filesystem import results_folder
 from vlmprof.store.ledger import State
 from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
-from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, share_of
+from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, trial_resources
 from vlmprof.sweep.cost import CostEstimator
 from vlmprof.sweep.retries import FELL, SHORT_OF_MEMORY, RetryBudget, TunerBackoff
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import ScheduleSearcher
 from vlmprof.sweep.shards import split, trials_of
-from vlmprof.sweep.sizer_actor import RemoteSizer, said_folder
+from vlmprof.sweep.sizer_actor import RemoteSizer, configured_folder
 from vlmprof.sweep.trainable import FaultPolicy, TrainableContext, VlmTrainable
 from vlmprof.trial.columns.identity import lost
 
@@ -75,7 +75,7 @@ class SweepRun:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._share, self._verbose, self._care = display, share, verbose, care
-        self._place, self._sweep, self._extras = at(where), sweep, extras
+        self._place, self._sweep, self._extras = results_folder(where), sweep, extras
         # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
         Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
         # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
@@ -85,7 +85,7 @@ class SweepRun:
         writing = {**_DURABLE, "scheduling_strategy": here}
         collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **writing)
         self._collector = collector.remote(self._place.absolute, sweep)
-        self._sizer = RemoteSizer(said_folder())
+        self._sizer = RemoteSizer(configured_folder())
         # Without a GPU nothing is measured, and no sizer is started.
         self._folder = self._place.folder or Path()  # of TensorBoard's runs, which no object store holds
         self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
@@ -106,7 +106,7 @@ class SweepRun:
             StoreError: nothing can be written to the folder any more.
             UserError: Ray Tune ends again and again without running anything.
         """
-        lives, patience, left = RetryBudget(), TunerBackoff(), list(plans)
+        retry_budget, backoff, left = RetryBudget(), TunerBackoff(), list(plans)
         estimator = CostEstimator()
         with self._watching(), self._measurements:
             while left:
@@ -119,15 +119,15 @@ class SweepRun:
                 fell = [error for error in ended if error is not None]
                 short = any(map(_is_of_memory, fell))
                 killer = SHORT_OF_MEMORY if short else FELL if fell else ""
-                before, (left, deaths, taught) = left, self._unsettled(left, lives, killer)
+                before, (left, deaths, taught) = left, self._unsettled(left, retry_budget, killer)
                 if not left:
                     return
                 gained = taught or len(left) < len(before)
-                if pause := patience.pause(gained=gained, died=bool(deaths), short=short):
+                if pause := backoff.pause(gained=gained, died=bool(deaths), short=short):
                     self._display.note(f"going on in {pause:.0f} s" + (", when memory may be free" if short else ""))
                     time.sleep(pause)
 
-    def let_go(self) -> None:
+    def shut_down(self) -> None:
         """Let the collector finish its line and go, whatever else is wrong."""
         with suppress(ray.exceptions.RayError):
             ray.get(self._collector.close.remote(), timeout=LET_GO_S)
@@ -139,7 +139,7 @@ class SweepRun:
         return dict(settled)
 
     def _unsettled(
-        self, plans: Sequence[TrialPlan], lives: RetryBudget, killer: str
+        self, plans: Sequence[TrialPlan], retry_budget: RetryBudget, killer: str
     ) -> tuple[list[TrialPlan], int, bool]:
         """What must run again, how many of them died, and whether one is further than it was.
 
@@ -147,7 +147,7 @@ class SweepRun:
 
         Args:
             plans: What was to run.
-            lives: How many deaths each has left.
+            retry_budget: How many deaths each has left.
             killer: What is known to have ended them all, whatever they were doing.
         """
         if why := _told(self._collector.broken.remote()):
@@ -155,9 +155,9 @@ class SweepRun:
         settled, _ = _told(self._collector.board.remote())
         left = {plan.id: plan for plan in plans if plan.id not in settled}
         deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left), killer))
-        taught = any([lives.teaches(trial, death) for trial, death in deaths.items()])
+        taught = any([retry_budget.teaches(trial, death) for trial, death in deaths.items()])
         for trial, death in deaths.items():
-            if reason := lives.spend(trial, death):
+            if reason := retry_budget.spend(trial, death):
                 _told(self._collector.finish.remote(lost(left.pop(trial), reason)))
             else:
                 why = f" ({death.reason})" if death.reason else ""
@@ -279,13 +279,13 @@ def launch(  # noqa: PLR0913 (what is run, and by name how)
         if dashboard:
             display.note(f"dashboard: http://{dashboard}")
         care = FaultPolicy(chunk=spec.chunk, timeout_s=spec.timeout_s)
-        share = share_of(spec.resources, display.note)
+        share = trial_resources(spec.resources, display.note)
         if spec.resources.gpus == "auto" and not share.gpus and address != LOCAL:
             display.note(ON_CPUS)
         session = SweepRun(spec.where, spec.name, display, share, verbose=verbose, care=care, extras=extras)
         try:
             session.run(session.open_run(plans, spec.model_dump(mode="json"), submitted))
         except BaseException:
-            session.let_go()
+            session.shut_down()
             raise
         return session.close()

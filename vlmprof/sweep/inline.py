@@ -17,7 +17,7 @@ from vlmprof.monitor.loggers import numbers
 from vlmprof.monitor.tensorboard import write_run
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.collector import Collector
-from vlmprof.store.filesystem import Where, at
+from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.trial.progress import Progress
 
 
@@ -61,7 +61,7 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
                 raise error.__cause__ or error from None
             collector.finish(result, begun.attempt)
             board.ended(result)
-            if tensorboard and folder and (mounted := at(folder).folder):
+            if tensorboard and folder and (mounted := results_folder(folder).folder):
                 write_run(mounted, plan, numbers(result.row))
     finally:
         board.close()

@@ -52,7 +52,7 @@ class Node:
         return ", ".join([*parts, self.kind] if self.kind and self.kind != NO_KIND else parts) or "nothing"
 
 
-def of(described: Iterable[Mapping[str, Any]]) -> list[Node]:
+def read_nodes(described: Iterable[Mapping[str, Any]]) -> list[Node]:
     """The nodes that are alive, from ``ray.nodes()``."""
     return [Node(resources=one["Resources"], labels=one.get("Labels") or {}) for one in described if one["Alive"]]
 

@@ -107,7 +107,7 @@ class RemoteSizer:
     def actor(self) -> Any:
         """The actor, started where it is not there."""
         if self._found is None:
-            options = {"name": name_for(self._folder), "namespace": NAMESPACE, "lifetime": "detached"}
+            options = {"name": actor_name(self._folder), "namespace": NAMESPACE, "lifetime": "detached"}
             durable = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
             remote = ray.remote(SizerActor).options(
                 **options, **durable, get_if_exists=True, scheduling_strategy=_on_the_head()
@@ -128,13 +128,13 @@ class RemoteSizer:
         return None
 
 
-def said_folder() -> str:
+def configured_folder() -> str:
     """The atlas that this process's environment names; empty where it names none."""
     said = os.environ.get(FOLDER)
     return str(Path(said).expanduser().absolute()) if said else ""
 
 
-def name_for(folder: str) -> str:
+def actor_name(folder: str) -> str:
     """The name of the actor in its namespace."""
     return f"batch-sizer-{vlmprof.__version__}-{PROTOCOL}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 

@@ -103,7 +103,7 @@ class VlmTrainable(tune.Trainable):
 
         with Watchdog(shared.care.timeout_s, last_words) as self._watchdog:
             try:
-                result = self._warm_executor().run(shared.plans[trial], self._report, begun, self._keeper())
+                result = self._warm_executor().run(shared.plans[trial], self._report, begun, self._answer_store())
             except Uncollected as error:
                 raise error.__cause__ or error from None
             except Exception as error:
@@ -134,7 +134,7 @@ class VlmTrainable(tune.Trainable):
                     shared.collector.progress.remote(shard.trial, told)
 
             try:
-                self._warm_executor().run_part(plan, report, begun, self._keeper(), shard.places)
+                self._warm_executor().run_part(plan, report, begun, self._answer_store(), shard.places)
             except Uncollected as error:
                 raise error.__cause__ or error from None
         return {"state": "answered"}
@@ -153,7 +153,7 @@ class VlmTrainable(tune.Trainable):
             self._executor = Executor(shared.sizer, gpus=shared.gpus, name="tune", policy=shared.care.chunk)
         return self._executor
 
-    def _keeper(self) -> Any:
+    def _answer_store(self) -> Any:
         from vlmprof.sweep.actors import RemoteAnswerStore
 
         return RemoteAnswerStore(self._shared.collector)

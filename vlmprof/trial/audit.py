@@ -21,12 +21,12 @@ def audited_answers(
     resolved: ResolvedTrial,
     asked: Sequence[Sample],
     scored: Sequence[ScoredSample],
-    bench: LoadedModel,
+    loaded: LoadedModel,
     max_new_tokens: int,
 ) -> tuple[Generation, ...]:
     """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch."""
     opened = open_pictures([one for one, _ in _slice(resolved, asked, scored)]).readable
-    return tuple(bench.answer_alone(one, max_new_tokens) for one in opened)
+    return tuple(loaded.answer_alone(one, max_new_tokens) for one in opened)
 
 
 def audit(

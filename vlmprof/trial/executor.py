@@ -43,7 +43,7 @@ ALONE = AttemptStart(attempt="")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
     identity: Hashable
-    bench: LoadedModel
+    loaded: LoadedModel
 
 
 @final
@@ -66,7 +66,7 @@ class Executor:
         self._canaries: dict[Hashable, float] = {}
 
     def run(
-        self, plan: TrialPlan, report: Report, begun: AttemptStart = ALONE, keeper: AnswerStore | None = None
+        self, plan: TrialPlan, report: Report, begun: AttemptStart = ALONE, answer_store: AnswerStore | None = None
     ) -> TrialResult:
         """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace.
 
@@ -74,7 +74,7 @@ class Executor:
             plan: What to run.
             report: Told how far it has come.
             begun: What the collector said when the trial began.
-            keeper: Takes answers while the trial runs; None keeps none.
+            answer_store: Takes answers while the trial runs; None keeps none.
 
         Raises:
             Uncollected: the collector refuses what the trial gives it.
@@ -82,7 +82,7 @@ class Executor:
         """
         began, sizer = time.monotonic(), CountingSizer(self._sizer)
         told: Row = {"started": now(), "attempts": begun.number, "executor": self._name}
-        chunks = PartialResults(begun, keeper, plan.id, self._policy)
+        chunks = PartialResults(begun, answer_store, plan.id, self._policy)
 
         def about() -> Row:
             return {**told, "seconds": time.monotonic() - began, **sizer.columns()}
@@ -90,14 +90,14 @@ class Executor:
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
-            bench = self._bench(resolved, report)
-            outcome = run_trial(resolved, bench, sizer, report, chunks)
+            loaded = self._bench(resolved, report)
+            outcome = run_trial(resolved, loaded, sizer, report, chunks)
             for _ in range(1, plan.timing.processes if outcome.sessions else 1):
-                self._loaded = bench = None  # type: ignore[assignment]  # freed before it is loaded anew
+                self._loaded = loaded = None  # type: ignore[assignment]  # freed before it is loaded anew
                 release()
-                bench = self._bench(resolved, report)
-                outcome = time_again(outcome, bench, report)
-            return finished(outcome, bench.model, {**about(), **self._drift(outcome)})
+                loaded = self._bench(resolved, report)
+                outcome = time_again(outcome, loaded, report)
+            return finished(outcome, loaded.model, {**about(), **self._drift(outcome)})
         except OutOfMemory as error:
             return unfinished(plan, "oom", error, traceback.format_exc(), about())
         except Uncollected:
@@ -109,7 +109,9 @@ class Executor:
             failed = unfinished(plan, "failed", error, traceback.format_exc(), about())
             return replace(failed, distrusted=isinstance(error, Mismatch))
 
-    def run_part(self, plan: TrialPlan, report: Report, begun: AttemptStart, keeper: AnswerStore, part: slice) -> None:
+    def run_part(
+        self, plan: TrialPlan, report: Report, begun: AttemptStart, answer_store: AnswerStore, part: slice
+    ) -> None:
         """Answer the samples of one shard of a trial. What goes wrong is left for the trial to meet, and to tell.
 
         Raises:
@@ -119,9 +121,9 @@ class Executor:
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
-            bench = self._bench(resolved, report)
-            chunks = PartialResults(begun, keeper, plan.id, self._policy)
-            score_part(resolved, bench, self._sizer, report, chunks, part)
+            loaded = self._bench(resolved, report)
+            chunks = PartialResults(begun, answer_store, plan.id, self._policy)
+            score_part(resolved, loaded, self._sizer, report, chunks, part)
         except Uncollected:
             raise
         except Exception as error:  # as of a trial
@@ -148,6 +150,6 @@ class Executor:
             model = resolved.family.load(resolved.checkpoint, self._device)
             engine = engine_for(plan, resolved.anatomy, model)
             self._loaded = _Loaded(
-                identity=identity, bench=LoadedModel(model, engine=engine, sights=VisionFeatureCache())
+                identity=identity, loaded=LoadedModel(model, engine=engine, vision_cache=VisionFeatureCache())
             )
-        return self._loaded.bench
+        return self._loaded.loaded

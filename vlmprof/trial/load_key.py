@@ -27,7 +27,7 @@ def load_key(plan: TrialPlan) -> Hashable:
     return plan.model, plan.model_fingerprint, tuple(sorted(load_arguments(plan).items()))
 
 
-def but_for_length(plan: TrialPlan) -> Hashable:
+def key_without_length(plan: TrialPlan) -> Hashable:
     """Equal for plans whose answers differ in their length alone: the shorter are beginnings of the longer."""
     point = tuple(item for item in plan.point.items if item[0] != OUTPUT_TOKENS)
     return load_key(plan), plan.task, plan.task_revision, point, plan.batch_size, plan.audit_samples, plan.engine
@@ -40,7 +40,7 @@ def by_load(plans: Iterable[TrialPlan]) -> tuple[TrialPlan, ...]:
     """
     together: dict[Hashable, dict[Hashable, list[TrialPlan]]] = {}
     for plan in plans:
-        together.setdefault(load_key(plan), {}).setdefault(but_for_length(plan), []).append(plan)
+        together.setdefault(load_key(plan), {}).setdefault(key_without_length(plan), []).append(plan)
     alike = [same for group in together.values() for same in group.values()]
     return tuple(plan for same in alike for plan in sorted(same, key=_length, reverse=True))
 

@@ -13,11 +13,11 @@ from typing import Any, final
 
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache, looking_at
+from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache, features_from_cache
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Generation
-from vlmprof.trial.load_key import but_for_length
+from vlmprof.trial.load_key import key_without_length
 from vlmprof.trial.outcome import PastAnswers, Sample
 
 REMEMBERED = 8
@@ -29,11 +29,11 @@ class LoadedModel:
     """One loaded model with what it keeps."""
 
     def __init__(
-        self, model: AbstractModel, *, engine: AbstractEngine = EAGER, sights: VisionFeatureCache | None = None
+        self, model: AbstractModel, *, engine: AbstractEngine = EAGER, vision_cache: VisionFeatureCache | None = None
     ) -> None:
-        """Without ``sights`` nothing is kept of images."""
+        """Without ``vision_cache`` nothing is kept of images."""
         self.model, self.engine = model, engine
-        self.sights = VisionFeatureCache(0) if sights is None else sights
+        self.vision_cache = VisionFeatureCache(0) if vision_cache is None else vision_cache
         self._said: OrderedDict[Hashable, PastAnswers] = OrderedDict()
 
     def answer(
@@ -41,12 +41,12 @@ class LoadedModel:
     ) -> tuple[Generation, ...]:
         """Answer one batch of samples whose pictures are open."""
         prompts = [one.prompt for one in asked]
-        look = looking_at(self.sights, prepared)
+        look = features_from_cache(self.vision_cache, prepared)
         return generate(self.model, prompts, max_new_tokens=cap, engine=self.engine, look=look).generations
 
     def prepare(self, asked: Sequence[Sample]) -> PreparedBatch:
         """Encode a batch of samples whose pictures are open, as far as that is needed."""
-        return self.sights.prepare(self.model, [one.prompt for one in asked])
+        return self.vision_cache.prepare(self.model, [one.prompt for one in asked])
 
     def answer_alone(self, asked: Sample, cap: int) -> Generation:
         """Answer one sample at batch 1, its picture looked at anew: what is kept was seen in a batch."""
@@ -56,7 +56,7 @@ class LoadedModel:
         """Keep the answers of a trial, unless some sample has none."""
         if any(one.generation is None for one in said.scored):
             return
-        self._said[but_for_length(plan)] = said
+        self._said[key_without_length(plan)] = said
         while len(self._said) > REMEMBERED:
             self._said.popitem(last=False)
 
@@ -65,7 +65,7 @@ class LoadedModel:
 
         Exact, because a greedy answer at a cap is the beginning of the answer at a larger one.
         """
-        said = self._said.get(but_for_length(plan))
+        said = self._said.get(key_without_length(plan))
         if said is None or said.cap < cap:
             return None
         scored = tuple(replace(one, generation=self._cut(one.generation, cap)) for one in said.scored)

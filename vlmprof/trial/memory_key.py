@@ -27,9 +27,9 @@ memory as it is, and measuring again costs minutes of a GPU."""
 VERSIONS = ("gpu_driver", "torch", "transformers")
 
 
-def world_of(resolved: ResolvedTrial, bench: LoadedModel) -> tuple[str, Mapping[str, Any]]:
+def memory_key_of(resolved: ResolvedTrial, loaded: LoadedModel) -> tuple[str, Mapping[str, Any]]:
     """The name of the world, and what it is in words."""
-    plan, device = resolved.plan, bench.model.device
+    plan, device = resolved.plan, loaded.model.device
     said = environment(device)
     total = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
     alike = {
@@ -39,7 +39,7 @@ def world_of(resolved: ResolvedTrial, bench: LoadedModel) -> tuple[str, Mapping[
         "model_fingerprint": plan.model_fingerprint,
         "engine": plan.engine,
         "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
-        **bench.model.kernels,
+        **loaded.model.kernels,
     }
     versions = {name: said[name] for name in VERSIONS}
     versions |= {"cuda": torch.version.cuda, "forward_format": FORWARD_FORMAT, "format": FORMAT}

@@ -24,7 +24,7 @@ from vlmprof.store.attempts import AttemptStart, Chunk
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import NOT_MERGED, MergedAttempts, Sample, ScoredSample
 from vlmprof.trial.resolve import ResolvedTrial
-from vlmprof.trial.samples import judged
+from vlmprof.trial.samples import judge_answer
 
 WORTH_S = 1.0
 """Less scoring than this is not worth a file of its own when the pass is over."""
@@ -51,7 +51,7 @@ class PartialResults:
     def __init__(
         self,
         begun: AttemptStart,
-        keeper: AnswerStore | None,
+        answer_store: AnswerStore | None,
         trial: str,
         policy: ChunkSpec,
         clock: Callable[[], float] = time.monotonic,
@@ -60,12 +60,18 @@ class PartialResults:
 
         Args:
             begun: What the collector said when the trial began.
-            keeper: Takes what is answered; None keeps nothing.
+            answer_store: Takes what is answered; None keeps nothing.
             trial: Its id.
             policy: When a chunk is full.
             clock: Seconds.
         """
-        self._begun, self._keeper, self._trial, self._policy, self._clock = begun, keeper, trial, policy, clock
+        self._begun, self._answer_store, self._trial, self._policy, self._clock = (
+            begun,
+            answer_store,
+            trial,
+            policy,
+            clock,
+        )
         self._pending = _Pending()
         self._number = 0
         self._own = 0
@@ -73,7 +79,7 @@ class PartialResults:
         self._bench: LoadedModel | None = None
 
     @classmethod
-    def nowhere(cls) -> PartialResults:
+    def discarding(cls) -> PartialResults:
         """Of a trial whose answers nobody keeps."""
         return cls(AttemptStart(attempt=""), None, "", ChunkSpec())
 
@@ -101,9 +107,9 @@ class PartialResults:
             with suppress(Uncollected):  # what is being raised says more
                 self.flush()
 
-    def known(self, resolved: ResolvedTrial, asked: Iterable[Sample], bench: LoadedModel) -> dict[str, ScoredSample]:
+    def known(self, resolved: ResolvedTrial, asked: Iterable[Sample], loaded: LoadedModel) -> dict[str, ScoredSample]:
         """Sample -> what is known of it already: kept by an earlier attempt, or quarantined."""
-        self._bench = bench
+        self._bench = loaded
         examples = {one.example.id: one.example for one in asked}
         found: dict[str, ScoredSample] = {}
         for chunk in self._begun.chunks:
@@ -117,7 +123,7 @@ class PartialResults:
             )
         return found
 
-    def about_to(self, asked: Sequence[Sample]) -> None:
+    def announce(self, asked: Sequence[Sample]) -> None:
         """These are scored next: if the process dies now, it died of one of them.
 
         Raises:
@@ -142,8 +148,8 @@ class PartialResults:
         Raises:
             Uncollected: the collector refuses.
         """
-        keeper, pending = self._keeper, self._pending
-        if keeper is None or not pending.scored:
+        answer_store, pending = self._answer_store, self._pending
+        if answer_store is None or not pending.scored:
             return
         assert self._bench is not None, "known() comes first"
         peak = read_peak(self._bench.model.device)
@@ -158,7 +164,7 @@ class PartialResults:
             software=software(),
         )
         try:
-            keeper.keep(chunk)
+            answer_store.keep(chunk)
         except Exception as error:
             raise Uncollected(str(error)) from error
         self._number += 1
@@ -182,10 +188,10 @@ class PartialResults:
         return self._clock() - self._pending.since
 
     def _tell(self, samples: Sequence[str]) -> None:
-        if self._keeper is None:
+        if self._answer_store is None:
             return
         try:
-            self._keeper.under_way(self._trial, self._begun.attempt, samples)
+            self._answer_store.under_way(self._trial, self._begun.attempt, samples)
         except Exception as error:
             raise Uncollected(str(error)) from error
 
@@ -229,13 +235,13 @@ def _scored(resolved: ResolvedTrial, example: Any, row: Mapping[str, Any]) -> Sc
             prompt_tokens=row["prompt_tokens"],
         ),
     )
-    return judged(resolved, example, generation, row["batch_size"])
+    return judge_answer(resolved, example, generation, row["batch_size"])
 
 
-def _made_on(bench: LoadedModel) -> dict[str, str]:
+def _made_on(loaded: LoadedModel) -> dict[str, str]:
     """What may differ between processes that score one trial under the same software."""
-    device = bench.model.device
-    return {"device": device_name(device), "engine": bench.engine.describe()["engine"], **bench.model.kernels}
+    device = loaded.model.device
+    return {"device": device_name(device), "engine": loaded.engine.describe()["engine"], **loaded.model.kernels}
 
 
 def _differences(made_on: Sequence[Mapping[str, str]]) -> str:

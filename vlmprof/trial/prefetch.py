@@ -27,10 +27,10 @@ class BatchPrefetcher:
     A context manager: what was begun has ended when it is left, so that it never sees the knobs of another trial.
     """
 
-    def __init__(self, bench: LoadedModel, wait: Callable[[Iterable[Picture]], None]) -> None:
+    def __init__(self, loaded: LoadedModel, wait: Callable[[Iterable[Picture]], None]) -> None:
         """``wait`` is called before pictures are opened: others may be decoding them. Several threads may call it."""
-        self.bench, self._wait = bench, wait
-        self.most = ahead(bench.model)
+        self.loaded, self._wait = loaded, wait
+        self.most = prefetch_depth(loaded.model)
         """How many of the next batches are worked on while this one is."""
         self._workers = ThreadPoolExecutor(self.most) if self.most else None
         self._coming: dict[tuple[str, ...], Future[tuple[OpenedSamples, PreparedBatch | None]]] = {}
@@ -61,7 +61,7 @@ class BatchPrefetcher:
             other.cancel()
         opened, prepared = waiting.result() if waiting is not None else (self._open(asked), None)
         if prepared is None:
-            return opened, partial(self.bench.prepare, opened.readable)
+            return opened, partial(self.loaded.prepare, opened.readable)
         return opened, partial(_same, prepared)
 
     def _open(self, asked: Sequence[Sample]) -> OpenedSamples:
@@ -70,10 +70,10 @@ class BatchPrefetcher:
 
     def _prepare(self, asked: Sequence[Sample]) -> tuple[OpenedSamples, PreparedBatch | None]:
         opened = self._open(asked)
-        return opened, self.bench.prepare(opened.readable) if opened.readable else None
+        return opened, self.loaded.prepare(opened.readable) if opened.readable else None
 
 
-def ahead(model: AbstractModel) -> int:
+def prefetch_depth(model: AbstractModel) -> int:
     """Batches that are encoded beside the work of the device, each by a thread of its own.
 
     Cutting a batch's images takes a core longer than the device needs to look at them; a quarter of the cores leaves

@@ -16,7 +16,7 @@ from functools import partial
 
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
-from vlmprof.measure.count_check import require_as_said
+from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
@@ -34,7 +34,7 @@ from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import ResolvedTrial, subset_of
 from vlmprof.trial.samples import open_pictures
-from vlmprof.trial.score_pass import answers, blocks_of, score
+from vlmprof.trial.score_pass import samples_of_shard, score, score_and_audit
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 from vlmprof.trial.worst_case_probe import Sizer
 
@@ -43,7 +43,7 @@ COUNTED_REQUESTS = 2
 
 def run_trial(
     resolved: ResolvedTrial,
-    bench: LoadedModel,
+    loaded: LoadedModel,
     sizer: Sizer,
     report: Callable[[Progress], None],
     chunks: PartialResults | None = None,
@@ -55,24 +55,24 @@ def run_trial(
         Mismatch: what ran is not what was asked for, or the stages do not add up.
         Uncollected: the collector refuses an answer.
     """
-    plan, model = resolved.plan, bench.model
-    asked, chunks = _asked(resolved), chunks or PartialResults.nowhere()
+    plan, model = resolved.plan, loaded.model
+    asked, chunks = _asked(resolved), chunks or PartialResults.discarding()
     sound = chunks.sound(asked)
     whole, crops_known = ModelParts.of(model), resolved.anatomy.crops_known
-    with applied(resolved, model):
+    with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
         counts, flops = _count(whole, sound[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
         began, given = time.perf_counter(), ScoreResult()
         _own_peak(model.device)
         if "accuracy" in plan.measure:
             cap = output_tokens or resolved.task.max_new_tokens
-            given = answers(resolved, asked, bench, cap, sizer, report, chunks=chunks)
+            given = score_and_audit(resolved, asked, loaded, cap, sizer, report, chunks=chunks)
         seconds = time.perf_counter() - began
         peak = read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        sessions = (TimingPass(plan.timing, model, _work(resolved, sound, bench, length)).run(seconds, report),)
+        sessions = (TimingPass(plan.timing, model, _work(resolved, sound, loaded, length)).run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
@@ -81,7 +81,7 @@ def run_trial(
         scored=given.scored,
         scored_by=given.scored_by,
         merged=given.merged,
-        engine=bench.engine.describe(),
+        engine=loaded.engine.describe(),
         score_seconds=given.seconds,
         batch_size=max((one.batch_size for one in given.scored), default=None),
         sessions=sessions,
@@ -92,7 +92,7 @@ def run_trial(
 
 def score_part(
     resolved: ResolvedTrial,
-    bench: LoadedModel,
+    loaded: LoadedModel,
     sizer: Sizer,
     report: Callable[[Progress], None],
     chunks: PartialResults,
@@ -102,7 +102,7 @@ def score_part(
 
     Args:
         resolved: The configuration.
-        bench: A loaded model.
+        loaded: A loaded model.
         sizer: Answers batch sizes.
         report: Told how far it has come.
         chunks: Bring what was answered before, and take what is.
@@ -112,21 +112,21 @@ def score_part(
         OutOfMemory: not even one sample fits.
         Uncollected: the collector refuses an answer.
     """
-    mine = [one for one in blocks_of(resolved, _asked(resolved), part) if not chunks.alone(one)]
+    mine = [one for one in samples_of_shard(resolved, _asked(resolved), part) if not chunks.alone(one)]
 
     def done(count: int) -> None:
         report(Progress(phase="score", done=count, total=len(mine)))
 
-    with applied(resolved, bench.model):
-        cap = bench.model.output_tokens or resolved.task.max_new_tokens
-        _own_peak(bench.model.device)
-        for _ in score(resolved, mine, bench, cap, sizer, done, chunks=chunks):
+    with knobs_applied(resolved, loaded.model):
+        cap = loaded.model.output_tokens or resolved.task.max_new_tokens
+        _own_peak(loaded.model.device)
+        for _ in score(resolved, mine, loaded, cap, sizer, done, chunks=chunks):
             pass
         chunks.flush()
 
 
 @contextmanager
-def applied(resolved: ResolvedTrial, model: AbstractModel) -> Iterator[None]:
+def knobs_applied(resolved: ResolvedTrial, model: AbstractModel) -> Iterator[None]:
     """The model with every knob of a plan at its value."""
     with ExitStack() as knobs:
         for setting in resolved.settings:
@@ -156,7 +156,7 @@ def _count(
         def certified(prompt: Prompt, length: int) -> None:
             before = replace(counts)
             run = generate(model, [prompt], max_new_tokens=length, stop_at_eos=False)
-            require_as_said(before, counts, whole, run, crops_known=crops_known)
+            require_counts_match(before, counts, whole, run, crops_known=crops_known)
 
         for one in open_pictures(asked).readable:
             spent = [count_flops(partial(certified, one.prompt, length)) for length in (1, 2)]
@@ -165,7 +165,7 @@ def _count(
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
-def time_again(outcome: TrialOutcome, bench: LoadedModel, report: Callable[[Progress], None]) -> TrialOutcome:
+def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Progress], None]) -> TrialOutcome:
     """The outcome with one timing session more, of a model that was loaded anew.
 
     Raises:
@@ -175,8 +175,8 @@ def time_again(outcome: TrialOutcome, bench: LoadedModel, report: Callable[[Prog
     plan = outcome.resolved.plan
     left_out = {one.example.id for one in outcome.scored if one.quarantined}
     sound = [one for one in _asked(outcome.resolved) if one.example.id not in left_out]
-    work = _work(outcome.resolved, sound, bench, outcome.timing_output_tokens)
-    session = TimingPass(plan.timing, bench.model, work, len(outcome.sessions)).run(0.0, report)
+    work = _work(outcome.resolved, sound, loaded, outcome.timing_output_tokens)
+    session = TimingPass(plan.timing, loaded.model, work, len(outcome.sessions)).run(0.0, report)
     return replace(outcome, sessions=(*outcome.sessions, session))
 
 
@@ -185,10 +185,10 @@ def _asked(resolved: ResolvedTrial) -> list[Sample]:
     return [Sample(example=one, prompt=resolved.task.ask(one, family)) for one in subset_of(resolved)]
 
 
-def _work(resolved: ResolvedTrial, asked: Sequence[Sample], bench: LoadedModel, length: int) -> TimingRequests:
+def _work(resolved: ResolvedTrial, asked: Sequence[Sample], loaded: LoadedModel, length: int) -> TimingRequests:
     size = resolved.plan.timing.batch_size
     readable = open_pictures(asked[: size * resolved.plan.timing.requests]).readable
     prompts = [one.prompt for one in readable]
     requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-    configured = partial(applied, resolved, bench.model)
-    return TimingRequests(requests=requests, length=length, configured=configured, engine=bench.engine)
+    configured = partial(knobs_applied, resolved, loaded.model)
+    return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

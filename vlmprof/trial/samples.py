@@ -33,7 +33,7 @@ def open_pictures(asked: Sequence[Sample]) -> OpenedSamples:
     return OpenedSamples(readable=tuple(readable), broken=tuple(broken))
 
 
-def judged(resolved: ResolvedTrial, example: Example, generation: Generation, batch_size: int) -> ScoredSample:
+def judge_answer(resolved: ResolvedTrial, example: Example, generation: Generation, batch_size: int) -> ScoredSample:
     """An answer with what the task's metric says of it."""
     verdict = resolved.task.metric.judge(generation.text, example)
     return ScoredSample(

@@ -1,7 +1,7 @@
 """The score pass: every sample answered once, at whatever batch is safe, then audited at batch 1.
 
-``answers`` gives all answers of a trial and their audit: computed now, or cut from those of an earlier trial of this
-process that allowed longer answers and is otherwise the same.
+``score_and_audit`` gives all answers of a trial and their audit: computed now, or cut from those of an earlier trial of
+this process that allowed longer answers and is otherwise the same.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.prefetch import BatchPrefetcher
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
-from vlmprof.trial.samples import judged
+from vlmprof.trial.samples import judge_answer
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
 
 
 def score(  # noqa: PLR0913 (what to score and with what, and by name what is known of it)
     resolved: ResolvedTrial,
     asked: Sequence[Sample],
-    bench: LoadedModel,
+    loaded: LoadedModel,
     max_new_tokens: int,
     sizer: Sizer,
     report: Callable[[int], None],
@@ -42,21 +42,23 @@ def score(  # noqa: PLR0913 (what to score and with what, and by name what is kn
         OutOfMemory: not even one sample fits.
         Uncollected: the collector refuses an answer.
     """
-    chunks = chunks or PartialResults.nowhere()
+    chunks = chunks or PartialResults.discarding()
     everything = _longest_first(resolved, asked)
-    known = chunks.known(resolved, everything, bench)
+    known = chunks.known(resolved, everything, loaded)
     yield from known.values()
     left, done = [one for one in everything if one.example.id not in known], len(known)
     report(done)
     if not left:
         return
     sizing = WorstCaseProbe(
-        resolved, everything, bench, max_new_tokens, sizer
+        resolved, everything, loaded, max_new_tokens, sizer
     )  # of all: a resumed trial asks as it did before
     with (
         chunks,
-        PicturePrefetcher([one.prompt.picture for one in left], readers(resolved, bench.model.device)) as ahead,
-        BatchPrefetcher(bench, ahead.wait) as following,
+        PicturePrefetcher(
+            [one.prompt.picture for one in left], reader_processes(resolved, loaded.model.device)
+        ) as ahead,
+        BatchPrefetcher(loaded, ahead.wait) as following,
     ):
         for answered in _batches(resolved, left, following, max_new_tokens, sizing, chunks):
             chunks.add(answered)
@@ -65,7 +67,7 @@ def score(  # noqa: PLR0913 (what to score and with what, and by name what is kn
             report(done)
 
 
-def readers(resolved: ResolvedTrial, device: str) -> int:
+def reader_processes(resolved: ResolvedTrial, device: str) -> int:
     """Processes that decode ahead: as the job says, else two beside a GPU and none where they would share its cores."""
     said = resolved.plan.readers
     return said if said is not None else 2 * (device == "cuda")
@@ -84,23 +86,23 @@ def _batches(
     while together:
         size = sizing.size(len(together))
         batch, then = together[:size], together[size:]
-        chunks.about_to([*batch, *then[: following.most * size]])
+        chunks.announce([*batch, *then[: following.most * size]])
         opened, prepared = following.take(batch, then)
         yield opened.broken
-        yield from _survive(resolved, opened.readable, following.bench, prepared, max_new_tokens, sizing)
+        yield from _survive(resolved, opened.readable, following.loaded, prepared, max_new_tokens, sizing)
         together = then
     for one in filter(chunks.alone, left):
         chunks.flush()
-        chunks.about_to([one])
+        chunks.announce([one])
         opened, prepared = following.take([one], [])
         yield opened.broken
-        yield from _survive(resolved, opened.readable, following.bench, prepared, max_new_tokens, sizing)
+        yield from _survive(resolved, opened.readable, following.loaded, prepared, max_new_tokens, sizing)
 
 
 def _survive(
     resolved: ResolvedTrial,
     asked: Sequence[Sample],
-    bench: LoadedModel,
+    loaded: LoadedModel,
     prepared: Callable[[], PreparedBatch],
     max_new_tokens: int,
     sizing: WorstCaseProbe,
@@ -116,11 +118,11 @@ def _survive(
         failure = None
         if len(piece) <= most:
             try:
-                yield _answer(resolved, piece, bench, ready, max_new_tokens)
+                yield _answer(resolved, piece, loaded, ready, max_new_tokens)
                 continue
             except OutOfMemory as error:
                 failure = error
-        again = partial(bench.prepare, piece)
+        again = partial(loaded.prepare, piece)
         if failure is not None and not retried:
             # The allocator can fail while a block that fits is free (pytorch issue 189504): one failure proves nothing.
             retried = True
@@ -130,23 +132,23 @@ def _survive(
             sizing.failed(len(piece), failure)
             most = len(piece) - 1
         half = (len(piece) + 1) // 2
-        pieces[:0] = [(part, partial(bench.prepare, part)) for part in (piece[:half], piece[half:]) if part]
+        pieces[:0] = [(part, partial(loaded.prepare, part)) for part in (piece[:half], piece[half:]) if part]
 
 
 def _answer(
     resolved: ResolvedTrial,
     asked: Sequence[Sample],
-    bench: LoadedModel,
+    loaded: LoadedModel,
     prepared: Callable[[], PreparedBatch],
     max_new_tokens: int,
 ) -> list[ScoredSample]:
     if not asked:
         return []
-    pairs = zip(asked, bench.answer(prepared, asked, max_new_tokens), strict=True)
-    return [judged(resolved, one.example, generation, len(asked)) for one, generation in pairs]
+    pairs = zip(asked, loaded.answer(prepared, asked, max_new_tokens), strict=True)
+    return [judge_answer(resolved, one.example, generation, len(asked)) for one, generation in pairs]
 
 
-def blocks_of(resolved: ResolvedTrial, asked: Sequence[Sample], part: slice) -> list[Sample]:
+def samples_of_shard(resolved: ResolvedTrial, asked: Sequence[Sample], part: slice) -> list[Sample]:
     """The samples of one shard: every so many blocks of the order in which samples are scored.
 
     A block is as long as a batch can be, so the batches of all shards are those of a score pass that is not split
@@ -166,10 +168,10 @@ def _longest_first(resolved: ResolvedTrial, asked: Sequence[Sample]) -> list[Sam
     return sorted(asked, key=length, reverse=True)
 
 
-def answers(  # noqa: PLR0913 (as of the score pass)
+def score_and_audit(  # noqa: PLR0913 (as of the score pass)
     resolved: ResolvedTrial,
     asked: Sequence[Sample],
-    bench: LoadedModel,
+    loaded: LoadedModel,
     cap: int,
     sizer: Sizer,
     report: Callable[[Progress], None],
@@ -182,9 +184,9 @@ def answers(  # noqa: PLR0913 (as of the score pass)
         OutOfMemory: not even one sample fits.
         Uncollected: the collector refuses an answer.
     """
-    chunks = chunks or PartialResults.nowhere()
+    chunks = chunks or PartialResults.discarding()
     plan = resolved.plan
-    known = bench.recall(plan, cap)
+    known = loaded.recall(plan, cap)
     if known is not None:
         scored = tuple(_rescored(resolved, one) for one in known.scored)
         checked = audit(resolved, asked, scored, known.audited)
@@ -194,16 +196,16 @@ def answers(  # noqa: PLR0913 (as of the score pass)
         report(Progress(phase="score", done=count, total=len(asked)))
 
     began = time.perf_counter()
-    found = {one.example.id: one for one in score(resolved, asked, bench, cap, sizer, done, chunks=chunks)}
+    found = {one.example.id: one for one in score(resolved, asked, loaded, cap, sizer, done, chunks=chunks)}
     seconds = time.perf_counter() - began
     scored = tuple(found[one.example.id] for one in asked)  # in an order that no batch and no interruption decides
     report(Progress(phase="audit", done=0, total=plan.audit_samples))
-    audited = audited_answers(resolved, asked, scored, bench, cap)
-    bench.remember(plan, PastAnswers(trial=plan.id, cap=cap, scored=scored, audited=audited))
+    audited = audited_answers(resolved, asked, scored, loaded, cap)
+    loaded.remember(plan, PastAnswers(trial=plan.id, cap=cap, scored=scored, audited=audited))
     checked = audit(resolved, asked, scored, audited)
     return ScoreResult(scored=scored, audit=checked, merged=chunks.merged(), seconds=seconds)
 
 
 def _rescored(resolved: ResolvedTrial, one: ScoredSample) -> ScoredSample:
     assert one.generation is not None, "only complete answers are kept"
-    return judged(resolved, one.example, one.generation, one.batch_size)
+    return judge_answer(resolved, one.example, one.generation, one.batch_size)

@@ -32,7 +32,7 @@ from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
 from vlmprof.measure.roofline import least_decode_bytes
-from vlmprof.measure.timing_lock import alone
+from vlmprof.measure.timing_lock import exclusive_timing
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt, Run, Stage, StageTimes
@@ -91,7 +91,7 @@ class TimingPass:
         def tell(phase: Phase, done: int = 0) -> None:
             report(Progress(phase=phase, done=done, total=self.timing.max_repeats))
 
-        with alone(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
+        with exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
             if self.model.device.startswith("cuda"):
                 require_true(self.clock, products(self.model.device), self.model.synchronize)
@@ -249,7 +249,7 @@ class TimingPass:
         if not steps:
             return None
         latency = statistics.median(stages.e2e_ms for stages in firsts)
-        return host_bound.look(self.model.device, self._once, statistics.median(steps), latency)
+        return host_bound.measure_host_bound(self.model.device, self._once, statistics.median(steps), latency)
 
 
 def stage_sum_error(stages: StageTimes) -> float:

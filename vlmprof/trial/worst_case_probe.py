@@ -26,13 +26,13 @@ from vlmprof.batch_size.protocol import Demand, Outcome, ProbeResult, SizeReply,
 from vlmprof.batch_size.search import HARD
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.vision_cache import looking_in_full
+from vlmprof.engine.vision_cache import features_computed_for_each_row
 from vlmprof.errors import OutOfMemory
 from vlmprof.measure.memory import reset_peak
-from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, capped, read_room
+from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, memory_capped, read_headroom
 from vlmprof.records import Row
 from vlmprof.trial.loaded_model import LoadedModel
-from vlmprof.trial.memory_key import world_of
+from vlmprof.trial.memory_key import memory_key_of
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
 from vlmprof.trial.samples import open_pictures
@@ -96,24 +96,24 @@ class WorstCaseProbe:
     """The sizes of one score pass."""
 
     def __init__(
-        self, resolved: ResolvedTrial, asked: Sequence[Sample], bench: LoadedModel, max_new_tokens: int, sizer: Sizer
+        self, resolved: ResolvedTrial, asked: Sequence[Sample], loaded: LoadedModel, max_new_tokens: int, sizer: Sizer
     ) -> None:
         """Nothing runs yet.
 
         Args:
             resolved: The trial.
             asked: Its samples.
-            bench: The loaded model, its knobs applied.
+            loaded: The loaded model, its knobs applied.
             max_new_tokens: The longest answer.
             sizer: Shared with other trials or not.
         """
-        self._plan, self._bench, self._sizer, self._cap = resolved.plan, bench, sizer, max_new_tokens
-        self._device = bench.model.device
-        self._worst = worst_case(resolved, asked)
-        self._world, self._about = world_of(resolved, bench)
+        self._plan, self._bench, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
+        self._device = loaded.model.device
+        self._worst = worst_case_sample(resolved, asked)
+        self._world, self._about = memory_key_of(resolved, loaded)
         picture = self._worst.prompt.picture
         self._counts = planned_counts(resolved, picture.height, picture.width)
-        demand = demand_of(resolved, self._worst, bench, max_new_tokens)
+        demand = demand_of(resolved, self._worst, loaded, max_new_tokens)
         self._question = SizeRequest(
             world=self._world,
             configuration=";".join(f"{axis}={amount:g}" for axis, amount in demand),
@@ -147,7 +147,7 @@ class WorstCaseProbe:
             OutOfMemory: it was one sample, or the size the job pins.
         """
         outcome: Outcome = "size_limit" if error.size_limit else "out_of_memory"
-        self._sizer.tell(self._told(size, outcome, worst_case=False, room=read_room(self._device)))
+        self._sizer.tell(self._told(size, outcome, worst_case=False, room=read_headroom(self._device)))
         if size == 1 or self._plan.batch_size is not None:
             raise error
         self._size = None
@@ -177,12 +177,12 @@ class WorstCaseProbe:
         """On a GPU, of a process that holds nothing it does not use."""
         if self._device.startswith("cuda"):
             release()
-        return read_room(self._device)
+        return read_headroom(self._device)
 
     def _probe(self, answer: SizeReply, room: MemoryHeadroom) -> None:
         (opened,) = open_pictures([self._worst]).readable or (self._worst,)
         prompts = [opened.prompt] * answer.size
-        with _alone_on(self._device), self._leased(answer), capped(self._device, room, HARD):
+        with _gpu_probe_lock(self._device), self._leased(answer), memory_capped(self._device, room, HARD):
             tried = self._tried(prompts)
             if tried.outcome == "out_of_memory":  # one failure proves nothing, as in the score pass
                 tried = self._tried(prompts)
@@ -197,17 +197,17 @@ class WorstCaseProbe:
         self._sizer.tell(told)
 
     def _tried(self, prompts: Sequence[Any]) -> _ProbeAttempt:
-        peaks, bench = PhasePeaks(self._device), self._bench
+        peaks, loaded = PhasePeaks(self._device), self._bench
         began = time.perf_counter()
         try:
             generate(
-                bench.model,
+                loaded.model,
                 prompts,
                 max_new_tokens=self._cap,
                 stop_at_eos=False,
                 clock=peaks,
-                engine=bench.engine,
-                look=looking_in_full,
+                engine=loaded.engine,
+                look=features_computed_for_each_row,
             )
         except OutOfMemory as error:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
@@ -244,7 +244,7 @@ class WorstCaseProbe:
             beat.join()
 
 
-def worst_case(resolved: ResolvedTrial, asked: Sequence[Sample]) -> Sample:
+def worst_case_sample(resolved: ResolvedTrial, asked: Sequence[Sample]) -> Sample:
     """A sample that is none: the image with the most vision tokens, with the longest question."""
 
     def tokens(one: Sample) -> tuple[int, int]:
@@ -256,11 +256,11 @@ def worst_case(resolved: ResolvedTrial, asked: Sequence[Sample]) -> Sample:
     return replace(largest, prompt=replace(largest.prompt, text=longest.prompt.text))
 
 
-def demand_of(resolved: ResolvedTrial, worst: Sample, bench: LoadedModel, max_new_tokens: int) -> Demand:
+def demand_of(resolved: ResolvedTrial, worst: Sample, loaded: LoadedModel, max_new_tokens: int) -> Demand:
     """What the worst sample asks of the device, with the knobs as they are now."""
     picture = worst.prompt.picture
     counts = planned_counts(resolved, picture.height, picture.width)
-    model = bench.model
+    model = loaded.model
     axes = {
         "blocks": len(model.decoder.layers),
         "crops": counts.crops,
@@ -273,7 +273,7 @@ def demand_of(resolved: ResolvedTrial, worst: Sample, bench: LoadedModel, max_ne
 
 
 @contextmanager
-def _alone_on(device: str) -> Iterator[None]:
+def _gpu_probe_lock(device: str) -> Iterator[None]:
     """Nobody else probes on this GPU of this host for the length of a ``with`` block."""
     name = str(torch.cuda.get_device_properties(device).uuid)
     lock = Path(tempfile.gettempdir()) / f"vlmprof-probe-{os.getuid()}-{name}.lock"

@@ -18,8 +18,8 @@ from tests.models.hf.families import Family
 from vlmprof import registry
 from vlmprof.errors import KnobValueError, ModelError, SpecError
 from vlmprof.job.spec import ModelSpec
-from vlmprof.models._hf.introspection import find_parts, reachable_experts
-from vlmprof.models._hf.meta_model import build_skeleton
+from vlmprof.models._hf.introspection import find_modules, reachable_experts
+from vlmprof.models._hf.meta_model import build_meta_model
 from vlmprof.models._hf.processor_compat import has_torchvision
 from vlmprof.models.family import AbstractFamily, Checkpoint
 
@@ -175,7 +175,7 @@ def test_a_job_hears_every_knob_that_does_not_apply(
 def test_a_router_that_reads_its_configuration_gets_one_of_its_own() -> None:
     text = {"num_hidden_layers": 4, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 2}
     config = AutoConfig.for_model("gemma4", text_config={**text, "moe_intermediate_size": 64})
-    parts = find_parts(build_skeleton(config))
+    parts = find_modules(build_meta_model(config))
     first, second, *_ = parts.routers
     shared = first._module.config
     first.top_k = 5

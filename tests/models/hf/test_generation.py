@@ -14,7 +14,7 @@ from vlmprof.engine.kernels import DecodeKernels
 from vlmprof.engine.static_engine import StaticEngine
 from vlmprof.errors import Mismatch
 from vlmprof.measure.clock import HostClock
-from vlmprof.measure.count_check import require_as_said
+from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
 from vlmprof.models._hf.runtime import LoadedVlm
 from vlmprof.records import Prompt
@@ -98,7 +98,7 @@ def test_hooks_count_what_the_preprocessing_said(family: Family, prompts: list[P
             for prompt in prompts:
                 with counted(whole) as counts:
                     run = generate(model, [prompt], max_new_tokens=2, stop_at_eos=False)
-                require_as_said(ModelCounts(), counts, whole, run, crops_known=family.anatomy.crops_known)
+                require_counts_match(ModelCounts(), counts, whole, run, crops_known=family.anatomy.crops_known)
                 assert counts.patches and counts.image_tokens
         finally:
             model.vision_tokens = None

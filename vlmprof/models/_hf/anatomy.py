@@ -9,7 +9,7 @@ from typing import Any
 from vlmprof.models._decoding import left_out
 from vlmprof.models._hf.checkpoint_files import fingerprint, generation_settings
 from vlmprof.models._hf.introspection import ModelModules, always_normalised, attention_blocks, reachable_experts
-from vlmprof.models._hf.meta_model import read_processor, skeleton_parts
+from vlmprof.models._hf.meta_model import meta_model_modules, read_processor
 from vlmprof.models._hf.vision_budgets import Budget, budget_class
 from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
 from vlmprof.models.family import Checkpoint
@@ -37,7 +37,7 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         ModelError: there is no such checkpoint, it is not pinned, or transformers cannot take it here.
     """
     identity = fingerprint(checkpoint)
-    model, parts = skeleton_parts(checkpoint, identity)
+    model, parts = meta_model_modules(checkpoint, identity)
     processor = read_processor(checkpoint, identity)
     name = type(model).__name__
     text = parts.decoder.config

@@ -76,7 +76,7 @@ class ModelModules:
     """Blocks read the keys and values of other blocks, or inputs made for a block of their index."""
 
 
-def find_parts(model: Any) -> ModelModules:
+def find_modules(model: Any) -> ModelModules:
     """Take a model apart.
 
     Raises:
@@ -198,7 +198,7 @@ def _callable(module: Any) -> Sequence[Any]:
 
 
 @contextmanager
-def marking(connectors: Sequence[Any], mark: Mark) -> Iterator[None]:
+def marking_connectors(connectors: Sequence[Any], mark: Mark) -> Iterator[None]:
     """While the block lasts, ``mark`` is told where encoder and connector take turns. Leaves no hook behind."""
     with ExitStack() as hooks:
         for module in connectors if mark is not unmarked else ():

@@ -15,7 +15,7 @@ import torch
 
 from vlmprof.errors import ModelError
 from vlmprof.models._hf.checkpoint_files import options
-from vlmprof.models._hf.introspection import ModelModules, find_parts
+from vlmprof.models._hf.introspection import ModelModules, find_modules
 from vlmprof.models._hf.processor_compat import allow_missing_video_processors, has_torchvision
 from vlmprof.models.family import Checkpoint
 
@@ -42,7 +42,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     return config
 
 
-def build_skeleton(config: Any, *, trust_remote_code: bool = False) -> Any:
+def build_meta_model(config: Any, *, trust_remote_code: bool = False) -> Any:
     """The model on the meta device.
 
     Raises:
@@ -59,10 +59,10 @@ def build_skeleton(config: Any, *, trust_remote_code: bool = False) -> Any:
 
 
 @lru_cache(maxsize=16)
-def skeleton_parts(checkpoint: Checkpoint, fingerprint: str) -> tuple[Any, ModelModules]:
+def meta_model_modules(checkpoint: Checkpoint, fingerprint: str) -> tuple[Any, ModelModules]:
     """The skeleton of a checkpoint and its parts; remembered by fingerprint, a plan describes a model many times."""
-    model = build_skeleton(read_config(checkpoint), trust_remote_code=checkpoint.trust_remote_code)
-    return model, find_parts(model)
+    model = build_meta_model(read_config(checkpoint), trust_remote_code=checkpoint.trust_remote_code)
+    return model, find_modules(model)
 
 
 @lru_cache(maxsize=16)

@@ -23,7 +23,7 @@ from vlmprof.decoding import Mark, StepInputs, unmarked
 from vlmprof.errors import Mismatch
 from vlmprof.models._hf.anatomy import budget_of
 from vlmprof.models._hf.batching import Features, collate, join, split_rows, step_inputs
-from vlmprof.models._hf.introspection import find_parts, marking
+from vlmprof.models._hf.introspection import find_modules, marking_connectors
 from vlmprof.models._hf.loading import load_model
 from vlmprof.models._hf.meta_model import load_processor
 from vlmprof.models._hf.vision_budgets import Pinpoints, budget_within
@@ -63,7 +63,7 @@ class LoadedVlm(AbstractModel):
 
     def __init__(self, model: Any, processor: Any, device: str) -> None:
         self._model, self._processor, self._device = model, processor, device
-        self._parts = find_parts(model)
+        self._parts = find_modules(model)
         self._budget = budget_of(processor)
         self._image_token_id = getattr(model.config, "image_token_id", None) or processor.image_token_id
         self.max_crops: int = self._budget.trained if self._budget else 1
@@ -119,7 +119,7 @@ class LoadedVlm(AbstractModel):
 
     @torch.inference_mode()
     def see(self, batch: ProcessorBatch, mark: Mark = unmarked) -> Features:
-        with marking(self._parts.connectors, mark):
+        with marking_connectors(self._parts.connectors, mark):
             if isinstance(self._budget, Pinpoints) and len(set(batch.budgets)) > 1:
                 # The tower reads the list of resolutions from one configuration: images that differ go one by one.
                 rows = zip(split_rows(batch.inputs, len(batch.budgets)), batch.budgets, strict=True)

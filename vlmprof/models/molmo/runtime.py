@@ -102,7 +102,7 @@ class LoadedMolmo(AbstractModel):
         rows = zip(tilings, prompts, lengths, strict=True)
         return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
-    def sight_key(self, prompt: Prompt) -> Hashable:
+    def feature_key(self, prompt: Prompt) -> Hashable:
         return self._cut(prompt)
 
     def encode_text(self, prompts: Sequence[Prompt]) -> MolmoBatch:
