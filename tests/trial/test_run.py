@@ -84,7 +84,7 @@ def test_the_model_leaves_as_it_came_also_on_error(
     def fail(*args: Any, **kwargs: Any) -> Run:
         raise ValueError("mid-trial")
 
-    monkeypatch.setattr(trial_run, "score_and_audit", fail)
+    monkeypatch.setattr(trial_run.ScorePass, "run", fail)
     with pytest.raises(ValueError, match="mid-trial"):
         run(plan, loaded)
     assert fingerprint(loaded) == before

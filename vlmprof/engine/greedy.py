@@ -7,48 +7,47 @@ looked at. Limits: greedy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vlmprof.decoding import Batch, Clock, Mark, TokenMaker, unmarked
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import classify, free_share, release
-from vlmprof.engine.vision_cache import FeatureSource, features_computed
+from vlmprof.engine.vision_cache import Inputs, PreparedBatch, VisionFeatureCache, compute_inputs
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
-
-Look = Callable[[TokenMaker, Sequence[Prompt], Mark], FeatureSource]
-"""Prompts -> their batch on the host and on the device, and its features."""
 
 
 def generate(  # noqa: PLR0913 (what is asked for, and by name how it is done)
     model: TokenMaker,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | PreparedBatch,
     *,
     max_new_tokens: int,
     stop_at_eos: bool = True,
     clock: Clock | None = None,
     engine: AbstractEngine = EAGER,
-    look: Look = features_computed,
+    vision_cache: VisionFeatureCache | None = None,
 ) -> Run:
     """Answer a batch of prompts.
 
     Args:
         model: The loaded model.
-        prompts: One batch; all at once.
+        prompts: One batch, which runs at once: prompts that are encoded here, stage by stage, or a prepared batch,
+            whose missing features are computed.
         max_new_tokens: Longest answer, an end-of-sequence token included.
         stop_at_eos: False runs every row to exactly ``max_new_tokens``; the tokens before end-of-sequence are the same.
         clock: Told of every stage as it ends; None leaves ``stages`` of the answer empty.
         engine: How the tokens after the first are made.
-        look: Encodes the prompts and looks at their pictures; another than the default knows them from before.
+        vision_cache: Keeps the features that a prepared batch lacked; not used for plain prompts.
 
     Raises:
         OutOfMemory: the device could not hold the batch; everything of it is freed.
         Mismatch: the vision encoder gave another number of features than the prompt has places for.
     """
-    if not prompts or max_new_tokens < 1:
+    if not len(prompts) or max_new_tokens < 1:
         raise ValueError(f"expected prompts and at least one token, got {len(prompts)} and {max_new_tokens}")
     try:
-        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock=clock, engine=engine, look=look)
+        # Everything on the device belongs to the frame of this call, so that a failure frees it.
+        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock, engine, vision_cache)
     except RuntimeError as error:
         kind = classify(error, free_share())
         if kind in ("lost", "other"):
@@ -61,22 +60,31 @@ def generate(  # noqa: PLR0913 (what is asked for, and by name how it is done)
     raise OutOfMemory(len(prompts), detail, size_limit=kind == "size_limit")
 
 
-def _generate(  # noqa: PLR0913
+def _inputs(
+    model: TokenMaker, prompts: Sequence[Prompt] | PreparedBatch, vision_cache: VisionFeatureCache | None, mark: Mark
+) -> Inputs:
+    if not isinstance(prompts, PreparedBatch):
+        return compute_inputs(model, prompts, mark)
+    return (vision_cache or VisionFeatureCache(0)).complete(model, prompts)
+
+
+def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     model: TokenMaker,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | PreparedBatch,
     max_new_tokens: int,
     stop_at_eos: bool,
-    *,
     clock: Clock | None,
     engine: AbstractEngine,
-    look: Look,
+    vision_cache: VisionFeatureCache | None,
 ) -> Run:
     mark: Mark = clock.mark if clock else unmarked
     if clock:
         clock.start()
-    batch, moved, features = look(model, prompts, mark)
+    inputs = _inputs(model, prompts, vision_cache, mark)
+    mark("connector")
+    batch, features = inputs.batch, inputs.features
     _require_places(batch, len(features))
-    decoding = engine.begin(model, moved, features, max_new_tokens, exact=not stop_at_eos)
+    decoding = engine.begin(model, inputs.moved, features, max_new_tokens, exact=not stop_at_eos)
     # Not waited for: the copy lies in pinned memory once the device has got so far, and is read after all steps.
     first = decoding.first.to("cpu", non_blocking=True)
     mark("prefill")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -60,11 +60,24 @@ class PreparedBatch:
     known: Mapping[Hashable, Tensor]
     """On the host; held here, so that making room for others does not lose them."""
     missing: Batch | None = None
-    """The prompts whose images are seen for the first time, one for each image and tiling."""
+    """The prompts whose images have no features yet, one for each image and tiling."""
+
+    def __len__(self) -> int:
+        """Prompts."""
+        return len(self.batch.encodings)
 
 
-FeatureSource = tuple[Batch, Batch, Any]
-"""A batch on the host, the same on the device, its features."""
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A batch with its vision features: what the language model's prompt is made of."""
+
+    batch: Batch
+    """On the host."""
+    moved: Batch
+    """The same on the model's device."""
+    features: Any
+    """One for each vision token, as the model's connector makes them."""
 
 
 @final
@@ -89,11 +102,15 @@ class VisionFeatureCache:
         missing = model.encode(list(new.values())) if new else None
         return PreparedBatch(batch=model.encode_text(prompts), keys=keys, known=known, missing=missing)
 
-    def look(self, model: Any, prepared: PreparedBatch) -> FeatureSource:
-        """Features of a prepared batch: what is missing is computed, and kept."""
+    def complete(self, model: Any, prepared: PreparedBatch) -> Inputs:
+        """A prepared batch with all its features: those that are missing are computed and kept.
+
+        Raises:
+            Mismatch: an image has another number of features than its prompt has places for.
+        """
         moved = model.transfer(prepared.batch)
         if not prepared.keys:
-            return prepared.batch, moved, model.see(moved, unmarked)
+            return Inputs(batch=prepared.batch, moved=moved, features=model.see(moved, unmarked))
         fresh = dict(self._seen(model, prepared))
         for key in prepared.known:
             if key in self._kept:
@@ -105,7 +122,7 @@ class VisionFeatureCache:
         for encoding, part in zip(prepared.batch.encodings, parts, strict=True):
             if len(part) != encoding.vision_tokens:
                 raise Mismatch(f"{len(part)} features for an image that was planned as {encoding.vision_tokens}")
-        return prepared.batch, moved, model.join_features(parts)
+        return Inputs(batch=prepared.batch, moved=moved, features=model.join_features(parts))
 
     def _seen(self, model: Any, prepared: PreparedBatch) -> Sequence[tuple[Hashable, Tensor]]:
         if prepared.missing is None:
@@ -126,37 +143,27 @@ class VisionFeatureCache:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
-def features_computed(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> FeatureSource:
-    """Everything computed, stage by stage: what is timed."""
+def compute_inputs(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Inputs:
+    """Encode, transfer and look at everything, stage by stage and without a cache: what is timed.
+
+    Marks the stages up to the vision encoder; what follows until the next mark is the connector.
+    """
     batch = model.encode(prompts)
     mark("preprocess")
     moved = model.transfer(batch)
     mark("transfer")
-    features = model.see(moved, mark)
-    mark("connector")
-    return batch, moved, features
+    return Inputs(batch=batch, moved=moved, features=model.see(moved, mark))
 
 
-def features_from_cache(
-    vision_cache: VisionFeatureCache, prepare: Callable[[], PreparedBatch]
-) -> Callable[..., FeatureSource]:
-    """The same from what is kept, for batches that nobody times."""
+def prepare_each_row(model: Any, prompts: Sequence[Prompt]) -> PreparedBatch:
+    """A prepared batch in which every row counts as an image of its own, also where images are equal.
 
-    def look(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark = unmarked) -> FeatureSource:
-        return vision_cache.look(model, prepare())
-
-    return look
-
-
-def features_computed_for_each_row(model: Any, prompts: Sequence[Prompt], mark: Mark = unmarked) -> FeatureSource:
-    """As ``features_from_cache`` where every image is new and no two are alike: the most that a batch can hold."""
-    whole = model.encode(prompts)
-    new = PreparedBatch(batch=whole, known={})
-    if isinstance(model, RowwiseVision):
-        new = PreparedBatch(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), known={}, missing=whole)
-    found = VisionFeatureCache(0).look(model, new)
-    mark("connector")
-    return found
+    That is the most memory that a prepared batch of this size can take: no two rows share features.
+    """
+    encoded = model.encode(prompts)
+    if not isinstance(model, RowwiseVision):
+        return PreparedBatch(batch=encoded, known={})
+    return PreparedBatch(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), known={}, missing=encoded)
 
 
 def _digest(prompt: Prompt) -> str:
