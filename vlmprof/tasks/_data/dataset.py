@@ -117,7 +117,7 @@ class Dataset:
         if refused:
             names = " and ".join(refused)
             raise UserError(
-                f"task '{self.name}' brings its own {names}, so a job cannot set them; only the task 'local' takes them"
+                f"task '{self.name}' brings its own {names}; a job can set {names} only for the task 'local'"
             )
         if not source.path and not self.repository:
             raise UserError(f"task '{self.name}' needs 'path:', a folder with its data; {self._download_hint()}")

@@ -18,14 +18,14 @@ _SAMPLED_BYTES = 2**20
 """Of a larger file, only size, beginning and end are hashed; the end of a Parquet file holds its metadata."""
 
 
-def local_files(path: Path, patterns: Sequence[str], split: str, download: str) -> tuple[Path, ...]:
+def local_files(path: Path, patterns: Sequence[str], split: str, download_hint: str) -> tuple[Path, ...]:
     """The files of a split under a local path, sorted.
 
     Args:
         path: A file, or a folder that holds either the repository's own layout or files named after the split.
         patterns: Globs of the repository's layout.
         split: Name of the split.
-        download: How to get the data, for the error.
+        download_hint: How to get the data, for the error message.
 
     Raises:
         UserError: no file matches; the message says which files were looked for and how to get them.
@@ -39,10 +39,10 @@ def local_files(path: Path, patterns: Sequence[str], split: str, download: str) 
             return matches
     expected = " or ".join(dict.fromkeys([*patterns, f"{split}*.parquet", f"{split}*.jsonl"]))
     problem = f"there is no file {expected} in {path}" if path.is_dir() else f"there is nothing at {path}"
-    raise UserError(f"{problem}; {download}")
+    raise UserError(f"{problem}; {download_hint}")
 
 
-def hub_files(repository: str, revision: str, patterns: Sequence[str], download: str) -> tuple[Path, ...]:
+def hub_files(repository: str, revision: str, patterns: Sequence[str], download_hint: str) -> tuple[Path, ...]:
     """The files of a split at a commit of a dataset repository on the Hub, downloaded once.
 
     Raises:
@@ -54,10 +54,10 @@ def hub_files(repository: str, revision: str, patterns: Sequence[str], download:
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=[*patterns]))
     except Exception as error:  # network, Hub or access rights: the remedy is the same for all
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        raise UserError(f"{repository} at {revision} cannot be read ({reason}); {download}") from error
+        raise UserError(f"{repository} at {revision} cannot be read ({reason}); {download_hint}") from error
     matches = tuple(sorted(file for pattern in patterns for file in folder.glob(pattern)))
     if not matches:
-        raise UserError(f"{repository} at {revision} has no file {' or '.join(patterns)}; {download}")
+        raise UserError(f"{repository} at {revision} has no file {' or '.join(patterns)}; {download_hint}")
     return matches
 
 
