@@ -36,7 +36,7 @@ class CorpusScore:
             return CorpusScore(parts=None, each={})
         examples = [example for _, example in pairs]
         parts = corpus.parts([text for text, _ in pairs], examples)
-        values = corpus.each(parts).tolist() if corpus.each else []
+        values = corpus.per_sample(parts).tolist() if corpus.per_sample else []
         return CorpusScore(
             parts=parts, each={example.id: value for example, value in zip(examples, values, strict=False)}
         )
