@@ -245,7 +245,7 @@ def _hardware(outcome: TrialOutcome, device_name: str) -> Cells:
 
 
 def _operations(session: TimingSession) -> dict[str, float]:
-    """FLOP of request 0: vision with its connector, prefill, timed decode step."""
+    """FLOP of request 0: vision with its connector, prefill, one decode step."""
     counted = session.operations or {}
     vision = counted.get("vision", 0) + counted.get("connector", 0)
     return {"vision": vision, "prefill": counted.get("prefill", 0), "decode": counted.get("decode", 0)}

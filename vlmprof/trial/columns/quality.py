@@ -29,7 +29,7 @@ class CorpusScore:
 
     @staticmethod
     def of(outcome: TrialOutcome) -> CorpusScore:
-        """The corpus metric over a trial's answers, if it has answered and they are complete."""
+        """The corpus metric over a trial's answers, where the task has one and every sample is answered."""
         corpus = outcome.resolved.task.metric.corpus
         pairs = [(sample.generation.text, sample.example) for sample in outcome.scored if sample.generation is not None]
         if corpus is None or not pairs or len(pairs) < len(outcome.scored):
