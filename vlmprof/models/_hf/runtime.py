@@ -197,10 +197,10 @@ class LoadedVlm(AbstractModel):
 
     def _render_chat(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        turn = [{"role": "user", "content": content}]
+        messages = [{"role": "user", "content": content}]
         # Not the processor's own method, because SmolVLM's uses its video processor, which may be missing.
         render = ProcessorMixin.apply_chat_template
-        text: str = render(self._processor, turn, add_generation_prompt=True, tokenize=False)
+        text: str = render(self._processor, messages, add_generation_prompt=True, tokenize=False)
         return text
 
     def _encoding(self, inputs: Mapping[str, Tensor], prompt: Prompt, value: int | None) -> Encoding:

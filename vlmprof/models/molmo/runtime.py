@@ -204,8 +204,8 @@ class LoadedMolmo(AbstractModel):
         return token_counts(prompt.picture.height, prompt.picture.width, self.max_crops, geometry).tiling
 
     def _render_chat(self, question: str) -> str:
-        turn = [{"role": "user", "content": question}]
-        text: str = self._processor.apply_chat_template(turn, add_generation_prompt=True)
+        messages = [{"role": "user", "content": question}]
+        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
         return text
 
     def _encoding(self, tiling: tuple[int, int], prompt: Prompt, length: int) -> Encoding:
