@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from vlmprof.cli.run_display import LiveDisplay, PlainDisplay, display
+from vlmprof.report.run_display import LiveDisplay, PlainDisplay, display
 from vlmprof.monitor.live_state import Snapshot
 from vlmprof.trial.progress import Progress
 
