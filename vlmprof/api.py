@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,8 +86,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
             tokens, state = predicted_vision_tokens(resolve(plan)), states.get(plan.id, "missing")
             rows.append([*(named.get(name) for name in columns), tokens, state])
     frame = pd.DataFrame(rows, columns=[*columns, "vision_tokens_predicted", "state"])
-    frame.attrs = {**_attributes_of_list(columns)}
-    return frame
+    return _with_attributes(frame, _attributes_of_list(columns))
 
 
 def run(  # noqa: PLR0913 (the options of a run, each by its name)
@@ -230,8 +229,7 @@ class Results:
         frame = read_front(self.where, _names(objectives), _names(by), across_devices=across_devices)
         attrs = _attributes_of_front(frame)
         shown = frame if dominated else frame[frame["on_front"].astype(bool)].reset_index(drop=True)
-        shown.attrs = {**attrs}
-        return shown
+        return _with_attributes(shown, attrs)
 
     def status(self) -> SweepStatus:
         """Where the sweep stands: trials by state, reasons of failures, whether somebody is at work on it."""
@@ -262,8 +260,7 @@ class Results:
         from vlmprof.store.descriptions import column_attributes
 
         frame = tables.read(self.where, name)
-        frame.attrs = {**column_attributes(name, frame.attrs["schema"])}
-        return frame
+        return _with_attributes(frame, column_attributes(name, frame.attrs["schema"]))
 
     def __repr__(self) -> str:
         try:
@@ -300,6 +297,12 @@ def _working_folder(submitted: SubmittedJob) -> Iterator[None]:
     known = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
     with chdir(submitted.cwd) if known else nullcontext():
         yield
+
+
+def _with_attributes(frame: pd.DataFrame, attrs: Mapping[str, Any]) -> pd.DataFrame:
+    """The frame, without the Arrow schema in its ``attrs``, which could not be written with it to a file."""
+    frame.attrs = {name: value for name, value in attrs.items()}
+    return frame
 
 
 def _attributes_of_list(columns: Sequence[str]) -> dict[str, Any]:
