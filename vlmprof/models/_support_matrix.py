@@ -9,39 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, final
 
+from vlmprof.models._knob_names import knob_names
 from vlmprof.models.family import Checkpoint
-from vlmprof.surfaces import (
-    SURFACES,
-    AttentionKernel,
-    DecoderStack,
-    ExpertRouting,
-    ExpertsKernel,
-    FreeTiling,
-    OutputBudget,
-    PixelBudget,
-    Precision,
-    TokenBudget,
-    VisionBudget,
-)
-
-KNOBS: Mapping[type, str] = MappingProxyType(
-    {
-        VisionBudget: "max_crops",
-        PixelBudget: "max_pixels",
-        TokenBudget: "vision_tokens",
-        FreeTiling: "tiling",
-        ExpertRouting: "moe_top_k",
-        DecoderStack: "active_blocks",
-        OutputBudget: "output_tokens",
-        Precision: "dtype",
-        AttentionKernel: "attention",
-        ExpertsKernel: "experts_kernel",
-    }
-)
-"""The knob of each surface."""
+from vlmprof.surfaces import SURFACES
 
 SHORT_TEXT_CONFIG = {"num_hidden_layers": 4}
 """Decoder blocks of the models built here: enough to have one of every kind."""
@@ -162,7 +134,8 @@ def _image_processor(model_type: str) -> tuple[str, bool]:
 
 
 def _knob_support(lacks: Mapping[type, str]) -> dict[str, Any]:
+    knobs = knob_names()
     return {
-        "knobs": tuple(KNOBS[surface] for surface in SURFACES if surface not in lacks),
-        "why_not": {KNOBS[surface]: lacks[surface] for surface in SURFACES if surface in lacks},
+        "knobs": tuple(knobs[surface] for surface in SURFACES if surface not in lacks),
+        "why_not": {knobs[surface]: lacks[surface] for surface in SURFACES if surface in lacks},
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from vlmprof.models._hf.introspection import ModelModules, always_normalised, at
 from vlmprof.models._hf.meta_model import meta_model_modules, read_processor
 from vlmprof.models._hf.vision_budgets import Budget, budget_class
 from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
+from vlmprof.models._knob_names import knob_names
 from vlmprof.models.family import Checkpoint
 from vlmprof.surfaces import (
     FIXED,
@@ -116,8 +117,10 @@ def _tiling_hint(image_processor: str) -> str:
 
 
 def _knobs_of(budget: type[Budget]) -> str:
-    knobs: Mapping[type, str] = {VisionBudget: "max_crops", PixelBudget: "max_pixels", TokenBudget: "vision_tokens"}
-    return " or ".join(knob for surface, knob in knobs.items() if surface in budget.surfaces)
+    knobs = knob_names()
+    return " or ".join(
+        knobs[surface] for surface in (VisionBudget, PixelBudget, TokenBudget) if surface in budget.surfaces
+    )
 
 
 def _renormalises(parts: ModelModules) -> bool | None:
