@@ -210,9 +210,9 @@ def test_the_ledger_brings_shards_back_and_another_run_shuts_them_out(
     answer(executor, plan, collector, 0, 3)
     collector.close()
     again = Collector(tmp_path / "results", "small", wait_s=1)
-    assert again._attempts.answers(plan.id, "helper 0 of 3"), "a collector that was restarted knows its helpers"
+    assert again._attempts.may_answer(plan.id, "helper 0 of 3"), "a collector that was restarted knows its helpers"
     again.open_run([plan.id], {})
-    assert not again._attempts.answers(plan.id, "helper 0 of 3")
+    assert not again._attempts.may_answer(plan.id, "helper 0 of 3")
     assert sum(len(chunk.rows) for chunk in again.begin(plan.id, software=software()).chunks) == 6
     again.close()
     with pytest.raises(StoreError, match="has ended"):
