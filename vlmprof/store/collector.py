@@ -210,10 +210,10 @@ class Collector:
         with self._writing():
             self._compactor.merge()
 
-    def _write(self, trial: str, table: TableName, rows: Sequence[Row], kind: Any) -> None:
+    def _write(self, trial: str, table: TableName, rows: Sequence[Row], arrow_schema: Any) -> None:
         """Write the rows of a table; without rows, remove those of an earlier attempt, which are no longer listed."""
         if rows:
-            tables.write(self._folder, table, trial, rows, kind, self._ledger.epoch)
+            tables.write(self._folder, table, trial, rows, arrow_schema, self._ledger.epoch)
         else:
             self._folder.remove(own_object(table, trial, self._ledger.epoch))
 
@@ -236,12 +236,12 @@ class Collector:
 
     def _chunks(self, trial: str) -> Iterator[Chunk]:
         """The chunks that are kept of a trial, oldest first, each sample once."""
-        seen: set[str] = set()
+        yielded: set[str] = set()
         for file, line in self._attempts.files(trial).items():
             keep_failed = not self._attempts.is_faulty(trial, file)
             rows = [row for row in tables.read_part(self._folder, "chunks", file) if keep_failed or not row["error"]]
-            fresh = tuple(row for row in rows if row["sample"] not in seen)
-            seen.update(str(row["sample"]) for row in fresh)
+            fresh = tuple(row for row in rows if row["sample"] not in yielded)
+            yielded.update(str(row["sample"]) for row in fresh)
             names = ("attempt", "number", "seconds", "peak_bytes", "made_on", "software")
             yield Chunk(trial=trial, rows=fresh, **{name: line[name] for name in names})
 

@@ -34,7 +34,7 @@ def write(
     table: PartName,
     trial: str,
     rows: Sequence[Row],
-    kind: pa.Schema,
+    arrow_schema: pa.Schema,
     epoch: int | None = None,
 ) -> str:
     """Write the rows of one trial, completely or not at all; on disk when this returns.
@@ -44,7 +44,7 @@ def write(
         table: One of the three tables, or ``chunks``.
         trial: Its id.
         rows: All of its rows.
-        kind: The schema.
+        arrow_schema: The schema of the table.
         epoch: ``Ledger.epoch`` of the ledger that will list it.
 
     Returns:
@@ -54,11 +54,13 @@ def write(
         pyarrow.ArrowInvalid: a value does not fit its column.
         ValueError: a row has a column that the schema lacks; Arrow alone would drop it silently.
     """
-    unknown = sorted({name for row in rows for name in row} - set(kind.names))
+    unknown = sorted({name for row in rows for name in row} - set(arrow_schema.names))
     if unknown:
         raise ValueError(f"the table '{table}' has no column named {', '.join(unknown)}")
     name = own_object(table, trial, epoch)
-    results_folder(where).write(name, parquet_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=kind)))
+    results_folder(where).write(
+        name, parquet_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema))
+    )
     return name
 
 
@@ -117,10 +119,10 @@ def concatenated(parts: Sequence[pa.Table], table: TableName) -> pa.Table:
 
     Folders may hold trials of different knobs: each part gets the columns of all, with nulls where it lacks them.
     """
-    kind = _schema(table, {name for part in parts for name in part.column_names})
+    arrow_schema = _schema(table, {name for part in parts for name in part.column_names})
     if not parts:
-        return kind.empty_table()
-    rows = pa.concat_tables([_with_columns(part, kind) for part in parts])
+        return arrow_schema.empty_table()
+    rows = pa.concat_tables([_with_columns(part, arrow_schema) for part in parts])
     trials = rows.column("trial").combine_chunks()
     if len(trials) > 1 and pc.any(pc.less(trials[1:], trials[:-1])).as_py():
         rows = rows.take(pc.sort_indices(trials))  # a stable sort
@@ -175,15 +177,15 @@ def _rows_of(part: pa.Table, trials: frozenset[str], members: frozenset[str]) ->
     return part if trials == members else part.filter(pc.is_in(part.column("trial"), pa.array(sorted(trials))))
 
 
-def _with_columns(part: pa.Table, kind: pa.Schema) -> pa.Table:
-    if part.schema.equals(kind):
+def _with_columns(part: pa.Table, arrow_schema: pa.Schema) -> pa.Table:
+    if part.schema.equals(arrow_schema):
         return part
     index: Mapping[str, int] = {name: i for i, name in enumerate(part.column_names)}
     columns = [
         part.column(index[field.name]).cast(field.type) if field.name in index else pa.nulls(len(part), field.type)
-        for field in kind
+        for field in arrow_schema
     ]
-    return pa.Table.from_arrays(columns, schema=kind)
+    return pa.Table.from_arrays(columns, schema=arrow_schema)
 
 
 def _schema(table: TableName, names: Iterable[str]) -> pa.Schema:

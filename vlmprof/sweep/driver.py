@@ -76,7 +76,7 @@ class SweepRun:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._resources, self._verbose, self._faults = display, resources, verbose, faults
-        self._place, self._sweep, self._extras = results_folder(where), sweep, extras
+        self._results, self._sweep, self._extras = results_folder(where), sweep, extras
         # Acquired and released here first: a refusal inside the actor would reach the user as an actor that died.
         Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
         # The name is for the dashboard; its suffix is unique, because the actors of a killed driver stay for a while.
@@ -85,11 +85,11 @@ class SweepRun:
         this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {**_DURABLE, "scheduling_strategy": this_node}
         actor = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{suffix}", **options)
-        self._collector = actor.remote(self._place.absolute, sweep)
+        self._collector = actor.remote(self._results.absolute, sweep)
         self._sizer = RemoteSizer(configured_folder())
-        self._folder = self._place.folder or Path()  # for TensorBoard runs, which an object store cannot hold
+        self._folder = self._results.folder or Path()  # for TensorBoard runs, which an object store cannot hold
         # Without a GPU no batch sizes are measured, and no sizer is started.
-        self._measurements = kept_beside(self._place, self._sizer) if resources.gpus else nullcontext()
+        self._measurements = kept_beside(self._results, self._sizer) if resources.gpus else nullcontext()
         self._total, self._skipped = 0, 0
 
     def open_run(

@@ -80,11 +80,11 @@ class RemoteSizer:
             idle_s: How long an actor that is started here stays alive without a request, in seconds.
         """
         self._folder, self._idle_s = folder, idle_s
-        self._here, self._found = BatchSizer(), None
+        self._local, self._actor = BatchSizer(), None
 
     def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
         if question.usable_bytes is None:
-            return self._here.ask(question, about)
+            return self._local.ask(question, about)
         answer: SizeReply = self._call("ask", question, about)
         return answer
 
@@ -93,7 +93,7 @@ class RemoteSizer:
 
     def tell(self, told: ProbeResult) -> None:
         if told.usable_bytes is None:
-            self._here.tell(told)
+            self._local.tell(told)
         else:
             self._call("tell", told)
 
@@ -107,14 +107,14 @@ class RemoteSizer:
 
     def actor(self) -> Any:
         """The actor, started if it does not exist."""
-        if self._found is None:
+        if self._actor is None:
             options = {"name": actor_name(self._folder), "namespace": NAMESPACE, "lifetime": "detached"}
             durable = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
             remote = ray.remote(SizerActor).options(
                 **options, **durable, get_if_exists=True, scheduling_strategy=_on_head_node()
             )
-            self._found = remote.remote(self._folder, self._idle_s)
-        return self._found
+            self._actor = remote.remote(self._folder, self._idle_s)
+        return self._actor
 
     def _call(self, method: str, *arguments: Any) -> Any:
         # Repeating a call is safe: a repeated request gets the same reply, a repeated result counts once.
@@ -122,7 +122,7 @@ class RemoteSizer:
             try:
                 return ray.get(self.actor().call.remote(method, *arguments))
             except ray.exceptions.RayActorError:  # it has ended, or its node is gone
-                self._found = None
+                self._actor = None
                 if not retries:
                     raise
                 time.sleep(RETRY_S)
