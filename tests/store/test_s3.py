@@ -91,6 +91,7 @@ def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
 
 CHILD = f"""
 import sys, time
+from tests.store.test_s3 import KIND, row
 from vlmprof.store import lease, tables
 from vlmprof.store.ledger import Ledger
 from vlmprof.store.filesystem import results_folder

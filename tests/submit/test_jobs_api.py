@@ -129,7 +129,7 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
     terminal("submit", str(path))
     wait_for(lambda: "started" in read_states(storage / "stopped").values())
     told = terminal("stop", "stopped")
-    assert "stopped; what was finished is kept" in told
+    assert "stopped; finished trials are kept" in told
     assert "interrupted" in terminal("logs", "stopped"), "the driver was killed before it could say how to go on"
     assert "has ended already: stopped" in terminal("stop", "stopped")
 
