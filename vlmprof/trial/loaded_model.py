@@ -41,8 +41,9 @@ class LoadedModel:
     ) -> tuple[Generation, ...]:
         """Answer one batch of samples whose pictures are open."""
         prompts = [one.prompt for one in asked]
-        look = features_from_cache(self.vision_cache, prepared)
-        return generate(self.model, prompts, max_new_tokens=cap, engine=self.engine, look=look).generations
+        features = features_from_cache(self.vision_cache, prepared)
+        run = generate(self.model, prompts, max_new_tokens=cap, engine=self.engine, feature_source=features)
+        return run.generations
 
     def prepare(self, asked: Sequence[Sample]) -> PreparedBatch:
         """Encode a batch of samples whose pictures are open, as far as that is needed."""

@@ -207,7 +207,7 @@ class WorstCaseProbe:
                 stop_at_eos=False,
                 clock=peaks,
                 engine=loaded.engine,
-                look=features_computed_for_each_row,
+                feature_source=features_computed_for_each_row,
             )
         except OutOfMemory as error:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
