@@ -1,3 +1,3 @@
-"""vlmprof: sweeps a vision-language model's knobs and says what each setting costs and what it is worth."""
+"""vlmprof: sweeps the knobs of vision-language models, and reports accuracy, latency, memory and energy."""
 
 __version__ = "0.1.0"
