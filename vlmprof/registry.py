@@ -45,6 +45,11 @@ KINDS = {
 }
 
 
+def builtin(kind: str) -> tuple[str, ...]:
+    """The leaves of a kind that ship with vlmprof, sorted, without importing any of them."""
+    return tuple(sorted(_builtin(KINDS[kind])))
+
+
 def names(kind: str) -> list[str]:
     """The names of all leaves of a kind, sorted, without importing any of them."""
     return sorted({*_builtin(KINDS[kind]), *(point.name for point in _external(KINDS[kind]))})

@@ -28,8 +28,8 @@ from vlmprof.sweep.shards import LEAST, Shard, split, trials_of
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
-from vlmprof.trial.run import _asked
-from vlmprof.trial.score_pass import samples_of_shard
+from vlmprof.trial.samples import samples_of
+from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 
 WHO_SCORED = {"samples_resumed", "score_processes", "attempts", "samples_per_s", "seconds", "started", "load_average"}
 
@@ -51,7 +51,7 @@ def test_the_shards_of_a_trial_have_each_sample_once_and_its_very_batches(
     plan: TrialPlan, pinned: int | None, of: int
 ) -> None:
     resolved = resolve(replace(plan, batch_size=pinned, batch_max=4))
-    asked = _asked(resolved)
+    asked = samples_of(resolved)
 
     def ids(part: int, of: int) -> list[str]:
         places = Shard(trial="a", part=part, of=of).places
@@ -127,13 +127,13 @@ def collector(tmp_path: Path, plan: TrialPlan) -> Any:
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    honest = LoadedModel.answer
+    honest = ScorePass._answer
 
-    def counted(self: LoadedModel, prepared: Any, asked: Any, cap: int) -> Any:
-        said.extend(one.example.id for one in asked)
-        return honest(self, prepared, asked, cap)
+    def counted(self: ScorePass, samples: Any, prepared: Any) -> Any:
+        said.extend(sample.example.id for sample in samples)
+        return honest(self, samples, prepared)
 
-    monkeypatch.setattr(LoadedModel, "answer", counted)
+    monkeypatch.setattr(ScorePass, "_answer", counted)
     monkeypatch.setattr(LoadedModel, "recall", lambda *told: None)  # another process has no answers in memory
     return said
 

@@ -7,54 +7,50 @@ not leave the device idle. Limits: greedy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vlmprof.decoding import Batch, Clock, Mark, TokenMaker, unmarked
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import classify, free_share, release
-from vlmprof.engine.vision_cache import BatchFeatures, features_computed
+from vlmprof.engine.vision_cache import Inputs, PreparedBatch, VisionFeatureCache, compute_inputs
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
-
-FeatureSource = Callable[[TokenMaker, Sequence[Prompt], Mark], BatchFeatures]
-"""Prompts -> their batch on the host and on the device, and its vision features."""
 
 
 def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
     model: TokenMaker,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | PreparedBatch,
     *,
     max_new_tokens: int,
     stop_at_eos: bool = True,
     clock: Clock | None = None,
     engine: AbstractEngine = EAGER,
-    feature_source: FeatureSource = features_computed,
+    vision_cache: VisionFeatureCache | None = None,
 ) -> Run:
     """Answer a batch of prompts.
 
     Args:
         model: The loaded model.
-        prompts: One batch; all run together.
+        prompts: One batch, which runs together: prompts that are encoded here, stage by stage, or a prepared batch,
+            whose missing features are computed.
         max_new_tokens: Longest answer in tokens, an end-of-sequence token included.
         stop_at_eos: False runs every row to exactly ``max_new_tokens``; the tokens before end-of-sequence are the same.
         clock: Marked at the end of every stage; None leaves ``stages`` of the returned run None.
         engine: How the tokens after the first are generated.
-        feature_source: Encodes the prompts and returns their vision features: computed by default, or taken from a
-            cache.
+        vision_cache: Keeps the features that a prepared batch lacked; not used for plain prompts.
 
     Raises:
         ValueError: there are no prompts, or ``max_new_tokens`` is less than one.
         OutOfMemory: the device could not hold the batch; all its memory has been freed.
         Mismatch: the number of vision features is not the number of image-token positions in the prompts.
     """
-    if not prompts or max_new_tokens < 1:
+    if not len(prompts) or max_new_tokens < 1:
         raise ValueError(
             f"expected at least one prompt and max_new_tokens of at least 1, got {len(prompts)} and {max_new_tokens}"
         )
     try:
-        return _generate(
-            model, prompts, max_new_tokens, stop_at_eos, clock=clock, engine=engine, feature_source=feature_source
-        )
+        # All tensors on the device belong to the frame of this call, so that a failure frees them.
+        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock, engine, vision_cache)
     except RuntimeError as error:
         kind = classify(error, free_share())
         if kind in ("lost", "other"):
@@ -67,22 +63,31 @@ def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
     raise OutOfMemory(len(prompts), detail, size_limit=kind == "size_limit")
 
 
-def _generate(  # noqa: PLR0913
+def _inputs(
+    model: TokenMaker, prompts: Sequence[Prompt] | PreparedBatch, vision_cache: VisionFeatureCache | None, mark: Mark
+) -> Inputs:
+    if not isinstance(prompts, PreparedBatch):
+        return compute_inputs(model, prompts, mark)
+    return (vision_cache or VisionFeatureCache(0)).complete(model, prompts)
+
+
+def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     model: TokenMaker,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | PreparedBatch,
     max_new_tokens: int,
     stop_at_eos: bool,
-    *,
     clock: Clock | None,
     engine: AbstractEngine,
-    feature_source: FeatureSource,
+    vision_cache: VisionFeatureCache | None,
 ) -> Run:
     mark: Mark = clock.mark if clock else unmarked
     if clock:
         clock.start()
-    batch, device_batch, features = feature_source(model, prompts, mark)
+    inputs = _inputs(model, prompts, vision_cache, mark)
+    mark("connector")
+    batch, features = inputs.batch, inputs.features
     _require_feature_count(batch, len(features))
-    decoding = engine.begin(model, device_batch, features, max_new_tokens, exact=not stop_at_eos)
+    decoding = engine.begin(model, inputs.device_batch, features, max_new_tokens, exact=not stop_at_eos)
     # An asynchronous copy into pinned memory: it is read only after all steps, so the host does not wait here.
     first = decoding.first.to("cpu", non_blocking=True)
     mark("prefill")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -63,9 +63,22 @@ class PreparedBatch:
     missing: Batch | None = None
     """The prompts whose features are not cached, one for each image and tiling."""
 
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.batch.encodings)
 
-BatchFeatures = tuple[Batch, Batch, Any]
-"""A batch on the host, the same batch on the device, its vision features."""
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A batch with its vision features: the inputs of the prefill."""
+
+    batch: Batch
+    """On the host."""
+    device_batch: Batch
+    """The same batch on the model's device."""
+    features: Any
+    """The output of the model's connector, one feature for each vision token."""
 
 
 @final
@@ -90,15 +103,15 @@ class VisionFeatureCache:
         missing = model.encode(list(new.values())) if new else None
         return PreparedBatch(batch=model.encode_text(prompts), keys=keys, cached=cached, missing=missing)
 
-    def features(self, model: Any, prepared: PreparedBatch) -> BatchFeatures:
-        """The features of a prepared batch; missing ones are computed and added to the cache.
+    def complete(self, model: Any, prepared: PreparedBatch) -> Inputs:
+        """A prepared batch with all its features; missing ones are computed and added to the cache.
 
         Raises:
-            Mismatch: an image has another number of features than its encoding says.
+            Mismatch: an image has another number of features than its prompt has image-token positions.
         """
         device_batch = model.transfer(prepared.batch)
         if not prepared.keys:
-            return prepared.batch, device_batch, model.see(device_batch, unmarked)
+            return Inputs(batch=prepared.batch, device_batch=device_batch, features=model.see(device_batch, unmarked))
         computed = dict(self._compute_missing(model, prepared))
         for key in prepared.cached:
             if key in self._entries:
@@ -110,7 +123,7 @@ class VisionFeatureCache:
         for encoding, part in zip(prepared.batch.encodings, parts, strict=True):
             if len(part) != encoding.vision_tokens:
                 raise Mismatch(f"{len(part)} features for an image that was planned as {encoding.vision_tokens}")
-        return prepared.batch, device_batch, model.join_features(parts)
+        return Inputs(batch=prepared.batch, device_batch=device_batch, features=model.join_features(parts))
 
     def _compute_missing(self, model: Any, prepared: PreparedBatch) -> Sequence[tuple[Hashable, Tensor]]:
         if prepared.missing is None:
@@ -131,38 +144,27 @@ class VisionFeatureCache:
             self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
 
-def features_computed(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> BatchFeatures:
-    """Encode the prompts and compute their features, with a mark after each stage: what a timed generation uses."""
+def compute_inputs(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Inputs:
+    """Encode and transfer the prompts and compute their features, without a cache: what a timed generation uses.
+
+    Marks the stages up to the vision encoder; the work from there to the caller's next mark is the connector.
+    """
     batch = model.encode(prompts)
     mark("preprocess")
     device_batch = model.transfer(batch)
     mark("transfer")
-    features = model.see(device_batch, mark)
-    mark("connector")
-    return batch, device_batch, features
+    return Inputs(batch=batch, device_batch=device_batch, features=model.see(device_batch, mark))
 
 
-def features_from_cache(
-    vision_cache: VisionFeatureCache, prepare: Callable[[], PreparedBatch]
-) -> Callable[..., BatchFeatures]:
-    """A feature source that uses a cache, for generations that are not timed."""
+def prepare_each_row(model: Any, prompts: Sequence[Prompt]) -> PreparedBatch:
+    """A prepared batch in which every row counts as an image of its own, even if images are equal.
 
-    def feature_source(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark = unmarked) -> BatchFeatures:
-        return vision_cache.features(model, prepare())
-
-    return feature_source
-
-
-def features_computed_for_each_row(model: Any, prompts: Sequence[Prompt], mark: Mark = unmarked) -> BatchFeatures:
-    """As ``features_from_cache`` if no image is cached and no two are the same: where a batch takes the most memory."""
+    It takes the most memory of all prepared batches of its size: no two rows share features.
+    """
     encoded = model.encode(prompts)
-    prepared = PreparedBatch(batch=encoded, cached={})
-    if isinstance(model, RowwiseVision):
-        keys = tuple(range(len(prompts)))
-        prepared = PreparedBatch(batch=model.encode_text(prompts), keys=keys, cached={}, missing=encoded)
-    features = VisionFeatureCache(0).features(model, prepared)
-    mark("connector")
-    return features
+    if not isinstance(model, RowwiseVision):
+        return PreparedBatch(batch=encoded, cached={})
+    return PreparedBatch(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), cached={}, missing=encoded)
 
 
 def _digest(prompt: Prompt) -> str:

@@ -16,17 +16,17 @@ JOB = "job.yaml"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedJob:
-    """A job file, on its way into the folder of its results or out of it."""
+    """A job as it is stored in the folder of its results, with the folder that its relative paths start from."""
 
     text: str
-    """As its author wrote it."""
+    """YAML: as its author wrote it, or what a mapping was written as."""
     cwd: str
-    """Where it was started: relative paths in it are meant from there."""
+    """The folder it was started in: relative paths in it are meant from there. Empty where nobody knows."""
 
     @staticmethod
-    def of(path: Path) -> SubmittedJob:
-        """The job in a file, started here and now."""
-        return SubmittedJob(text=path.read_text(encoding="utf-8"), cwd=str(Path.cwd()))
+    def of(text: str) -> SubmittedJob:
+        """The job with this text, started now in the working folder."""
+        return SubmittedJob(text=text, cwd=str(Path.cwd()))
 
 
 def write_job(place: ResultsFolder, text: str) -> None:
