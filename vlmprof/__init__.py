@@ -1,8 +1,8 @@
-"""vlmprof: sweeps a vision-language model's knobs and says what each setting costs and what it is worth.
+"""vlmprof: sweeps the knobs of vision-language models, and reports accuracy, latency, memory and energy.
 
-``run`` carries a job out, ``check`` proves it right, ``list_trials`` lists its trials, ``load`` opens the results of a
-sweep, and ``Results`` reads them. They are imported when they are first used: ``import vlmprof`` loads neither ray nor
-torch nor pandas. ``docs/python-api.md`` shows them at work.
+``run`` runs a job, ``check`` validates it, ``list_trials`` lists its trials, ``load`` opens the results of a sweep, and
+``Results`` reads them. They are imported on first use: ``import vlmprof`` loads neither ray nor torch nor pandas.
+Examples: ``docs/python-api.md``.
 """
 
 from __future__ import annotations

@@ -80,13 +80,13 @@ def test_what_is_kept_is_bounded_and_making_room_loses_no_answer(model: LoadedMo
     vision_cache = VisionFeatureCache(2 * one)
     for _ in range(2):
         assert answers(model, asked, vision_cache) == answers(model, asked)
-    assert sum(kept.nbytes for kept in vision_cache._kept.values()) <= 2 * one
+    assert sum(kept.nbytes for kept in vision_cache._entries.values()) <= 2 * one
 
 
 def test_a_bound_of_nothing_keeps_nothing(model: LoadedMolmo, asked: list[Prompt]) -> None:
     vision_cache = VisionFeatureCache(0)
     assert answers(model, asked, vision_cache) == answers(model, asked)
-    assert not vision_cache._kept
+    assert not vision_cache._entries
 
 
 def test_text_alone_is_encoded_as_with_the_picture(model: LoadedMolmo, asked: list[Prompt]) -> None:

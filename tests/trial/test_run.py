@@ -131,7 +131,7 @@ def test_a_preprocessing_that_says_what_did_not_happen_fails_the_trial(
         return replace(batch, encodings=tuple(replace(encoding, **told) for encoding in batch.encodings))
 
     monkeypatch.setattr(type(loaded), "encode", lying)
-    monkeypatch.setattr(greedy, "_require_places", lambda batch, features: None)
+    monkeypatch.setattr(greedy, "_require_feature_count", lambda batch, features: None)
     with pytest.raises(Mismatch, match=said):
         run(plan_of(knobs={"moe_top_k": [4]}), loaded)
 

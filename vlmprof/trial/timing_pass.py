@@ -25,7 +25,7 @@ from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, host_bound
 from vlmprof.measure.clock import clock_for
-from vlmprof.measure.clock_check import products, require_true
+from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.energy import Energy, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
@@ -95,7 +95,7 @@ class TimingPass:
         with exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
             if self.model.device.startswith("cuda"):
-                require_true(self.clock, products(self.model.device), self.model.synchronize)
+                require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
             with self.configured():
                 operations, decode_bytes = self._work()
                 release()  # what the score pass left in the allocator does not belong to this peak

@@ -206,7 +206,7 @@ class WorstCaseProbe:
             )
         except OutOfMemory as error:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
-        return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.found)
+        return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.peak_bytes)
 
     def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: MemoryHeadroom | None) -> ProbeResult:
         return ProbeResult(
