@@ -31,7 +31,7 @@ KEPT = 8
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> vlmprof.Results:
     """A copy, with the last heartbeat an hour ago by this machine's clock, whatever that of the writer was."""
-    monkeypatch.setattr(lease, "PACE", LeaseTimings(beat_s=0.1, stale_s=1.0, poll_s=0.1, settle_s=0.3))
+    monkeypatch.setattr(lease, "TIMINGS", LeaseTimings(beat_s=0.1, stale_s=1.0, poll_s=0.1, settle_s=0.3))
     folder = tmp_path / "moved"
     shutil.copytree(WRITTEN, folder)
     beat = json.loads((folder / ".progress.json").read_text())

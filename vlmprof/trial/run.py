@@ -71,18 +71,11 @@ def run_trial(
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
         counts, flops = _count(parts, usable[:COUNTED_REQUESTS], model, report, resolved.anatomy.crops_known)
-        began, result = time.perf_counter(), ScoreResult()
+        began = time.perf_counter()
         _reset_peak(model.device)
+        result = ScoreResult()
         if "accuracy" in plan.measure:
-            result = ScorePass(
-                resolved=resolved,
-                loaded=loaded,
-                samples=samples,
-                max_new_tokens=output_tokens or resolved.task.max_new_tokens,
-                sizer=sizer,
-                report=report,
-                partial_results=partial_results,
-            ).run()
+            result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
         seconds = time.perf_counter() - began
         peak = read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
@@ -132,16 +125,8 @@ def score_part(
     shard = samples_of_shard(resolved, samples_of(resolved), part)
     with knobs_applied(resolved, loaded.model):
         _reset_peak(loaded.model.device)
-        score_pass = ScorePass(
-            resolved=resolved,
-            loaded=loaded,
-            samples=[sample for sample in shard if not partial_results.is_suspect(sample)],
-            max_new_tokens=loaded.model.output_tokens or resolved.task.max_new_tokens,
-            sizer=sizer,
-            report=report,
-            partial_results=partial_results,
-        )
-        for _ in score_pass.scored():
+        samples = [sample for sample in shard if not partial_results.is_suspect(sample)]
+        for _ in _score_pass(resolved, loaded, samples, sizer, report, partial_results).scored():
             pass
         partial_results.flush()
 
@@ -158,6 +143,26 @@ def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Pro
     requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens)
     timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
     return replace(outcome, sessions=(*outcome.sessions, timing_pass.run(0.0, report)))
+
+
+def _score_pass(
+    resolved: ResolvedTrial,
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    sizer: Sizer,
+    report: Callable[[Progress], None],
+    partial_results: PartialResults,
+) -> ScorePass:
+    """Inside ``knobs_applied``, because a knob may set the length of answers."""
+    return ScorePass(
+        resolved=resolved,
+        loaded=loaded,
+        samples=samples,
+        max_new_tokens=loaded.model.output_tokens or resolved.task.max_new_tokens,
+        sizer=sizer,
+        report=report,
+        partial_results=partial_results,
+    )
 
 
 @contextmanager

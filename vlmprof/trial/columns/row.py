@@ -11,7 +11,7 @@ from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
-from vlmprof.records import Generation, Observation, Row
+from vlmprof.records import Effect, Generation, Observation, Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
@@ -32,10 +32,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     """
     resolved = outcome.resolved
     observed = _observed(outcome, model.kernels)
-    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
-    mismatches = sorted(name for name, effect in effects.items() if effect == "mismatch")
-    if mismatches:
-        raise Mismatch(f"{', '.join(mismatches)}: what ran is not what was set; observed: {observed}")
+    effects = _effects(outcome, observed)
     failed = [answered for answered in outcome.scored if answered.generation is None]
     corpus_score = CorpusScore.of(outcome)
     state: State = "failed" if failed else "done"
@@ -72,6 +69,20 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
         timings=tuple(timing_rows(outcome)),
     )
+
+
+def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, Effect]:
+    """Knob -> its effect.
+
+    Raises:
+        Mismatch: a knob did not do what it was set to.
+    """
+    resolved = outcome.resolved
+    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
+    mismatches = sorted(name for name, effect in effects.items() if effect == "mismatch")
+    if mismatches:
+        raise Mismatch(f"{', '.join(mismatches)}: what ran is not what was set; observed: {observed}")
+    return effects
 
 
 def _observed(outcome: TrialOutcome, loaded: Mapping[str, str]) -> Observation:
