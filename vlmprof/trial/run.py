@@ -63,8 +63,7 @@ def run_trial(
         Mismatch: what ran is not what was asked for, or the stages do not add up.
         Uncollected: the collector refuses an answer.
     """
-    plan, model = resolved.plan, loaded.model
-    partial_results = partial_results or PartialResults.discarding()
+    plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
     usable = partial_results.not_quarantined(samples)
     parts = ModelParts.of(model)
@@ -76,13 +75,12 @@ def run_trial(
         result = ScoreResult()
         if "accuracy" in plan.measure:
             result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
-        seconds = time.perf_counter() - began
-        peak = read_peak(model.device)
+        seconds, peak = time.perf_counter() - began, read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        requests = _timing_requests(resolved, usable, loaded, length)
-        sessions = (TimingPass(plan.timing, model, requests).run(seconds, report),)
+        timing_pass = TimingPass(plan.timing, model, _timing_requests(resolved, usable, loaded, length))
+        sessions = (timing_pass.run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
