@@ -124,10 +124,16 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
     Raises:
         SpecError: with every fault of the job; nothing was run.
         UserError: a logger is not installed or needs Ray; there is no cluster at the address, or none of its nodes can
-            hold a trial.
+            hold a trial; Ray was imported before with settings that would open ``local`` to the network.
         StoreError: another sweep is writing to the results folder, or nothing can be written there.
         KeyboardInterrupt: the run was interrupted; what was finished is kept.
     """
+    from vlmprof.sweep.cluster import LOCAL, set_ray_environment
+
+    if not inline:
+        set_ray_environment(address, verbose=verbose)  # before the first import of Ray, which the next line may be
+    elif "ray" not in sys.modules:  # a later run in this process may need it
+        set_ray_environment(LOCAL, verbose=verbose)
     from vlmprof.monitor.loggers import LoggerOptions
 
     loggers = LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
