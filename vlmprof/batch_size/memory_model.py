@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
-from vlmprof.batch_size.nonnegative import Array, nonnegative_least_squares
 from vlmprof.batch_size.protocol import Demand
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LEAST_POINTS = 5
 MOST_POINTS = 250
@@ -33,6 +34,9 @@ DOUBT = 0.2
 REACH = 0.5
 """Over so much of an axis (the most on it is 1) a bend is the same."""
 REACH_LOG_SIZE = 1.0
+NNLS_ROUNDS = 30
+"""Most iterations of a fit, for each feature. A fit that needs more raises; scipy's default of 3 sufficed for 1,500 random
+fits, but features that are nearly the same may need more."""
 FAR = 3.0
 """Standard deviations at which phases are compared."""
 
@@ -81,9 +85,7 @@ class MemoryModel:
         sizes = np.array([float(point.size) for point in points])
         grown = np.array([point.grown for point in points])
         rows = _rows(demands, sizes)
-        self._scale = rows.max(axis=0)
-        weighted = rows / self._scale / grown[:, None]  # relative residuals count: the noise is relative
-        self._theta = nonnegative_least_squares(weighted, np.ones(len(points))) / self._scale
+        self._theta = _coefficients(rows / grown[:, None])
         fitted = np.maximum(rows @ self._theta, 1.0)
         self._whole = 1 / np.mean(rows / grown[:, None], axis=0)  # each coefficient, were its feature all there is
         self._places = self._placed(demands, sizes)
@@ -186,3 +188,20 @@ def _rows(demands: Array, sizes: Array) -> Array:
     for count in (1, 2, 3):
         products += [np.prod(demands[:, list(chosen)], axis=1) for chosen in combinations(axes, count)]
     return np.column_stack([np.ones(len(demands)), np.column_stack(products) * sizes[:, None]])
+
+
+def _coefficients(relative: Array) -> Array:
+    """The coefficients, none below zero, that predict every peak with the least relative error.
+
+    Args:
+        relative: (points, features), each point's features over its bytes; all above zero.
+
+    Returns:
+        (features,), in bytes.
+    """
+    from scipy.optimize import nnls  # here, since commands that only list sizes import this file too
+
+    # Columns of one length: as they come they differ by many orders of magnitude, and nnls compares their gradients.
+    lengths = np.linalg.norm(relative, axis=0)
+    theta, _ = nnls(relative / lengths, np.ones(len(relative)), maxiter=NNLS_ROUNDS * relative.shape[1])
+    return np.asarray(theta / lengths)

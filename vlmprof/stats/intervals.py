@@ -1,9 +1,7 @@
-"""Confidence intervals that hold for what vlmprof measures: clustered scores between 0 and 1, and few repeated times.
+"""Confidence intervals of scores that come in clusters: of a mean, and of a function of sums over samples.
 
 A question is not independent of the others about its image, and a score near 0 or 1 has no symmetric interval; so the
-mean gets Wilson's interval at an effective sample size. Times are neither normal nor many; so the median gets an
-interval from order statistics, which assumes nothing but independent repeats of one distribution. It speaks of the
-process that was timed: what differs from process to process or machine to machine is outside it.
+mean gets Wilson's interval at an effective sample size. Intervals of times are in ``timeseries``.
 """
 
 from __future__ import annotations
@@ -11,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import NormalDist
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vlmprof.stats.distributions import student_quantile
 
 Numbers = NDArray[np.float64]
 RESAMPLES = 2000
@@ -86,7 +85,7 @@ def effective_size(scores: Numbers, clusters: Sequence[Hashable], confidence: fl
     independent = mean * (1 - mean) / (n - 1)
     # Clusters that balance out have no variance between them; they are still no more than n answers.
     size = float(n) if variance <= independent else n * independent / variance
-    return size * (_t_quantile(confidence, n - 1) / _t_quantile(confidence, groups - 1)) ** 2
+    return size * (student_quantile(confidence, n - 1) / student_quantile(confidence, groups - 1)) ** 2
 
 
 def bootstrap_interval(
@@ -125,34 +124,6 @@ def bootstrap_interval(
     return Interval(low=float(low), high=float(high)) if low < high else None
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """An interval of the median, from the ``k``-th smallest to the ``k``-th largest value; None when there are too few.
-
-    ``k`` is the largest rank that keeps ``1 - 2 P(Bin(n, 1/2) < k)`` at ``confidence`` or above (exact; David and
-    Nagaraja 2003, Order Statistics, 7.1), so the interval holds at least as often as it says, for any distribution.
-    Six values are the fewest for 95 %.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
-    ordered = sorted(values)
-    if not all(math.isfinite(value) for value in ordered):
-        raise ValueError("expected finite values for the interval of a median")
-    rank = _median_rank(len(ordered), confidence)
-    return Interval(low=ordered[rank - 1], high=ordered[-rank]) if rank else None
-
-
-def _median_rank(n: int, confidence: float) -> int:
-    """The largest ``k`` with ``P(Bin(n, 1/2) < k) <= (1 - confidence) / 2``; 0 when there is none."""
-    # Counted in whole outcomes out of 2^n: exact, and no float overflows for a large n.
-    allowed = Fraction((1 - confidence) / 2) * 2**n
-    below = rank = 0
-    while rank <= n // 2 and below + math.comb(n, rank) <= allowed:
-        below += math.comb(n, rank)
-        rank += 1
-    return rank
-
-
 def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
     codes: dict[Hashable, int] = {}
     return np.array([codes.setdefault(cluster, len(codes)) for cluster in clusters])
@@ -162,18 +133,3 @@ def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return centre - half, centre + half
-
-
-def _t_quantile(confidence: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t by its expansion about the normal one (Abramowitz and Stegun, 26.7.5).
-
-    Within 0.1 % from four degrees of freedom, 1 % from two; 11 % too small for one, which is two clusters.
-    """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmprof.stats.distributions import binomial_cdf, student_quantile
 from vlmprof.stats.intervals import Interval, MeanInterval
 
 Numbers = NDArray[np.float64]
@@ -104,18 +104,6 @@ def process_interval(medians: Sequence[float], confidence: float = 0.95) -> Mean
     return MeanInterval(mean=mean, low=mean - half, high=mean + half)
 
 
-def fewest_for(percentile: float, confidence: float = 0.99) -> int:
-    """The fewest requests that give this percentile, by MLPerf LoadGen's rule.
-
-    64 for 0.9, 130 for 0.95, 662 for 0.99: the smallest ``n`` with
-    ``P(Bin(n, 1 - percentile) <= 1) <= 1 - confidence``.
-    """
-    n = 2
-    while _at_most_one_beyond(n, percentile) > 1 - confidence:
-        n += 1
-    return n
-
-
 def largest_valid_percentile(n: int, confidence: float = 0.99) -> float | None:
     """The largest percentile that ``n`` requests give by that rule, rounded down to a per mille; None below 11."""
     valid = [k / 1000 for k in range(500, 1000) if _at_most_one_beyond(n, k / 1000) <= 1 - confidence]
@@ -130,29 +118,4 @@ def percentile_of(times: Sequence[float], percentile: float) -> float | None:
 
 
 def _at_most_one_beyond(n: int, percentile: float) -> float:
-    return percentile**n + n * (1 - percentile) * percentile ** (n - 1) if n else 1.0
-
-
-def student_quantile(confidence: float, freedom: float) -> float:
-    """The two-sided quantile of Student's t, any positive degrees of freedom, by bisection of its integral."""
-    target = (1 + confidence) / 2
-    low, high = 0.0, 1.0
-    while _student_below(high, freedom) < target:
-        low, high = high, high * 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_below(middle, freedom) < target else (low, middle)
-    return (low + high) / 2
-
-
-def _student_below(t: float, freedom: float) -> float:
-    """P(T <= t) for t >= 0: Simpson's rule over the angle atan(t / sqrt(v)), where the density is cos^(v-1)."""
-    if freedom > 300:
-        return NormalDist().cdf(t * (1 - 1 / (4 * freedom)) / math.sqrt(1 + t * t / (2 * freedom)))
-    angle, steps = math.atan(t / math.sqrt(freedom)), 200
-    grid = np.linspace(0.0, angle, steps + 1)
-    weights = np.ones(steps + 1)
-    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
-    area = float((weights * np.cos(grid) ** (freedom - 1)).sum()) * angle / steps / 3
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi) / 2
-    return 0.5 + area * math.exp(log_scale)
+    return binomial_cdf(1, n, 1 - percentile)
