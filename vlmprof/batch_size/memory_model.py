@@ -35,8 +35,8 @@ REACH = 0.5
 """Over so much of an axis (the most on it is 1) a bend is the same."""
 REACH_LOG_SIZE = 1.0
 NNLS_ROUNDS = 30
-"""Most iterations of a fit, for each feature. A fit that needs more raises; scipy's default of 3 sufficed for 1,500 random
-fits, but features that are nearly the same may need more."""
+"""Most iterations of a fit, for each feature. A fit that needs more raises. scipy's default of 3 sufficed for 1,500
+random fits, but features that are nearly the same may need more."""
 FAR = 3.0
 """Standard deviations at which phases are compared."""
 

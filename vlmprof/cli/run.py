@@ -96,7 +96,7 @@ def run_job(
     from vlmprof.trial.resolve import prepare
 
     how = RunOptions(inline, address, verbose, LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb))
-    how.extras.require(inline=inline)
+    how.extras.require()
     _carry_out(prepare(file), SubmittedJob.of(file), f"run {file}", how)
 
 
@@ -116,7 +116,7 @@ def resume_sweep(
     from vlmprof.trial.resolve import prepare
 
     how = RunOptions(inline, address, verbose, LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb))
-    how.extras.require(inline=inline)
+    how.extras.require()
     here = folder if "://" in folder else str(Path(folder).absolute())
     submitted = read_job(here)
     if submitted.cwd and Path(submitted.cwd).is_dir():
@@ -174,6 +174,7 @@ def _run_inline(job: Job, submitted: SubmittedJob, extras: LoggerOptions) -> Non
     from vlmprof.batch_size.cache import default_folder, kept_beside
     from vlmprof.batch_size.sizer import BatchSizer
     from vlmprof.cli.run_display import display
+    from vlmprof.monitor.loggers import Loggers
     from vlmprof.store.collector import Collector
     from vlmprof.sweep.inline import run_inline
 
@@ -184,9 +185,14 @@ def _run_inline(job: Job, submitted: SubmittedJob, extras: LoggerOptions) -> Non
         finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"), submitted)
         left = [each for each in job.plans if each.id not in finished]
         measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
-        told: dict[str, Any] = {"policy": spec.chunk, "folder": spec.where, "tensorboard": extras.tensorboard}
-        with display(out, {each.id: str(each) for each in job.plans}) as shown, measurements:
-            run_inline(left, len(finished), collector, shown, gpus=gpus, **told)
+        settings: dict[str, Any] = {"gpus": gpus, "policy": spec.chunk, "folder": spec.where}
+        names = {each.id: str(each) for each in job.plans}
+        with (
+            measurements,
+            display(out, names) as shown,
+            Loggers.of(extras, spec.name, spec.where, shown.note) as loggers,
+        ):
+            run_inline(left, len(finished), collector, shown, loggers=loggers, **settings)
     finally:
         collector.close()
 

@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, final
 
 import ray
@@ -26,7 +25,8 @@ from vlmprof.batch_size.cache import kept_beside
 from vlmprof.errors import StoreError, UserError
 from vlmprof.job.spec import SweepSpec
 from vlmprof.monitor.live_state import Display, Snapshot
-from vlmprof.monitor.loggers import NONE, LoggerOptions, callbacks
+from vlmprof.monitor.loggers import NONE, LoggerOptions, Loggers
+from vlmprof.monitor.tune_callback import TuneCallback
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
@@ -75,7 +75,8 @@ class SweepRun:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._share, self._verbose, self._care = display, share, verbose, care
-        self._place, self._sweep, self._extras = results_folder(where), sweep, extras
+        self._place, self._sweep = results_folder(where), sweep
+        self._loggers = Loggers.of(extras, sweep, where, display.note)
         # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
         Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
         # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
@@ -87,7 +88,6 @@ class SweepRun:
         self._collector = collector.remote(self._place.absolute, sweep)
         self._sizer = RemoteSizer(configured_folder())
         # Without a GPU nothing is measured, and no sizer is started.
-        self._folder = self._place.folder or Path()  # of TensorBoard's runs, which no object store holds
         self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
         self._total, self._skipped = 0, 0
 
@@ -108,7 +108,7 @@ class SweepRun:
         """
         retry_budget, backoff, left = RetryBudget(), TunerBackoff(), list(plans)
         estimator = CostEstimator()
-        with self._watching(), self._measurements:
+        with self._watching(), self._measurements, self._loggers:
             while left:
                 known = {plan.id: plan for plan in left}
                 whole, share = [estimator.work(plan) for plan in left], self._share
@@ -193,7 +193,7 @@ class SweepRun:
                 name="tune",
                 storage_path=scratch,
                 verbose=1 if self._verbose else 0,
-                callbacks=callbacks(self._extras, self._sweep, self._folder, shared.plans, self._display.note),
+                callbacks=[TuneCallback(self._loggers, shared.plans)] if self._loggers else [],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
