@@ -11,12 +11,9 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlmprof.stats.distributions import binomial_cdf, student_quantile
 from vlmprof.stats.intervals import Interval, MeanInterval
-
-Numbers = NDArray[np.float64]
 
 WINDOW, WINDOWS = 5, 3
 """Warm-up is over when the medians of so many windows of so many repeats agree."""

@@ -133,12 +133,6 @@ def acquire(place: ResultsFolder, wait_s: float) -> Lease:
     return lease
 
 
-def current_holder(place: ResultsFolder) -> tuple[ProcessIdentity, bool] | None:
-    """Who wrote here last, and whether it has let go; None where nobody ever did."""
-    seen = read_claims(place)
-    return None if seen.holder is None else (seen.holder, seen.released)
-
-
 def _local_lock(place: ResultsFolder, wait_s: float) -> FileLock:
     assert place.folder is not None
     place.folder.mkdir(parents=True, exist_ok=True)
