@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.batch_size.devices import demand_of
-from vlmprof.batch_size.memory_model import MemoryEstimate, MemoryModel, MemoryPoint, largest
+from vlmprof.batch_size.memory_model import MemoryEstimate, MemoryModel, MemoryPoint, largest_within
 from vlmprof.batch_size.throughput import SHARE, fast_enough, knee
 
 
@@ -22,7 +22,7 @@ def test_a_world_of_products_is_learnt_from_a_third_of_it() -> None:
     seen = [grid[i] for i in rng.permutation(len(grid))[:8]]
     points = [
         MemoryPoint(
-            demand=demand_of(blocks=b, crops=c), size=s, grown=grown(b, c, s) * (1 + 0.01 * rng.standard_normal())
+            demand=demand_of(blocks=b, crops=c), size=s, amount=grown(b, c, s) * (1 + 0.01 * rng.standard_normal())
         )
         for b, c in seen
         for s in (4, 30)
@@ -41,7 +41,7 @@ def test_the_fit_is_right_where_features_differ_by_many_orders_of_magnitude() ->
     def bytes_of(blocks: float, crops: float, size: int) -> float:
         return 1e4 + size * (truth["blocks"] * blocks + truth["crops"] * crops)
 
-    points = [MemoryPoint(demand=demand_of(blocks=b, crops=c), size=s, grown=bytes_of(b, c, s)) for b, c, s in grid]
+    points = [MemoryPoint(demand=demand_of(blocks=b, crops=c), size=s, amount=bytes_of(b, c, s)) for b, c, s in grid]
     for b, c, s in grid:
         expected = MemoryModel(points, demand_of(blocks=b, crops=c)).prediction(0.0)(s)
         assert expected.mean == pytest.approx(bytes_of(b, c, s), rel=1e-6)
@@ -49,23 +49,23 @@ def test_the_fit_is_right_where_features_differ_by_many_orders_of_magnitude() ->
 
 def test_what_was_never_varied_is_not_claimed_to_be_known() -> None:
     points = [
-        MemoryPoint(demand=demand_of(blocks=2.0, crops=2.0), size=s, grown=grown(2, 2, s)) for s in (1, 4, 9, 20, 40)
+        MemoryPoint(demand=demand_of(blocks=2.0, crops=2.0), size=s, amount=grown(2, 2, s)) for s in (1, 4, 9, 20, 40)
     ]
     here = MemoryModel(points, demand_of(blocks=2.0, crops=2.0)).prediction(0.0)(30)
     far = MemoryModel(points, demand_of(blocks=4.0, crops=2.0)).prediction(0.0)(30)
-    assert here.claimed < 0.03 < far.claimed
+    assert here.model_sd < 0.03 < far.model_sd
 
 
 def test_distrust_widens_and_does_not_shift() -> None:
-    points = [MemoryPoint(demand=demand_of(blocks=2.0), size=s, grown=grown(2, 1, s)) for s in (1, 4, 9, 20, 40)]
+    points = [MemoryPoint(demand=demand_of(blocks=2.0), size=s, amount=grown(2, 1, s)) for s in (1, 4, 9, 20, 40)]
     model = MemoryModel(points, demand_of(blocks=2.0))
     calm, wary = model.prediction(0.0)(30), model.prediction(0.1)(30)
-    assert calm.mean == wary.mean and wary.sd > calm.sd and calm.claimed == wary.claimed
+    assert calm.mean == wary.mean and wary.sd > calm.sd and calm.model_sd == wary.model_sd
 
 
 @given(each=st.floats(0.5, 20), room=st.floats(0, 5000), most=st.integers(1, 2000))
 def test_largest_is_the_last_size_within_the_room(each: float, room: float, most: int) -> None:
-    size = largest(lambda b: MemoryEstimate(mean=each * b, sd=0.0), room, 1.0, most)
+    size = largest_within(lambda b: MemoryEstimate(mean=each * b, sd=0.0), room, 1.0, most)
     assert 0 <= size <= most
     assert size == 0 or each * size <= room
     assert size == most or each * (size + 1) > room

@@ -24,8 +24,8 @@ def show_sizes() -> None:
     for one in summaries(default_folder()):
         said = (str(one.about.get(name, "")) for name in ("device", "model", "torch"))
         counts = (str(count) for count in (one.configurations, one.probes, one.out_of_memory))
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.asked))
-        table.add_row(one.world, *said, *counts, when)
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.last_used))
+        table.add_row(one.memory_key, *said, *counts, when)
     out.print(table if table.row_count else "nothing was measured yet", highlight=False)
     out.print(f"\nin {default_folder()}", highlight=False, soft_wrap=True)
 

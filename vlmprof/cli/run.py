@@ -171,7 +171,7 @@ def _carry_out(job: Job, submitted: SubmittedJob, again: str, how: RunOptions) -
 def _run_inline(job: Job, submitted: SubmittedJob, extras: LoggerOptions) -> None:
     import torch
 
-    from vlmprof.batch_size.cache import default_folder, kept_beside
+    from vlmprof.batch_size.cache import default_folder, kept_with_results
     from vlmprof.batch_size.sizer import BatchSizer
     from vlmprof.cli.run_display import display
     from vlmprof.monitor.loggers import Loggers
@@ -184,7 +184,7 @@ def _run_inline(job: Job, submitted: SubmittedJob, extras: LoggerOptions) -> Non
     try:
         finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"), submitted)
         left = [each for each in job.plans if each.id not in finished]
-        measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
+        measurements = kept_with_results(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
         settings: dict[str, Any] = {"gpus": gpus, "policy": spec.chunk, "folder": spec.where}
         names = {each.id: str(each) for each in job.plans}
         with (

@@ -21,7 +21,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vlmprof.batch_size.cache import kept_beside
+from vlmprof.batch_size.cache import kept_with_results
 from vlmprof.errors import StoreError, UserError
 from vlmprof.job.spec import SweepSpec
 from vlmprof.monitor.live_state import Display, Snapshot
@@ -88,7 +88,7 @@ class SweepRun:
         self._collector = collector.remote(self._place.absolute, sweep)
         self._sizer = RemoteSizer(configured_folder())
         # Without a GPU nothing is measured, and no sizer is started.
-        self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
+        self._measurements = kept_with_results(self._place, self._sizer) if share.gpus else nullcontext()
         self._total, self._skipped = 0, 0
 
     def open_run(

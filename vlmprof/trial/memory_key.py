@@ -1,7 +1,8 @@
-"""The world of a trial: all that decides how much memory a batch takes and is no knob.
+"""Key of the batch-size cache: everything except knobs that affects memory.
 
-Its name has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
-transformers, and format numbers that are raised by hand. Worlds that agree in the first half are stale for each other.
+It has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
+transformers, and format numbers that are raised by hand. Measurements under a key with the same first half and another
+second half are stale.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ VERSIONS = ("gpu_driver", "torch", "transformers")
 
 
 def memory_key_of(resolved: ResolvedTrial, loaded: LoadedModel) -> tuple[str, Mapping[str, Any]]:
-    """The name of the world, and what it is in words."""
+    """The memory key of a trial, and what it consists of."""
     plan, device = resolved.plan, loaded.model.device
-    said = environment(device)
+    host = environment(device)
     total = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
-    alike = {
-        "device": said["device"],
+    device_and_model = {
+        "device": host["device"],
         "memory_bytes": total,
         "model": plan.model.label,
         "model_fingerprint": plan.model_fingerprint,
@@ -41,9 +42,9 @@ def memory_key_of(resolved: ResolvedTrial, loaded: LoadedModel) -> tuple[str, Ma
         "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
         **loaded.model.kernels,
     }
-    versions = {name: said[name] for name in VERSIONS}
+    versions = {name: host[name] for name in VERSIONS}
     versions |= {"cuda": torch.version.cuda, "forward_format": FORWARD_FORMAT, "format": FORMAT}
-    return f"{_hash(alike)}-{_hash(versions)}", {**alike, **versions}
+    return f"{_hash(device_and_model)}-{_hash(versions)}", {**device_and_model, **versions}
 
 
 def _hash(value: Mapping[str, Any]) -> str:
