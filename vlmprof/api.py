@@ -112,8 +112,8 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
         address: Of a Ray cluster; ``local`` starts one on this machine, and ends it. Not used with ``inline``.
         verbose: Let Ray and Tune write to the terminal.
         tensorboard: Write a TensorBoard run a trial into the results folder.
-        mlflow: Tracking URI of MLflow to log to; empty: none. Needs Ray.
-        wandb: Project of Weights & Biases to log to; empty: none. Needs Ray.
+        mlflow: Tracking URI of MLflow to log to; empty: none.
+        wandb: Project of Weights & Biases to log to; empty: none.
         progress: ``on`` shows on the standard error how far it is; ``off`` shows nothing, and what would be noted
             goes to the logger ``vlmprof``; ``auto`` is ``on`` where the standard error is a terminal, so ``off`` in a
             notebook or a pipe. A function that is given the prepared job makes a display of the caller's own.
@@ -123,7 +123,7 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
 
     Raises:
         SpecError: with every fault of the job; nothing was run.
-        UserError: a logger is not installed or needs Ray; there is no cluster at the address, or none of its nodes can
+        UserError: a logger is not installed; there is no cluster at the address, or none of its nodes can
             hold a trial; Ray was imported before with settings that would open ``local`` to the network.
         StoreError: another sweep is writing to the results folder, or nothing can be written there.
         KeyboardInterrupt: the run was interrupted; what was finished is kept.
@@ -137,7 +137,7 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
     from vlmprof.monitor.loggers import LoggerOptions
 
     loggers = LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
-    loggers.require(inline=inline)
+    loggers.require()
     make_display = _display_factory(progress)
     found = check(job)
     with _working_folder(found.submitted):
@@ -368,11 +368,12 @@ class _Quiet:
         logging.getLogger("vlmprof").info(line)
 
 
-def _run_inline(job: Job, loggers: LoggerOptions, display: AbstractContextManager[Display]) -> None:
+def _run_inline(job: Job, options: LoggerOptions, display: AbstractContextManager[Display]) -> None:
     import torch
 
-    from vlmprof.batch_size.cache import default_folder, kept_beside
+    from vlmprof.batch_size.cache import default_folder, kept_with_results
     from vlmprof.batch_size.sizer import BatchSizer
+    from vlmprof.monitor.loggers import Loggers
     from vlmprof.store.collector import Collector
     from vlmprof.sweep.inline import run_inline
 
@@ -382,10 +383,14 @@ def _run_inline(job: Job, loggers: LoggerOptions, display: AbstractContextManage
     try:
         finished = collector.open_run([plan.id for plan in job.plans], spec.model_dump(mode="json"), job.submitted)
         left = [plan for plan in job.plans if plan.id not in finished]
-        measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
-        how: dict[str, Any] = {"policy": spec.chunk, "folder": spec.where, "tensorboard": loggers.tensorboard}
-        with display as shown, measurements:
-            run_inline(left, len(finished), collector, shown, gpus=gpus, **how)
+        measurements = kept_with_results(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
+        how: dict[str, Any] = {"gpus": gpus, "policy": spec.chunk, "folder": spec.where}
+        with (
+            measurements,
+            display as shown,
+            Loggers.of(options, spec.name, spec.where, shown.note) as loggers,
+        ):
+            run_inline(left, len(finished), collector, shown, loggers=loggers, **how)
     finally:
         collector.close()
 

@@ -57,15 +57,15 @@ class Counting:
     inner: BatchSizer
     told: list[ProbeResult] = field(default_factory=list)
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        return self.inner.ask(question, about)
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        return self.inner.ask(request, about)
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self.inner.renew(world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self.inner.renew(memory_key, configuration, token)
 
-    def tell(self, told: ProbeResult) -> None:
-        self.told.append(told)
-        self.inner.tell(told)
+    def tell(self, result: ProbeResult) -> None:
+        self.told.append(result)
+        self.inner.tell(result)
 
 
 @dataclass
@@ -75,15 +75,15 @@ class TooLarge:
     size: int
     told: list[ProbeResult] = field(default_factory=list)
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
         return SizeReply(action="use", size=self.size)
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
         """Nothing is leased."""
 
-    def tell(self, told: ProbeResult) -> None:
-        self.told.append(told)
-        self.size = max(1, told.size // 2)
+    def tell(self, result: ProbeResult) -> None:
+        self.told.append(result)
+        self.size = max(1, result.size // 2)
 
 
 def resolved(loaded: LoadedModel, settings: tuple[Any, ...]) -> Any:

@@ -36,16 +36,16 @@ class Hearing:
     questions: list[SizeRequest] = field(default_factory=list)
     told: list[ProbeResult] = field(default_factory=list)
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        self.questions.append(question)
-        return self.inner.ask(question, about)
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        self.questions.append(request)
+        return self.inner.ask(request, about)
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self.inner.renew(world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self.inner.renew(memory_key, configuration, token)
 
-    def tell(self, one: ProbeResult) -> None:
-        self.told.append(one)
-        self.inner.tell(one)
+    def tell(self, result: ProbeResult) -> None:
+        self.told.append(result)
+        self.inner.tell(result)
 
 
 @dataclass

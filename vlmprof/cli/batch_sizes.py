@@ -24,8 +24,8 @@ def show_sizes() -> None:
     for entry in summaries(default_folder()):
         description = (str(entry.about.get(name, "")) for name in ("device", "model", "torch"))
         counts = (str(count) for count in (entry.configurations, entry.probes, entry.out_of_memory))
-        last_used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.asked))
-        table.add_row(entry.world, *description, *counts, last_used)
+        last_used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        table.add_row(entry.memory_key, *description, *counts, last_used)
     out.print(table if table.row_count else "nothing was measured yet", highlight=False)
     out.print(f"\nin {default_folder()}", highlight=False, soft_wrap=True)
 

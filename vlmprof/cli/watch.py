@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,13 +87,11 @@ def export_dashboard(
     to: Annotated[Path | None, typer.Option(help="Where to write it; by default to the terminal.")] = None,
 ) -> None:
     """Write the dashboard as JSON, for Grafana's 'Import'."""
-    from vlmprof.monitor.grafana import dashboard as grafana_dashboard
-
-    text = json.dumps(grafana_dashboard(), indent=2)
+    text = files("vlmprof.monitor").joinpath("grafana_dashboard.json").read_text(encoding="utf-8")
     if to is None:
-        print(text)
+        print(text, end="")
     else:
-        to.write_text(text + "\n", encoding="utf-8")
+        to.write_text(text, encoding="utf-8")
         out.print(f"{to}: in Grafana, 'New', 'Import'", highlight=False, soft_wrap=True)
 
 

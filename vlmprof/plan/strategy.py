@@ -1,4 +1,4 @@
-"""``AbstractStrategy``: proposes points (ask) and may learn from what they gave (tell). Ray owns the running."""
+"""``AbstractStrategy``: proposes points (ask) and may learn from their results (tell). It runs nothing itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Space = Mapping[str, Sequence[Any]]
 
 
 class AbstractStrategy(ABC):
-    """One search over a space; made anew for each model and task."""
+    """One search over a space; each model and task gets a new one."""
 
     @abstractmethod
     def ask(self) -> Point | None:
@@ -21,4 +21,4 @@ class AbstractStrategy(ABC):
 
     @abstractmethod
     def tell(self, point: Point, objectives: Mapping[str, float]) -> None:
-        """What a point gave; a strategy that does not learn ignores it."""
+        """Take the objectives of a point that has run; a strategy that does not learn ignores them."""

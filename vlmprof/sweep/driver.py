@@ -16,18 +16,18 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, final
 
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vlmprof.batch_size.cache import kept_beside
+from vlmprof.batch_size.cache import kept_with_results
 from vlmprof.errors import StoreError, UserError
 from vlmprof.job.spec import SweepSpec
 from vlmprof.monitor.live_state import Display, Snapshot
-from vlmprof.monitor.loggers import NONE, LoggerOptions, callbacks
+from vlmprof.monitor.loggers import NONE, LoggerOptions, Loggers
+from vlmprof.monitor.tune_callback import TuneCallback
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
@@ -76,7 +76,8 @@ class SweepRun:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._resources, self._verbose, self._faults = display, resources, verbose, faults
-        self._results, self._sweep, self._extras = results_folder(where), sweep, extras
+        self._results, self._sweep = results_folder(where), sweep
+        self._loggers = Loggers.of(extras, sweep, where, display.note)
         # Acquired and released here first: a refusal inside the actor would reach the user as an actor that died.
         Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
         # The name is for the dashboard; its suffix is unique, because the actors of a killed driver stay for a while.
@@ -87,9 +88,8 @@ class SweepRun:
         actor = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{suffix}", **options)
         self._collector = actor.remote(self._results.absolute, sweep)
         self._sizer = RemoteSizer(configured_folder())
-        self._folder = self._results.folder or Path()  # for TensorBoard runs, which an object store cannot hold
         # Without a GPU no batch sizes are measured, and no sizer is started.
-        self._measurements = kept_beside(self._results, self._sizer) if resources.gpus else nullcontext()
+        self._measurements = kept_with_results(self._results, self._sizer) if resources.gpus else nullcontext()
         self._total, self._skipped = 0, 0
 
     def open_run(
@@ -109,7 +109,7 @@ class SweepRun:
         """
         retry_budget, backoff, remaining = RetryBudget(), TunerBackoff(), list(plans)
         estimator = CostEstimator()
-        with self._updating_display(), self._measurements:
+        with self._updating_display(), self._measurements, self._loggers:
             while remaining:
                 by_id = {plan.id: plan for plan in remaining}
                 estimates, resources = [estimator.estimate(plan) for plan in remaining], self._resources
@@ -195,7 +195,7 @@ class SweepRun:
                 name="tune",
                 storage_path=scratch,
                 verbose=1 if self._verbose else 0,
-                callbacks=callbacks(self._extras, self._sweep, self._folder, shared.plans, self._display.note),
+                callbacks=[TuneCallback(self._loggers, shared.plans)] if self._loggers else [],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

@@ -13,11 +13,10 @@ from vlmprof.errors import Uncollected
 from vlmprof.job.spec import ChunkSpec
 from vlmprof.measure.versions import process, software
 from vlmprof.monitor.live_state import Display, LiveState, NoMetricSink, Snapshot, TrialLabel
-from vlmprof.monitor.loggers import numbers
-from vlmprof.monitor.tensorboard import write_run
+from vlmprof.monitor.loggers import EndedTrial, Loggers, numbers
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.collector import Collector
-from vlmprof.store.filesystem import Where, results_folder
+from vlmprof.store.filesystem import Where
 from vlmprof.trial.progress import Progress
 
 
@@ -30,7 +29,7 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     gpus: float,
     policy: ChunkSpec | None = None,
     folder: Where | None = None,
-    tensorboard: bool = False,
+    loggers: Loggers | None = None,
 ) -> None:
     """Run the plans one after another; each is written as it ends.
 
@@ -41,8 +40,8 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
         display: Shows the progress.
         gpus: GPUs of a trial; 0 on a CPU.
         policy: When answers are sent to the collector.
-        folder: The results folder, for the heartbeat and the TensorBoard runs; None writes neither.
-        tensorboard: Whether to write TensorBoard runs.
+        folder: The results folder, for the heartbeat; None writes none.
+        loggers: Get each trial as it ends.
 
     Raises:
         StoreError: nothing can be written to the folder any more.
@@ -69,8 +68,9 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
                 raise error.__cause__ or error from None
             collector.finish(result, start.attempt)
             live_state.ended(result)
-            if tensorboard and folder and (mounted := results_folder(folder).folder):
-                write_run(mounted, plan, numbers(result.row))
+            if loggers is not None:
+                loggers.log(EndedTrial(plan=plan, state=result.state, values=numbers(result.row)))
+                loggers.wait()  # the next trial is timed in this process
     finally:
         live_state.close()
     display.update(Snapshot(total=total, skipped=skipped, settled=collector.settled()))

@@ -41,9 +41,9 @@ from vlmprof.trial.samples import open_pictures
 class Sizer(Protocol):
     """The part of the batch sizer that a trial uses; see ``batch_size.sizer.BatchSizer``."""
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply: ...
-    def renew(self, world: str, configuration: str, token: int) -> None: ...
-    def tell(self, told: ProbeResult) -> None: ...
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply: ...
+    def renew(self, memory_key: str, configuration: str, token: int) -> None: ...
+    def tell(self, result: ProbeResult) -> None: ...
 
 
 @final
@@ -53,30 +53,30 @@ class CountingSizer:
     def __init__(self, sizer: Sizer) -> None:
         """Count from zero."""
         self._sizer = sizer
-        self._told: list[ProbeResult] = []
+        self._results: list[ProbeResult] = []
         self._source: Source | None = None
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        answer = self._sizer.ask(question, about)
-        if answer.action == "use":
-            self._source = answer.source
-        return answer
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        reply = self._sizer.ask(request, about)
+        if reply.action == "use":
+            self._source = reply.source
+        return reply
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self._sizer.renew(world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self._sizer.renew(memory_key, configuration, token)
 
-    def tell(self, told: ProbeResult) -> None:
-        self._told.append(told)
-        self._sizer.tell(told)
+    def tell(self, result: ProbeResult) -> None:
+        self._results.append(result)
+        self._sizer.tell(result)
 
     def columns(self) -> Row:
         """The trial's columns about its batch size."""
-        probes = [told.outcome for told in self._told if told.worst_case]
+        probes = [result.outcome for result in self._results if result.worst_case]
         return {
             "batch_source": self._source,
             "batch_probes": len(probes),
             "batch_probes_oom": sum(outcome != "ran" for outcome in probes),
-            "batches_split": sum(not told.worst_case and told.size > 1 for told in self._told),
+            "batches_split": sum(not result.worst_case and result.size > 1 for result in self._results),
         }
 
 
@@ -110,17 +110,17 @@ class WorstCaseProbe:
         self._plan, self._loaded, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
         self._device = loaded.model.device
         self._worst = worst_case_sample(resolved, samples)
-        self._world, self._about = memory_key_of(resolved.plan, loaded.model)
+        self._memory_key, self._about = memory_key_of(resolved.plan, loaded.model)
         picture = self._worst.prompt.picture
         self._counts = planned_counts(resolved, picture.height, picture.width)
         demand = demand_of(resolved, self._worst, loaded, max_new_tokens)
         self._question = SizeRequest(
-            world=self._world,
+            memory_key=self._memory_key,
             configuration=";".join(f"{axis}={amount:g}" for axis, amount in demand),
             demand=demand,
-            most=self._plan.batch_max,
+            max_size=self._plan.batch_max,
             maximize=self._plan.batch_maximize,
-            asker=uuid.uuid4().hex,
+            requester=uuid.uuid4().hex,
         )
         self._size: int | None = None
         self._fresh = True
@@ -158,7 +158,7 @@ class WorstCaseProbe:
             question = self._question
             if room is not None:
                 question = replace(question, usable_bytes=room.usable_bytes, floor_bytes=room.held_bytes)
-                question = replace(question, prior=self._rule_of_thumb(room))
+                question = replace(question, rule_of_thumb=self._rule_of_thumb(room))
             answer = self._sizer.ask(question, self._about)
             if answer.action == "use":
                 return answer.size
@@ -211,7 +211,7 @@ class WorstCaseProbe:
     def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: MemoryHeadroom | None) -> ProbeResult:
         return ProbeResult(
             id=uuid.uuid4().hex,
-            world=self._world,
+            memory_key=self._memory_key,
             configuration=self._question.configuration,
             demand=self._question.demand,
             size=size,
@@ -228,7 +228,7 @@ class WorstCaseProbe:
 
         def renew() -> None:
             while not finished.wait(LEASE_S / 3):
-                self._sizer.renew(self._world, self._question.configuration, answer.token)
+                self._sizer.renew(self._memory_key, self._question.configuration, answer.token)
 
         renewal = threading.Thread(target=renew, daemon=True)
         renewal.start()
