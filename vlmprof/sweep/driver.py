@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vlmprof.batch_size.cache import kept_beside
 from vlmprof.errors import StoreError, UserError
 from vlmprof.job.spec import SweepSpec
-from vlmprof.monitor.live_state import Display, Snapshot
+from vlmprof.monitor.live_state import Display
 from vlmprof.monitor.loggers import NONE, LoggerOptions, callbacks
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
@@ -36,6 +36,7 @@ from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, trial_resources
 from vlmprof.sweep.cost import CostEstimator
+from vlmprof.sweep.expected_work import expected_work
 from vlmprof.sweep.retries import FELL, SHORT_OF_MEMORY, RetryBudget, TunerBackoff
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import ScheduleSearcher
@@ -89,14 +90,12 @@ class SweepRun:
         # Without a GPU nothing is measured, and no sizer is started.
         self._folder = self._place.folder or Path()  # of TensorBoard's runs, which no object store holds
         self._measurements = kept_beside(self._place, self._sizer) if share.gpus else nullcontext()
-        self._total, self._skipped = 0, 0
 
     def open_run(
         self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: SubmittedJob | None = None
     ) -> list[TrialPlan]:
         """Note the run; returns what is left to do."""
         finished = _told(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
-        self._total, self._skipped = len(plans), len(finished)
         return [plan for plan in plans if plan.id not in finished]
 
     def run(self, plans: Sequence[TrialPlan]) -> None:
@@ -112,6 +111,8 @@ class SweepRun:
             while left:
                 known = {plan.id: plan for plan in left}
                 whole, share = [estimator.work(plan) for plan in left], self._share
+                in_order = [work for part in chunks(whole, CHUNK) for work in part]
+                self._collector.expect.remote(expected_work(in_order, share.concurrent))  # nobody waits for it
                 ended = [
                     self._fit([known[trial] for trial in trials_of(works)], Schedule(works))
                     for works in chunks(split(whole, share.shards, share.concurrent), CHUNK)
@@ -134,7 +135,7 @@ class SweepRun:
 
     def close(self) -> dict[str, State]:
         """Let go of the folder, so that the next run need not wait; how each trial of this run ended."""
-        settled, _ = ray.get(self._collector.board.remote())
+        settled = ray.get(self._collector.settled.remote())
         ray.get(self._collector.close.remote())
         return dict(settled)
 
@@ -152,7 +153,7 @@ class SweepRun:
         """
         if why := _told(self._collector.broken.remote()):
             raise StoreError(why)
-        settled, _ = _told(self._collector.board.remote())
+        settled = _told(self._collector.settled.remote())
         left = {plan.id: plan for plan in plans if plan.id not in settled}
         deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left), killer))
         taught = any([retry_budget.teaches(trial, death) for trial, death in deaths.items()])
@@ -221,12 +222,12 @@ class SweepRun:
         while True:
             last = over.wait(REFRESH_S)
             try:
-                settled, running = ray.get(self._collector.board.remote(), timeout=10)
+                view = ray.get(self._collector.view.remote(), timeout=10)
             except ray.exceptions.RayError:  # the collector is restarting, or the cluster is gone: nothing to show
                 if last:
                     return
                 continue
-            self._display.update(Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running))
+            self._display.update(view)
             if last:
                 return
 

@@ -5,6 +5,8 @@ Breakpoints work here, and it is the reference that the cluster must agree with,
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 
 from vlmprof.batch_size.cache import default_folder
@@ -12,13 +14,18 @@ from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import Uncollected
 from vlmprof.job.spec import ChunkSpec
 from vlmprof.measure.versions import process, software
-from vlmprof.monitor.live_state import Display, LiveState, NoMetricSink, Snapshot, TrialLabel
+from vlmprof.monitor.live_state import Display, LiveState, NoMetricSink, TrialLabel
 from vlmprof.monitor.loggers import numbers
 from vlmprof.monitor.tensorboard import write_run
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.collector import Collector
 from vlmprof.store.filesystem import Where, results_folder
+from vlmprof.sweep.cost import CostEstimator
+from vlmprof.sweep.expected_work import expected_work
 from vlmprof.trial.progress import Progress
+
+REFRESH_S = 0.25
+"""Least time between two updates of the display: thousands of short trials are not slowed down by it."""
 
 
 def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
@@ -42,16 +49,23 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     from vlmprof.trial.executor import Executor
 
     executor = Executor(BatchSizer(default_folder()), gpus=gpus, name="inline", policy=policy)
-    total = len(plans) + skipped
     board = LiveState(folder, NoMetricSink())
+    if folder:
+        board.recover(collector.settled())
+    else:
+        board.opened([plan.id for plan in plans], earlier=skipped)
+    estimator, shown = CostEstimator(), -math.inf
+    board.expect(expected_work([estimator.work(plan) for plan in plans]))
     board.start()
     try:
         for plan in plans:
 
             def report(progress: Progress, trial: str = plan.id) -> None:
+                nonlocal shown
                 board.progress(trial, progress)
-                settled = collector.settled()
-                display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
+                if time.monotonic() - shown >= REFRESH_S:
+                    display.update(board.view())
+                    shown = time.monotonic()
 
             begun = collector.begin(plan.id, software=software(), process=process())
             board.began(plan.id, TrialLabel.of(plan))
@@ -65,4 +79,4 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
                 write_run(mounted, plan, numbers(result.row))
     finally:
         board.close()
-    display.update(Snapshot(total=total, skipped=skipped, settled=collector.settled()))
+        display.update(board.view())
