@@ -32,21 +32,22 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def play(recording: Mapping[str, Any], *, every: float = 1.0, costs: bool = True, frames_of: int = 0) -> Iterator[Frame]:
+def play(
+    recording: Mapping[str, Any], *, every: float = 1.0, costs: bool = True
+) -> Iterator[Frame]:
     """A frame every so many seconds until the last event, and one after it.
 
     Args:
         recording: As ``tests.recordings.record`` writes it.
         every: Seconds between frames.
         costs: Whether the state is told what trials cost.
-        frames_of: Trials that an earlier run finished.
     """
     works = {trial: TrialWork(load=w[0], score=w[1], timing=w[2]) for trial, w in recording["works"].items()}
     events, now = recording["events"], [0.0]
     end = events[-1][0]
     with tempfile.TemporaryDirectory() as folder:
         state = LiveState(folder, NoMetricSink(), clock=lambda: now[0])
-        state.opened(list(works), earlier=frames_of)
+        state.opened(list(works))
         if costs:
             state.expect(works)
         place, at = 0, events[0][0]

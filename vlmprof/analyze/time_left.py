@@ -168,10 +168,8 @@ def _by_cost(now: SweepStatus, pulse: Heartbeat, not_begun: int) -> TimeLeft | N
     if any(work.cost(step) > 0 and step not in lines for step in ("score", "time") for work in [*known, *waiting]):
         return None
     under_way = [_left_of(one, lines) for one in pulse.running.values()]
-    n = len(now.seconds_of_ended)
-    ended = f"{n} trials that ended" if n > 1 else "one trial that ended"
     to_come = [_whole(work, lines) for work in waiting]
-    return _in_lanes(under_way, to_come, pulse, f"from the work of {ended} in this run")
+    return _in_lanes(under_way, to_come, pulse, f"from the work of {_ended(now)}")
 
 
 def _by_mean(now: SweepStatus, pulse: Heartbeat, not_begun: int) -> TimeLeft:
@@ -181,8 +179,12 @@ def _by_mean(now: SweepStatus, pulse: Heartbeat, not_begun: int) -> TimeLeft:
     deviation = statistics.stdev(took) if n > 1 else 0.5 * mean
     each = _Guess(seconds=mean, variance=deviation**2, shared=deviation / math.sqrt(n))
     under_way = [_Rest(first=each.after(one.seconds)) for one in pulse.running.values()]
-    ended = f"the {n} trials that ended in this run" if n > 1 else "the one trial that ended in this run"
-    return _in_lanes(under_way, [_Rest(first=each)] * not_begun, pulse, f"{ended} took {mean:.3g} s on average")
+    return _in_lanes(under_way, [_Rest(first=each)] * not_begun, pulse, f"mean of {_ended(now)}: {mean:.3g} s")
+
+
+def _ended(now: SweepStatus) -> str:
+    n = len(now.seconds_of_ended)
+    return f"{n} ended trials" if n > 1 else "1 ended trial"
 
 
 def _in_lanes(under_way: Sequence[_Rest], to_come: Sequence[_Rest], pulse: Heartbeat, basis: str) -> TimeLeft:
