@@ -32,9 +32,7 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def play(
-    recording: Mapping[str, Any], *, every: float = 1.0, costs: bool = True
-) -> Iterator[Frame]:
+def play(recording: Mapping[str, Any], *, every: float = 1.0, costs: bool = True) -> Iterator[Frame]:
     """A frame every so many seconds until the last event, and one after it.
 
     Args:

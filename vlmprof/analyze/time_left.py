@@ -27,6 +27,8 @@ SLOPE, SLOPE_WEIGHT = 0.8, 0.25
 """Before anything is known: seconds grow by 0.8 of what cost grows by, as firmly as two costs 70 % apart would say."""
 SCATTER, SCATTER_WEIGHT = 0.15, 2.0
 """Before anything is known: seconds lie within 15 % (one standard deviation) of the line, as two trials would say."""
+UNLIKE = 0.5
+"""Trials whose costs are not known differ by half of their mean, as one trial would say."""
 LEAST = 0.05
 """No step is predicted to take less than this share of the mean of its kind."""
 WITHIN_95 = 1.96
@@ -176,7 +178,8 @@ def _by_mean(now: SweepStatus, pulse: Heartbeat, not_begun: int) -> TimeLeft:
     """The estimate where no costs are known: each trial takes what those that ended took on average."""
     took = now.seconds_of_ended
     n, mean = len(took), statistics.fmean(took)
-    deviation = statistics.stdev(took) if n > 1 else 0.5 * mean
+    spread = sum((seconds - mean) ** 2 for seconds in took)
+    deviation = math.sqrt(((UNLIKE * mean) ** 2 + spread) / n)
     each = _Guess(seconds=mean, variance=deviation**2, shared=deviation / math.sqrt(n))
     under_way = [_Rest(first=each.after(one.seconds)) for one in pulse.running.values()]
     return _in_lanes(under_way, [_Rest(first=each)] * not_begun, pulse, f"mean of {_ended(now)}: {mean:.3g} s")

@@ -48,7 +48,7 @@ def show_status(
     else:
         table = Table(box=None, show_header=False)
         view = standing(folder)
-        left = [("time left", left_words(view.left))] if view.left else []
+        left = [("estimate", left_words(view.left))] if view.left else []
         for what, how in [*view.status.lines(), *left]:
             table.add_row(Text(what), Text(how))  # as they are: a bracket in a reason is no style of rich's
         out.print(table)

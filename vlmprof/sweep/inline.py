@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
+from typing import final
 
 from vlmprof.batch_size.cache import default_folder
 from vlmprof.batch_size.sizer import BatchSizer
@@ -26,6 +28,20 @@ from vlmprof.trial.progress import Progress
 
 REFRESH_S = 0.25
 """Least time between two updates of the display: thousands of short trials are not slowed down by it."""
+
+
+@final
+class _Reporter:
+    """Hands on how far a trial is, and now and then shows it."""
+
+    def __init__(self, board: LiveState, display: Display) -> None:
+        self._board, self._display, self._shown = board, display, -math.inf
+
+    def __call__(self, trial: str, progress: Progress) -> None:
+        self._board.progress(trial, progress)
+        if time.monotonic() - self._shown >= REFRESH_S:
+            self._display.update(self._board.view())
+            self._shown = time.monotonic()
 
 
 def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
@@ -54,23 +70,15 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
         board.recover(collector.settled())
     else:
         board.opened([plan.id for plan in plans], earlier=skipped)
-    estimator, shown = CostEstimator(), -math.inf
+    estimator, report = CostEstimator(), _Reporter(board, display)
     board.expect(expected_work([estimator.work(plan) for plan in plans]))
     board.start()
     try:
         for plan in plans:
-
-            def report(progress: Progress, trial: str = plan.id) -> None:
-                nonlocal shown
-                board.progress(trial, progress)
-                if time.monotonic() - shown >= REFRESH_S:
-                    display.update(board.view())
-                    shown = time.monotonic()
-
             begun = collector.begin(plan.id, software=software(), process=process())
             board.began(plan.id, TrialLabel.of(plan))
             try:
-                result = executor.run(plan, report, begun, collector)
+                result = executor.run(plan, partial(report, plan.id), begun, collector)
             except Uncollected as error:
                 raise error.__cause__ or error from None
             collector.finish(result, begun.attempt)
