@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.job.strict_yaml import JobSource
-    from vlmprof.monitor.live_state import Display, Snapshot
+    from vlmprof.analyze.watch_state import SweepView
+    from vlmprof.monitor.live_state import Display
     from vlmprof.monitor.loggers import LoggerOptions
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
@@ -360,7 +361,7 @@ def _display_on_stderr(job: Job) -> AbstractContextManager[Display]:
 class _Quiet:
     """A display that shows nothing."""
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, view: SweepView) -> None:
         """See ``monitor.live_state.Display``."""
 
     def note(self, line: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.builders import combined_sweep, read_rows, trial_row
 from vlmprof.analyze.effects import ALONE, MARGINAL, marginal, one_at_a_time
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 
 ACCURACY = Objective(column="accuracy", better="higher", unit="fraction")
 LATENCY = Objective(column="latency_ms_p50", better="lower", unit="ms")

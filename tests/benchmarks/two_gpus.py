@@ -128,12 +128,12 @@ class Watch:
         self.settled_at: float = 0.0
         self._settled = 0
 
-    def update(self, snapshot: Any) -> None:
-        at_work = any(progress.phase != "load" for progress in snapshot.running.values())
+    def update(self, view: Any) -> None:
+        at_work = any(one.phase not in ("start", "load") for one in view.pulse.running.values())
         if self.loaded_at is None and at_work:
             self.loaded_at = time.monotonic()
-        if len(snapshot.settled) > self._settled:
-            self._settled, self.settled_at = len(snapshot.settled), time.monotonic()
+        if len(view.status.ended) > self._settled:
+            self._settled, self.settled_at = len(view.status.ended), time.monotonic()
             so_far = {"trials": self._settled, "sweep_s": self.settled_at - (self.loaded_at or self._began)}
             self._log.write_text(json.dumps(so_far))  # what is known of a run that a time limit cuts
 

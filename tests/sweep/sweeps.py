@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlmprof.monitor.live_state import Snapshot
+from vlmprof.analyze.watch_state import SweepView
 from vlmprof.store import schema, tables
 from vlmprof.store.ledger import State, read
 from vlmprof.sweep.driver import launch
@@ -24,10 +24,10 @@ class Silent:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.last: Snapshot | None = None
+        self.last: SweepView | None = None
 
-    def update(self, snapshot: Snapshot) -> None:
-        self.last = snapshot
+    def update(self, view: SweepView) -> None:
+        self.last = view
 
     def note(self, line: str) -> None:
         self.notes.append(line)

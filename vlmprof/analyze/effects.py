@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from vlmprof.analyze.comparability import comparable
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 from vlmprof.store.schema import knobs_of
 
 MARGINAL = ("group", "swept", "knob", "axis", "label", "effect", "trials", "mean", "median", "low", "high")

@@ -38,8 +38,8 @@ def show_status(
     address: Address = DASHBOARD,
 ) -> None:
     """Say where a sweep stands, from its folder alone: no cluster is asked."""
-    from vlmprof.analyze.status import status
-    from vlmprof.analyze.watch_state import Watcher
+    from vlmprof.analyze.watch_state import Watcher, standing
+    from vlmprof.report.status_screen import left_words
 
     folder = folder_of(sweep, address)
     if as_json:
@@ -48,7 +48,9 @@ def show_status(
         _watch(Watcher(folder))
     else:
         table = Table(box=None, show_header=False)
-        for what, how in status(folder).lines():
+        view = standing(folder)
+        left = [("estimate", left_words(view.left))] if view.left else []
+        for what, how in [*view.status.lines(), *left]:
             table.add_row(Text(what), Text(how))  # as they are: a bracket in a reason is no style of rich's
         out.print(table)
 

@@ -1,7 +1,8 @@
-"""``LiveState``: how far the running trials are, for whoever watches. Lives beside the collector; imports no ray.
+"""``LiveState``: how far the running trials are, for whoever watches. It runs in the collector's process, without ray.
 
-It answers the driver's terminal (``Snapshot``), writes a heartbeat into the results folder for everybody else, and
-tells a ``MetricSink`` what to count. Nothing of it is durable: after a restart it fills again with the next reports.
+It gives the driver's terminal a ``SweepView``, the same value that ``analyze.watch_state`` makes from the folder,
+writes a heartbeat into the results folder for everybody else, and tells a ``MetricSink`` what to count. Nothing of it
+is durable: after a restart it fills again with the next reports.
 """
 
 from __future__ import annotations
@@ -13,16 +14,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, final
 
+from vlmprof.analyze.status import Phase, SweepStatus, seconds_of_ended
+from vlmprof.analyze.time_left import time_left
+from vlmprof.analyze.watch_state import SweepView
+from vlmprof.monitor.remaining_work import RemainingWork
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store import ledger
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.filesystem import Where
-from vlmprof.store.heartbeat import BEAT_S, Heartbeat, RunningTrial, write_heartbeat
+from vlmprof.store.heartbeat import BEAT_S, STEPS, Heartbeat, RunningTrial, Step, TrialWork, write_heartbeat
 from vlmprof.store.ledger import FINISHED, State
+from vlmprof.trial.progress import Phase as TrialPhase
 from vlmprof.trial.progress import Progress
 
 WINDOW_S = 60.0
 """Samples a second are those of the last minute: a rate over a whole sweep would hide that it got stuck."""
+STEP_OF: Mapping[TrialPhase, Step] = {
+    "load": "load",
+    "count": "count",
+    "score": "score",
+    "audit": "audit",
+    "wait": "wait",
+    "warm up": "time",
+    "time": "time",
+}
+"""The step that a phase belongs to."""
 
 
 class MetricSink(Protocol):
@@ -36,7 +52,7 @@ class MetricSink(Protocol):
         """A trial has ended."""
         ...
 
-    def standing(self, counts: Mapping[str, int], samples_per_s: float | None) -> None:
+    def standing(self, counts: Mapping[Phase, int], samples_per_s: float | None) -> None:
         """Trials by state, now."""
         ...
 
@@ -51,7 +67,7 @@ class NoMetricSink:
     def ended(self, result: TrialResult) -> None:
         return
 
-    def standing(self, counts: Mapping[str, int], samples_per_s: float | None) -> None:
+    def standing(self, counts: Mapping[Phase, int], samples_per_s: float | None) -> None:
         return
 
 
@@ -60,9 +76,33 @@ class NoMetricSink:
 class _TrialProgress:
     label: TrialLabel
     began: float
+    work: TrialWork | None = None
     progress: Progress | None = None
+    said: float = 0.0
+    """When it was last heard of; when it began, before that."""
+    step: Step = "load"
+    step_began: float = 0.0
+    done_before: int = 0
+    """Samples that were answered when the score pass began."""
     scored: int | None = None
     """Samples the score pass had done when last heard of; None before it began."""
+
+    def running(self, now: float) -> RunningTrial:
+        """As a heartbeat says it."""
+        told = self.progress
+        phase, done, total = (told.phase, told.done, told.total) if told else ("start", 0, 1)
+        return RunningTrial(
+            name=self.label.name,
+            phase=phase,
+            done=done,
+            total=total,
+            seconds=round(now - self.began, 1),
+            step=self.step,
+            step_seconds=round(now - self.step_began, 2),
+            quiet_seconds=round(now - self.said, 2),
+            done_before=self.done_before,
+            work=self.work,
+        )
 
 
 @final
@@ -94,28 +134,40 @@ class LiveState:
     """How far each running trial has come. Its methods may be called from any thread."""
 
     def __init__(self, folder: Where | None, gauge: MetricSink, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is running, and nothing beats yet: see ``start``. Without a folder nobody is left a pulse."""
+        """Nothing is running, and no heartbeat is written yet: see ``start``. Without a folder none ever is."""
         self._folder, self._gauge, self._clock = folder, gauge, clock
         self._turn, self._over = threading.Lock(), threading.Event()
         self._trials: dict[str, _TrialProgress] = {}
-        self._rate = _Rate()
+        self._rate, self._work = _Rate(), RemainingWork()
         self._beat, self._planned, self._settled = 0, frozenset[str](), dict[str, State]()
+        self._name, self._earlier = "", 0
+        self._ended: dict[str, State] = {}
+        self._seconds: dict[str, float] = {}
         self._beating: threading.Thread | None = None
 
     def start(self) -> None:
-        """Leave a pulse every few seconds from now on."""
+        """Write a heartbeat every few seconds from now on."""
         self._beating = threading.Thread(target=self._beat_on, name="vlmprof-pulse", daemon=True)
         self._beating.start()
 
-    def opened(self, trials: Sequence[str], settled: Mapping[str, State] | None = None) -> None:
-        """A run of these trials begins, or goes on after a restart; ``settled`` are those that ended in it before."""
+    def opened(self, trials: Sequence[str], settled: Mapping[str, State] | None = None, *, earlier: int = 0) -> None:
+        """A run of these trials begins, or goes on after a restart.
+
+        Args:
+            trials: Of the job.
+            settled: Those that ended in this run before.
+            earlier: How many more an earlier run finished, where nothing says which.
+        """
+        lines = list(ledger.read(self._folder)) if self._folder else []
         states = ledger.read_states(self._folder) if self._folder else {}
         finished = {trial: state for trial, state in states.items() if state in FINISHED}
-        planned = frozenset(trials)
+        planned, name = frozenset(trials), next((x["name"] for x in reversed(lines) if x["event"] == "sweep"), "")
         with self._turn:
-            self._planned = planned
+            self._planned, self._earlier, self._name = planned, earlier, name
+            self._ended = dict(settled or {})
+            self._seconds = {trial: s for trial, s in seconds_of_ended(lines).items() if trial in self._ended}
             self._settled = {trial: state for trial, state in finished.items() if trial in planned}
-            self._settled |= settled or {}
+            self._settled |= self._ended
 
     def recover(self, settled: Mapping[str, State]) -> None:
         """Pick up the run that the ledger speaks of last."""
@@ -123,18 +175,24 @@ class LiveState:
         runs = [line for line in lines if line["event"] == "sweep"]
         self.opened(runs[-1].get("trials", ()) if runs else (), settled)
 
+    def expect(self, works: Mapping[str, TrialWork]) -> None:
+        """What each trial that is left costs, in the order in which they are expected to begin."""
+        with self._turn:
+            self._work.expect(works)
+
     def began(self, trial: str, label: TrialLabel) -> None:
         """A trial starts. Told again, because its process died, it starts again."""
         with self._turn:
-            self._trials[trial] = _TrialProgress(label=label, began=self._clock())
+            self._began(trial, label)
 
     def progress(self, trial: str, progress: Progress) -> None:
         """A trial comes along."""
         with self._turn:
             if trial in self._settled:
                 return  # a late report of a trial that has ended
-            one = self._trials.setdefault(trial, _unnamed(trial, self._clock()))
-            one.progress = progress
+            one = self._trials.get(trial) or self._began(trial, TrialLabel(name=trial, model="", task=""))
+            self._enter_step(one, progress)
+            one.progress, one.said = progress, self._clock()
             if progress.phase == "score":
                 # What a trial had done before it was first heard of, a resumed one, was not scored now.
                 new = progress.done - (progress.done if one.scored is None else one.scored)
@@ -146,9 +204,12 @@ class LiveState:
     def ended(self, result: TrialResult) -> None:
         """A trial has ended."""
         with self._turn:
-            self._trials.pop(result.trial, None)
+            one = self._trials.pop(result.trial, None)
+            if one and result.state == "done":
+                self._complete_step(one)
             if self._settled.get(result.trial) != result.state:  # told twice, it ended once
-                self._settled[result.trial] = result.state
+                self._settled[result.trial] = self._ended[result.trial] = result.state
+                self._seconds[result.trial] = float(result.row.get("seconds") or 0.0)  # type: ignore[arg-type]
                 self._gauge.ended(result)
 
     def abandon(self, trials: Sequence[str]) -> None:
@@ -157,27 +218,28 @@ class LiveState:
             for trial in trials:
                 self._trials.pop(trial, None)
 
-    def running(self) -> dict[str, Progress]:
-        """Trials that have said how far they are."""
+    def view(self) -> SweepView:
+        """The sweep now, as the watch page gets it from the folder; without fronts, which need the tables."""
         with self._turn:
-            return {trial: one.progress for trial, one in self._trials.items() if one.progress}
+            pulse = self._pulse(closed=False)
+            standing = SweepStatus(
+                name=self._name,
+                counts=self._counts(pulse.running),
+                sign="alive",
+                silent_s=0.0,
+                running=tuple(sorted(pulse.running)),
+                trial_seconds=sum(self._seconds.values()),
+                seconds_of_ended=tuple(s for s in self._seconds.values() if s),
+                ended={trial: state for trial, state in self._ended.items() if state != "started"},
+            )
+        return SweepView(status=standing, pulse=pulse, left=time_left(standing, pulse))
 
     def beat(self, *, closed: bool = False) -> None:
-        """Leave a pulse now; a folder that cannot be written to has none, and its readers will say so."""
+        """Write a heartbeat now; a folder that cannot be written to has none, and its readers will say so."""
         with self._turn:
             self._beat += 1
-            now = self._clock()
-            rate = self._rate.per_s(now)
-            running = {} if closed else {trial: _said(one, now) for trial, one in self._trials.items()}
-            pulse = Heartbeat(
-                time=time.time(),
-                beat=self._beat,
-                running=running,
-                samples=self._rate.total,
-                samples_per_s=None if closed else rate,
-                closed=closed,
-            )
-            self._gauge.standing(self._counts(running), rate)
+            pulse = self._pulse(closed=closed)
+            self._gauge.standing(self._counts(pulse.running), self._rate.per_s(self._clock()))
         if self._folder is None:
             return
         try:
@@ -186,52 +248,79 @@ class LiveState:
             return
 
     def close(self) -> None:
-        """Stop beating; the last pulse says that nothing runs here any more."""
+        """Stop; the last heartbeat says that nothing runs here any more."""
         self._over.set()
         if self._beating:
             self._beating.join()
         self.beat(closed=True)
 
-    def _counts(self, running: Mapping[str, RunningTrial]) -> dict[str, int]:
+    def _pulse(self, *, closed: bool) -> Heartbeat:
+        now = self._clock()
+        running = {} if closed else {trial: one.running(now) for trial, one in self._trials.items()}
+        not_begun = self._planned - self._settled.keys() - self._trials.keys()
+        return Heartbeat(
+            time=time.time(),
+            beat=self._beat,
+            running=running,
+            samples=self._rate.total,
+            samples_per_s=None if closed else self._rate.per_s(now),
+            lanes=self._work.lanes,
+            timing_lanes=self._work.timing_lanes,
+            not_begun=len(not_begun),
+            waiting=() if closed else self._work.waiting(not_begun),
+            steps=self._work.steps,
+            closed=closed,
+        )
+
+    def _began(self, trial: str, label: TrialLabel) -> _TrialProgress:
+        now = self._clock()
+        one = _TrialProgress(label=label, began=now, said=now, step_began=now, work=self._work.of(trial))
+        self._trials[trial] = one
+        self._work.lanes = max(self._work.lanes, len(self._trials))
+        return one
+
+    def _enter_step(self, one: _TrialProgress, progress: Progress) -> None:
+        """Note that a trial has gone on to the next step, and how long the one before took."""
+        step = STEP_OF[progress.phase]
+        if STEPS.index(step) <= STEPS.index(one.step):
+            return  # within the step; a model that is loaded anew between timing sessions is a part of timing
+        if one.progress is None:
+            one.step = "count"  # what it did before its first word, where it loaded no model, belongs to counting
+        if step != one.step:
+            self._complete_step(one)
+        one.step, one.step_began = step, self._clock()
+        one.done_before = progress.done if step == "score" else 0
+        timing = sum(each.step == "time" for each in self._trials.values())
+        self._work.timing_lanes = max(self._work.timing_lanes, timing)
+
+    def _complete_step(self, one: _TrialProgress) -> None:
+        if one.work is None:
+            return
+        share = 1.0
+        if one.step == "score" and one.progress and one.progress.total:
+            share = 1 - one.done_before / one.progress.total
+        self._work.completed(one.step, share * one.work.cost(one.step), self._clock() - one.step_began)
+
+    def _counts(self, running: Mapping[str, RunningTrial]) -> dict[Phase, int]:
         states = list(self._settled.values())
-        ended = {state: states.count(state) for state in ("done", "oom", "failed")}
         waiting = len(self._planned - self._settled.keys() - running.keys())
-        return {"waiting": waiting, "running": len(running), **ended}
+        return {
+            "waiting": waiting,
+            "running": len(running),
+            "done": states.count("done") + self._earlier,
+            "oom": states.count("oom"),
+            "failed": states.count("failed"),
+        }
 
     def _beat_on(self) -> None:
         while not self._over.wait(BEAT_S):
             self.beat()
 
 
-def _unnamed(trial: str, now: float) -> _TrialProgress:
-    return _TrialProgress(label=TrialLabel(name=trial, model="", task=""), began=now)
-
-
-def _said(one: _TrialProgress, now: float) -> RunningTrial:
-    told = one.progress
-    phase, done, total = (told.phase, told.done, told.total) if told else ("start", 0, 1)
-    return RunningTrial(name=one.label.name, phase=phase, done=done, total=total, seconds=round(now - one.began, 1))
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Where a run stands."""
-
-    total: int
-    """Trials of the job."""
-    skipped: int
-    """Finished by an earlier run."""
-    settled: Mapping[str, State] = field(default_factory=dict)
-    """Trials that ended in this run, and how."""
-    running: Mapping[str, Progress] = field(default_factory=dict)
-    """Trials under way, and how far."""
-
-
 class Display(Protocol):
     """Whoever shows a run."""
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, view: SweepView) -> None:
         """Called a few times a second, from any thread."""
         ...
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+from vlmprof.analyze.status import Phase
 from vlmprof.monitor.live_state import TrialLabel
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.schema import STAGES
@@ -120,7 +121,7 @@ class RayMetricSink:
         for stage, value in _stages(result):
             self._metrics[STAGE_MS.name].observe(value, {**tags, "stage": stage})
 
-    def standing(self, counts: Mapping[str, int], samples_per_s: float | None) -> None:
+    def standing(self, counts: Mapping[Phase, int], samples_per_s: float | None) -> None:
         for state, count in counts.items():
             self._metrics[TRIALS.name].set(count, {"state": state})
         self._metrics[QUEUE.name].set(counts["waiting"])

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import AS_SWEPT, differing, machine
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
 BLUE, GREEN, VERMILION = "#0072B2", "#009E73", "#D55E00"

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.status import SweepStatus
 from vlmprof.store.schema import knobs_of
 

@@ -10,15 +10,75 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import Any, Literal, final
 
 from vlmprof.store.filesystem import Where, results_folder
 
 HEARTBEAT = ".progress.json"
 BEAT_S = 2.0
 """Between two beats."""
+GROUPS = 64
+"""Most groups of waiting trials in a heartbeat: it is small however many trials a sweep has."""
 SILENT_S = 30.0
 """So old a beat means that nobody is there. Many beats: a network file system may show a file half a minute late."""
+
+
+Step = Literal["load", "count", "score", "audit", "wait", "time"]
+"""A part of a trial whose duration is predicted by itself; ``wait`` is for the host's timing lock."""
+STEPS: tuple[Step, ...] = ("load", "count", "score", "audit", "wait", "time")
+"""In the order in which a trial takes them; a trial need not take all."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialWork:
+    """Relative cost of a trial's steps, or the sums over a group of trials; the unit is that of ``sweep.cost``.
+
+    The unit never matters to a reader: seconds for each unit are measured while the sweep runs.
+    """
+
+    load: float = 0.0
+    """Models that are loaded for it: 1, or 0 where the model is in memory already."""
+    score: float = 0.0
+    """0 where its answers are cut from those of another trial."""
+    timing: float = 0.0
+    trials: int = 1
+    """How many trials these are the sums of."""
+
+    def cost(self, step: Step) -> float:
+        """Of one step; 0 where the trial does not take it."""
+        return {
+            "load": self.load,
+            "count": float(self.trials),
+            "score": self.score,
+            "audit": self.score,
+            "wait": 0.0,  # it follows from what others do
+            "time": self.timing,
+        }[step]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """Sums over the times that one step was completed in this run: enough to fit seconds against cost."""
+
+    count: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+    cost_squared: float = 0.0
+    cost_seconds: float = 0.0
+    seconds_squared: float = 0.0
+
+    def plus(self, cost: float, seconds: float) -> StepTotals:
+        """With one more."""
+        return StepTotals(
+            count=self.count + 1,
+            cost=self.cost + cost,
+            seconds=self.seconds + seconds,
+            cost_squared=self.cost_squared + cost * cost,
+            cost_seconds=self.cost_seconds + cost * seconds,
+            seconds_squared=self.seconds_squared + seconds * seconds,
+        )
 
 
 @final
@@ -34,6 +94,16 @@ class RunningTrial:
     total: int
     seconds: float
     """Since the trial began, by the writer's clock."""
+    step: Step = "load"
+    """What it is at, as ``work`` counts it."""
+    step_seconds: float = 0.0
+    """Since that step began."""
+    quiet_seconds: float = 0.0
+    """Since it last said how far it is."""
+    done_before: int = 0
+    """What ``done`` was when the step began: a trial that is resumed begins with the answers it has."""
+    work: TrialWork | None = None
+    """None where its cost is not known."""
 
 
 @final
@@ -51,6 +121,16 @@ class Heartbeat:
     """Scored since this writer began."""
     samples_per_s: float | None = None
     """Of the last minute, all trials together; None while nothing is scored."""
+    lanes: int = 0
+    """The most trials that ran at once in this run; 0 where the writer did not say."""
+    timing_lanes: int = 0
+    """The most trials that timed at once: one a host, where timing passes exclude each other."""
+    not_begun: int | None = None
+    """Trials of this run that have not begun; None where the writer did not say."""
+    waiting: tuple[TrialWork, ...] = ()
+    """The work of those, in the expected order, at most ``GROUPS`` groups; empty where any cost is not known."""
+    steps: Mapping[str, StepTotals] = field(default_factory=dict)
+    """Step -> what it has cost and how long it took in this run."""
     closed: bool = False
     """The writer has let go of the folder: it ended, or was stopped in order."""
 
@@ -77,5 +157,16 @@ def read_heartbeat(folder: Where) -> Heartbeat | None:
 
 
 def _pulse(told: Mapping[str, Any]) -> Heartbeat:
-    running = {str(trial): RunningTrial(**one) for trial, one in told["running"].items()}
-    return Heartbeat(**{**told, "running": running})
+    return Heartbeat(
+        **{
+            **told,
+            "running": {str(trial): _running(one) for trial, one in told["running"].items()},
+            "waiting": tuple(TrialWork(**work) for work in told.get("waiting", ())),
+            "steps": {step: StepTotals(**totals) for step, totals in told.get("steps", {}).items()},
+        }
+    )
+
+
+def _running(told: Mapping[str, Any]) -> RunningTrial:
+    work = told.get("work")
+    return RunningTrial(**{**told, "work": TrialWork(**work) if work else None})

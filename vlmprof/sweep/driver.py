@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vlmprof.batch_size.cache import kept_with_results
 from vlmprof.errors import StoreError, UserError
 from vlmprof.job.spec import SweepSpec
-from vlmprof.monitor.live_state import Display, Snapshot
+from vlmprof.monitor.live_state import Display
 from vlmprof.monitor.loggers import NONE, LoggerOptions, Loggers
 from vlmprof.monitor.tune_callback import TuneCallback
 from vlmprof.plan.point import TrialPlan
@@ -37,6 +37,7 @@ from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, trial_resources
 from vlmprof.sweep.cost import CostEstimator
+from vlmprof.sweep.expected_work import expected_work
 from vlmprof.sweep.retries import SHORT_OF_MEMORY, TUNER_ENDED, RetryBudget, TunerBackoff
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import ScheduleSearcher
@@ -90,14 +91,12 @@ class SweepRun:
         self._sizer = RemoteSizer(configured_folder())
         # Without a GPU no batch sizes are measured, and no sizer is started.
         self._measurements = kept_with_results(self._results, self._sizer) if resources.gpus else nullcontext()
-        self._total, self._skipped = 0, 0
 
     def open_run(
         self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: SubmittedJob | None = None
     ) -> list[TrialPlan]:
         """Record the run; returns the plans that are not finished."""
         finished = _get(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
-        self._total, self._skipped = len(plans), len(finished)
         return [plan for plan in plans if plan.id not in finished]
 
     def run(self, plans: Sequence[TrialPlan]) -> None:
@@ -113,6 +112,8 @@ class SweepRun:
             while remaining:
                 by_id = {plan.id: plan for plan in remaining}
                 estimates, resources = [estimator.estimate(plan) for plan in remaining], self._resources
+                in_order = [work for part in chunks(estimates, CHUNK) for work in part]
+                self._collector.expect.remote(expected_work(in_order, resources.concurrent))  # nothing waits for it
                 outcomes = [
                     self._fit([by_id[trial] for trial in trials_of(scheduled)], Schedule(scheduled))
                     for scheduled in chunks(split(estimates, resources.shards, resources.concurrent), CHUNK)
@@ -136,7 +137,7 @@ class SweepRun:
 
     def close(self) -> dict[str, State]:
         """Release the folder, so that the next run need not wait; returns how each trial of this run ended."""
-        settled, _ = ray.get(self._collector.states.remote())
+        settled = ray.get(self._collector.settled.remote())
         ray.get(self._collector.close.remote())
         return dict(settled)
 
@@ -154,7 +155,7 @@ class SweepRun:
         """
         if why := _get(self._collector.broken.remote()):
             raise StoreError(why)
-        settled, _ = _get(self._collector.states.remote())
+        settled = _get(self._collector.settled.remote())
         remaining = {plan.id: plan for plan in plans if plan.id not in settled}
         deaths: dict[str, Death] = _get(self._collector.abandon.remote(list(remaining), killer))
         progressed = any([retry_budget.made_progress(trial, death) for trial, death in deaths.items()])
@@ -223,12 +224,12 @@ class SweepRun:
         while True:
             last = over.wait(REFRESH_S)
             try:
-                settled, running = ray.get(self._collector.states.remote(), timeout=10)
+                view = ray.get(self._collector.view.remote(), timeout=10)
             except ray.exceptions.RayError:  # the collector is restarting, or the cluster is gone: nothing to show
                 if last:
                     return
                 continue
-            self._display.update(Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running))
+            self._display.update(view)
             if last:
                 return
 
