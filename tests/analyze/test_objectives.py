@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.builders import combined_sweep, read_rows, trial_row, write_results
+from tests.jobs import small_job
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import parse_objectives, split_by_objectives
 from vlmprof.analyze.pareto import fronts
@@ -104,6 +105,23 @@ def test_the_table_the_page_and_the_figures_agree(tmp_path, kinds):
         assert (said in " ".join(printed.split())) == (said in note) == bool(count), why
     drawn = {trial for on, off in table.values() for trial in on | off}
     assert len(drawn) == sum(kind in ("both", "accuracy", "latency") for kind in kinds)
+
+
+def test_the_end_of_a_run_prints_and_writes_the_same(tmp_path, tiny_checkpoint, monkeypatch):
+    """All trials of the job are in the folder already, so the run only says what there is."""
+    monkeypatch.chdir(tmp_path)
+    job = small_job(tmp_path, tiny_checkpoint)
+    made = rows("both", "both", "accuracy", "neither")
+    folder = write_results(
+        tmp_path / "results", [row | {"trial": plan.id} for row, plan in zip(made, job.plans, strict=True)]
+    )
+    done = RUNNER.invoke(app, ["run", "--inline", str(tmp_path / "job.yaml")])
+    assert done.exit_code == 0, done.output
+    written = pq.read_table(folder / "pareto.parquet").to_pandas()
+    table, printed = of_table(folder)
+    assert {name: sides(part) for name, part in written.groupby("group")} == table and len(table) == 2
+    assert printed.strip() in done.output
+    assert "4 of 4 trials done" in done.output
 
 
 def test_random_folders_agree_too(tmp_path):

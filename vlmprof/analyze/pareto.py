@@ -86,7 +86,8 @@ def fronts(
         found += [_front_of(group, kind) for kind in kinds]
     if not found and not frame.empty:
         reasons = FrontSet(fronts=(), left_out=left_out).left_out_words
-        raise UserError(f"no front can be drawn of {len(frame)} finished trials: {reasons}; choose other objectives")
+        counted = f"{len(frame)} finished trial{'s' if len(frame) > 1 else ''}"
+        raise UserError(f"no front can be drawn of {counted}: {reasons}; choose other objectives")
     return FrontSet(fronts=tuple(sorted(found, key=lambda one: one.name)), left_out=dict(left_out))
 
 
