@@ -239,7 +239,7 @@ def test_every_knob_has_a_page_that_is_reached(knob: str) -> None:
     assert f"(knobs/{knob}.md)" in (DOCS / "knobs.md").read_text()
     assert page.startswith(f"# {knob}\n\nUnit: ")
     surface = registry.load("knobs", knob).needs.__name__
-    headings = ("**What it does.**", "**Traps.**", "**What the certificate says.**")
+    headings = ("**What it does.**", "**Traps.**", "**How the effect is judged.**")
     assert all(said in page for said in (f"`{surface}`", *headings))
 
 

@@ -1,8 +1,8 @@
-"""What an engine drives: the steps of one generation, the clock around them, and a decode step on fixed memory.
+"""The interfaces that an engine uses: the steps of one generation, the clock that times them, a static decode step.
 
-``TokenMaker`` turns prompts into tokens step by step; every model family provides it. ``StaticDecode`` is for models
-whose decode step is a function of a few tensors and of nothing that the host decides from token to token: engines can
-then run it over and over on the same memory, as a CUDA graph needs.
+``TokenMaker`` generates tokens from prompts step by step; every model family provides it. ``StaticDecode`` is for
+models whose decode step is a function of a few tensors, without any decision of the host from token to token: engines
+can then run it repeatedly on tensors at the same addresses, as a CUDA graph needs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInputs:
-    """All that the next decode step of a batch depends on, taken out of a ``DecodeState``."""
+    """Everything that the next decode step of a batch depends on, taken from a ``DecodeState``."""
 
     ids: Tensor
     """(batch, 1) the tokens that are fed next."""
@@ -30,45 +30,56 @@ class StepInputs:
     mask: Tensor
     """(batch, tokens in the cache), 0 at padding."""
     constants: Mapping[str, Any]
-    """Whatever else the forward takes at every step: plain values, or tensors whose first axis is the batch."""
+    """Other arguments of the forward, equal at every step: plain values, or tensors whose first axis is the batch."""
 
 
 @runtime_checkable
 class StaticDecode(Protocol):
-    """A token maker whose decode step can run over and over on the same memory: what a CUDA graph needs."""
+    """A ``TokenMaker`` whose decode step can run repeatedly on tensors at the same addresses, as a CUDA graph needs."""
 
     @property
     def decoder(self) -> Any:
-        """The module that owns ``layers`` and the text ``config``."""
+        """The module that has ``layers`` and the text ``config``."""
         ...
 
     @property
     def routers(self) -> Sequence[Any]:
-        """The routers that decide how many experts a token is sent to."""
+        """The routers of the mixture-of-experts blocks, whose ``top_k`` is the number of experts per token."""
         ...
 
     @property
     def device(self) -> str:
-        """Where the model is."""
+        """The device of the model, ``cpu`` or ``cuda``."""
         ...
 
     def prefill(self, batch: Any, features: Any, max_new_tokens: int, cache: Any = None) -> DecodeState:
-        """See ``TokenMaker``; into ``cache``, an empty cache of the library, where one is given."""
+        """As ``TokenMaker.prefill``; fills ``cache``, an empty cache of transformers, if one is given."""
         ...
 
     def step_inputs(self, state: Any) -> StepInputs:
-        """What the step after ``state`` depends on."""
+        """The inputs of the step after ``state``."""
         ...
 
     def next_logits(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, constants: Mapping[str, Any]
     ) -> Tensor:
-        """One forward over one token a row, (batch, vocabulary); ``mask`` is (batch, 1, 1, cache length), bool."""
+        """One forward over one token a row.
+
+        Args:
+            ids: (batch, 1)
+            positions: (..., batch, 1)
+            mask: (batch, 1, 1, cache length), bool, True at the tokens that are attended to.
+            cache: Keys and values of the tokens before; this step's are written to it.
+            constants: As in ``StepInputs``.
+
+        Returns:
+            (batch, vocabulary)
+        """
         ...
 
 
 class Batch(Protocol):
-    """Encoded prompts, padded together. The tensors are the model's own business."""
+    """Encoded prompts, padded together. Which tensors it holds is up to the model."""
 
     @property
     def encodings(self) -> tuple[Encoding, ...]:
@@ -77,43 +88,43 @@ class Batch(Protocol):
 
 
 class DecodeState(Protocol):
-    """Where a batch stands between two decode steps."""
+    """The state of a batch between two decode steps."""
 
     @property
     def next_tokens(self) -> torch.Tensor:
-        """(batch,) greedy choice of the last forward, on the model's device."""
+        """(batch,) the tokens with the largest logits in the last forward, on the model's device."""
         ...
 
 
 Mark = Callable[[Stage], None]
-"""Says that all the work since the last mark was of this stage."""
+"""Called at the end of a stage: all the work since the last mark belongs to it."""
 
 
 def unmarked(stage: Stage) -> None:
-    """The ``Mark`` of a generation that nobody times."""
+    """The ``Mark`` of a generation that is not timed."""
 
 
 class Clock(Protocol):
-    """Times one generation after another. The engine drives it and knows nothing else of it; see ``measure.clock``."""
+    """Times one generation after another; implemented in ``measure.clock``."""
 
     def start(self) -> None:
-        """A generation begins now."""
+        """Start timing a generation."""
         ...
 
     def mark(self, stage: Stage) -> None:
-        """All that was asked of the device since the last mark was of this stage; several marks of one stage add up."""
+        """Assign all work queued on the device since the last mark to this stage; marks of one stage add up."""
         ...
 
     def stop(self) -> StageTimes | None:
-        """The generation is over once the device has done all that was asked of it: where its time went.
+        """Wait until the device has done all queued work, and return the times of the generation.
 
-        None from a clock that counts something else.
+        None from a clock that measures something other than time.
         """
         ...
 
 
 class TokenMaker(Protocol):
-    """The steps of one generation, in the order the engine takes them; every stage is timed apart."""
+    """The steps of one generation, in the order in which the engine calls them; every stage is timed separately."""
 
     eos_ids: frozenset[int]
 
@@ -126,10 +137,10 @@ class TokenMaker(Protocol):
         ...
 
     def see(self, batch: Batch, mark: Mark = unmarked) -> Sized:
-        """A transferred batch through vision encoder and connector -> a feature for each of its vision tokens.
+        """Run vision encoder and connector on a transferred batch -> one feature for each of its vision tokens.
 
-        Calls ``mark("vision")`` where the encoder ends and the connector begins. A model that cannot tell leaves it
-        out; then the whole counts as vision.
+        Calls ``mark("vision")`` where the encoder ends and the connector begins. A model that cannot separate them does
+        not call it; then all of it counts as vision.
         """
         ...
 
@@ -146,5 +157,5 @@ class TokenMaker(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked; nothing to do on a CPU."""
+        """Wait until the device has done all queued work; does nothing on a CPU."""
         ...

@@ -1,4 +1,4 @@
-"""Every exception vlmprof raises on purpose, and which of them the user can mend.
+"""Every exception that vlmprof raises on purpose, and which of them the user can fix.
 
 ::
 
@@ -10,10 +10,10 @@
     │   ├── ModelError         a checkpoint that cannot be read, or is not what its family expects
     │   ├── StoreError         a results folder that is missing, foreign or locked
     │   └── NothingYet         a submitted sweep that has written no results so far
-    ├── OutOfMemory            the device could not hold a batch; the batch sizer answers it
-    ├── Mismatch               what ran is not what was asked for; the trial fails, no row is trusted
-    ├── Superseded             another process has taken this trial; what this one has to say is refused
-    └── Uncollected            the collector did not take what a trial gave it: no fault of the trial
+    ├── OutOfMemory            the device could not hold a batch; the batch sizer then chooses a smaller one
+    ├── Mismatch               what ran is not what was planned; the trial fails, none of its rows is used
+    ├── Superseded             another process has taken over this trial; results of this process are refused
+    └── Uncollected            the collector did not store the results of a trial; the trial itself did not fail
 
 Anything else that escapes is a bug and keeps its trace.
 """
@@ -31,7 +31,7 @@ class VlmprofError(Exception):
 
 
 class UserError(VlmprofError):
-    """The user can fix this; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 @final
@@ -45,7 +45,7 @@ class UnknownNameError(UserError):
 
 @final
 class KnobValueError(UserError):
-    """A knob value that no model, or not this model, can take."""
+    """A knob value that is illegal for every model, or for this one."""
 
 
 @final
@@ -55,7 +55,7 @@ class ModelError(UserError):
 
 @final
 class StoreError(UserError):
-    """A results folder that is missing, not ours, locked by another sweep, or unreadable."""
+    """A results folder that is missing, not written by vlmprof, locked by another sweep, or unreadable."""
 
 
 @final
@@ -90,11 +90,11 @@ class SpecError(UserError):
 class OutOfMemory(VlmprofError):
     """The device could not hold this batch.
 
-    Raised after the failed frame has been left, so that catching it holds no tensor alive.
+    Raised after the failed stack frame has been released, so that this exception keeps no tensor alive.
     """
 
     def __init__(self, batch_size: int, detail: str, *, size_limit: bool = False) -> None:
-        """``size_limit``: not memory, a kernel cannot index so much; more memory would not help."""
+        """``size_limit``: a kernel cannot index so many elements; more memory would not help."""
         self.batch_size, self.detail, self.size_limit = batch_size, detail, size_limit
         what = "too large for a kernel" if size_limit else "out of memory"
         super().__init__(f"{what} at batch size {batch_size}: {detail}")
@@ -102,27 +102,30 @@ class OutOfMemory(VlmprofError):
 
 @final
 class Mismatch(VlmprofError):
-    """What ran is not what the plan asked for."""
+    """What ran is not what was planned."""
 
 
 @final
 class Superseded(VlmprofError):
-    """Another process has taken this trial, or it has ended: this one was believed dead, and must be quiet."""
+    """This process was taken for dead, and another has taken over its trial, or the trial has ended.
+
+    Its results are refused, and it must write no more.
+    """
 
 
 @final
 class Uncollected(VlmprofError):
-    """The collector did not take what a trial gave it. Raised from the reason; the trial itself has not failed."""
+    """The collector did not store the results of a trial, for the reason in ``__cause__``; the trial did not fail."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name most like ``name``, or None when none is near."""
+    """The known name most similar to ``name``, or None if none is similar."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """The tail of an error about ``name``: the nearest name, then all there are."""
+    """The end of an error message about an unknown ``name``: the nearest name, then all names."""
     near = nearest(name, known)
     hint = f"; did you mean '{near}'?" if near else ""
     return f"{hint} (there are: {', '.join(sorted(known)) or 'none'})"

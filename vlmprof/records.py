@@ -1,6 +1,6 @@
-"""The values that travel between packages: an example, a prompt, what a model made of it, a measurement.
+"""The values that packages exchange: a dataset's example, a prompt, its encoding, an answer, a measurement.
 
-All are frozen. None knows torch, ray or a file. Times are milliseconds, sizes are bytes, images are RGB.
+All are frozen and independent of torch, ray and files. Times are in milliseconds, sizes in bytes, images are RGB.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 EndReason = Literal["eos", "cap"]
 Stage = Literal["preprocess", "transfer", "vision", "connector", "prefill", "decode"]
-"""What a generation consists of, in order; ``decode`` comes once for every token after the first."""
+"""The stages of a generation, in order; ``decode`` occurs once for every token after the first."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image whose size is known before its pixels are."""
+    """An image whose size is known before its pixels are decoded."""
 
     width: int
     height: int
     load: Callable[[], Image]
-    """Returns the RGB image; called once per use, may decode or render."""
+    """Returns the RGB image; called at every use, may decode or render it."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One question of a dataset. One question is one sample, always."""
+    """One question of a dataset, which is one sample."""
 
     id: str
     """The dataset's own id; samples of two configurations are joined on it."""
@@ -40,17 +40,17 @@ class Example:
     answers: tuple[str, ...]
     picture: Picture
     cluster: str
-    """Questions about one image share a cluster: they are not independent evidence."""
+    """Questions about one image share a cluster: statistically they are not independent."""
     choices: tuple[str, ...] = ()
-    """The options of a multiple-choice question, in their order; ``answers`` then holds the right one's letter."""
+    """The options of a multiple-choice question, in order; ``answers`` then holds the letter of the right one."""
     context: str = ""
-    """What the dataset gives to read beside the question, such as a hint; empty where it gives nothing."""
+    """Text that the dataset gives in addition to the question, such as a hint; empty if there is none."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a model is asked: the text of the turn, and the picture it is about."""
+    """The input of a model: the text of the user's turn, and the picture it is about."""
 
     text: str
     picture: Picture
@@ -59,29 +59,29 @@ class Prompt:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """What a model's preprocessing made of one prompt: counts of what really happened, not of what was asked."""
+    """What a model's preprocessing made of one prompt: actual counts, not the requested ones."""
 
     tiling: tuple[int, int]
-    """Rows and columns of the crops of the high-resolution view; (1, n) where an image is n tokens and not cut."""
+    """Rows and columns of the crops of the high-resolution view; (1, n) if the image becomes n tokens without crops."""
     natural_tiling: tuple[int, int]
-    """The tiling this image would get without any cap; under the trained one where tiling has no end of its own."""
+    """The tiling that this image would get without a cap; with the trained cap if tiling is otherwise unbounded."""
     crops: int
     """Crops through the vision encoder, the global view included."""
     vision_tokens: int
-    """Vision features that reach the language model."""
+    """Vision features that are inserted into the language model's prompt."""
     prompt_tokens: int
     """Length of the whole prompt in the language model, image tokens and markers included, padding excluded."""
 
     @property
     def capped(self) -> bool:
-        """Whether a cap kept this image from its natural tiling."""
+        """Whether a cap changed this image's tiling."""
         return self.tiling != self.natural_tiling
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What a model answered to one prompt."""
+    """The answer of a model to one prompt."""
 
     text: str
     tokens: int
@@ -89,41 +89,41 @@ class Generation:
     end: EndReason
     encoding: Encoding
     ids: tuple[int, ...] = ()
-    """The tokens themselves: a shorter cap's answer is a beginning of them."""
+    """The generated tokens. The answer under a smaller cap is a prefix of them."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Where the time of ONE generation went, in milliseconds; the stages are consecutive and cover it all.
+    """The stage times of ONE generation, in milliseconds; the stages are consecutive and cover all of it.
 
-    The names and formulas are those of MLPerf LoadGen and vLLM: time zero is when the inputs lie in the host's memory,
-    so that ``ttft_ms`` and ``e2e_ms`` are without preprocessing; ``end_to_end_ms`` is with it.
+    The names and formulas are those of MLPerf LoadGen and vLLM: time zero is when the preprocessed inputs are in the
+    host's memory, so ``ttft_ms`` and ``e2e_ms`` exclude preprocessing; ``end_to_end_ms`` includes it.
     """
 
     preprocess_ms: float
     """Resizing, tiling, tokenising and padding, on the host."""
     transfer_ms: float
-    """Inputs to the device."""
+    """Copying the inputs to the device."""
     vision_ms: float
-    """Vision encoder; with the connector where the two cannot be told apart."""
+    """Vision encoder; includes the connector where the two cannot be separated."""
     connector_ms: float | None
-    """From the encoder's patches to what the language model reads; None where it is within ``vision_ms``."""
+    """From the encoder's output to the features that the language model reads; None if included in ``vision_ms``."""
     prefill_ms: float
     """First forward of the language model up to the first token on the host."""
     step_ms: tuple[float, ...]
-    """The gap before each further token (ITL), detokenisation excluded."""
+    """The time before each token after the first (ITL), detokenisation excluded."""
     end_to_end_ms: float
-    """Measured by its own pair of clock readings, not by adding the stages."""
+    """Measured by its own pair of clock readings, not by adding up the stages."""
 
     @property
     def decode_ms(self) -> float:
-        """All tokens after the first."""
+        """Time of all decode steps."""
         return sum(self.step_ms)
 
     @property
     def decode_steps(self) -> int:
-        """Tokens after the first."""
+        """Number of tokens after the first."""
         return len(self.step_ms)
 
     @property
@@ -133,7 +133,7 @@ class StageTimes:
 
     @property
     def ttft_with_preprocess_ms(self) -> float:
-        """The same from decoded pictures."""
+        """Time to first token, from decoded pictures in the host's memory."""
         return self.preprocess_ms + self.ttft_ms
 
     @property
@@ -155,11 +155,11 @@ class StageTimes:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One batch through a model: an answer for each prompt, and where the time went."""
+    """One batch through a model: an answer for each prompt, and the stage times."""
 
     generations: tuple[Generation, ...]
     stages: StageTimes | None
-    """None where no clock ran: only the timing pass has one."""
+    """None if no clock ran: only the timing pass uses one."""
 
 
 Scalar = bool | int | float | str
@@ -167,16 +167,17 @@ Row = Mapping[str, Scalar | tuple[float, ...] | None]
 """A row of a table; its schema is in ``store.schema``."""
 
 Effect = Literal["effective", "saturated", "no-op", "mismatch"]
-"""What a knob's value did: changed the work, hit a limit that did not bind, is the model's own setting, or lied."""
+"""What a knob's value did. ``effective``: it changed the work. ``saturated``: it is a limit that was never reached.
+``no-op``: it is the model's own setting. ``mismatch``: the model did not do what the value says."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one trial really did, counted while it ran; the knobs judge themselves by it."""
+    """What one trial really did, counted while it ran; each knob derives its ``Effect`` from it."""
 
     capped_share: float
-    """Share of samples whose tiling a cap cut down."""
+    """Share of samples whose tiling a cap changed."""
     crops_max: int
     """Most crops of one image through the vision encoder, the global view included."""
     blocks_executed: tuple[int, ...]
@@ -186,12 +187,12 @@ class Observation:
     tokens_max: int
     """Longest answer of the score pass, in tokens; 0 when nothing was scored."""
     cut_share: float
-    """Share of answers that ended at the cap and not by themselves."""
+    """Share of answers that ended at the cap and not at an end-of-sequence token."""
     vision_tokens_max: int = 0
     """Most vision tokens of one image."""
     tilings: frozenset[tuple[int, int]] = frozenset()
     """Every tiling that occurred."""
     routing: Mapping[int, tuple[float, bool | None]] = field(default_factory=dict)
-    """Router that ran -> experts a token, and whether their weights are scaled to sum to one (None: no switch)."""
+    """Router that ran -> experts per token, and whether their weights are scaled to sum to one (None: no setting)."""
     loaded: Mapping[str, str] = field(default_factory=dict)
-    """``dtype``, ``attention`` and ``experts_kernel``, read off the loaded model."""
+    """``dtype``, ``attention`` and ``experts_kernel``, read from the loaded model."""

@@ -1,8 +1,8 @@
-"""File name -> object: a leaf is found by the name of its file, and nothing else is loaded.
+"""Finds plugins (leaves: knobs, models, tasks, ...) by their file name, and imports only the one that is needed.
 
-``moe_top_k:`` in a job loads ``vlmprof/knobs/moe_top_k.py`` and takes its one constant ``KNOB``. There is no list to
-edit and no decorator to remember. A third party adds a leaf by an entry point of the group ``vlmprof.<kind>`` whose
-name is the key and whose value is the constant. A built-in leaf wins over an entry point of the same name.
+``moe_top_k:`` in a job imports ``vlmprof/knobs/moe_top_k.py`` and takes its one constant ``KNOB``. There is no list to
+edit and no decorator to add. A third party adds a leaf by an entry point of the group ``vlmprof.<kind>`` whose name is
+the key and whose value is the constant. A built-in leaf takes precedence over an entry point of the same name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vlmprof.errors import UnknownNameError, VlmprofError
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Where the leaves of one kind live, and what each exports."""
+    """The package that holds the leaves of one kind, and the constant that each exports."""
 
     package: str
     constant: str
@@ -45,13 +45,18 @@ KINDS = {
 }
 
 
+def builtin(kind: str) -> tuple[str, ...]:
+    """The leaves of a kind that ship with vlmprof, sorted, without importing any of them."""
+    return tuple(sorted(_builtin(KINDS[kind])))
+
+
 def names(kind: str) -> list[str]:
-    """All leaves of a kind, sorted, without importing any of them."""
+    """The names of all leaves of a kind, sorted, without importing any of them."""
     return sorted({*_builtin(KINDS[kind]), *(point.name for point in _external(KINDS[kind]))})
 
 
 def load(kind: str, name: str) -> Any:
-    """The one constant that the leaf ``name`` exports.
+    """The constant that the leaf ``name`` exports.
 
     Raises:
         UnknownNameError: no leaf has this name.
@@ -69,11 +74,11 @@ def load(kind: str, name: str) -> Any:
     raise UnknownNameError(spec.noun, name, names(kind))
 
 
-@cache  # a large plan asks for its knobs tens of thousands of times
+@cache  # a large plan looks up its knobs tens of thousands of times
 def _builtin(spec: Kind) -> tuple[str, ...]:
     package = importlib.import_module(spec.package)
-    found = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return tuple(name for name in found if not name.startswith("_") and name != spec.base)
+    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return tuple(name for name in modules if not name.startswith("_") and name != spec.base)
 
 
 def _external(spec: Kind) -> tuple[EntryPoint, ...]:

@@ -39,7 +39,7 @@ from vlmprof.measure.memory_headroom import MemoryHeadroom
 from vlmprof.models.molmo.tiling import token_counts
 from vlmprof.trial import worst_case_probe
 from vlmprof.trial.loaded_model import LoadedModel
-from vlmprof.trial.score_pass import score
+from vlmprof.trial.score_pass import ScorePass
 from vlmprof.trial.worst_case_probe import WorstCaseProbe, worst_case_sample
 
 TOKENS = 8
@@ -186,7 +186,8 @@ def survived(loaded: LoadedModel, asked: list[Any], too_large: int) -> dict[str,
 
     before = memory()
     with knobs(loaded, ()) as trial, mock.patch.object(WorstCaseProbe, "failed", heard):
-        scored = list(score(trial, asked, loaded, TOKENS, sizer, lambda done: None))
+        score_pass = ScorePass(resolved=trial, loaded=loaded, samples=asked, max_new_tokens=TOKENS, sizer=sizer)
+        scored = list(score_pass.scored())
     release()
     answered = {one.example.id for one in scored if one.generation is not None}
     log = [f"{one.outcome} at {one.size}" for one in sizer.told]

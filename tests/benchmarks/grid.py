@@ -197,7 +197,7 @@ def _score(loaded: LoadedModel, asked: list[Sample], batch: int, cap: int) -> di
     with BatchPrefetcher(loaded, lambda pictures: None) as following:
         for start in range(0, len(asked), batch):
             opened, prepared = following.take(asked[start : start + batch], asked[start + batch :])
-            answers = loaded.answer(prepared, opened.readable, cap)
+            answers = loaded.answer(prepared or loaded.prepare(opened.readable), cap)
             said |= {one.example.id: list(given.ids) for one, given in zip(opened.readable, answers, strict=True)}
     return said
 

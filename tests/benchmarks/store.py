@@ -220,9 +220,9 @@ def read(where: Path, rows: list[dict]) -> dict:
 
 
 def trials_of_ours(where: Path, rows: list[dict]) -> dict[str, dict]:
-    at_once, compaction.GATHERED = compaction.GATHERED, sys.maxsize
+    at_once, compaction.MERGE_BATCH = compaction.MERGE_BATCH, sys.maxsize
     taken, apart = filled(where / "apart", rows)
-    compaction.GATHERED = at_once
+    compaction.MERGE_BATCH = at_once
     merging, together = filled(where / "together", rows)
     each = 1e3 / len(rows)
     return {"ours, unmerged": {"ms_a_trial": taken * each, **apart}, "ours": {"ms_a_trial": merging * each, **together}}

@@ -161,7 +161,7 @@ def child(job_path: Path, out: Path) -> None:
         "notes": watch.notes,
         "whole_s": whole_s,
         "sweep_s": None if watch.loaded_at is None else watch.settled_at - watch.loaded_at,
-        "estimates": {plan.id: estimator.work(plan).cost for plan in prepared.plans},
+        "estimates": {plan.id: estimator.estimate(plan).cost for plan in prepared.plans},
         "points": {plan.id: str(plan.point) for plan in prepared.plans},
         "predictions": samples.groupby("trial")["prediction"].agg(list).to_dict(),
         "trials": json.loads(trials[[name for name in COLUMNS if name in trials]].to_json(orient="index")),

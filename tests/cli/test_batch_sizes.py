@@ -22,5 +22,5 @@ def test_worlds_are_shown_and_forgotten(tmp_path: Path, monkeypatch: pytest.Monk
     assert "abc-1" in shown and "Some GPU" in shown
     assert isinstance(run.invoke(app, ["batch", "clear"]).exception, UserError)
     assert isinstance(run.invoke(app, ["batch", "clear", "zzz"]).exception, UserError)
-    assert "forgot abc-1" in run.invoke(app, ["batch", "clear", "abc"]).output
+    assert "deleted abc-1" in run.invoke(app, ["batch", "clear", "abc"]).output
     assert not list(tmp_path.glob("*.jsonl"))

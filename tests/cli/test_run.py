@@ -60,6 +60,7 @@ def test_killed_in_the_middle_of_a_score_pass_and_resumed_from_the_folder_alone(
     monkeypatch.chdir(tmp_path)
     vlmprof("resume", "--inline", "moved")
     assert events(moved).count("done") == 1 and not (work / "results").exists()
+    assert Path.cwd() == tmp_path, "relative paths were meant from another folder only while it ran"
     which = ["trial", "checkpoint"]  # a relative path is another checkpoint's name
     pd.testing.assert_frame_equal(
         what_was_measured(moved).drop(columns=which), what_was_measured(calm).drop(columns=which)
@@ -96,6 +97,7 @@ def test_resume_checks_the_job_anew(tmp_path: Path, tiny_checkpoint: Path) -> No
     job.write_text(job.read_text().replace("max_crops", "max_cropz"))
     done = vlmprof("resume", "--inline", str(tmp_path / "results"), code=1)
     assert isinstance(done.exception, SpecError) and "did you mean 'max_crops'?" in str(done.exception)
+    assert done.exception.source == str(job)
 
 
 def test_the_exit_code_speaks_of_the_job_and_not_of_this_run(tmp_path: Path, tiny_checkpoint: Path) -> None:

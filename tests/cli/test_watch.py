@@ -71,11 +71,11 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_a_submitted_job_is_watched_where_its_folder_is_seen(tmp_path, monkeypatch):
     here = StartupReport(vlmprof="0", python="3", host="node", results=ended(tmp_path))
-    monkeypatch.setattr("vlmprof.submit.client.whereabouts", lambda address, said: here)
+    monkeypatch.setattr("vlmprof.submit.client.whereabouts", lambda address, name: here)
     code, text, _ = said("status", "--watch", "combined-1")
     assert code == 0 and "16 of 16 trials done" in text
     elsewhere = StartupReport(vlmprof="0", python="3", host="node", results="/not/here")
-    monkeypatch.setattr("vlmprof.submit.client.whereabouts", lambda address, said: elsewhere)
+    monkeypatch.setattr("vlmprof.submit.client.whereabouts", lambda address, name: elsewhere)
     code, _, error = said("status", "combined-1")
     assert code and "lie in /not/here on node" in str(error) and "vlmprof fetch combined-1" in str(error)
 

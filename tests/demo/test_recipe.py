@@ -235,7 +235,9 @@ def test_a_schedule_in_seconds_is_fitted_from_wherever_a_run_begins(corpus, tmp_
     monkeypatch.setattr("vlmprof.demo.training.train._SETTLE_STEPS", 2)
     run = TrainingRun(replace(RECIPE, scenes_per_step=1, vision_steps=1, joint_steps=1000), "cpu")
     run.step = first
-    train(run, dict.fromkeys(("easy", "full", "watch"), corpus), tmp_path, seconds=0.01)  # over before it is fitted
+    train(
+        run, dict.fromkeys(("easy", "full", "validation"), corpus), tmp_path, seconds=0.01
+    )  # over before it is fitted
     settled = max(first, 1) + 4 + 1  # the step that finds no time left is the last
     assert run.step == settled == run.recipe.steps
-    assert f"{settled - 1} steps of answers" in capsys.readouterr().out
+    assert f"the second stage gets {settled - 1} steps" in capsys.readouterr().out

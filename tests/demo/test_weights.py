@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vlmprof.demo
-from vlmprof.demo.card import blind
+from vlmprof.demo.card import baselines
 from vlmprof.demo.config import MAX_CROPS, demo_config
 from vlmprof.demo.training.corpus import build_corpus
 from vlmprof.demo.training.evaluate import generated_verdicts, load, packed_verdicts
@@ -66,7 +66,7 @@ def test_they_look_before_they_answer(loaded):
     corpus = build_corpus("held_out", range(SCENES), "full", (MAX_CROPS,))
     accuracy = accuracy_by_type(loaded[0], corpus)
     assert sum(asked for _, asked in accuracy.values()) > 400
-    guesses = blind(question for number in range(SCENES) for question in scene_questions("held_out", number)[1])
+    guesses = baselines(question for number in range(SCENES) for question in scene_questions("held_out", number)[1])
     for kind, (right, asked) in accuracy.items():
         assert right / asked > max(guesses[kind]) + 0.25, kind
     assert accuracy["reading"][0] / accuracy["reading"][1] > 0.8

@@ -15,7 +15,7 @@ from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.kernels import DecodeKernels, experts_kernel
 from vlmprof.engine.static_cache import CacheArena
-from vlmprof.engine.static_engine import RECORDINGS, StaticEngine, cache_length, engine_of
+from vlmprof.engine.static_engine import MAX_RECORDINGS, StaticEngine, cache_length, engine_of
 from vlmprof.errors import ModelError
 from vlmprof.measure.clock import HostClock
 from vlmprof.models.molmo.runtime import LoadedMolmo
@@ -94,13 +94,13 @@ def test_a_larger_batch_moves_the_memory_and_old_recordings_go(
 
 def test_recordings_are_bounded(model: LoadedMolmo, asked: list[Prompt], graphs: StaticEngine) -> None:
     knob = registry.load("knobs", "active_blocks")
-    for i in range(RECORDINGS + 2):
+    for i in range(MAX_RECORDINGS + 2):
         with (
             knob.applied(model, [i % 8, 7] if i % 8 < 7 else [7]),
             registry.load("knobs", "moe_top_k").applied(model, 1 + i // 8),
         ):
             texts(model, asked[:1], graphs, new=2)
-    assert len(graphs._recorded) == RECORDINGS
+    assert len(graphs._recorded) == MAX_RECORDINGS
 
 
 def test_ends_are_seen_and_nothing_after_them_counts(
@@ -143,11 +143,11 @@ def test_one_compiled_block_serves_all_and_another_top_k_costs_one_more(
 def test_the_prompt_needs_no_second_cache() -> None:
     arena = CacheArena()
     like = torch.zeros(1)
-    room = arena.room(0, "keys", (2, 3, 4, 5), like)
-    smaller = arena.room(0, "keys", (1, 3, 4, 5), like)
-    assert room.data_ptr() == smaller.data_ptr() and arena.moves == 0
-    arena.room(0, "keys", (4, 3, 4, 5), like)
-    assert arena.moves == 1
+    larger = arena.tensor(0, "keys", (2, 3, 4, 5), like)
+    smaller = arena.tensor(0, "keys", (1, 3, 4, 5), like)
+    assert larger.data_ptr() == smaller.data_ptr() and arena.reallocations == 0
+    arena.tensor(0, "keys", (4, 3, 4, 5), like)
+    assert arena.reallocations == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.vision_cache import VisionFeatureCache, features_from_cache
+from vlmprof.engine.vision_cache import VisionFeatureCache
 from vlmprof.errors import Mismatch
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Generation, Prompt
@@ -31,10 +30,9 @@ def asked() -> list[Prompt]:
 def answers(
     model: LoadedMolmo, prompts: list[Prompt], vision_cache: VisionFeatureCache | None = None
 ) -> tuple[Generation, ...]:
-    chosen: dict[str, Any] = {}
-    if vision_cache is not None:
-        chosen["look"] = features_from_cache(vision_cache, lambda: vision_cache.prepare(model, prompts))
-    return generate(model, prompts, max_new_tokens=6, stop_at_eos=False, **chosen).generations
+    batch = prompts if vision_cache is None else vision_cache.prepare(model, prompts)
+    run = generate(model, batch, max_new_tokens=6, stop_at_eos=False, vision_cache=vision_cache)
+    return run.generations
 
 
 def different(prompts: list[Prompt]) -> int:
@@ -82,13 +80,13 @@ def test_what_is_kept_is_bounded_and_making_room_loses_no_answer(model: LoadedMo
     vision_cache = VisionFeatureCache(2 * one)
     for _ in range(2):
         assert answers(model, asked, vision_cache) == answers(model, asked)
-    assert sum(kept.nbytes for kept in vision_cache._kept.values()) <= 2 * one
+    assert sum(kept.nbytes for kept in vision_cache._entries.values()) <= 2 * one
 
 
 def test_a_bound_of_nothing_keeps_nothing(model: LoadedMolmo, asked: list[Prompt]) -> None:
     vision_cache = VisionFeatureCache(0)
     assert answers(model, asked, vision_cache) == answers(model, asked)
-    assert not vision_cache._kept
+    assert not vision_cache._entries
 
 
 def test_text_alone_is_encoded_as_with_the_picture(model: LoadedMolmo, asked: list[Prompt]) -> None:

@@ -226,25 +226,27 @@ def markdown(report: dict[str, Any]) -> str:
     moments = Counter(kill["moment"] for kill in report["kills"])
     rows = {
         "kills": f"{len(report['kills'])}: {_listed(kinds)}",
-        "their moments": _listed(moments),
+        "when they happened": _listed(moments),
         "sweeps": f"{len(books)} of {report['plan']['configurations']} configurations,"
         f" {report['plan']['samples']} samples each",
         "starts of a trial": f"{total} for {sum(executions.values())} trials, at most {max(executions, default=0)}",
-        "drivers that ended by themselves": _listed(Counter(f"with {code}" for code in report["endings"])),
-        "answers kept before a death and not asked again": f"{sum(one['resumed'] for one in books)}"
+        "drivers that ended without being killed": "; ".join(
+            f"{count}, exit code {code}" for code, count in sorted(Counter(report["endings"]).items())
+        ),
+        "answers kept before a crash and not computed again": f"{sum(one['resumed'] for one in books)}"
         f" of {sum(one['samples'] for one in books)}",
         "answers kept twice": str(sum(len(one["kept_twice"]) for one in books)),
-        "samples blamed for a death": str(sum(len(one["quarantined"]) for one in books)),
-        "batch sizes searched beside it": f"{sum(one['configurations'] for one in report['searches'])}, with"
+        "samples quarantined": str(sum(len(one["quarantined"]) for one in books)),
+        "batch sizes searched at the same time": f"{sum(one['configurations'] for one in report['searches'])}, with"
         f" {sum(one['probes'] for one in report['searches'])} probes",
-        "probes repeated, sizes forgotten": str(
+        "probes repeated, sizes lost": str(
             sum(len(one["repeated"]) + len(one["changed"]) for one in report["searches"])
         ),
         "lost": str(sum(len(one["lost"]) for one in books)),
         "doubled": str(sum(len(one["doubled"]) for one in books)),
         "finished trials that ran again": str(sum(len(one["rerun"]) for one in books)),
         "tables equal to an undisturbed run": "yes" if not any(one["different"] for one in books) else "**no**",
-        "processes left": str(len(report["left_processes"])),
+        "processes remaining": str(len(report["left_processes"])),
         "time": f"{report['seconds'] / 60:.1f} min; undisturbed {report['undisturbed_s'] / 60:.1f} min",
         "seed": str(report["plan"]["seed"]),
         "machine": report["machine"],

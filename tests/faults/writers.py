@@ -67,7 +67,7 @@ def killed_writers(folder: Path, kills: int, seed: int) -> list[int]:
     Tables are merged every few trials, so that kills fall into merges too. How long a writer lives is counted in the
     time that a trial takes here to be written.
     """
-    compaction.GATHERED = 4
+    compaction.MERGE_BATCH = 4
     chance, counts = random.Random(seed), []
     each_s = _seconds_a_trial(folder.with_name("paced"))
     for number in range(kills):

@@ -77,7 +77,7 @@ def test_a_table_that_is_not_pinned_is_refused_with_the_digest_to_write(storage:
     (storage / "scores.json").write_text(json.dumps(SCORES))
     pinned = importance(3, "scores.json")
     digest = pinned.pop("sha256")
-    said = f"takes keep, policy, sha256, table; of this table it begins with '{digest}'"
+    said = f"takes keep, policy, sha256, table; the sha256 of this table begins with '{digest}'"
     with pytest.raises(KnobValueError, match=said):
         check_choice(pinned, BLOCKS)
 
@@ -99,9 +99,9 @@ def test_a_pinned_table_that_changed_is_refused(storage: Path) -> None:
         ("../secret.json", "[]", "inside the results folder"),
         ("/etc/hostname", None, "inside the results folder"),
         ("missing.json", None, "cannot be read"),
-        ("words.json", "not json", "is no table of scores"),
+        ("words.json", "not json", "is not a table of scores"),
         ("short.json", "[1, 2]", r"scores blocks \[0, 1\]; expected every block from 0 to 15 once"),
-        ("wrong.parquet", "nothing", "is no table of scores"),
+        ("wrong.parquet", "nothing", "is not a table of scores"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named(storage: Path, table: str, content: str | None, said: str) -> None:

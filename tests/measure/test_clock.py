@@ -11,7 +11,7 @@ from tests.measure.fake_device import FakeDevice
 from vlmprof.decoding import Clock
 from vlmprof.errors import Mismatch
 from vlmprof.measure.clock import EventClock, HostClock, stage_times
-from vlmprof.measure.clock_check import products, require_true
+from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.records import StageTimes
 
 STEPS = 4
@@ -101,9 +101,9 @@ def test_known_work_tells_a_clock_that_waits_from_one_that_does_not(device: Fake
         device.ask(8.0)
 
     for clock in clocks(device):
-        require_true(clock, work, device.synchronize)
+        require_accurate_clock(clock, work, device.synchronize)
     with pytest.raises(Mismatch, match=r"the clock is wrong.*vision 0\.01 ms"):
-        require_true(HostClock(), work, device.synchronize)
+        require_accurate_clock(HostClock(), work, device.synchronize)
 
 
 def test_known_work_tells_a_clock_that_counts_a_stage_twice(device: FakeDevice) -> None:
@@ -117,7 +117,7 @@ def test_known_work_tells_a_clock_that_counts_a_stage_twice(device: FakeDevice) 
             return replace(stages, vision_ms=2 * stages.vision_ms)
 
     with pytest.raises(Mismatch, match=r"vision 16\.02 ms"):
-        require_true(Twice(), lambda: device.ask(8.0), device.synchronize)
+        require_accurate_clock(Twice(), lambda: device.ask(8.0), device.synchronize)
 
 
 @pytest.mark.gpu
@@ -126,10 +126,10 @@ def test_cuda_events_and_the_host_s_clock_agree_on_a_gpu() -> None:
 
     from vlmprof.measure.clock import clock_for
 
-    require_true(clock_for("cuda"), products("cuda"), torch.cuda.synchronize)
-    require_true(HostClock(torch.cuda.synchronize), products("cuda"), torch.cuda.synchronize)
+    require_accurate_clock(clock_for("cuda"), matmul_work("cuda"), torch.cuda.synchronize)
+    require_accurate_clock(HostClock(torch.cuda.synchronize), matmul_work("cuda"), torch.cuda.synchronize)
     with pytest.raises(Mismatch, match="the clock is wrong"):
-        require_true(HostClock(), products("cuda"), torch.cuda.synchronize)
+        require_accurate_clock(HostClock(), matmul_work("cuda"), torch.cuda.synchronize)
 
 
 def test_marks_of_one_stage_add_up_and_gaps_of_decoding_are_kept() -> None:

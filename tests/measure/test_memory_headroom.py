@@ -65,7 +65,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], *readings: tu
     for stage in STAGES:
         peaks.mark(stage)  # type: ignore[arg-type]
     peaks.stop()
-    return peaks.found
+    return peaks.peak_bytes
 
 
 def test_each_phase_has_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_what_was_needed_is_the_largest_phase_whichever_that_is(monkeypatch: pyt
 
 def test_a_generation_that_took_nothing_more_has_the_floor_in_every_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(seen(monkeypatch, (10, 10), *[(10, 10)] * 7).values()) == {10}
-    assert PhasePeaks("cpu").found == {}
+    assert PhasePeaks("cpu").peak_bytes == {}
 
 
 @pytest.mark.parametrize(("reserved", "needed"), [(900, 650), (620, 620)])

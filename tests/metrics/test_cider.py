@@ -34,10 +34,10 @@ EXAMPLES = [asked(references, name=str(number)) for number, references in enumer
 
 
 def test_agrees_with_the_published_code_to_the_digit():
-    assert METRIC.corpus is not None and METRIC.corpus.each is not None
+    assert METRIC.corpus is not None and METRIC.corpus.per_sample is not None
     parts = METRIC.corpus.parts(GIVEN, EXAMPLES)
     assert METRIC.corpus.value(parts) == pytest.approx(WHOLE, abs=1e-12)
-    assert METRIC.corpus.each(parts) == pytest.approx(EACH, abs=1e-12)
+    assert METRIC.corpus.per_sample(parts) == pytest.approx(EACH, abs=1e-12)
 
 
 def test_case_and_punctuation_do_not_count_and_order_does_not_matter():

@@ -95,7 +95,7 @@ def test_contraction_table_is_whole():
 
 
 def test_no_answers_is_an_error():
-    with pytest.raises(UserError, match="no answers"):
+    with pytest.raises(UserError, match="no reference answers"):
         vqa("red", ())
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.models.hf.families import Family
 from tests.models.hf.recipes import RECIPES
 from vlmprof import registry
-from vlmprof.models._support_matrix import KNOBS, NATIVE, FamilyRow, family_table
+from vlmprof.models._knob_names import knob_names
+from vlmprof.models._support_matrix import NATIVE, FamilyRow, family_table
 from vlmprof.surfaces import SURFACES
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -58,19 +59,19 @@ def test_the_page_shows_the_table_as_it_is_found(rows: Sequence[FamilyRow]) -> N
 
 
 def test_each_knob_of_the_table_needs_the_surface_it_stands_for() -> None:
-    assert set(KNOBS) == set(SURFACES)
-    for surface, knob in KNOBS.items():
+    assert set(knob_names()) == set(SURFACES)
+    for surface, knob in knob_names().items():
         assert registry.load("knobs", knob).needs is surface
 
 
 def test_the_table_says_what_a_tiny_checkpoint_shows(family: Family, rows: Sequence[FamilyRow]) -> None:
     (row,) = [row for row in rows if row.name == family.recipe.name]
     anatomy = family.anatomy
-    assert set(row.knobs) == {KNOBS[surface] for surface in anatomy.provides}
+    assert set(row.knobs) == {knob_names()[surface] for surface in anatomy.provides}
     assert row.vision_unit == anatomy.vision_unit
     assert row.architecture == anatomy.architecture
     assert bool(row.routers) == (anatomy.experts is not None)
-    assert set(row.why_not) == {KNOBS[surface] for surface in anatomy.lacks}
+    assert set(row.why_not) == {knob_names()[surface] for surface in anatomy.lacks}
 
 
 def test_every_tested_family_is_in_the_table(rows: Sequence[FamilyRow]) -> None:

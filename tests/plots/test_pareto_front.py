@@ -112,7 +112,7 @@ def test_labels_that_find_no_room_are_counted(tmp_path):
     (axes,) = drawn(PLOT, PLOT.data(one_group(tmp_path, rows))).axes
     assert not [text for text in axes.texts if isinstance(text, Annotation)]
     notes = [text.get_text() for text in axes.texts]
-    assert notes[1] == "2 labels left out for want of room; the table has them all"
+    assert notes[1] == "2 labels left out for lack of space; the table has all of them"
 
 
 def test_latencies_far_apart_get_a_logarithmic_axis(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.builders import trial_row
 from vlmprof.errors import StoreError, Superseded
 from vlmprof.store import tables
-from vlmprof.store.attempts import BLAMED, QUARANTINED_MOST, AttemptStart, Chunk
+from vlmprof.store.attempts import MAX_QUARANTINED, SUSPECT_AFTER, AttemptStart, Chunk
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.ledger import read
 
@@ -53,7 +53,7 @@ def collector(folder: Path) -> Any:
 def again(collector: Collector, folder: Path) -> Collector:
     """As after kill -9 of its process."""
     collector._ledger.close()
-    collector._lease._over.set()  # no heartbeat any more, and no word that it let go
+    collector._lease._released.set()  # no heartbeat any more, and no word that it let go
     collector._lease._lock.release()
     return Collector(folder, "mine", wait_s=0.1)
 
@@ -136,12 +136,12 @@ def test_a_failure_keeps_answers_but_not_those_that_are_not_to_be_trusted(
 
 
 def test_a_sample_that_kills_alone_is_found_in_three_deaths(collector: Collector, folder: Path) -> None:
-    for death in range(BLAMED):
+    for death in range(SUSPECT_AFTER):
         begun = collector.begin("abc")
         assert begun.alone == frozenset()
         collector.under_way("abc", begun.attempt, ["q0", "q1"])
         found = collector.died("abc")
-        assert found is not None and found.learnt == (0 if death == 0 else 2)
+        assert found is not None and found.progress == (0 if death == 0 else 2)
     begun = collector.begin("abc")
     assert begun.alone == {"q0", "q1"}
     collector.under_way("abc", begun.attempt, ["q1"])
@@ -158,7 +158,7 @@ def test_a_sample_that_kills_alone_is_found_in_three_deaths(collector: Collector
 
 
 def test_a_batch_of_one_that_kills_twice_is_found_in_two(collector: Collector) -> None:
-    for _ in range(BLAMED):
+    for _ in range(SUSPECT_AFTER):
         begun = collector.begin("abc")
         collector.under_way("abc", begun.attempt, ["q0"])
         collector.died("abc")
@@ -180,7 +180,7 @@ def test_a_death_between_batches_and_the_end_of_a_run_blame_nobody(collector: Co
 
 
 def test_a_killer_from_outside_blames_no_sample(collector: Collector, folder: Path) -> None:
-    for _ in range(2 * BLAMED):
+    for _ in range(2 * SUSPECT_AFTER):
         begun = collector.begin("abc")
         collector.under_way("abc", begun.attempt, ["q0"])
         death = collector.died("abc", "its host was short of memory")
@@ -193,12 +193,12 @@ def test_a_killer_from_outside_blames_no_sample(collector: Collector, folder: Pa
 
 
 def test_a_configuration_that_kills_with_every_sample_is_no_matter_of_samples(collector: Collector) -> None:
-    for sample in range(QUARANTINED_MOST + 3):
-        for _ in range(BLAMED):
+    for sample in range(MAX_QUARANTINED + 3):
+        for _ in range(SUSPECT_AFTER):
             begun = collector.begin("abc")
             collector.under_way("abc", begun.attempt, [f"q{sample}"])
             collector.died("abc")
-    assert len(collector.begin("abc").quarantined) == QUARANTINED_MOST
+    assert len(collector.begin("abc").quarantined) == MAX_QUARANTINED
 
 
 def test_a_damaged_chunk_is_named_and_one_that_is_gone_is_answered_again(collector: Collector, folder: Path) -> None:

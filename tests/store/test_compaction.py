@@ -15,7 +15,7 @@ FEW = 4
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(compaction, "GATHERED", FEW)
+    monkeypatch.setattr(compaction, "MERGE_BATCH", FEW)
 
 
 def keep(place, ledger, trial, accuracy, state="done", **knobs):
@@ -127,7 +127,7 @@ def test_whatever_dies_when_every_committed_row_is_read_once(cut, again):
     """Two processes, one after the other, each cut off after some steps in the store; all that was told is read."""
     place, told = objects(), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compaction, "GATHERED", FEW)
+        patch.setattr(compaction, "MERGE_BATCH", FEW)
         for epoch, steps in ((1, cut), (2, again)):
             with pytest.MonkeyPatch.context() as inner:
                 cut_off(inner, steps)

@@ -13,7 +13,7 @@ from tests.store.folders import KINDS, objects, place_of
 from vlmprof.errors import StoreError
 from vlmprof.store import lease
 from vlmprof.store.filesystem import results_folder
-from vlmprof.store.lease import LeaseTimings, acquire, claims_of, read_claims
+from vlmprof.store.lease import LeaseTimings, acquire, list_claims, read_claims
 from vlmprof.store.process_identity import ProcessIdentity
 
 QUICK = LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3)
@@ -22,7 +22,7 @@ ELSEWHERE = ProcessIdentity(host="node-7", pid=4711, since="2026-08-01T10:00:00+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(lease, "PACE", QUICK)
+    monkeypatch.setattr(lease, "TIMINGS", QUICK)
 
 
 @pytest.fixture(params=KINDS)
@@ -33,7 +33,7 @@ def place(request, tmp_path, monkeypatch):
 def claimed_by(place, who, beat=1, released=False):
     """What a process of another host left: a claim and a heartbeat."""
     claim = lease.Claim(epoch=3, token="" if place.folder else "aaaa")
-    place.write(claim.path, json.dumps(who.told()).encode())
+    place.write(claim.path, json.dumps(who.as_dict()).encode())
     told = {"beat": beat, "time": "2026-08-01T10:00:09+00:00", "released": released}
     place.write(claim.beat, json.dumps(told).encode())
     return claim
@@ -103,12 +103,12 @@ def test_a_process_of_this_host_that_is_gone_is_dead_at_once(place):
 
 def test_who_was_believed_dead_writes_nothing_more(place):
     slow = acquire(place, 0.1)
-    slow._over.set()  # its process is stopped, or cut off: no heartbeat goes out
+    slow._released.set()  # its process is stopped, or cut off: no heartbeat goes out
     slow._beating.join()
     if slow._lock is not None:
         slow._lock.release()  # as seen from a host that knows no lock of this one's
     claimed = lease.Claim(epoch=slow.epoch + 1, token=slow._claim.token)
-    place.write(claimed.path, json.dumps(ELSEWHERE.told()).encode())
+    place.write(claimed.path, json.dumps(ELSEWHERE.as_dict()).encode())
     with pytest.raises(StoreError, match=r"taken over by another sweep \(process 4711 on node-7"):
         slow.check()
 
@@ -125,7 +125,7 @@ def test_a_place_that_was_taken_away_is_noticed(place):
 
 @pytest.mark.parametrize("kind", ["mount", "objects"])
 def test_of_many_that_want_it_at_once_one_gets_it(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "PACE", replace(QUICK, settle_s=1.5))  # time enough on a loaded host
+    monkeypatch.setattr(lease, "TIMINGS", replace(QUICK, settle_s=1.5))  # time enough on a loaded host
     place = place_of(kind, tmp_path, monkeypatch)
     won, refused, start = [], [], threading.Barrier(6)
 
@@ -162,7 +162,7 @@ class Clock:
 
 def test_a_claim_that_came_late_is_withdrawn(monkeypatch):
     place, clock, delays, claims = objects(), Clock(), [QUICK.settle_s], []
-    real = lease._put
+    real = lease._write_json
 
     def put(place, name, told):
         if name.endswith(".claim"):
@@ -171,11 +171,11 @@ def test_a_claim_that_came_late_is_withdrawn(monkeypatch):
         real(place, name, told)
 
     monkeypatch.setattr(lease, "time", clock)
-    monkeypatch.setattr(lease, "_put", put)
+    monkeypatch.setattr(lease, "_write_json", put)
     acquire(place, 0.1).release()
     assert len(claims) == 2
-    assert [claim.path for claim in claims_of(place)] == claims[1:]
-    monkeypatch.setattr(lease, "CLAIMS_MOST", 1)
+    assert [claim.path for claim in list_claims(place)] == claims[1:]
+    monkeypatch.setattr(lease, "MAX_CLAIMS", 1)
     delays.append(QUICK.settle_s)
     with pytest.raises(StoreError, match="answers too slowly"):
         acquire(place, 0.1)
@@ -189,7 +189,7 @@ from vlmprof.store.filesystem import results_folder
 from vlmprof.store import filesystem, lease
 if sys.argv[2] == "mount":
     filesystem.seen_by_other_hosts = lambda folder: True
-lease.PACE = lease.LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05)
+lease.TIMINGS = lease.LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05)
 held = acquire(results_folder(Path(sys.argv[1])), 1)
 print("held", flush=True)
 sys.stdin.readline()

@@ -100,11 +100,11 @@ class Full:
 def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
     book = Ledger(tmp_path)
     book.append("done", trial="a")
-    real, book._journal._file = book._journal._file, Full(book._journal._file)
+    real, book._log._file = book._log._file, Full(book._log._file)
     with pytest.raises(OSError) as caught:
         book.append("done", trial="b")
     assert caught.value.errno == errno.ENOSPC
-    book._journal._file = real
+    book._log._file = real
     book.append("done", trial="c")
     book.close()
     assert read_states(tmp_path) == {"a": "done", "c": "done"}

@@ -98,8 +98,8 @@ def test_a_reader_whose_listing_is_out_of_date_lists_again(monkeypatch):
     place = objects()
     write(place, 1, 3)
     stale = [Segment(epoch=1, first=0, count=0), Segment(epoch=1, first=0, count=7)]
-    answers = [stale, ledger_log._listed(place)]
-    monkeypatch.setattr(ledger_log, "_listed", lambda place: answers.pop(0))
+    answers = [stale, ledger_log._list_segments(place)]
+    monkeypatch.setattr(ledger_log, "_list_segments", lambda place: answers.pop(0))
     assert len(read_lines(place)) == 3
 
 

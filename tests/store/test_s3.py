@@ -20,7 +20,7 @@ from pyarrow import fs
 from tests.builders import trial_row
 from vlmprof.errors import StoreError
 from vlmprof.store import lease, schema, tables
-from vlmprof.store.compaction import GATHERED, Compactor
+from vlmprof.store.compaction import MERGE_BATCH, Compactor
 from vlmprof.store.filesystem import results_folder
 from vlmprof.store.lease import LeaseTimings, acquire
 from vlmprof.store.ledger import Ledger, read_states
@@ -28,7 +28,7 @@ from vlmprof.store.ledger_log import SEGMENTS
 
 pytest.importorskip("moto")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-PACE = "Pace(beat_s=0.5, stale_s=6.0, poll_s=0.2, settle_s=2.0)"
+TIMINGS = "LeaseTimings(beat_s=0.5, stale_s=6.0, poll_s=0.2, settle_s=2.0)"
 KIND = schema.trials_schema(["max_crops"])
 
 
@@ -56,7 +56,7 @@ def uri(server, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(lease, "PACE", eval(PACE, {"Pace": LeaseTimings}))
+    monkeypatch.setattr(lease, "TIMINGS", eval(TIMINGS, {"LeaseTimings": LeaseTimings}))
     bucket = f"test-{uuid.uuid4().hex[:8]}"
     asked = f"scheme=http&endpoint_override={server}&region=us-east-1&allow_bucket_creation=true"
     files, _ = fs.FileSystem.from_uri(f"s3://{bucket}?{asked}")
@@ -72,14 +72,14 @@ def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
     place = results_folder(uri)
     held = acquire(place, 1)
     ledger = Ledger(place, epoch=held.epoch, check=held.check)
-    trials = [f"{number:012x}" for number in range(GATHERED + 3)]
+    trials = [f"{number:012x}" for number in range(MERGE_BATCH + 3)]
     for trial in trials:
         tables.write(place, "trials", trial, [row(trial)], KIND, ledger.epoch)
         ledger.append("done", trial=trial)
     before = tables.read(uri, "trials")
     Compactor(place, ledger).merge()
     assert tables.read(uri, "trials").equals(before)
-    assert len(place.names(SEGMENTS)) < GATHERED
+    assert len(place.names(SEGMENTS)) < MERGE_BATCH
     ledger.close()
     with pytest.raises(StoreError, match=rf"process {os.getpid()} on "):
         acquire(place, 1)
@@ -91,12 +91,13 @@ def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
 
 CHILD = f"""
 import sys, time
+from tests.store.test_s3 import KIND, row
 from vlmprof.store import lease, tables
 from vlmprof.store.ledger import Ledger
-from vlmprof.store.filesystem import at
-lease.PACE = {PACE}
-place = at(sys.argv[1])
-held = lease.take(place, 1)
+from vlmprof.store.filesystem import results_folder
+lease.TIMINGS = lease.{TIMINGS}
+place = results_folder(sys.argv[1])
+held = lease.acquire(place, 1)
 ledger = Ledger(place, epoch=held.epoch, check=held.check)
 tables.write(place, "trials", "kept", [row("kept", accuracy=0.1)], KIND, ledger.epoch)
 ledger.append("done", trial="kept")

@@ -38,7 +38,7 @@ def test_only_what_the_holder_commits_is_read(before, after, looks):
         for trial in before:
             finish(old, trial, OLD)
             committed[trial] = OLD
-        old._lease._over.set()  # it is stopped, or cut off: no heartbeat any more
+        old._lease._released.set()  # it is stopped, or cut off: no heartbeat any more
         old._lease._beating.join()
         new = Collector(place, "mine", wait_s=1)
         if not looks:  # every line of the old one slips in behind its look at the lease

@@ -118,7 +118,7 @@ def test_a_path_of_this_machine_is_refused_unless_it_is_sent(desk: Path, tiny_ch
         pack(job(desk, tiny_checkpoint), with_data=False)
     assert not pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "/mnt/q.jsonl"}]), with_data=False).files
     (desk / "weights").mkdir()
-    with pytest.raises(SpecError, match=r"models\[0\].checkpoint: 'weights' .* weights do not travel"):
+    with pytest.raises(SpecError, match=r"models\[0\].checkpoint: 'weights' .* weights are not sent"):
         pack(job(desk, "weights"), with_data=True)
 
 
@@ -127,7 +127,7 @@ def test_too_much_data_says_how_much_and_what_then(desk: Path, tiny_checkpoint: 
     path = job(
         desk, tiny_checkpoint, tasks=[{"name": "local", "metric": "exact_match", "path": "mine/questions.jsonl"}]
     )
-    with pytest.raises(UserError, match=r"in 4 files, and 0\.0 MB may travel.*--data-limit-mb"):
+    with pytest.raises(UserError, match=r"in 4 files, and at most 0\.0 MB are sent.*--data-limit-mb"):
         pack(path, with_data=True, limit_bytes=100)
 
 
@@ -145,7 +145,7 @@ def test_code_never_travels(desk: Path, tiny_checkpoint: Path) -> None:
     for name in ("json.py", "x.pth", "y.pkl", "z.so"):
         (desk / "mine" / name).write_text("import os")
     (desk / "mine" / "rows.py").write_text((desk / "mine" / "questions.jsonl").read_text())
-    with pytest.raises(UserError, match=r"rows.py is no table by its name"):
+    with pytest.raises(UserError, match=r"rows.py does not have the name of a table"):
         pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine/rows.py"}]), with_data=True)
     bundle = pack(job(desk, tiny_checkpoint, tasks=[{**LOCAL, "path": "mine", "samples": 3}]), with_data=True)
     assert {Path(name).suffix for name in bundle.files} == {".png", ".jsonl"}
@@ -157,7 +157,7 @@ def test_a_row_cannot_take_along_a_file_from_elsewhere(desk: Path, tiny_checkpoi
     (desk / "mine" / "images" / "link.png").symlink_to(desk.parent / "secret.png")
     (desk / "mine" / "images" / "script.py").write_text("1")
     (desk / "mine" / "questions.jsonl").write_text(json.dumps({"image": image, "question": "?", "answer": "a"}))
-    with pytest.raises(UserError, match=r"lies outside|is no picture by its name"):
+    with pytest.raises(UserError, match=r"lies outside|does not have the name of an image"):
         pack(job(desk, tiny_checkpoint), with_data=True)
 
 

@@ -128,7 +128,7 @@ def test_attempts_are_counted_and_success_is_the_last(jobs: JobsClient, played: 
     played.jobs[f"{bundle.id}-r4"].status = "SUCCEEDED"
     assert jobs.submit(bundle, {}, again=False)[1] == "done"
     assert jobs.submit(bundle, {}, again=True)[0].id == f"{bundle.id}-r5"
-    assert {one.base for one in jobs.listed()} == {bundle.id}, "foreign jobs and fetches are not listed"
+    assert {one.base for one in jobs.list_sweeps()} == {bundle.id}, "foreign jobs and fetches are not listed"
 
 
 def test_two_who_submit_at_once_share_one_job(jobs: JobsClient, played: Played, bundle: JobBundle) -> None:
@@ -198,14 +198,14 @@ def test_arrival_is_read_from_the_log_and_nothing_else(tmp_path: Path, tiny_chec
         (1, "Running entrypoint: vlmprof\nNo module named 'torch'", "began (failed): No module named 'torch'"),
         (127, "sh: 1: python: not found", "no 'python' on the PATH"),
         (1, "one\nImportError: libtorch.so\n\n", "ended before it began (failed): ImportError: libtorch.so"),
-        (None, "", "ended before it began (failed): it said nothing"),
+        (None, "", "ended before it began (failed): it printed nothing"),
     ],
 )  # fmt: skip
 def test_why_a_job_never_began(jobs: JobsClient, played: Played, code: int | None, log: str, said: str) -> None:
     played.jobs["small-aaaaaaaaaa"] = job("small-aaaaaaaaaa", {"name": "small"}, "FAILED", code)
     played.log = log
     with pytest.raises(UserError) as raised:
-        submit._say_arrival(jobs, jobs.info("small-aaaaaaaaaa"), "http://played")
+        submit._print_startup(jobs, jobs.info("small-aaaaaaaaaa"), "http://played")
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -94,10 +94,10 @@ def test_a_wrong_token_says_where_it_came_from(
     dashboard: Dashboard, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token_file.write_text("wrong-token")
-    with pytest.raises(UserError, match=f"does not know the token in {token_file}") as raised:
+    with pytest.raises(UserError, match=f"does not accept the token in {token_file}") as raised:
         connect(dashboard.url)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong-token")
-    with pytest.raises(UserError, match=r"does not know the token in RAY_AUTH_TOKEN"):
+    with pytest.raises(UserError, match=r"does not accept the token in RAY_AUTH_TOKEN"):
         connect(dashboard.url)
     assert "wrong-token" not in str(raised.value)
 
@@ -149,10 +149,10 @@ def test_versions_of_ray(dashboard: Dashboard) -> None:
     with pytest.raises(UserError, match=r"runs Ray 2\.44\.1, and vlmprof needs 2\.60 or newer"):
         connect(dashboard.url)
     dashboard.ray = "2.99.0"
-    assert connect(dashboard.url).warnings == (f"the cluster runs Ray 2.99.0, here is {version('ray')}",)
+    assert connect(dashboard.url).warnings == (f"the cluster runs Ray 2.99.0, this machine has Ray {version('ray')}",)
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "ftp://x", "http://", "http://me:pass@host:8265"])
 def test_an_address_of_another_kind(address: str) -> None:
-    with pytest.raises(UserError, match=r"expected the URL of a Ray dashboard|an address holds no password"):
+    with pytest.raises(UserError, match=r"expected the URL of a Ray dashboard|an address must not contain a password"):
         connect(address)

@@ -25,7 +25,7 @@ from vlmprof.store.ledger_log import SegmentLog
 from vlmprof.submit import export
 from vlmprof.submit import fetch as fetching
 from vlmprof.submit.export import ID, KINDS, MARK, PIECE_BYTES, clean, pieces
-from vlmprof.submit.fetch import FetchResult, Unpacker, _require_room, inside
+from vlmprof.submit.fetch import FetchResult, Unpacker, _require_usable, inside
 from vlmprof.submit.submission import of_details
 
 
@@ -59,7 +59,7 @@ def test_what_comes_is_what_was_sent_in_whatever_pieces(tmp_path: Path) -> None:
     unpacker = Unpacker(here)
     for start in range(0, len(text), 997):
         unpacker.take(text[start : start + 997])
-    assert unpacker.files == unpacker.came == len(digests(here)) and digests(here) == digests(there)
+    assert unpacker.files == unpacker.new_files == len(digests(here)) and digests(here) == digests(there)
     assert tables.read(here, "trials").equals(tables.read(there, "trials"))
     assert [path.name for path in here.rglob(".*")] == [HEARTBEAT], "the sign of life comes along"
 
@@ -70,7 +70,7 @@ def test_again_only_what_is_new_comes(tmp_path: Path) -> None:
     results(there, crops=(9,))
     unpacker = Unpacker(here)
     unpacker.take(text_of(there, digests(here)))
-    assert unpacker.came == 2, "one trial, and the ledger"
+    assert unpacker.new_files == 2, "one trial, and the ledger"
     assert digests(here) == digests(there)
 
 
@@ -99,7 +99,7 @@ def test_damage_never_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, d
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     lines[at] = f"{MARK}{json.dumps({**piece, 'base64': base64.b64encode(content).decode()})}\n"
     unpacker = Unpacker(tmp_path_factory.mktemp("here"))
-    with pytest.raises(UserError, match=r"came damaged"):
+    with pytest.raises(UserError, match=r"arrived damaged"):
         unpacker.take("".join(lines))
 
 
@@ -118,7 +118,7 @@ def test_a_cluster_cannot_write_outside_the_folder_nor_anything_but_results(tmp_
     ]
     folder = tmp_path / "here"
     folder.mkdir()
-    with pytest.raises(UserError, match=r"has no place in results; nothing was written"):
+    with pytest.raises(UserError, match=r"no results folder contains; it was not written"):
         Unpacker(folder).take("".join(f"{MARK}{json.dumps(piece)}\n" for piece in sent))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -171,7 +171,7 @@ def test_a_sweep_is_followed_until_it_has_ended_and_once_more(tmp_path: Path, mo
     def play(jobs: Any, submission: Any, folder: Path) -> FetchResult:
         if (files := answers.pop(0)) is None:
             raise NothingYet("no sweep has begun")
-        return FetchResult(files=files, came=1, bytes=1, place="")
+        return FetchResult(files=files, new_files=1, bytes=1, source="")
 
     monkeypatch.setattr(fetching, "fetch", play)
     monkeypatch.setattr(fetching, "FOLLOW_S", 0)
@@ -200,11 +200,11 @@ def test_only_a_folder_of_the_same_sweep_is_written_over(tmp_path: Path) -> None
 
     submission = of_details(Details())
     assert (submission.base, submission.attempt, submission.took_s) == ("mine-0123456789", 3, 1.0)
-    _require_room(tmp_path / "new", submission)
-    _require_room(results(tmp_path / "same"), submission)
+    _require_usable(tmp_path / "new", submission)
+    _require_usable(results(tmp_path / "same"), submission)
     with pytest.raises(StoreError, match=r"holds another sweep \(other\)"):
-        _require_room(results(tmp_path / "other", name="other"), submission)
+        _require_usable(results(tmp_path / "other", name="other"), submission)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(StoreError, match=r"is there and holds no sweep"):
-        _require_room(tmp_path / "home", submission)
+    with pytest.raises(StoreError, match=r"exists and holds no sweep"):
+        _require_usable(tmp_path / "home", submission)

@@ -129,7 +129,7 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
     terminal("submit", str(path))
     wait_for(lambda: "started" in read_states(storage / "stopped").values())
     told = terminal("stop", "stopped")
-    assert "stopped; what was finished is kept" in told
+    assert "stopped; finished trials are kept" in told
     assert "interrupted" in terminal("logs", "stopped"), "the driver was killed before it could say how to go on"
     assert "has ended already: stopped" in terminal("stop", "stopped")
 
@@ -156,13 +156,13 @@ def test_local_data_travel_and_the_workers_read_them(
 def test_what_is_wrong_is_said_before_anything_is_sent(
     tmp_path: Path, tiny_checkpoint: Path, dashboard: str, terminal: Terminal
 ) -> None:
-    path, before = job_file(tmp_path, tiny_checkpoint, name="never"), JobsClient(dashboard).listed()
+    path, before = job_file(tmp_path, tiny_checkpoint, name="never"), JobsClient(dashboard).list_sweeps()
     with pytest.raises(UserError, match="--env HF_TOKEN looks like a secret, by its name"):
         terminal("submit", str(path), "--env", f"HF_TOKEN={SECRET}")
     with pytest.raises(UserError, match="--env SPEED looks like a token of the Hugging Face Hub"):
         terminal("submit", str(path), "--env", f"SPEED={SECRET}")
-    with pytest.raises(UserError, match="VLMPROF_STORAGE is the cluster owner's to set"):
+    with pytest.raises(UserError, match="only the cluster's owner sets VLMPROF_STORAGE"):
         terminal("submit", str(path), "--env", "VLMPROF_STORAGE=/")
     with pytest.raises(UserError, match="no job 'nevr' on"):
         terminal("logs", "nevr")
-    assert JobsClient(dashboard).listed() == before
+    assert JobsClient(dashboard).list_sweeps() == before

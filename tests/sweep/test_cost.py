@@ -19,7 +19,7 @@ from vlmprof.sweep.inline import run_inline
 def costs(folder: Path, checkpoint: Path, **sections: Any) -> dict[str, float]:
     """Point -> estimate."""
     estimator = CostEstimator()
-    return {str(plan.point): estimator.work(plan).cost for plan in small_job(folder, checkpoint, **sections).plans}
+    return {str(plan.point): estimator.estimate(plan).cost for plan in small_job(folder, checkpoint, **sections).plans}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_more_samples_and_more_timing_cost_more(tmp_path: Path, tiny_checkpoint:
 def test_trials_of_one_load_and_of_one_answer_are_told_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:
     knobs = {"dtype": ["float32", "bfloat16"], "max_crops": [1, 4], "output_tokens": [1, 4]}
     estimator = CostEstimator()
-    works = [estimator.work(plan) for plan in small_job(tmp_path, tiny_checkpoint, knobs=knobs).plans]
+    works = [estimator.estimate(plan) for plan in small_job(tmp_path, tiny_checkpoint, knobs=knobs).plans]
     assert [len({work.load for work in works}), len({work.chain for work in works}), len(works)] == [2, 4, 8]
 
 
@@ -70,7 +70,7 @@ def test_the_estimate_ranks_as_the_operations_that_were_counted(tmp_path: Path, 
     rows = read(job.spec.folder, "trials").set_index("trial")
     counted = rows["flops_first_token"] + rows["flops_decode_step"] * (rows["tokens_generated"] - 1)
     estimator = CostEstimator()
-    estimated = [estimator.work(plan).cost for plan in job.plans]
+    estimated = [estimator.estimate(plan).cost for plan in job.plans]
     assert spearmanr(estimated, [float(counted[plan.id]) for plan in job.plans]).statistic > 0.9
 
 
@@ -93,5 +93,5 @@ def test_a_trial_whose_data_cannot_be_read_here_has_no_estimate_and_keeps_its_pl
 
     plan = small_job(tmp_path, tiny_checkpoint).plans[0]
     monkeypatch.setattr("vlmprof.sweep.cost.subset_of", gone)
-    work = CostEstimator().work(plan)
-    assert (work.trial, work.cost, work.samples) == (plan.id, 0.0, 0)
+    work = CostEstimator().estimate(plan)
+    assert (work.id, work.cost, work.samples) == (plan.id, 0.0, 0)

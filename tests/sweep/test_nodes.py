@@ -84,11 +84,11 @@ def test_what_no_node_has_is_refused_with_what_there_is_and_what_is_near(
 
 def test_gpus_of_several_kinds_are_pointed_out_and_named_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     _, told = share(monkeypatch, [HEAD, A100, L4])
-    assert len(told) == 1 and "2 kinds of GPU (A100, L4)" in told[0] and "accelerator: A100" in told[0]
+    assert len(told) == 1 and "2 types of GPU (A100, L4)" in told[0] and "accelerator: A100" in told[0]
     for resources in ({"accelerator": "L4"}, {"labels": {"vlmprof-gpu": "l4"}}, {"gpus": 0}, {"cpus": 96}):
         assert share(monkeypatch, [HEAD, A100, L4], **resources)[1] == []
     by_label = [described(8, 1, vlmprof_gpu="x"), described(8, 1, "H200")]
-    assert "2 kinds of GPU (H200, of no known type)" in share(monkeypatch, by_label)[1][0]
+    assert "2 types of GPU (H200, of no known type)" in share(monkeypatch, by_label)[1][0]
 
 
 def test_a_number_of_concurrent_trials_caps_them_and_waits_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_number_of_concurrent_trials_caps_them_and_waits_for_nodes(monkeypatch
     found, told = share(monkeypatch, [HEAD], gpus=1, concurrent=6)
     assert (found.concurrent, found.gpus) == (6, 1)
     assert len(told) == 1 and "Waiting for a node" in told[0] and "the nodes have: CPU: 4" in told[0]
-    with pytest.raises(UserError, match="say gpus: 1 to wait"):
+    with pytest.raises(UserError, match="set gpus: 1 to wait"):
         share(monkeypatch, [HEAD], concurrent=6)
 
 

@@ -67,7 +67,7 @@ def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
 def test_a_configuration_that_kills_its_process_is_quarantined(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlmprof.sweep.retries.LIVES", 2)
+    monkeypatch.setattr("vlmprof.sweep.retries.MAX_CRASHES", 2)
     display = Silent()
     job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER)
     states = run(job, cluster, display)

@@ -17,7 +17,7 @@ LOAD_S = 5.0
 
 def work(name: str, cost: float, *, load: int = 0, chain: int | None = None, timing: float = 0.0) -> ScheduledTrial:
     number = chain if chain is not None else -hash(name)
-    return ScheduledTrial(trial=name, load=load, chain=number, score=cost, timing=timing)
+    return ScheduledTrial(id=name, load=load, chain=number, score_cost=cost, timing_cost=timing)
 
 
 def played(
@@ -32,7 +32,7 @@ def played(
     while free:
         time, worker, last = heapq.heappop(free)
         if last is not None:
-            schedule.ended(last, worker_lives=True)
+            schedule.ended(last, worker_alive=True)
             end = max(end, time)
         given = schedule.next(last)
         if given is None:
@@ -42,7 +42,9 @@ def played(
         loads += [(worker, given.load)] if fresh else []
         started.append((worker, given))
         cut = last is not None and last.chain == given.chain
-        heapq.heappush(free, (time + fresh * LOAD_S + given.timing + (0 if cut else given.score), worker, given))
+        heapq.heappush(
+            free, (time + fresh * LOAD_S + given.timing_cost + (0 if cut else given.score_cost), worker, given)
+        )
     return {str(load): sum(one == load for _, one in loads) for _, load in loads}, started, end
 
 
@@ -55,7 +57,7 @@ works = st.lists(
 def test_everything_runs_once(drawn: list[tuple[int, int, float, float]], workers: int) -> None:
     given_ = [work(str(i), s, load=a, chain=10 * a + b, timing=t) for i, (a, b, s, t) in enumerate(drawn)]
     _, started, _ = played(given_, workers)
-    assert sorted(one.trial for _, one in started) == sorted(one.trial for one in given_)
+    assert sorted(one.id for _, one in started) == sorted(one.id for one in given_)
 
 
 @given(works, st.lists(st.booleans(), min_size=200, max_size=200))
@@ -66,10 +68,10 @@ def test_everything_runs_also_when_workers_die(drawn: list[tuple[int, int, float
     for death in itertools.chain(dies, itertools.repeat(False)):
         last = live.pop(0)
         if last is not None:
-            schedule.ended(last, worker_lives=not death)
+            schedule.ended(last, worker_alive=not death)
         given_ = schedule.next(None if death else last)
         if given_ is not None:
-            ran.append(given_.trial)
+            ran.append(given_.id)
         elif not any(live):
             break
         live.append(given_)
@@ -101,7 +103,7 @@ def test_whoever_is_through_helps_with_the_load_that_has_most_left() -> None:
 def test_answers_that_are_cut_stay_with_whoever_gave_the_longest() -> None:
     given_ = [work(f"{c}-{n}", 100 * n, chain=c, timing=1) for c in (0, 1) for n in (3, 2, 1)]
     _, started, end = played(given_, 2)
-    assert [one.trial for worker, one in started if worker == 0] == ["0-3", "0-2", "0-1"]
+    assert [one.id for worker, one in started if worker == 0] == ["0-3", "0-2", "0-1"]
     assert end == LOAD_S + 303
 
 
@@ -120,5 +122,5 @@ def test_chunks_are_whole_bounded_and_hold_a_load_together(
     cut = list(chunks(given_, size))
     assert all(len(one) == size for one in cut[:-1]) and 1 <= len(cut[-1]) <= size
     in_order = [one for chunk in cut for one in chunk]
-    assert sorted(one.trial for one in in_order) == sorted(one.trial for one in given_)
+    assert sorted(one.id for one in in_order) == sorted(one.id for one in given_)
     assert len(list(itertools.groupby(in_order, key=lambda one: one.load))) == len({one.load for one in given_})

@@ -24,18 +24,18 @@ from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.inline import run_inline
 from vlmprof.sweep.schedule import Schedule
-from vlmprof.sweep.shards import LEAST, Shard, split, trials_of
+from vlmprof.sweep.shards import MIN_SAMPLES, Shard, split, trials_of
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
-from vlmprof.trial.run import _asked
-from vlmprof.trial.score_pass import samples_of_shard
+from vlmprof.trial.samples import samples_of
+from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 
 WHO_SCORED = {"samples_resumed", "score_processes", "attempts", "samples_per_s", "seconds", "started", "load_average"}
 
 
 def scored(name: str, cost: float, chain: int, count: int = 300, timing: float = 1.0) -> ScheduledTrial:
-    return ScheduledTrial(trial=name, load=0, chain=chain, score=cost, timing=timing, samples=count)
+    return ScheduledTrial(id=name, load=0, chain=chain, score_cost=cost, timing_cost=timing, samples=count)
 
 
 @given(st.from_regex(r"[0-9a-f]{12}", fullmatch=True), st.integers(1, 64), st.data())
@@ -51,7 +51,7 @@ def test_the_shards_of_a_trial_have_each_sample_once_and_its_very_batches(
     plan: TrialPlan, pinned: int | None, of: int
 ) -> None:
     resolved = resolve(replace(plan, batch_size=pinned, batch_max=4))
-    asked = _asked(resolved)
+    asked = samples_of(resolved)
 
     def ids(part: int, of: int) -> list[str]:
         places = Shard(trial="a", part=part, of=of).places
@@ -69,16 +69,23 @@ def test_trials_that_are_scored_follow_their_shards_and_others_are_left_alone() 
     cut, timed = scored("cut", 10, chain=0), work("timed", 0, chain=7, timing=5)
     found = split([scored("long", 90, chain=0), cut, timed], 3, workers=8)
     names = ["long-1of3", "long-2of3", "long-3of3"]
-    assert [one.trial for one in found] == [*names, "long", "cut", "timed"]
-    assert found[3].after == frozenset(names) and (found[3].score, found[3].timing) == (0, 1)
-    assert [(one.score, one.timing) for one in found[:3]] == [(30, 0)] * 3
+    assert [one.id for one in found] == [*names, "long", "cut", "timed"]
+    assert found[3].after == frozenset(names) and (found[3].score_cost, found[3].timing_cost) == (0, 1)
+    assert [(one.score_cost, one.timing_cost) for one in found[:3]] == [(30, 0)] * 3
     assert len({one.chain for one in found}) == 5 and found[4:] == [cut, timed]
     assert trials_of(found) == ["long", "cut", "timed"]
 
 
 @pytest.mark.parametrize(
     ("trials", "workers", "count", "each"),
-    [(1, 8, 1000, 8), (3, 8, 1000, 2), (8, 8, 1000, 1), (9, 8, 1000, 1), (1, 8, 3 * LEAST, 3), (1, 8, LEAST, 1)],
+    [
+        (1, 8, 1000, 8),
+        (3, 8, 1000, 2),
+        (8, 8, 1000, 1),
+        (9, 8, 1000, 1),
+        (1, 8, 3 * MIN_SAMPLES, 3),
+        (1, 8, MIN_SAMPLES, 1),
+    ],
 )
 def test_auto_gives_each_trial_its_share_of_the_workers(trials: int, workers: int, count: int, each: int) -> None:
     works = [scored(str(i), 10, chain=i, count=count) for i in range(trials)]
@@ -93,21 +100,21 @@ def test_no_more_shards_than_samples() -> None:
 def test_every_shard_and_trial_runs_once_and_in_its_order(drawn: list[tuple[int, float]], workers: int) -> None:
     works = split([scored(str(i), cost, chain) for i, (chain, cost) in enumerate(drawn)], 3, workers)
     _, started, _ = played(works, workers)
-    order = [one.trial for _, one in started]
-    assert sorted(order) == sorted(one.trial for one in works)
+    order = [one.id for _, one in started]
+    assert sorted(order) == sorted(one.id for one in works)
     for one in works:
-        assert all(order.index(before) < order.index(one.trial) for before in one.after)
+        assert all(order.index(before) < order.index(one.id) for before in one.after)
 
 
 def test_shards_that_die_are_followed_by_their_trial_all_the_same() -> None:
     schedule = Schedule(split([scored("a", 10, chain=0)], 2, workers=2))
     first, second = schedule.next(None), schedule.next(None)
     assert first and second and schedule.next(None) is None
-    schedule.ended(first, worker_lives=False)
+    schedule.ended(first, worker_alive=False)
     assert schedule.next(None) is None
-    schedule.ended(second, worker_lives=False)
+    schedule.ended(second, worker_alive=False)
     whole = schedule.next(None)
-    assert whole is not None and whole.trial == "a"
+    assert whole is not None and whole.id == "a"
 
 
 @pytest.fixture
@@ -127,13 +134,13 @@ def collector(tmp_path: Path, plan: TrialPlan) -> Any:
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    honest = LoadedModel.answer
+    honest = ScorePass._answer
 
-    def counted(self: LoadedModel, prepared: Any, asked: Any, cap: int) -> Any:
-        said.extend(one.example.id for one in asked)
-        return honest(self, prepared, asked, cap)
+    def counted(self: ScorePass, samples: Any, prepared: Any) -> Any:
+        said.extend(sample.example.id for sample in samples)
+        return honest(self, samples, prepared)
 
-    monkeypatch.setattr(LoadedModel, "answer", counted)
+    monkeypatch.setattr(ScorePass, "_answer", counted)
     monkeypatch.setattr(LoadedModel, "recall", lambda *told: None)  # another process has no answers in memory
     return said
 
@@ -210,9 +217,9 @@ def test_the_ledger_brings_shards_back_and_another_run_shuts_them_out(
     answer(executor, plan, collector, 0, 3)
     collector.close()
     again = Collector(tmp_path / "results", "small", wait_s=1)
-    assert again._attempts.answers(plan.id, "helper 0 of 3"), "a collector that was restarted knows its helpers"
+    assert again._attempts.may_answer(plan.id, "helper 0 of 3"), "a collector that was restarted knows its helpers"
     again.open_run([plan.id], {})
-    assert not again._attempts.answers(plan.id, "helper 0 of 3")
+    assert not again._attempts.may_answer(plan.id, "helper 0 of 3")
     assert sum(len(chunk.rows) for chunk in again.begin(plan.id, software=software()).chunks) == 6
     again.close()
     with pytest.raises(StoreError, match="has ended"):

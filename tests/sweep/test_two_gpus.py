@@ -102,13 +102,13 @@ def swept(address: str, works: list[ScheduledTrial], folder: Path, share: TrialR
 
 def test_both_gpus_work_each_trial_alone_and_models_side_by_side(tmp_path: Path, two_gpus: str) -> None:
     works = [
-        ScheduledTrial(trial=f"{load}-{cost}", load=number, chain=10 * number + cost, score=cost, timing=0.0)
+        ScheduledTrial(id=f"{load}-{cost}", load=number, chain=10 * number + cost, score_cost=cost, timing_cost=0.0)
         for number, load in enumerate(("a", "b"))
         for cost in range(1, 9)
     ]
     share = TrialResources(gpus=1, cpus=1, concurrent=2, accelerator="", labels=(LABEL,))
     ran = swept(two_gpus, works, tmp_path, share)
-    assert sorted(one["trial"] for one in ran) == sorted(work.trial for work in works)
+    assert sorted(one["trial"] for one in ran) == sorted(work.id for work in works)
     by_gpu = {gpu: [one for one in ran if one["gpus"] == [gpu]] for gpu in (0, 1)}
     assert min(len(same) for same in by_gpu.values()) >= 4, {gpu: len(same) for gpu, same in by_gpu.items()}
     assert all(one["visible"] == str(one["gpus"][0]) for one in ran)

@@ -163,7 +163,7 @@ def test_local_says_what_it_lacks(said: dict[str, Any], words: str) -> None:
     [
         ('{"image": "a.png", "question": "?"}', "has no answer"),
         ('{"image": "a.png"', "is not JSON"),
-        ("[1]", "expected an object a sample"),
+        ("[1]", "expected one JSON object per sample"),
         ("", "hold no sample"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.metrics.samples import asked
 from vlmprof.records import Example
-from vlmprof.tasks._data.order import by_id, by_position, spread
+from vlmprof.tasks._data.order import by_id, by_position, stratified
 
 
 def examples(kinds: str) -> list[Example]:
@@ -36,8 +36,8 @@ def test_the_listing_does_not_matter(places: list[int], seed: int) -> None:
 @given(st.text("abc", min_size=1, max_size=60), st.integers(1, 60))
 def test_every_beginning_holds_the_types_in_their_shares(kinds: str, n: int) -> None:
     ordered = examples(kinds)
-    begun = Counter(one.question_type for one in spread(ordered)[:n])
+    begun = Counter(one.question_type for one in stratified(ordered)[:n])
     for kind, count in Counter(kinds).items():
         share = count * min(n, len(kinds)) / len(kinds)
         assert abs(begun[kind] - share) <= 1 + len(set(kinds)) / 2
-    assert sorted(ids(spread(ordered))) == sorted(ids(ordered))
+    assert sorted(ids(stratified(ordered))) == sorted(ids(ordered))

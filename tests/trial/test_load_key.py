@@ -132,8 +132,8 @@ def faults(tmp_path: Path, checkpoint: Path, **sections: Any) -> str:
 def test_unknown_values_are_faults_at_check_with_the_nearest_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
     knobs = {"dtype": ["bfloat61"], "attention": ["flex_attention", "sdpaa"], "experts_kernel": ["grouped_m"]}
     said = faults(tmp_path, tiny_checkpoint, knobs=knobs)
-    assert "the precision takes float32, bfloat16, float16; got 'bfloat61'; did you mean 'bfloat16'?" in said
-    assert "the attention of MolmoE takes sdpa, eager, flash_attention_2; got 'flex_attention'" in said
+    assert "expected one of float32, bfloat16, float16 for MolmoE; got 'bfloat61'; did you mean 'bfloat16'?" in said
+    assert "attention: expected one of sdpa, eager, flash_attention_2 for MolmoE; got 'flex_attention'" in said
     assert "got 'sdpaa'; did you mean 'sdpa'?" in said
     assert "did you mean 'grouped_mm'?" in said
 

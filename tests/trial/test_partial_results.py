@@ -22,6 +22,7 @@ from vlmprof.trial import run as run_module
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.partial_results import PartialResults
+from vlmprof.trial.score_pass import ScorePass
 
 EVERY_BATCH = ChunkSpec(seconds=0)
 RESUMED = {*OWN, "attempts", "samples_resumed", "peak_bytes"}
@@ -59,17 +60,18 @@ def executor() -> Iterator[Executor]:
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The samples that were really answered in the score pass, in order; ``stop_before`` ends it before a call."""
     said: list[str] = []
-    honest = LoadedModel.answer
+    honest = ScorePass._answer
 
-    def counted(self: LoadedModel, prepared: Any, asked: Any, cap: int) -> Any:
-        if stop.get("before") == stop.setdefault("calls", 0):
-            raise stop["with"]
-        stop["calls"] += 1
-        said.extend(one.example.id for one in asked)
-        return honest(self, prepared, asked, cap)
+    def counted(self: ScorePass, samples: Any, prepared: Any) -> Any:
+        if samples:
+            if stop.get("before") == stop.setdefault("calls", 0):
+                raise stop["with"]
+            stop["calls"] += 1
+        said.extend(sample.example.id for sample in samples)
+        return honest(self, samples, prepared)
 
     stop.clear()
-    monkeypatch.setattr(LoadedModel, "answer", counted)
+    monkeypatch.setattr(ScorePass, "_answer", counted)
     return said
 
 
@@ -165,14 +167,14 @@ def test_what_kills_is_run_alone_and_last_then_left_out_counted_and_named(
     undisturbed = [row["sample"] for row in executor.run(plan, lambda progress: None).samples]
     poison = answered[5]  # in the second batch
     answered.clear()
-    honest = LoadedModel.answer
+    honest = ScorePass._answer
 
-    def deadly(self: LoadedModel, prepared: Any, asked: Any, cap: int) -> Any:
-        if poison in [one.example.id for one in asked]:
+    def deadly(self: ScorePass, samples: Any, prepared: Any) -> Any:
+        if poison in [sample.example.id for sample in samples]:
             raise Killed
-        return honest(self, prepared, asked, cap)
+        return honest(self, samples, prepared)
 
-    LoadedModel.answer = deadly  # type: ignore[method-assign]  # undone by the fixture
+    ScorePass._answer = deadly  # type: ignore[method-assign]  # undone by the fixture
     deaths = 0
     while True:
         try:
@@ -236,7 +238,7 @@ def test_a_chunk_is_full_by_count_or_by_seconds(plan: TrialPlan) -> None:
     now = [0.0]
     policy = ChunkSpec(answers=5, seconds=10)
     chunks = PartialResults(AttemptStart(attempt="t"), Told(), plan.id, policy, lambda: now[0])
-    chunks.known(resolved, [], loaded)
+    chunks.restore(resolved, [], loaded)
     with chunks:
         chunks.add(lost[:3])
         chunks.add(lost[3:6])

@@ -19,8 +19,11 @@ from vlmprof.trial.resolve import prepare, resolve
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
-        ({"max_crops": [2, 9]}, "tiling: 2 x 2 makes 4, more than max_crops 2 beside it allows"),
-        ({"vision_tokens": [32, 80]}, "tiling: 2 x 2 makes 52, more than vision_tokens 32 beside it allows"),
+        ({"max_crops": [2, 9]}, "needs max_crops of at least 4, but the same point sets max_crops to 2"),
+        (
+            {"vision_tokens": [32, 80]},
+            "needs vision_tokens of at least 52, but the same point sets vision_tokens to 32",
+        ),
     ],
 )
 def test_a_limit_below_an_asked_tiling_is_a_fault_at_check(
@@ -39,7 +42,7 @@ def test_a_limit_that_leaves_the_tiling_room_is_none(tmp_path: Path, tiny_checkp
 
 def test_a_point_that_never_saw_a_check_is_refused_all_the_same(tmp_path: Path, tiny_checkpoint: Path) -> None:
     (plan,) = small_job(tmp_path, tiny_checkpoint, knobs={"tiling": [[2, 2]]}).plans
-    with pytest.raises(KnobValueError, match="more than max_crops 1 beside it"):
+    with pytest.raises(KnobValueError, match="the same point sets max_crops to 1"):
         resolve(replace(plan, point=Point.of({"tiling": [2, 2], "max_crops": 1})))
 
 

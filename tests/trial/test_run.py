@@ -84,7 +84,7 @@ def test_the_model_leaves_as_it_came_also_on_error(
     def fail(*args: Any, **kwargs: Any) -> Run:
         raise ValueError("mid-trial")
 
-    monkeypatch.setattr(trial_run, "score_and_audit", fail)
+    monkeypatch.setattr(trial_run.ScorePass, "run", fail)
     with pytest.raises(ValueError, match="mid-trial"):
         run(plan, loaded)
     assert fingerprint(loaded) == before
@@ -131,7 +131,7 @@ def test_a_preprocessing_that_says_what_did_not_happen_fails_the_trial(
         return replace(batch, encodings=tuple(replace(encoding, **told) for encoding in batch.encodings))
 
     monkeypatch.setattr(type(loaded), "encode", lying)
-    monkeypatch.setattr(greedy, "_require_places", lambda batch, features: None)
+    monkeypatch.setattr(greedy, "_require_feature_count", lambda batch, features: None)
     with pytest.raises(Mismatch, match=said):
         run(plan_of(knobs={"moe_top_k": [4]}), loaded)
 

@@ -33,9 +33,9 @@ def scoring(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     caps: list[int] = []
     answer = LoadedModel.answer
 
-    def counted(self: LoadedModel, prepared: Any, asked: Any, cap: int) -> Any:
+    def counted(self: LoadedModel, batch: Any, cap: int) -> Any:
         caps.append(cap)
-        return answer(self, prepared, asked, cap)
+        return answer(self, batch, cap)
 
     monkeypatch.setattr(LoadedModel, "answer", counted)
     return caps
@@ -105,7 +105,7 @@ def test_answers_with_a_failed_sample_are_no_source(
 
         lost = ScoredSample(example=found.readable[0].example, generation=None, score=None, batch_size=0, error="gone")
         rest = replace(found, readable=found.readable[1:], broken=(lost,))
-        return rest, lambda: self.loaded.prepare(rest.readable)
+        return rest, None
 
     monkeypatch.setattr(score_pass.BatchPrefetcher, "take", first_one_broken)
     results = run_all(plans[:2], fresh=False)

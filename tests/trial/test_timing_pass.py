@@ -227,7 +227,7 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
 
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr("vlmprof.measure.timing_lock.TELL_EVERY_S", 0.3)
+        patch.setattr("vlmprof.measure.timing_lock.REPORT_EVERY_S", 0.3)
         with exclusive_timing(True, told, path) as waited:
             assert waited >= 0.3
     holder.join()

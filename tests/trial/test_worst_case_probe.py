@@ -15,7 +15,7 @@ from tests.jobs import small_job
 from vlmprof.batch_size.protocol import ProbeResult, SizeReply, SizeRequest
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.decoding import unmarked
-from vlmprof.engine.vision_cache import features_computed, features_computed_for_each_row
+from vlmprof.engine.vision_cache import VisionFeatureCache, compute_inputs, prepare_each_row
 from vlmprof.measure import memory_headroom as rooms
 from vlmprof.measure.memory_headroom import MemoryHeadroom
 from vlmprof.models.molmo.runtime import LoadedMolmo
@@ -165,7 +165,5 @@ def test_a_probe_looks_at_every_row_though_they_are_alike(plan_of: Any, monkeypa
         return see(self, batch, *args)
 
     monkeypatch.setattr(type(model), "see", seen)
-    stages: list[str] = []
-    _, _, features = features_computed_for_each_row(model, alike, stages.append)
-    _, _, anew = features_computed(model, alike, unmarked)
-    assert rows == [3, 3] and torch.equal(features, anew) and stages == ["connector"]
+    features = VisionFeatureCache(0).complete(model, prepare_each_row(model, alike)).features
+    assert rows == [3] and torch.equal(features, compute_inputs(model, alike, unmarked).features)

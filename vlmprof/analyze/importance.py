@@ -77,7 +77,7 @@ def importance(folder: Where, by: str = "") -> Importance:
 
 def write_importance(found: Importance, folder: Where) -> tuple[str, str]:
     """Write the table beside the sweep's own, whole or not at all; returns its address and the digest that pins it."""
-    place, data = results_folder(folder), tables.packed(pa.Table.from_pylist([dict(row) for row in found.rows]))
+    place, data = results_folder(folder), tables.parquet_bytes(pa.Table.from_pylist([dict(row) for row in found.rows]))
     place.write(FILE, data)
     return place.address(FILE), hashlib.sha256(data).hexdigest()[:DIGITS]
 

@@ -1,4 +1,4 @@
-"""``vlmprof batch``: what was measured about batch sizes, and how to forget it."""
+"""``vlmprof batch``: show and delete the measured batch sizes."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from rich.table import Table
 from vlmprof.cli.output import out
 from vlmprof.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Show or forget the batch sizes that were measured here.")
+app = typer.Typer(no_args_is_help=True, help="Show or delete the batch sizes that were measured on this machine.")
 
 
 @app.command("show")
 def show_sizes() -> None:
-    """List the worlds: a device with a model and the versions it ran on, the newest first."""
+    """List the memory keys, the last used first: one for each device, model and set of library versions."""
     from vlmprof.batch_size.cache import default_folder, summaries
 
-    columns = ("world", "device", "model", "torch", "configurations", "probes", "out of memory", "last asked")
+    columns = ("memory key", "device", "model", "torch", "configurations", "probes", "out of memory", "last used")
     table = Table(*columns, box=None)
-    for one in summaries(default_folder()):
-        said = (str(one.about.get(name, "")) for name in ("device", "model", "torch"))
-        counts = (str(count) for count in (one.configurations, one.probes, one.out_of_memory))
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.last_used))
-        table.add_row(one.memory_key, *said, *counts, when)
+    for entry in summaries(default_folder()):
+        description = (str(entry.about.get(name, "")) for name in ("device", "model", "torch"))
+        counts = (str(count) for count in (entry.configurations, entry.probes, entry.out_of_memory))
+        last_used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        table.add_row(entry.memory_key, *description, *counts, last_used)
     out.print(table if table.row_count else "nothing was measured yet", highlight=False)
     out.print(f"\nin {default_folder()}", highlight=False, soft_wrap=True)
 
 
 @app.command("clear")
 def clear_sizes(
-    world: Annotated[str, typer.Argument(help="A world, or the beginning of its name.")] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Every world.")] = False,
+    name: Annotated[str, typer.Argument(help="A memory key, or the beginning of one.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every memory key.")] = False,
 ) -> None:
-    """Forget what was measured; it is measured again when it is needed."""
+    """Delete measured batch sizes; they are measured again when they are needed."""
     from vlmprof.batch_size.cache import clear, default_folder
 
-    if bool(world) == everything:
-        raise UserError("name a world, as 'vlmprof batch show' lists them, or say --all")
-    gone = clear(default_folder(), world)
-    if world and not gone:
-        raise UserError(f"no world begins with '{world}'; 'vlmprof batch show' lists them")
-    out.print("\n".join(f"forgot {name}" for name in gone) or "nothing was there", highlight=False)
+    if bool(name) == everything:
+        raise UserError("name a memory key, as 'vlmprof batch show' lists them, or give --all")
+    deleted = clear(default_folder(), name)
+    if name and not deleted:
+        raise UserError(f"no memory key begins with '{name}'; 'vlmprof batch show' lists them")
+    out.print("\n".join(f"deleted {entry}" for entry in deleted) or "there was nothing to delete", highlight=False)

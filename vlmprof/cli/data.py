@@ -1,4 +1,4 @@
-"""``vlmprof data``: what a task's data say before any model runs. No GPU, no weights."""
+"""``vlmprof data``: statistics of a task's data, before any model runs. No GPU, no weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from vlmprof.records import Example
     from vlmprof.tasks.task import Task
 
-app = typer.Typer(no_args_is_help=True, help="Look at a task's data: answer lengths, tilings. No GPU, no weights.")
+app = typer.Typer(
+    no_args_is_help=True, help="Statistics of a task's data: answer lengths, tilings. No GPU, no weights."
+)
 
-Name = Annotated[str, typer.Argument(help="A task; 'vlmprof list tasks' names all.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A task; 'vlmprof list tasks' lists all.", show_default=False)]
 SplitName = Annotated[str, typer.Option(help="A split of the task; empty: its default.")]
-DataPath = Annotated[str, typer.Option("--path", help="Folder or file with the data; empty: the Hub.")]
+DataPath = Annotated[str, typer.Option("--path", help="Folder or file with the data; empty: download from the Hub.")]
 Revision = Annotated[str, typer.Option(help="Commit of the task's repository on the Hub; empty: the pinned one.")]
-MetricName = Annotated[str, typer.Option("--metric", help="Only for the task 'local'.")]
-FORMS = {
+MetricName = Annotated[str, typer.Option("--metric", help="Metric; only for the task 'local'.")]
+FORMATS = {
     "budget": "{}",
     "vision_tokens_mean": "{:.1f}",
     "vision_tokens_most": "{}",
@@ -43,21 +45,21 @@ def show_answers(
     tokenizer: Annotated[str, typer.Option(help="Folder or file with a tokenizer.json; empty: count words.")] = "",
     to: To = None,
 ) -> None:
-    """Show how long the reference answers are, what each cap on output tokens cuts, and which cap is enough."""
+    """Show how long the reference answers are, how many each output-token cap cuts, and which cap suffices."""
     from vlmprof.analyze.answers import answers
 
-    found, examples = _examples(task, split, path, revision, metric)
-    seen = answers(found.name, found.split(split), examples, _counter(tokenizer))
-    lengths = ", ".join(f"{percent:g} % within {length}" for percent, length in seen.percentiles)
-    out.print(f"{seen.task} ({seen.split}): {seen.samples} answers")
-    out.print(f"{seen.unit}: mean {seen.mean:.1f}, {lengths}, longest {seen.longest}")
-    rows = [{"cap": cap, "unit": seen.unit, "cut_share": share} for cap, share in seen.cut]
-    _show(rows, {"cap": "{}", "cut_share": "{:.2%}"})
-    if seen.unit == "words":
-        out.print("Words are no tokens: say --tokenizer to get a recommended cap.")
+    loaded, examples = _examples(task, split, path, revision, metric)
+    statistics = answers(loaded.name, loaded.split(split), examples, _counter(tokenizer))
+    lengths = ", ".join(f"{percent:g} % within {length}" for percent, length in statistics.percentiles)
+    out.print(f"{statistics.task} ({statistics.split}): {statistics.samples} answers")
+    out.print(f"{statistics.unit}: mean {statistics.mean:.1f}, {lengths}, longest {statistics.longest}")
+    rows = [{"cap": cap, "unit": statistics.unit, "cut_share": share} for cap, share in statistics.cut]
+    _print_table(rows, {"cap": "{}", "cut_share": "{:.2%}"})
+    if statistics.unit == "words":
+        out.print("Words are not tokens: name a --tokenizer to get a recommended cap.")
     else:
-        enough = seen.recommended or "none of these is long enough"
-        out.print(f"Recommended cap: {enough} (the task's own: {found.max_new_tokens})")
+        recommended = statistics.recommended or "none of these is long enough"
+        out.print(f"Recommended cap: {recommended} (the task's own: {loaded.max_new_tokens})")
     _write(rows, to)
 
 
@@ -65,7 +67,7 @@ def show_answers(
 def show_tilings(
     task: Name,
     model: Annotated[str, typer.Option(help="'demo', a checkpoint's folder, or a Hub id.", show_default=False)],
-    family: Annotated[str, typer.Option(help="Family of the checkpoint; 'vlmprof list models' names all.")] = "molmo",
+    family: Annotated[str, typer.Option(help="Family of the checkpoint; 'vlmprof list models' lists all.")] = "molmo",
     model_revision: Annotated[str, typer.Option(help="Commit of the model's repository.")] = "",
     split: SplitName = "",
     path: DataPath = "",
@@ -73,31 +75,33 @@ def show_tilings(
     metric: MetricName = "",
     to: To = None,
 ) -> None:
-    """Show how the pictures tile under each cap, which caps are the same work, and which a sweep should list."""
+    """Show how the images are tiled under each cap, which caps do the same work, and which a sweep should list."""
     from vlmprof.analyze.tilings import tilings
     from vlmprof.job.spec import ModelSpec
     from vlmprof.trial.resolve import family_of
 
-    named = {"family": family, "checkpoint": model, "revision": model_revision}
-    said = {"family": "demo"} if model == "demo" else named
-    kind, checkpoint = family_of(ModelSpec.model_validate(said))
+    given = {"family": family, "checkpoint": model, "revision": model_revision}
+    fields = {"family": "demo"} if model == "demo" else given
+    leaf, checkpoint = family_of(ModelSpec.model_validate(fields))
     _, examples = _examples(task, split, path, revision, metric)
-    seen = tilings(model, kind.describe(checkpoint), [(one.picture.width, one.picture.height) for one in examples])
-    common = ", ".join(f"{width}x{height} ({count})" for (width, height), count in seen.sizes[:5])
-    out.print(f"{seen.pictures} pictures; the most frequent sizes: {common}")
+    sizes = [(example.picture.width, example.picture.height) for example in examples]
+    statistics = tilings(model, leaf.describe(checkpoint), sizes)
+    common = ", ".join(f"{width}x{height} ({count})" for (width, height), count in statistics.sizes[:5])
+    out.print(f"{statistics.pictures} pictures; the most frequent sizes: {common}")
     rows = [
         {
             "budget": cap.budget,
-            "unit": seen.unit,
+            "unit": statistics.unit,
             "vision_tokens_mean": cap.tokens_mean,
             "vision_tokens_most": cap.tokens_most,
             "capped_share": cap.capped_share,
             "same_as": cap.same_as,
         }
-        for cap in seen.caps
+        for cap in statistics.caps
     ]
-    _show(rows, FORMS)
-    out.print(f"Distinct work, for a sweep to list ({seen.unit}): {', '.join(map(str, seen.distinct))}")
+    _print_table(rows, FORMATS)
+    distinct = ", ".join(map(str, statistics.distinct))
+    out.print(f"Distinct work, for a sweep to list ({statistics.unit}): {distinct}")
     _write(rows, to)
 
 
@@ -105,8 +109,8 @@ def _examples(name: str, split: str, path: str, revision: str, metric: str) -> t
     from vlmprof.job.spec import TaskSpec
     from vlmprof.trial.resolve import task_of
 
-    found = task_of(TaskSpec(name=name, split=split, path=path, revision=revision, metric=metric))
-    return found, list(found.examples(found.split(split)))
+    task = task_of(TaskSpec(name=name, split=split, path=path, revision=revision, metric=metric))
+    return task, list(task.examples(task.split(split)))
 
 
 def _counter(tokenizer: str) -> Callable[[str], int] | None:
@@ -121,10 +125,10 @@ def _counter(tokenizer: str) -> Callable[[str], int] | None:
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
-def _show(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     table = Table(*(name.replace("_", " ") for name in columns), box=None, header_style="bold")
     for row in rows:
-        table.add_row(*("" if row[name] is None else form.format(row[name]) for name, form in columns.items()))
+        table.add_row(*("" if row[name] is None else template.format(row[name]) for name, template in columns.items()))
     out.print(table)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 WIDE = 160
 """Columns where the output is no terminal: a table in a log must not be cut to eighty."""
 SOME_FAILED, INTERRUPTED = 3, 130
-"""Exit codes; see ``run_cli``."""
+"""Exit codes; see ``cli.run``."""
 
 out = Console(width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)

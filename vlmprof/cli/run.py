@@ -6,31 +6,25 @@ failed; 130 interrupted. They follow from the ledger, whatever this run itself d
 
 from __future__ import annotations
 
-import os
 import signal
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Annotated, NamedTuple, final
 
 import typer
 from rich.table import Table
 
+from vlmprof import api
 from vlmprof.cli.output import INTERRUPTED, SOME_FAILED, err, out, plural
 from vlmprof.errors import UserError
-from vlmprof.job.storage import mounted
 
 if TYPE_CHECKING:
-    from vlmprof.monitor.loggers import LoggerOptions
-    from vlmprof.store.submitted_job import SubmittedJob
+    from vlmprof.monitor.live_state import Display
     from vlmprof.trial.resolve import Job
 
 app = typer.Typer()
-
-JOB = "job.yaml"
 
 JobFile = Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)]
 
@@ -45,12 +39,10 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune
 @app.command("check")
 def check_jobs(files: Annotated[list[Path], typer.Argument(help="Job files.", show_default=False)]) -> None:
     """Prove job files right without a GPU, weights or a cluster; every fault is reported."""
-    from vlmprof.trial.resolve import prepare
-
     faulty = []
     for file in files:
         try:
-            job = prepare(file)
+            job = api.check(file)
             out.print(f"{file}: ok, {plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
             for note in job.notes:
                 out.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -63,21 +55,19 @@ def check_jobs(files: Annotated[list[Path], typer.Argument(help="Job files.", sh
 @app.command("plan")
 def list_trials(file: JobFile) -> None:
     """Show the trials of a job: which are done, and how many vision tokens each will see."""
-    from vlmprof.store.ledger import FINISHED, read_states
-    from vlmprof.trial.resolve import predicted_vision_tokens, prepare, resolve
+    from vlmprof.store.ledger import FINISHED
 
-    job = prepare(file)
-    states = read_states(job.spec.where)
-    table = Table("trial", "model", "task", *job.spec.knobs, "vision tokens", "state", box=None, header_style="bold")
-    for each in job.plans:
-        state = states.get(each.id, "missing")
-        labels = _labels(each, list(job.spec.knobs))
-        tokens = f"{predicted_vision_tokens(resolve(each)):.0f}"
-        table.add_row(each.id, each.model.label, each.task.name, *labels, tokens, state)
+    job = api.check(file)
+    trials, knobs = api.list_trials(job), list(job.spec.knobs)
+    table = Table("trial", "model", "task", *knobs, "vision tokens", "state", box=None, header_style="bold")
+    for _, row in trials.iterrows():
+        settings = (row[f"requested_{name}"] for name in knobs)
+        tokens = f"{row['vision_tokens_predicted']:.0f}"
+        table.add_row(row["trial"], row["model"], row["task"], *settings, tokens, row["state"])
     out.print(table)
-    done = sum(states.get(each.id) in FINISHED for each in job.plans)
-    left = len(job.plans) - done
-    out.print(f"\n{plural(len(job.plans), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
+    done = int(trials["state"].isin(FINISHED).sum())
+    left = len(trials) - done
+    out.print(f"\n{plural(len(trials), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
 
 
 @app.command("run")
@@ -91,13 +81,8 @@ def run_job(
     wandb: Wandb = "",
 ) -> None:
     """Run what is missing of a job, then show its front. Running it again is how to resume."""
-    from vlmprof.monitor.loggers import LoggerOptions
-    from vlmprof.store.submitted_job import SubmittedJob
-    from vlmprof.trial.resolve import prepare
-
-    how = RunOptions(inline, address, verbose, LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb))
-    how.extras.require()
-    _carry_out(prepare(file), SubmittedJob.of(file), f"run {file}", how)
+    how = RunOptions(inline, address, verbose, tensorboard, mlflow, wandb)
+    _carry_out(api.check(file), f"run {file}", how)
 
 
 @app.command("resume")
@@ -111,99 +96,53 @@ def resume_sweep(
     wandb: Wandb = "",
 ) -> None:
     """Run what is missing of the sweep in a folder. Needs nothing but the folder, wherever it lies now."""
-    from vlmprof.monitor.loggers import LoggerOptions
-    from vlmprof.store.submitted_job import read_job
-    from vlmprof.trial.resolve import prepare
-
-    how = RunOptions(inline, address, verbose, LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb))
-    how.extras.require()
-    here = folder if "://" in folder else str(Path(folder).absolute())
-    submitted = read_job(here)
-    if submitted.cwd and Path(submitted.cwd).is_dir():
-        os.chdir(submitted.cwd)  # relative paths in a job are meant from where it was started
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / JOB
-        path.write_text(submitted.text, encoding="utf-8")
-        job = prepare(path)
-    job = replace(job, spec=job.spec.model_copy(update={"storage": here}))
-    _carry_out(job, submitted, f"resume {folder}", how)
+    how = RunOptions(inline, address, verbose, tensorboard, mlflow, wandb)
+    _carry_out(api.load(folder).job(), f"resume {folder}", how)
 
 
 @final
 class RunOptions(NamedTuple):
-    """How a job is run."""
+    """How a job is run; see ``api.run``."""
 
     inline: bool
     address: str
     verbose: bool
-    extras: LoggerOptions
+    tensorboard: bool
+    mlflow: str
+    wandb: str
 
 
-def _carry_out(job: Job, submitted: SubmittedJob, again: str, how: RunOptions) -> None:
+def _carry_out(job: Job, again: str, how: RunOptions) -> None:
+    with _interruptible(again):
+        api.run(job, progress=_display, **how._asdict())
+    missing = _say_what_is_missing(job, again)
+    _print_front(job.spec.where)
+    if missing:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _display(job: Job) -> AbstractContextManager[Display]:
+    from vlmprof.report.run_display import display
+
+    out.print(f"{job.spec.name}: {plural(len(job.plans), 'trial')}, results in {job.spec.where}", soft_wrap=True)
+    return display(out, {plan.id: str(plan) for plan in job.plans})
+
+
+def _print_front(where: str) -> None:
     from vlmprof.report.pareto_table import front_report, read_front, write_front
 
-    where = job.spec.where
-    if how.extras.tensorboard:
-        mounted(where)  # it writes beside the tables, and knows no object stores
-    out.print(f"{job.spec.name}: {plural(len(job.plans), 'trial')}, results in {where}", soft_wrap=True)
-    with _interruptible(again):
-        if how.inline:
-            _run_inline(job, submitted, how.extras)
-        else:
-            _run_on_ray(job, submitted, how)
-    missing = _say_what_is_missing(job, again)
     tables = f"{where}/{{trials,samples,timings}}/"
     try:
         front = read_front(where, [], [])
     except UserError as error:  # about the tables, such as older trials that lack an objective; the sweep has ended
         err.print(f"\nno front: {error}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"\nTables: {tables}", soft_wrap=True)
-        raise typer.Exit(SOME_FAILED if missing else 0) from None
+        return
     write_front(front, where)
     for part in front_report(front, out.width):
         out.print(part)
     out.print(f"\nTables: {tables}, front: {where}/pareto.parquet", soft_wrap=True)
     out.print(f"Next:   vlmprof plot {where}", soft_wrap=True)
-    if missing:
-        raise typer.Exit(SOME_FAILED)
-
-
-def _run_inline(job: Job, submitted: SubmittedJob, extras: LoggerOptions) -> None:
-    import torch
-
-    from vlmprof.batch_size.cache import default_folder, kept_with_results
-    from vlmprof.batch_size.sizer import BatchSizer
-    from vlmprof.cli.run_display import display
-    from vlmprof.monitor.loggers import Loggers
-    from vlmprof.store.collector import Collector
-    from vlmprof.sweep.inline import run_inline
-
-    spec = job.spec
-    gpus = int(torch.cuda.is_available()) if spec.resources.gpus == "auto" else spec.resources.gpus
-    collector = Collector(spec.where, spec.name, wait_s=5)
-    try:
-        finished = collector.open_run([each.id for each in job.plans], spec.model_dump(mode="json"), submitted)
-        left = [each for each in job.plans if each.id not in finished]
-        measurements = kept_with_results(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
-        settings: dict[str, Any] = {"gpus": gpus, "policy": spec.chunk, "folder": spec.where}
-        names = {each.id: str(each) for each in job.plans}
-        with (
-            measurements,
-            display(out, names) as shown,
-            Loggers.of(extras, spec.name, spec.where, shown.note) as loggers,
-        ):
-            run_inline(left, len(finished), collector, shown, loggers=loggers, **settings)
-    finally:
-        collector.close()
-
-
-def _run_on_ray(job: Job, submitted: SubmittedJob, how: RunOptions) -> None:
-    from vlmprof.cli.run_display import display
-    from vlmprof.sweep.driver import launch
-
-    with display(out, {each.id: str(each) for each in job.plans}) as shown:
-        told: dict[str, Any] = {"verbose": how.verbose, "extras": how.extras, "submitted": submitted}
-        launch(job.spec, job.plans, how.address, shown, **told)
 
 
 @contextmanager
@@ -231,7 +170,7 @@ def _say_what_is_missing(job: Job, again: str) -> int:
 
     folder = job.spec.where
     states = read_states(folder)
-    counts = Counter(states.get(each.id, "missing") for each in job.plans)
+    counts = Counter(states.get(plan.id, "missing") for plan in job.plans)
     if counts["oom"]:
         does, it = ("does", "it") if counts["oom"] == 1 else ("do", "they")
         fits = f"{plural(counts['oom'], 'trial')} {does} not fit the device: an answer, {it} will not run again"
@@ -241,10 +180,3 @@ def _say_what_is_missing(job: Job, again: str) -> int:
         why = f"'vlmprof status {folder}' says why; failed ones run again with 'vlmprof {again}'"
         err.print(f"\n{plural(missing, 'trial')} did not finish: {why}", style="yellow", soft_wrap=True)
     return missing
-
-
-def _labels(each: Any, knobs: Sequence[str]) -> list[str]:
-    from vlmprof.knobs.knob import label
-
-    point = dict(each.point)
-    return [label(point[name]) for name in knobs]

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-PATIENCE_S = 60
-"""How long ``submit`` waits for a job to begin before it says that it waits."""
-_WHERE = "URL of the cluster's Ray dashboard."
-Address = Annotated[str, typer.Option(help=_WHERE, envvar="VLMPROF_ADDRESS")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="As 'vlmprof jobs' lists it; a job's name is its newest.")]
+STARTUP_TIMEOUT_S = 60
+"""How long ``submit`` waits for a job to start before it reports that the job is still waiting."""
+_ADDRESS_HELP = "URL of the cluster's Ray dashboard."
+Address = Annotated[str, typer.Option(help=_ADDRESS_HELP, envvar="VLMPROF_ADDRESS")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="An id that 'vlmprof jobs' lists, or a job's name: its newest.")]
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -37,157 +37,168 @@ def submit_job(
     address: Address = DASHBOARD,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its log until it ends.")] = False,
     with_data: Annotated[bool, typer.Option("--with-data", help="Send the local data of its tasks too.")] = False,
-    data_limit_mb: Annotated[float, typer.Option(help="The most that is sent.")] = 100.0,
-    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for its processes; never a secret.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="A new attempt even though it succeeded.")] = False,
+    data_limit_mb: Annotated[float, typer.Option(help="The most data that are sent.")] = 100.0,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the job's processes; never a secret.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start a new attempt even if the job has succeeded.")] = False,
 ) -> None:
-    """Run a job on a Ray cluster. The same job again attaches to it, or goes on where it was cut off."""
+    """Run a job on a Ray cluster. Submitting the same job again attaches to it, or continues it."""
     from vlmprof.submit.bundle import pack
 
     bundle = pack(file, with_data=with_data, limit_bytes=round(data_limit_mb * 1e6))
-    jobs = _reached(address)
-    found, how = jobs.submit(bundle, dict(_pair(one) for one in env or []), again=again)
-    if how == "done":
-        _say(f"{found.id} has succeeded already, {_ago(found)}; --again runs what is missing of it")
-        _say(f"Fetch:  vlmprof fetch {found.id} DIR{_told(address)}")
+    jobs = _connect(address)
+    submission, outcome = jobs.submit(bundle, dict(_parse_variable(text) for text in env or []), again=again)
+    if outcome == "done":
+        _print(f"{submission.id} has succeeded already, {_ago(submission)}; --again runs what is missing of it")
+        _print(f"Fetch:  vlmprof fetch {submission.id} DIR{_address_option(address)}")
         return
-    parts = f" with {len(bundle.files)} files of data" if bundle.files else ""
-    _say(
-        f"submitted {found.id}{parts}"
-        if how == "new"
-        else f"attached to {found.id}: it is {found.state.lower()} already"
+    data = f" with {len(bundle.files)} files of data" if bundle.files else ""
+    _print(
+        f"submitted {submission.id}{data}"
+        if outcome == "new"
+        else f"attached to {submission.id}: it is {submission.state.lower()} already"
     )
-    _say_arrival(jobs, found, address)
+    _print_startup(jobs, submission, address)
     if follow:
-        _follow(jobs, found.id, address)
+        _follow(jobs, submission.id, address)
 
 
 @app.command("jobs")
 def list_jobs(address: Address = DASHBOARD) -> None:
     """List the sweeps that were submitted to a cluster, the newest first."""
     table = Table("id", "state", "began", "took", "by", box=None, header_style="bold")
-    for one in _reached(address).listed():
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.began)) if one.began else ""
-        took = "" if one.took_s is None else f"{one.took_s:.0f} s"
-        code = f" ({one.code})" if one.code else ""
-        table.add_row(one.id, f"{one.state.lower()}{code}", began, took, one.user)
-    out.print(table if table.row_count else "no sweep was submitted here", highlight=False)
+    for sweep in _connect(address).list_sweeps():
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(sweep.began)) if sweep.began else ""
+        took = "" if sweep.took_s is None else f"{sweep.took_s:.0f} s"
+        code = f" ({sweep.code})" if sweep.code else ""
+        table.add_row(sweep.id, f"{sweep.state.lower()}{code}", began, took, sweep.user)
+    out.print(table if table.row_count else "no sweep was submitted to this cluster", highlight=False)
 
 
 @app.command("logs")
 def show_log(
     id_: Id,
     address: Address = DASHBOARD,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new output until the sweep ends.")] = False,
 ) -> None:
-    """Show what a submitted sweep has printed."""
-    reached = _reached(address)
-    found = reached.find(id_)
+    """Show the output of a submitted sweep."""
+    jobs = _connect(address)
+    submission = jobs.find(id_)
     if follow:
-        _follow(reached, found.id, address)
+        _follow(jobs, submission.id, address)
     else:
-        _write(reached.log(found.id))
+        _write(jobs.log(submission.id))
 
 
 @app.command("stop")
 def stop_job(id_: Id, address: Address = DASHBOARD) -> None:
-    """Stop a submitted sweep; what it finished is kept, and submitting it again goes on."""
-    reached = _reached(address)
-    found = reached.find(id_)
-    if found.ended:
-        _say(f"{found.id} has ended already: {found.state.lower()}")
+    """Stop a submitted sweep. Finished trials are kept; submit the job again to run the rest."""
+    jobs = _connect(address)
+    submission = jobs.find(id_)
+    if submission.ended:
+        _print(f"{submission.id} has ended already: {submission.state.lower()}")
         return
-    found = reached.stop(found.id)
-    if not found.ended:
-        raise UserError(f"{found.id} was asked to stop and is still {found.state.lower()}; ask again, or see its log")
-    _say(f"{found.id}: {found.state.lower()}; what was finished is kept. Submit the job again to go on")
+    submission = jobs.stop(submission.id)
+    state = submission.state.lower()
+    if not submission.ended:
+        raise UserError(f"{submission.id} was asked to stop and is still {state}; try again, or read its log")
+    _print(f"{submission.id}: {state}; finished trials are kept. Submit the job again to run the rest")
 
 
 @app.command("fetch")
 def fetch_results(
     id_: Id,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the results go.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The local folder for the results.", show_default=False)
+    ],
     address: Address = DASHBOARD,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Again and again, until the sweep ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Fetch repeatedly until the sweep ends.")] = False,
 ) -> None:
-    """Bring tables and ledger of a submitted sweep here, running or not; again, and only what is new comes."""
+    """Download the tables and the ledger of a submitted sweep, running or not; again downloads only new files."""
     from vlmprof.submit import fetch as fetching
 
-    reached = _reached(address)
-    found = reached.find(id_)
+    jobs = _connect(address)
+    submission = jobs.find(id_)
     if follow:
-        _say(f"until {found.id} ends, for 'vlmprof status {folder} --watch' beside it; Ctrl-C leaves the sweep running")
+        _print(
+            f"fetching until {submission.id} ends; watch it in another terminal with 'vlmprof status {folder} --watch'."
+            " Ctrl-C stops fetching and leaves the sweep running"
+        )
         try:
-            fetching.follow(reached, found, folder, lambda got: _say_fetched(got, folder))
+            fetching.follow(jobs, submission, folder, lambda result: _print_fetched(result, folder))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
     else:
-        _say_fetched(fetching.fetch(reached, found, folder), folder)
-    _say(f"Next:   vlmprof status {folder}   vlmprof pareto {folder}")
+        _print_fetched(fetching.fetch(jobs, submission, folder), folder)
+    _print(f"Next:   vlmprof status {folder}   vlmprof pareto {folder}")
 
 
-def _say_fetched(got: FetchResult, folder: Path) -> None:
-    _say(f"{got.files} files in {folder}, {got.came} of them new ({got.bytes / 1e6:.1f} MB), from {got.place}")
+def _print_fetched(result: FetchResult, folder: Path) -> None:
+    size = f"{result.bytes / 1e6:.1f} MB"
+    _print(f"{result.files} files in {folder}, {result.new_files} of them new ({size}), from {result.source}")
 
 
-def _reached(address: str) -> JobsClient:
+def _connect(address: str) -> JobsClient:
     from vlmprof.submit.client import JobsClient
 
-    reached = JobsClient(address)
-    for warning in reached.connection.warnings:
+    jobs = JobsClient(address)
+    for warning in jobs.connection.warnings:
         err.print(f"beware: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return reached
+    return jobs
 
 
-def _say_arrival(jobs: JobsClient, found: Submission, address: str) -> None:
-    """Where it runs, and what to type next.
+def _print_startup(jobs: JobsClient, submission: Submission, address: str) -> None:
+    """Print where the job runs, and the next commands.
 
     Raises:
-        UserError: it ended before it could say where, with the reason.
+        UserError: it ended before it could report where it runs, with the reason.
     """
-    found, where = jobs.wait_for_startup(found.id, PATIENCE_S)
-    if where is None and found.ended:
-        raise UserError(_why_not(found, jobs.log(found.id)))
-    if where is None:
-        _say(f"it waits: {found.state.lower()} for {PATIENCE_S} s by now")
+    submission, report = jobs.wait_for_startup(submission.id, STARTUP_TIMEOUT_S)
+    if report is None and submission.ended:
+        raise UserError(_startup_failure(submission, jobs.log(submission.id)))
+    if report is None:
+        _print(f"still waiting: {submission.state.lower()} for {STARTUP_TIMEOUT_S} s")
     else:
-        _say_place(where)
-    for what in ("logs -f", "stop", "fetch"):
-        _say(f"  vlmprof {what} {found.id}{' DIR' if what == 'fetch' else ''}{_told(address)}")
+        _print_report(report)
+    for command in ("logs -f", "stop", "fetch"):
+        folder = " DIR" if command == "fetch" else ""
+        _print(f"  vlmprof {command} {submission.id}{folder}{_address_option(address)}")
 
 
-def _say_place(where: StartupReport) -> None:
-    _say(f"runs on {where.host} with vlmprof {where.vlmprof} and Python {where.python}; results in {where.results}")
-    if where.vlmprof != __version__:
-        err.print(f"beware: here is vlmprof {__version__}, and rows come from {where.vlmprof}", style="yellow")
+def _print_report(report: StartupReport) -> None:
+    versions = f"vlmprof {report.vlmprof} and Python {report.python}"
+    _print(f"runs on {report.host} with {versions}; results in {report.results}")
+    if report.vlmprof != __version__:
+        err.print(
+            f"beware: the sweep runs with vlmprof {report.vlmprof}, this machine has {__version__}", style="yellow"
+        )
 
 
-def _why_not(found: Submission, log: str) -> str:
-    """Why a job never arrived, in words of ours where the cause is known."""
+def _startup_failure(submission: Submission, log: str) -> str:
+    """Why a job ended before it started the sweep; with what to do where the cause is known."""
     if re.search(r"No module named '?vlmprof\b", log):
         return (
-            "vlmprof is not installed in the Python that Ray runs on the cluster's head; install it on every machine of"
+            "vlmprof is not installed in the Python that Ray uses on the cluster's head; install it on every machine of"
             " the cluster, in the environment that 'ray start' comes from: pip install -c constraints.txt . (in"
             " cluster.yaml under setup_commands, in Kubernetes in the image)"
         )
-    if found.code == 127:
+    if submission.code == 127:
         return "there is no 'python' on the PATH of the cluster's head; start Ray from an activated environment"
-    lines = [line.strip() for line in (log or found.said).splitlines() if line.strip()]
-    return f"{found.id} ended before it began ({found.state.lower()}): {lines[-1] if lines else 'it said nothing'}"
+    lines = [line.strip() for line in (log or submission.message).splitlines() if line.strip()]
+    last_line = lines[-1] if lines else "it printed nothing"
+    return f"{submission.id} ended before it began ({submission.state.lower()}): {last_line}"
 
 
 def _follow(jobs: JobsClient, id_: str, address: str) -> None:
-    """Show a log to its end, and end as the sweep did."""
+    """Show a log to its end, and exit with the sweep's exit code."""
     try:
-        found = jobs.follow(id_, _write)
+        submission = jobs.follow(id_, _write)
     except KeyboardInterrupt:
-        err.print(
-            f"\n{id_} goes on without you; vlmprof stop {id_}{_told(address)} ends it", style="yellow", soft_wrap=True
-        )
+        stop = f"vlmprof stop {id_}{_address_option(address)}"
+        err.print(f"\nDetached; {id_} keeps running. To stop it: {stop}", style="yellow", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
-    _say(f"{found.id}: {found.state.lower()}")
-    if found.exit_code:
-        raise typer.Exit(found.exit_code)
+    _print(f"{submission.id}: {submission.state.lower()}")
+    if submission.exit_code:
+        raise typer.Exit(submission.exit_code)
 
 
 def _write(text: str) -> None:
@@ -195,19 +206,20 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _told(address: str) -> str:
+def _address_option(address: str) -> str:
+    """The option that repeats a non-default address in a suggested command."""
     return "" if address == DASHBOARD else f" --address {address}"
 
 
-def _ago(found: Submission) -> str:
-    return f"{max(0, round((time.time() - found.began) / 60))} min ago"
+def _ago(submission: Submission) -> str:
+    return f"{max(0, round((time.time() - submission.began) / 60))} min ago"
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _parse_variable(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if not name or "=" not in text:
         raise UserError(f"expected --env NAME=VALUE, got '{name}'")

@@ -1,4 +1,5 @@
-"""The demo model: a tiny MolmoE trained from scratch on `shapes_qa`, its recipe and its measured quality.
+"""The demo model: a tiny MolmoE trained from scratch on `shapes_qa`.
 
-`weights/` holds what `save_pretrained` wrote; `MODEL_CARD.md` says what was measured and what is weak.
+`weights/` holds the output of `save_pretrained`, `training/` the training code, and `MODEL_CARD.md` the measured
+quality and the limits.
 """

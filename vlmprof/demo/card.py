@@ -1,6 +1,6 @@
 """The tables of MODEL_CARD.md, from a sweep: `vlmprof run jobs/demo_card.yaml; python -m vlmprof.demo.card DIR`.
 
-Every number comes from the rows of the sweep, as anybody's would. Intervals count the questions about one picture as
+All numbers are computed from the result tables of an ordinary sweep. Intervals treat the questions about one picture as
 dependent (`stats.intervals.mean_interval`).
 """
 
@@ -20,95 +20,103 @@ from vlmprof.store import tables
 from vlmprof.store.schema import knobs_of
 from vlmprof.tasks._shapes.questions import TYPES, Question, scene_questions
 
-# Scenes from which a blind answerer that reads the question learns the likeliest answer of each.
-_BLIND_SCENES: Final = 3_000
+# Training scenes from which the question-only baseline learns the most frequent answer of each question.
+_BASELINE_SCENES: Final = 3_000
 
 
 def accuracy(samples: pd.DataFrame) -> dict[str, MeanInterval]:
-    """The accuracy of one trial's samples, of each type of question and of `all`."""
+    """The accuracy of one trial's samples, per type of question and over `all`."""
     parts = {"all": samples, **{kind: samples[samples["question_type"] == kind] for kind in TYPES}}
     return {name: mean_interval(part["score"].tolist(), part["cluster"].tolist()) for name, part in parts.items()}
 
 
-def asked(ids: Iterable[str]) -> list[Question]:
-    """The questions with these ids."""
+def questions_by_id(ids: Iterable[str]) -> list[Question]:
+    """The questions with these ids, in their order."""
     by_scene: dict[tuple[str, int], tuple[Question, ...]] = {}
-    found = []
-    for one in ids:
-        split, number, place = one.split("/")
+    questions = []
+    for sample_id in ids:
+        split, number, index = sample_id.split("/")
         scene = (split, int(number))
         if scene not in by_scene:
             by_scene[scene] = scene_questions(*scene)[1]
-        found.append(by_scene[scene][int(place.removeprefix("q"))])
-    return found
+        questions.append(by_scene[scene][int(index.removeprefix("q"))])
+    return questions
 
 
-def blind(questions: Iterable[Question]) -> dict[str, tuple[float, float]]:
-    """Accuracy a type without looking: the best single answer of a type, and the likeliest answer to the very question.
+def baselines(questions: Iterable[Question]) -> dict[str, tuple[float, float]]:
+    """Accuracy per type of two baselines without the image: the majority answer of the type, and question only.
 
-    The first is fitted on these questions themselves, hence an upper bound; the second on the training split.
+    The question-only baseline gives the most frequent answer to the same question text in the training split. The
+    majority answer is fitted on the given questions themselves, hence an upper bound.
     """
-    learnt: dict[str, Counter[str]] = defaultdict(Counter)
-    for number in range(_BLIND_SCENES):
+    training_answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for number in range(_BASELINE_SCENES):
         for question in scene_questions("train", number)[1]:
-            learnt[question.text][question.answer] += 1
+            training_answers[question.text][question.answer] += 1
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    guessed: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
     for question in questions:
         answers[question.type][question.answer] += 1
-        likely = learnt[question.text].most_common(1)
-        guessed[question.type] += bool(likely) and likely[0][0] == question.answer
-    return {kind: (max(n.values()) / n.total(), guessed[kind] / n.total()) for kind, n in answers.items()}
+        likeliest = training_answers[question.text].most_common(1)
+        correct[question.type] += bool(likeliest) and likeliest[0][0] == question.answer
+    return {kind: (max(n.values()) / n.total(), correct[kind] / n.total()) for kind, n in answers.items()}
 
 
-def trained(trials: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
-    """The table of the model as it was trained: the trial that sets no knob."""
+def trained_table(trials: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
+    """The table of the model as trained, from the trial that sets no knob."""
     knobs = [f"knob_{name}" for name in knobs_of(map(str, trials.columns))]
     (trial,) = trials[trials[knobs].isna().all(axis=1)]["trial"]
-    mine = samples[samples["trial"] == trial]
-    guesses, counts = blind(asked(mine["sample"])), mine["question_type"].value_counts()
+    answered = samples[samples["trial"] == trial]
+    without_image = baselines(questions_by_id(answered["sample"]))
+    counts = answered["question_type"].value_counts()
     lines = [
-        "| type | questions | accuracy | 95 % interval | best blind answer | blind, reads the question |",
+        "| type | questions | accuracy | 95 % interval | majority answer | question only |",
         "|---|--:|--:|---|--:|--:|",
     ]
-    for name, found in accuracy(mine).items():
-        number = len(mine) if name == "all" else counts[name]
-        blindly = " | ".join(f"{share:.3f}" for share in guesses[name]) if name in guesses else "|"
-        lines.append(f"| {name} | {number} | {found.mean:.3f} | {found.low:.3f} to {found.high:.3f} | {blindly} |")
+    for name, interval in accuracy(answered).items():
+        count = len(answered) if name == "all" else counts[name]
+        cells = " | ".join(f"{share:.3f}" for share in without_image[name]) if name in without_image else "|"
+        low_to_high = f"{interval.low:.3f} to {interval.high:.3f}"
+        lines.append(f"| {name} | {count} | {interval.mean:.3f} | {low_to_high} | {cells} |")
     return lines
 
 
-def curve(trials: pd.DataFrame, samples: pd.DataFrame, knob: str) -> list[str]:
-    """The table of one knob: a row a value, the others as trained."""
+def knob_table(trials: pd.DataFrame, samples: pd.DataFrame, knob: str) -> list[str]:
+    """The table of one knob: one row per value, with the other knobs as trained."""
     lines = [f"| {knob} | all | 95 % interval | {' | '.join(TYPES)} |", "|---" + "|--:" * (len(TYPES) + 2) + "|"]
-    for _, row in _set(trials, knob).iterrows():
-        found = accuracy(samples[samples["trial"] == row["trial"]])
-        cells = " | ".join(f"{found[kind].mean:.3f}" for kind in TYPES)
-        whole = found["all"]
+    for _, row in _trials_of(trials, knob).iterrows():
+        intervals = accuracy(samples[samples["trial"] == row["trial"]])
+        cells = " | ".join(f"{intervals[kind].mean:.3f}" for kind in TYPES)
+        overall = intervals["all"]
         label = str(row[f"requested_{knob}"])
-        lines.append(f"| {label} | {whole.mean:.3f} | {whole.low:.3f} to {whole.high:.3f} | {cells} |")
+        lines.append(f"| {label} | {overall.mean:.3f} | {overall.low:.3f} to {overall.high:.3f} | {cells} |")
     return lines
 
 
-def _set(trials: pd.DataFrame, knob: str) -> pd.DataFrame:
+def _trials_of(trials: pd.DataFrame, knob: str) -> pd.DataFrame:
+    """The trials that set a knob, in the order of the table."""
     rows = trials[trials[f"requested_{knob}"].notna()]
-    # Lists that leave one block out come after the prefixes.
+    # Lists of blocks, which leave one block out, follow the prefixes.
     listed = rows[f"requested_{knob}"].str.contains(",")
     return rows.assign(listed=listed).sort_values(["listed", f"knob_{knob}", f"requested_{knob}"], kind="stable")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Print the tables of the demo's model card from a sweep.")
+    parser = argparse.ArgumentParser(description="Print the tables of the demo model card from the results of a sweep.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("results/demo_card"))
     options = parser.parse_args(arguments)
     trials, samples = (tables.read(options.folder, name) for name in ("trials", "samples"))
     unfinished: Any = trials[trials["state"] != "done"]
     if len(unfinished):
-        print(f"{len(unfinished)} of {len(trials)} trials did not end well; run the job again", file=sys.stderr)
+        print(
+            f"{len(unfinished)} of {len(trials)} trials are not done; run the job again to complete them",
+            file=sys.stderr,
+        )
         return 1
-    parts = [trained(trials, samples), *(curve(trials, samples, knob) for knob in knobs_of(map(str, trials.columns)))]
-    print("\n\n".join("\n".join(lines) for lines in parts))
+    knobs = knobs_of(map(str, trials.columns))
+    tables_of_card = [trained_table(trials, samples), *(knob_table(trials, samples, knob) for knob in knobs)]
+    print("\n\n".join("\n".join(lines) for lines in tables_of_card))
     return 0
 
 

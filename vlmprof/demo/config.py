@@ -1,9 +1,9 @@
-"""The demo model's sizes: MolmoE in miniature, every mechanism kept, every width shrunk.
+"""The configuration of the demo model: MolmoE with all its mechanisms, but with small dimensions.
 
-Kept: a ViT over overlapping crops plus a global view, 2 x 2 attention pooling, 8 decoder blocks, 8 experts of which
-the top 4 are used with weights that are not renormalised. A 64 px crop is 8 x 8 patches of 8 px with margins of 2,
-so the global view makes 16 vision tokens and a tiling of a x b crops (2a + 2)(2b + 2) more: 32 at one crop, 80 at 3
-x 3.
+The mechanisms: a ViT over overlapping crops plus a global view, 2 x 2 attention pooling, 8 decoder blocks, 8 experts of
+which the top 4 are used with weights that are not renormalised. A 64 px crop is 8 x 8 patches of 8 px with margins of
+2, so the global view gives 16 vision tokens and a tiling of a x b crops (2a + 2)(2b + 2) more: 32 in total for one
+crop, 80 for 3 x 3.
 """
 
 from typing import Final
@@ -14,13 +14,13 @@ from vlmprof.demo.tokenizer import BOS_EOS, IMAGE_TOKENS, PAD, vocabulary
 from vlmprof.models.molmo.configuration import MolmoConfig, MolmoVisionConfig
 from vlmprof.models.molmo.image_processing import MolmoImageProcessor
 
-# The cap the model was trained with: the processor's default, and the largest value worth sweeping.
+# The limit on crops in training; also the default of the processor and the largest useful value in a sweep.
 MAX_CROPS: Final = 9
 CROP_PX: Final = 64
 PATCH_PX: Final = 8
 MARGIN_PATCHES: Final = 2
 BLOCKS: Final = 8
-# Trained as 8 experts of width 64 of which 4 are used; each is then cut into SEGMENTS (segment.py).
+# Trained as 8 experts of width 64 of which 4 are used; each is then split into SEGMENTS (training/segment.py).
 SEGMENTS: Final = 2
 EXPERTS: Final = 8 * SEGMENTS
 TOP_K: Final = 4 * SEGMENTS
@@ -31,16 +31,16 @@ VISION_HIDDEN: Final = 96
 VISION_MLP: Final = 192
 VISION_BLOCKS: Final = 3
 ADAPTER_WIDTH: Final = 192
-# A multiple of 8 keeps the matrices aligned; the rows above the vocabulary are never trained.
+# A multiple of 8 keeps the matrices aligned; the rows beyond the vocabulary are never trained.
 VOCABULARY_ROWS: Final = 216
 MAX_POSITIONS: Final = 512
-# About 0.6 / sqrt(width), as in models of normal width. At the customary 0.02 so narrow a tower starts out almost
-# linear: it saw colours after 250 steps and still no shapes after 500.
+# About 0.6 / sqrt(width), as in models of normal width. With the usual 0.02, a vision tower this narrow is almost
+# linear at first: it recognised colours after 250 steps, but still no shapes after 500.
 INITIALIZER_RANGE: Final = 0.06
 
 
 def demo_config(segments: int = SEGMENTS) -> MolmoConfig:
-    """The configuration of the model that ships; with one segment, of the model whose experts are still whole."""
+    """The configuration of the packaged model; with `segments=1`, of the model before its experts are split."""
     ids = vocabulary()
     start, end, patch, col, _ = (ids[token] for token in IMAGE_TOKENS)
     return MolmoConfig(
@@ -95,7 +95,7 @@ def _vision_config() -> MolmoVisionConfig:
 
 
 def demo_image_processor() -> MolmoImageProcessor:
-    """The image processor that fits `demo_config`."""
+    """The image processor that matches `demo_config`."""
     return MolmoImageProcessor(
         max_crops=MAX_CROPS,
         crop_size=CROP_PX,

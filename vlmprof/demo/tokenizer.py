@@ -1,8 +1,8 @@
-"""The demo model's tokenizer: one token a word of `shapes_qa`, single characters for everything else.
+"""The demo model's tokenizer: one token for each word of `shapes_qa`, single characters for everything else.
 
-WordPiece, because it glues what it splits: "742" is three tokens (7 ##4 ##2) and decodes to "742" again. So a
-number costs one output token a digit, as with a large model, and no text is unknown to the tokenizer, only to the
-model.
+WordPiece, because decoding joins the pieces of a word again: "742" is three tokens (7 ##4 ##2) and decodes to "742". So
+a number takes one output token per digit, as with a large model, and any text can be tokenized, even if the model was
+not trained on it.
 """
 
 import string
@@ -15,7 +15,7 @@ from vlmprof.tasks._shapes.questions import CODE_WORDS
 from vlmprof.tasks._shapes.scenes import COLOURS, SHAPES, SIZES
 
 PAD: Final = "<|padding|>"
-# One token begins and ends a text, as in MolmoE.
+# The same token marks the beginning and the end of a text, as in MolmoE.
 BOS_EOS: Final = "<|endoftext|>"
 UNKNOWN: Final = "<|unknown|>"
 IMAGE_TOKENS: Final = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>")
@@ -27,7 +27,7 @@ _WORDS: Final = (
 
 
 def vocabulary() -> dict[str, int]:
-    """Token to id; special tokens first, in the order of `SPECIAL`."""
+    """Token -> id; special tokens first, in the order of `SPECIAL`."""
     plurals = [f"{kind}s" for kind in SHAPES if kind != "cross"]
     characters = string.digits + string.ascii_lowercase + string.punctuation
     tokens = [*SPECIAL, *_WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *CODE_WORDS, *characters]
@@ -36,7 +36,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer made from the task's own words; nothing is trained or downloaded."""
+    """A tokenizer built from the words of the task; nothing is trained or downloaded."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary(), unk_token=UNKNOWN, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

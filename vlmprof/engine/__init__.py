@@ -1,1 +1,1 @@
-"""How tokens are made."""
+"""Token generation: the greedy loop and the engines that run its decode steps."""

@@ -1,8 +1,8 @@
-"""``AbstractEngine``: how the tokens after the first are made, and ``Eager``, which launches every kernel anew.
+"""``AbstractEngine``: how the tokens after the first are generated, and ``Eager``, which launches every kernel anew.
 
-All engines share the prefill; they differ in how a decode step gets to the device. ``eager`` launches each of its few
-hundred kernels from Python, which on a GPU can take longer than running them; ``graphs`` replays a captured step;
-``compiled`` fuses the kernels of each block before it captures.
+All engines share the prefill; they differ in how a decode step is launched on the device. ``eager`` launches each of
+its few hundred kernels from Python, which on a GPU can take longer than running them; ``graphs`` replays a captured
+step; ``compiled`` fuses the kernels of each block before the step is captured.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vlmprof.decoding import DecodeState, Mark, TokenMaker, unmarked
 from vlmprof.engine.eos_tracker import EosTracker
 
 Steps = list[Tensor]
-"""(batch,) tokens of every step, on the host once the device has done all that was asked of it."""
+"""(batch,) tokens of every step; the copies to the host are complete once the device has been synchronized."""
 
 
 class Decoding(Protocol):
-    """A batch whose prompt is in the cache."""
+    """A batch after its prefill: the keys and values of its prompts are in the cache."""
 
     @property
     def first(self) -> Tensor:
@@ -30,39 +30,40 @@ class Decoding(Protocol):
         ...
 
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
-        """Further tokens, at most ``steps`` of each row.
+        """Generate the tokens after the first, at most ``steps`` of each row.
 
         Args:
-            steps: The most.
-            stop: A row that has said one of these is finished, and what it says after it means nothing; when all rows
-                are, no more steps are made. Empty: every row goes on to the end, and nothing is waited for.
-            mark: Told ``decode`` after every step.
+            steps: The largest number of decode steps.
+            stop: End-of-sequence tokens. A row that generates one of them is finished and its later tokens are to be
+                ignored; when all rows are finished, no more steps run. Empty: every row runs all steps, and the host
+                does not wait for the device.
+            mark: Called with ``decode`` after every step.
         """
         ...
 
 
 class AbstractEngine(ABC):
-    """A way to make the tokens after the first."""
+    """A way to generate the tokens after the first."""
 
     @abstractmethod
     def begin(self, model: Any, batch: Any, features: Any, max_new_tokens: int, *, exact: bool) -> Decoding:
-        """Run the prompt.
+        """Run the prefill.
 
         Args:
-            model: The token maker.
-            batch: Its encoded prompts.
-            features: What its vision side made of them.
-            max_new_tokens: The most that will be asked of the decoding.
-            exact: Whether steps must be made at this very batch size, because they are timed.
+            model: The ``TokenMaker``.
+            batch: Its encoded prompts, on the device.
+            features: The vision features of the batch.
+            max_new_tokens: The longest answer that will be generated, the first token included.
+            exact: Whether steps must run at exactly this batch size, because they are timed.
         """
 
     @abstractmethod
     def forget(self) -> None:
-        """Give back what is held between batches."""
+        """Free the memory that is kept between batches."""
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """``engine``, and which kernels its decode steps ran on where it chooses them itself."""
+        """The column ``engine``, and the kernels of the decode steps if the engine chooses them itself."""
 
 
 @final
@@ -73,7 +74,7 @@ class Eager(AbstractEngine):
         return _EagerDecoding(model=model, state=model.prefill(batch, features, max_new_tokens))
 
     def forget(self) -> None:
-        """Nothing is held."""
+        """Nothing is kept between batches."""
 
     def describe(self) -> Mapping[str, str]:
         return {"engine": "eager"}
@@ -90,12 +91,12 @@ class _EagerDecoding:
         return self.state.next_tokens
 
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
-        lookout = EosTracker(self.first, stop)
-        while len(lookout.taken) <= steps and not lookout.over():
+        tracker = EosTracker(self.first, stop)
+        while len(tracker.tokens) <= steps and not tracker.all_ended():
             self.state = self.model.step(self.state)
-            lookout.take(self.state.next_tokens)
+            tracker.append(self.state.next_tokens)
             mark("decode")
-        return lookout.taken[1:]
+        return tracker.tokens[1:]
 
 
 EAGER = Eager()

@@ -1,8 +1,8 @@
-"""Compiling at the granularity of a block: one compiled graph serves all of them, so a knob change costs seconds.
+"""Compiles per decoder block: one compiled graph serves all blocks, so a knob change costs seconds.
 
-Blocks differ for the compiler in two ways only: the number they carry, and the cache they write to. Here both are made
-the same for all of them while they are compiled and captured: every block is number 0 of a cache of its own. How many
-blocks run then does not matter at all, and another top-k compiles one block anew, not sixteen.
+For the compiler, blocks differ only in their layer index and in the cache that they write to. Both are made the same
+for all blocks while they are compiled and captured: every block has index 0 in a cache of its own. The number of
+blocks that run then needs no compilation at all, and another top-k compiles one block again, not sixteen.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, final
 import torch
 from transformers.cache_utils import Cache
 
-VARIANTS = 512
-"""Compiled graphs of one kind of block that are kept: batch sizes x cache lengths x top-k. The compiler's own limit,
-eight, would silently go back to uncompiled code."""
+MAX_GRAPHS = 512
+"""Compiled graphs kept for one class of block: batch sizes x cache lengths x top-k. Above the compiler's own limit,
+eight, it would silently fall back to uncompiled code."""
 
 
 @final
 class BlockCompiler:
-    """Compiled forwards, one a class of block, kept as long as the model."""
+    """Compiled forwards, one for each class of block, kept as long as the model."""
 
     def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
         self._backend = backend
@@ -30,45 +30,46 @@ class BlockCompiler:
 
     @contextmanager
     def applied(self, decoder: Any, cache: Cache) -> Iterator[None]:
-        """The blocks of a decoder compiled, for the length of a ``with`` block; each writes to its layer of ``cache``.
+        """Replace the forwards of a decoder's blocks by compiled ones inside a ``with`` block.
 
-        Blocks without attention of their own (those that pass their input on) have no layer there and are left alone.
+        Each block writes to its layer of ``cache``. Blocks without attention (those that only pass their input on) have
+        no layer there and are not changed.
         """
         with ExitStack() as undo:
-            limits = {"recompile_limit": VARIANTS, "accumulated_recompile_limit": VARIANTS}
+            limits = {"recompile_limit": MAX_GRAPHS, "accumulated_recompile_limit": MAX_GRAPHS}
             undo.enter_context(torch._dynamo.config.patch(limits))
             for block in decoder.layers:
-                index = _index(block)
+                index = _layer_index(block)
                 if index is None:
                     continue
-                own = Cache(layers=[cache.layers[index]])
-                _number(block, 0, undo)
+                block_cache = Cache(layers=[cache.layers[index]])
+                _set_layer_index(block, 0, undo)
                 undo.callback(block.__dict__.pop, "forward", None)
-                block.forward = partial(_call, self._forward(type(block)), block, own)
+                block.forward = partial(_call_with_cache, self._forward(type(block)), block, block_cache)
             yield
 
-    def _forward(self, kind: type) -> Any:
-        if kind not in self._compiled:
-            self._compiled[kind] = torch.compile(
-                kind.forward,  # type: ignore[attr-defined]  # every block has one
+    def _forward(self, block_class: type) -> Any:
+        if block_class not in self._compiled:
+            self._compiled[block_class] = torch.compile(
+                block_class.forward,  # type: ignore[attr-defined]  # every block has one
                 backend=self._backend,
                 dynamic=False,
                 fullgraph=True,
             )
-        return self._compiled[kind]
+        return self._compiled[block_class]
 
 
-def _call(forward: Any, block: Any, own: Cache, *args: Any, **kwargs: Any) -> Any:
-    kwargs = {name: own if isinstance(value, Cache) else value for name, value in kwargs.items()}
-    return forward(block, *(own if isinstance(value, Cache) else value for value in args), **kwargs)
+def _call_with_cache(forward: Any, block: Any, block_cache: Cache, *args: Any, **kwargs: Any) -> Any:
+    kwargs = {name: block_cache if isinstance(value, Cache) else value for name, value in kwargs.items()}
+    return forward(block, *(block_cache if isinstance(value, Cache) else value for value in args), **kwargs)
 
 
-def _index(block: Any) -> int | None:
-    numbers = {module.__dict__["layer_idx"] for module in block.modules() if "layer_idx" in module.__dict__}
-    return next((number for number in numbers if isinstance(number, int)), None)
+def _layer_index(block: Any) -> int | None:
+    indices = {module.__dict__["layer_idx"] for module in block.modules() if "layer_idx" in module.__dict__}
+    return next((index for index in indices if isinstance(index, int)), None)
 
 
-def _number(block: Any, index: int, undo: ExitStack) -> None:
+def _set_layer_index(block: Any, index: int, undo: ExitStack) -> None:
     for module in block.modules():
         if isinstance(module.__dict__.get("layer_idx"), int):
             undo.callback(module.__dict__.__setitem__, "layer_idx", module.__dict__["layer_idx"])

@@ -1,7 +1,7 @@
-"""Out of memory: what counts as it, and how to leave it with nothing held.
+"""Out-of-memory errors: how they are recognised, and how memory is freed after one.
 
-An exception holds its traceback, the traceback its frames, the frames their tensors: freeing inside ``except`` frees
-nothing. So the caller notes the failure, leaves the ``except`` block, and only then calls ``release``.
+An exception keeps its traceback alive, the traceback its frames, the frames their tensors: freeing inside ``except``
+frees nothing. So the caller notes the failure, leaves the ``except`` block, and only then calls ``release``.
 """
 
 from __future__ import annotations
@@ -12,40 +12,42 @@ from typing import Literal
 import torch
 
 Failure = Literal["memory", "size_limit", "lost", "other"]
-"""``memory``: the device had no room. ``size_limit``: a kernel cannot index so much, however much room there is.
-``lost``: the accelerator's context is broken, and nothing more can run in this process."""
+"""``memory``: the device had too little memory. ``size_limit``: a kernel cannot index so many elements, however much
+memory there is. ``lost``: the accelerator's context is broken, and nothing more can run in this process."""
 
-SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
-"""Of CUDA, cuBLAS, cuDNN and Triton, and the CPU allocator; torch's own exception is known by its type."""
-SUSPECTS = ("cublas_status_not_initialized", "cudnn_status_internal_error", "cudnn_status_not_supported")
-"""What libraries say when they cannot make a workspace, and at other times; memory if there is next to none left."""
-LIMITS = ("int_max", "32-bit index")
-NEXT_TO_NONE = 0.03
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "alloc_failed", "can't allocate memory")
+"""Of CUDA, cuBLAS, cuDNN, Triton and the CPU allocator; torch's own exception is recognised by its type."""
+AMBIGUOUS_MESSAGES = ("cublas_status_not_initialized", "cudnn_status_internal_error", "cudnn_status_not_supported")
+"""Raised by libraries that cannot allocate a workspace, but for other reasons too. Taken as out of memory only if less
+than ``LOW_MEMORY_SHARE`` of the device's memory is free."""
+SIZE_LIMIT_MESSAGES = ("int_max", "32-bit index")
+LOW_MEMORY_SHARE = 0.03
 
 
 def classify(error: BaseException, free_share: float | None = None) -> Failure:
-    """What a failure of the device means.
+    """Which kind of failure an exception is.
 
     Args:
         error: As torch raised it.
-        free_share: Of the device's memory; None where it is not known.
+        free_share: Share of the device's memory that is free, 0 to 1; None if unknown.
     """
-    said = str(error).lower()
+    message = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError):
         return "memory"
     if not isinstance(error, RuntimeError):
         return "other"
-    if any(sign in said for sign in LIMITS):
+    if any(part in message for part in SIZE_LIMIT_MESSAGES):
         return "size_limit"
-    if any(sign in said for sign in SIGNS):
+    if any(part in message for part in OUT_OF_MEMORY_MESSAGES):
         return "memory"
-    if any(sign in said for sign in SUSPECTS) and free_share is not None and free_share < NEXT_TO_NONE:
+    low_memory = free_share is not None and free_share < LOW_MEMORY_SHARE
+    if low_memory and any(part in message for part in AMBIGUOUS_MESSAGES):
         return "memory"
     return "lost" if isinstance(error, torch.AcceleratorError) else "other"
 
 
 def free_share() -> float | None:
-    """Of the current device's memory; None without one, and where its context is broken."""
+    """Share of the current device's memory that is free, 0 to 1; None without a GPU or if its context is broken."""
     if not torch.cuda.is_available():
         return None
     try:
@@ -56,7 +58,7 @@ def free_share() -> float | None:
 
 
 def release() -> None:
-    """Return what nobody holds any more to the device."""
+    """Collect garbage, and return the unused memory of torch's caching allocator to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

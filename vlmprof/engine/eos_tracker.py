@@ -1,8 +1,8 @@
-"""Knowing when all rows have ended, without making the device wait to be asked.
+"""Detects that all rows have generated an end-of-sequence token, without leaving the GPU idle.
 
-Looking at a token on the host waits for the step that makes it, and meanwhile the device has nothing to do. So on a
-GPU the step after is launched first, and then the one before is looked at: the copy to the host runs beside the next
-step. One step too many is made at most; on the host nothing is copied and none is.
+Reading a token on the host waits for the step that computes it, and meanwhile the GPU has nothing to do. So on a GPU
+the next step is launched before the tokens of the step before it are read: the copy to the host overlaps with the next
+step. At most one unnecessary step runs. On a CPU the tokens are read at once and no unnecessary step runs.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ class EosTracker:
     """The tokens of all steps so far, and which rows have ended."""
 
     def __init__(self, first: Tensor, stop: frozenset[int]) -> None:
-        """Start with the first tokens, (batch,)."""
-        self.taken: list[Tensor] = []
-        """(batch,) of every step, on the host once the device has done all that was asked of it."""
-        self._arrived: list[torch.cuda.Event | None] = []
-        self._stop, self._open, self._looked = stop, set(range(len(first))), 0
-        self._late = first.is_cuda
-        self.take(first)
+        """Start with the first tokens, (batch,), and the end-of-sequence tokens; with none, no row ever ends."""
+        self.tokens: list[Tensor] = []
+        """(batch,) of every step; the copies to the host are complete once the device has been synchronized."""
+        self._copied: list[torch.cuda.Event | None] = []
+        self._stop, self._running_rows, self._steps_read = stop, set(range(len(first))), 0
+        self._on_gpu = first.is_cuda
+        self.append(first)
 
-    def take(self, tokens: Tensor) -> None:
-        """Note a step's tokens, (batch,); they may still be in the making."""
-        self.taken.append(tokens.to("cpu", non_blocking=True))  # into pinned memory, beside what runs next
-        wait_for_startup = None
-        if self._late and self._stop:
-            wait_for_startup = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch types it not
-            wait_for_startup.record()
-        self._arrived.append(wait_for_startup)
+    def append(self, tokens: Tensor) -> None:
+        """Add the tokens of a step, (batch,); the device may still be computing them."""
+        self.tokens.append(tokens.to("cpu", non_blocking=True))  # into pinned memory, while the next step runs
+        copied = None
+        if self._on_gpu and self._stop:
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
+            copied.record()
+        self._copied.append(copied)
 
-    def over(self) -> bool:
-        """Whether every row has ended, as far as can be known without waiting for the step made last."""
+    def all_ended(self) -> bool:
+        """Whether every row has ended, as far as is known without waiting for the last step."""
         if not self._stop:
             return False
-        until = len(self.taken) - (1 if self._late and len(self.taken) > 1 else 0)
-        while self._looked < until and self._open:
-            wait_for_startup = self._arrived[self._looked]
-            if wait_for_startup is not None:
-                wait_for_startup.synchronize()
-            said = self.taken[self._looked].tolist()
-            self._open -= {row for row in self._open if said[row] in self._stop}
-            self._looked += 1
-        return not self._open
+        readable = len(self.tokens) - (1 if self._on_gpu and len(self.tokens) > 1 else 0)
+        while self._steps_read < readable and self._running_rows:
+            copied = self._copied[self._steps_read]
+            if copied is not None:
+                copied.synchronize()
+            tokens = self.tokens[self._steps_read].tolist()
+            self._running_rows -= {row for row in self._running_rows if tokens[row] in self._stop}
+            self._steps_read += 1
+        return not self._running_rows

@@ -1,18 +1,19 @@
-"""``VisionFeatureCache``: vision features of images, kept for the next configuration that would compute the same.
+"""``VisionFeatureCache``: keeps the vision features of images for later configurations that need the same ones.
 
-Features depend on the image, on how it is cut, and on the weights of the vision side; not on experts, blocks or the
-length of answers. So a sweep computes them once for each image and tiling, and the knobs of the language model share
-them. Used in score passes only: a timed generation computes everything.
+Features depend on the image, on its tiling, and on the weights of vision encoder and connector; not on experts, blocks
+or the length of answers. So a sweep computes them once for each image and tiling, and all knobs of the language model
+share them. Used in score passes only: a timed generation computes everything.
 
-Entries are keyed by content (a hash of the pixels, the tiling) and belong to one loaded model, which settles weights
-and precision. They lie in host memory, pinned where there is a GPU, up to a bound; the one unused longest goes first.
+Entries are keyed by content (a hash of the pixels, and the tiling) and belong to one loaded model, so weights and
+precision need no key. They are kept in host memory, pinned if there is a GPU, up to a limit in bytes; the least
+recently used entry is dropped first.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -23,140 +24,147 @@ from vlmprof.decoding import Batch, Mark, TokenMaker, unmarked
 from vlmprof.errors import Mismatch
 from vlmprof.records import Prompt
 
-MOST_BYTES = 16 * 2**30
-SHARE_OF_MEMORY = 1 / 8
-"""Of what the host has free when a model is loaded: several trials may run on one host."""
+MAX_BYTES = 16 * 2**30
+MEMORY_SHARE = 1 / 8
+"""Share of the memory that the host has available when a model is loaded: several trials may run on one host."""
 
 
 @runtime_checkable
 class RowwiseVision(Protocol):
-    """A model whose features can be taken apart by prompt, and whose prompts can be encoded without pixels."""
+    """A model whose batch features can be split by prompt, and whose prompts can be encoded without pixels."""
 
     def feature_key(self, prompt: Prompt) -> Hashable:
-        """All that decides a prompt's features besides pixels and weights: how the image is cut."""
+        """Everything except pixels and weights that a prompt's features depend on: the tiling of the image."""
         ...
 
     def encode_text(self, prompts: Sequence[Prompt]) -> Batch:
-        """As ``encode``, pixels left out: no picture is opened."""
+        """As ``encode``, without pixels: no picture is opened."""
         ...
 
     def split_features(self, batch: Any, features: Any) -> Sequence[Tensor]:
-        """The features of each prompt of a batch."""
+        """The features of each prompt of a batch, (vision tokens, width) each."""
         ...
 
     def join_features(self, parts: Sequence[Tensor]) -> Any:
-        """The features of a batch from those of its prompts."""
+        """The features of a batch from those of its prompts; the inverse of ``split_features``."""
         ...
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedBatch:
-    """A batch as far as the host can take it."""
+    """A batch after its work on the host."""
 
     batch: Batch
     keys: tuple[Hashable, ...] = ()
-    """Of each prompt's features; none where the model is asked anew."""
-    known: Mapping[Hashable, Tensor]
-    """On the host; held here, so that making room for others does not lose them."""
+    """Key of each prompt's features; empty where features are not cached and the model computes all of them."""
+    cached: Mapping[Hashable, Tensor]
+    """Features on the host; this reference keeps them alive if the cache drops them meanwhile."""
     missing: Batch | None = None
-    """The prompts whose images are seen for the first time, one for each image and tiling."""
+    """The prompts whose features are not cached, one for each image and tiling."""
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.batch.encodings)
 
 
-FeatureSource = tuple[Batch, Batch, Any]
-"""A batch on the host, the same on the device, its features."""
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A batch with its vision features: the inputs of the prefill."""
+
+    batch: Batch
+    """On the host."""
+    device_batch: Batch
+    """The same batch on the model's device."""
+    features: Any
+    """The output of the model's connector, one feature for each vision token."""
 
 
 @final
 class VisionFeatureCache:
-    """The features of one loaded model."""
+    """The vision features of one loaded model."""
 
-    def __init__(self, most_bytes: int | None = None) -> None:
-        """Nothing is kept yet; 0 keeps nothing, None decides by the host's free memory."""
-        self._most = _room() if most_bytes is None else most_bytes
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+    def __init__(self, max_bytes: int | None = None) -> None:
+        """Start empty; ``max_bytes`` 0 keeps nothing, None sets the limit by the host's available memory."""
+        self._max_bytes = _default_max_bytes() if max_bytes is None else max_bytes
+        self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
         self.computed = 0
-        """Images and tilings that went through the vision side."""
+        """How many features were computed, one count for each image and tiling."""
 
     def prepare(self, model: TokenMaker, prompts: Sequence[Prompt]) -> PreparedBatch:
-        """Work for the host alone: may run in a thread beside the device's."""
-        if not self._most or not isinstance(model, RowwiseVision):
-            return PreparedBatch(batch=model.encode(prompts), known={})
+        """The host's part of the work: may run in a thread while the device runs another batch."""
+        if not self._max_bytes or not isinstance(model, RowwiseVision):
+            return PreparedBatch(batch=model.encode(prompts), cached={})
         keys = tuple((_digest(prompt), model.feature_key(prompt)) for prompt in prompts)
-        known: dict[Hashable, Tensor] = {key: self._kept[key] for key in keys if key in self._kept}
-        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+        cached: dict[Hashable, Tensor] = {key: self._entries[key] for key in keys if key in self._entries}
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cached}
         missing = model.encode(list(new.values())) if new else None
-        return PreparedBatch(batch=model.encode_text(prompts), keys=keys, known=known, missing=missing)
+        return PreparedBatch(batch=model.encode_text(prompts), keys=keys, cached=cached, missing=missing)
 
-    def look(self, model: Any, prepared: PreparedBatch) -> FeatureSource:
-        """Features of a prepared batch: what is missing is computed, and kept."""
-        moved = model.transfer(prepared.batch)
+    def complete(self, model: Any, prepared: PreparedBatch) -> Inputs:
+        """A prepared batch with all its features; missing ones are computed and added to the cache.
+
+        Raises:
+            Mismatch: an image has another number of features than its prompt has image-token positions.
+        """
+        device_batch = model.transfer(prepared.batch)
         if not prepared.keys:
-            return prepared.batch, moved, model.see(moved, unmarked)
-        fresh = dict(self._seen(model, prepared))
-        for key in prepared.known:
-            if key in self._kept:
-                self._kept.move_to_end(key)
+            return Inputs(batch=prepared.batch, device_batch=device_batch, features=model.see(device_batch, unmarked))
+        computed = dict(self._compute_missing(model, prepared))
+        for key in prepared.cached:
+            if key in self._entries:
+                self._entries.move_to_end(key)
         parts = [
-            fresh[key] if key in fresh else prepared.known[key].to(model.device, non_blocking=True)
+            computed[key] if key in computed else prepared.cached[key].to(model.device, non_blocking=True)
             for key in prepared.keys
         ]
         for encoding, part in zip(prepared.batch.encodings, parts, strict=True):
             if len(part) != encoding.vision_tokens:
                 raise Mismatch(f"{len(part)} features for an image that was planned as {encoding.vision_tokens}")
-        return prepared.batch, moved, model.join_features(parts)
+        return Inputs(batch=prepared.batch, device_batch=device_batch, features=model.join_features(parts))
 
-    def _seen(self, model: Any, prepared: PreparedBatch) -> Sequence[tuple[Hashable, Tensor]]:
+    def _compute_missing(self, model: Any, prepared: PreparedBatch) -> Sequence[tuple[Hashable, Tensor]]:
         if prepared.missing is None:
             return []
-        keys = [key for key in dict.fromkeys(prepared.keys) if key not in prepared.known]
+        keys = [key for key in dict.fromkeys(prepared.keys) if key not in prepared.cached]
         batch = model.transfer(prepared.missing)
         parts = model.split_features(batch, model.see(batch, unmarked))
         self.computed += len(parts)
         for key, part in zip(keys, parts, strict=True):
-            self._keep(key, part)
+            self._add(key, part)
         return list(zip(keys, parts, strict=True))
 
-    def _keep(self, key: Hashable, part: Tensor) -> None:
-        host = part.to("cpu", non_blocking=True) if part.is_cuda else part.clone()
-        self._bytes += host.nbytes - (self._kept[key].nbytes if key in self._kept else 0)
-        self._kept[key] = host
-        while self._bytes > self._most:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+    def _add(self, key: Hashable, part: Tensor) -> None:
+        host_copy = part.to("cpu", non_blocking=True) if part.is_cuda else part.clone()
+        self._bytes += host_copy.nbytes - (self._entries[key].nbytes if key in self._entries else 0)
+        self._entries[key] = host_copy
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
 
-def features_computed(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> FeatureSource:
-    """Everything computed, stage by stage: what is timed."""
+def compute_inputs(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Inputs:
+    """Encode and transfer the prompts and compute their features, without a cache: what a timed generation uses.
+
+    Marks the stages up to the vision encoder; the work from there to the caller's next mark is the connector.
+    """
     batch = model.encode(prompts)
     mark("preprocess")
-    moved = model.transfer(batch)
+    device_batch = model.transfer(batch)
     mark("transfer")
-    features = model.see(moved, mark)
-    mark("connector")
-    return batch, moved, features
+    return Inputs(batch=batch, device_batch=device_batch, features=model.see(device_batch, mark))
 
 
-def features_from_cache(
-    vision_cache: VisionFeatureCache, prepare: Callable[[], PreparedBatch]
-) -> Callable[..., FeatureSource]:
-    """The same from what is kept, for batches that nobody times."""
+def prepare_each_row(model: Any, prompts: Sequence[Prompt]) -> PreparedBatch:
+    """A prepared batch in which every row counts as an image of its own, even if images are equal.
 
-    def look(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark = unmarked) -> FeatureSource:
-        return vision_cache.look(model, prepare())
-
-    return look
-
-
-def features_computed_for_each_row(model: Any, prompts: Sequence[Prompt], mark: Mark = unmarked) -> FeatureSource:
-    """As ``features_from_cache`` where every image is new and no two are alike: the most that a batch can hold."""
-    whole = model.encode(prompts)
-    new = PreparedBatch(batch=whole, known={})
-    if isinstance(model, RowwiseVision):
-        new = PreparedBatch(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), known={}, missing=whole)
-    found = VisionFeatureCache(0).look(model, new)
-    mark("connector")
-    return found
+    It takes the most memory of all prepared batches of its size: no two rows share features.
+    """
+    encoded = model.encode(prompts)
+    if not isinstance(model, RowwiseVision):
+        return PreparedBatch(batch=encoded, cached={})
+    return PreparedBatch(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), cached={}, missing=encoded)
 
 
 def _digest(prompt: Prompt) -> str:
@@ -164,8 +172,8 @@ def _digest(prompt: Prompt) -> str:
     return hashlib.blake2b(image.tobytes(), digest_size=16, person=f"{image.size}".encode()[:16]).hexdigest()
 
 
-def _room() -> int:
+def _default_max_bytes() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else ():
         if line.startswith("MemAvailable:"):
-            return min(MOST_BYTES, int(SHARE_OF_MEMORY * 1024 * int(line.split()[1])))
+            return min(MAX_BYTES, int(MEMORY_SHARE * 1024 * int(line.split()[1])))
     return 2**30

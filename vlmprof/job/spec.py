@@ -21,6 +21,7 @@ from vlmprof.job import storage, strict_yaml
 from vlmprof.job.labels import readable
 from vlmprof.job.messages import fault
 from vlmprof.job.storage import mounted, storable
+from vlmprof.job.strict_yaml import JobSource, job_text
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -239,9 +240,12 @@ class SweepSpec(Section):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedJob:
-    """All that could be learnt from one job file."""
+    """All that could be learnt from one job."""
 
     source: str
+    """What messages call it: the path of its file, or ``job``."""
+    text: str
+    """The job as YAML."""
     spec: SweepSpec | None
     """None when there is any fault."""
     models: tuple[ModelSpec, ...]
@@ -251,24 +255,26 @@ class ParsedJob:
     faults: tuple[Fault, ...]
 
 
-def read(path: Path) -> SweepSpec:
-    """The job in ``path``.
+def read(job: JobSource) -> SweepSpec:
+    """The job in a file, a text or a mapping.
 
     Raises:
         SpecError: with every fault that can be found without a model.
     """
-    found = survey(path)
+    found = survey(job)
     if found.spec is None:
         raise SpecError(found.source, found.faults)
     return found.spec
 
 
-def survey(path: Path) -> ParsedJob:
-    """Everything right and wrong with the job in ``path``; never raises for what the file says."""
-    try:
-        raw, faults = strict_yaml.read(path)
-    except OSError as error:
-        raise SpecError(str(path), [Fault(field="", problem=f"cannot be read: {error.strerror}")]) from None
+def survey(job: JobSource) -> ParsedJob:
+    """Everything right and wrong with a job; never raises for what a file or a text says.
+
+    Raises:
+        SpecError: the file cannot be read, or the mapping cannot be written as YAML.
+    """
+    given = job_text(job)
+    raw, faults = strict_yaml.parse(given.text)
     spec = None
     if raw is not None:
         try:
@@ -276,7 +282,8 @@ def survey(path: Path) -> ParsedJob:
         except ValidationError as error:
             faults += [fault(detail, SweepSpec) for detail in error.errors()]
     return ParsedJob(
-        source=str(path),
+        source=given.source,
+        text=given.text,
         spec=None if faults else spec,
         models=tuple(_sound_models(raw or {})),
         knobs=_sound_knobs(raw or {}),

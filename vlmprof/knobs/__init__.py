@@ -1,1 +1,1 @@
-"""One inference-time control a file, found by its name."""
+"""The knobs: one inference-time control per file, loaded by the name of the file."""

@@ -1,4 +1,4 @@
-"""Which decoder blocks a value of ``active_blocks`` keeps: every way to say it, each with its checks."""
+"""Which decoder blocks a value of ``active_blocks`` keeps: every form of the value, each with its checks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 from vlmprof.errors import KnobValueError, suggestion
 from vlmprof.job.storage import DEFAULT, STORAGE
-from vlmprof.knobs.knob import require_whole
+from vlmprof.knobs.knob import require_integer
 
 EXPECTED = "expected {keep: n, policy: prefix} or a list of block indices"
 
 LEGACY_FIRST = 4
-"""Blocks that the predecessor's random choice always kept."""
+"""``legacy_random`` always keeps this many blocks at the start."""
 
 SHORTEST_DIGEST = 12
-"""Hexadecimal digits that pin a table of scores."""
+"""Fewest hexadecimal digits of a SHA-256 that identify a table of scores."""
 
 
 def kept_blocks(value: Any, blocks: int) -> tuple[int, ...]:
-    """The blocks that a value keeps, as numbered in a checkpoint of ``blocks`` blocks.
+    """The indices of the blocks that a value keeps, in a checkpoint of ``blocks`` blocks.
 
     Raises:
         KnobValueError: an importance table cannot be read, or does not score every block.
@@ -35,10 +35,10 @@ def kept_blocks(value: Any, blocks: int) -> tuple[int, ...]:
 
 
 def check_choice(value: Any, blocks: int) -> None:
-    """Refuse what is no choice of blocks.
+    """Refuse a value that does not select decoder blocks.
 
     Raises:
-        KnobValueError: says what was expected.
+        KnobValueError: the message says what was expected.
     """
     if isinstance(value, Mapping):
         _check_policy(value, blocks)
@@ -57,17 +57,17 @@ def _drop(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
 
 
 def _nested_random(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
-    """The first n of one shuffle: with one seed, fewer blocks are always a part of more."""
+    """The first n of one seeded shuffle: with the same seed, smaller sets are subsets of larger ones."""
     order = list(range(blocks))
     random.Random(value["seed"]).shuffle(order)
     return tuple(sorted(order[: value["keep"]]))
 
 
 def _legacy_random(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
-    """As the predecessor chose: the first four, and others at random with a seed that depends on how many.
+    """The choice of the predecessor of vlmprof: the first four blocks, and others at random, seeded by their number.
 
-    Its sets are not nested: what 10 blocks keep, 12 may lack, so accuracy over n mixes depth with the luck of the
-    draw. It is here so that its grids can be run again and named for what they are.
+    The sets are not nested: a block kept at n = 10 may be missing at n = 12, so accuracy over n mixes depth with the
+    random choice. The policy exists to run the predecessor's grids again under a name that says so.
     """
     import numpy as np
 
@@ -77,7 +77,7 @@ def _legacy_random(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
 
 
 def _importance(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
-    """The n blocks of the highest score; of equal scores the earlier block."""
+    """The n blocks with the highest scores; of equal scores, the earlier block."""
     scores = _scores(value["table"], str(value.get("sha256", "")))
     if set(scores) != set(range(blocks)):
         raise KnobValueError(
@@ -100,7 +100,7 @@ KEYS = {
     "importance": {"keep", "policy", "sha256", "table"},
     "drop": {"drop", "policy"},
 }
-"""What a policy takes; the others take ``keep`` and ``policy``."""
+"""The keys that a policy takes; policies not listed take ``keep`` and ``policy``."""
 
 
 def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
@@ -110,28 +110,29 @@ def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
     keys = KEYS.get(str(policy), {"keep", "policy"})
     given = set(value)
     if policy is None or given != keys:
-        wanted = f"policy '{policy}' takes {', '.join(sorted(keys))}" if policy else EXPECTED
+        expected = f"policy '{policy}' takes {', '.join(sorted(keys))}" if policy else EXPECTED
         if policy == "importance" and keys - given == {"sha256"}:
-            wanted += f"; of this table it begins with '{_digest(_inside_storage(value['table']))[:SHORTEST_DIGEST]}'"
-        raise KnobValueError(f"active_blocks: {wanted}; got {dict(value)!r}")
+            digest = _digest(_inside_storage(value["table"]))[:SHORTEST_DIGEST]
+            expected += f"; the sha256 of this table begins with '{digest}'"
+        raise KnobValueError(f"active_blocks: {expected}; got {dict(value)!r}")
     if policy == "drop":
         _check_indices(value["drop"], blocks, "dropped")
         if len(value["drop"]) == blocks:
-            raise KnobValueError("active_blocks.drop: expected at least one block to be left, got all of them")
+            raise KnobValueError("active_blocks.drop: expected at least one block to remain, got all blocks")
         return
     fewest = LEGACY_FIRST if policy == "legacy_random" else 1
-    require_whole(value["keep"], low=fewest, high=blocks, of="active_blocks.keep")
+    require_integer(value["keep"], low=fewest, high=blocks, name="active_blocks.keep")
     if policy == "nested_random":
-        require_whole(value["seed"], low=0, of="active_blocks.seed")
+        require_integer(value["seed"], low=0, name="active_blocks.seed")
     if policy == "importance":
         _importance(value, blocks)
 
 
-def _check_indices(value: Any, blocks: int, what: str) -> None:
+def _check_indices(value: Any, blocks: int, verb: str) -> None:
     if not isinstance(value, list | tuple):
-        raise KnobValueError(f"active_blocks: expected a list of the blocks that are {what}, got {value!r}")
+        raise KnobValueError(f"active_blocks: expected a list of the blocks that are {verb}, got {value!r}")
     for index in value:
-        require_whole(index, low=0, high=blocks - 1, of="active_blocks")
+        require_integer(index, low=0, high=blocks - 1, name="active_blocks")
     if not value or list(value) != sorted(set(value)):
         raise KnobValueError(f"active_blocks: expected ascending block indices, each once, got {list(value)!r}")
 
@@ -142,8 +143,8 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
     try:
         digest = _digest(path)
         if len(sha256) < SHORTEST_DIGEST or not digest.startswith(sha256):
-            # A trial's id holds the value, not the scores: pinned like this, other scores are another trial.
-            raise KnobValueError(f"active_blocks.sha256: {path.name} has {digest[:SHORTEST_DIGEST]}..., not {sha256}")
+            # A trial's id hashes the value, not the scores: the digest in it makes other scores another trial.
+            raise KnobValueError(f"active_blocks.sha256: {path.name} has {digest[:SHORTEST_DIGEST]}..., got {sha256}")
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -156,8 +157,8 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
         raise KnobValueError(f"active_blocks.table: {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise KnobValueError(
-            f"active_blocks.table: {path} is no table of scores ({error}); expected JSON, a list with a score for each"
-            " block or an object from block to score, or Parquet with the columns block and score"
+            f"active_blocks.table: {path} is not a table of scores ({error}); expected JSON (a list with a score"
+            " for each block, or an object from block to score) or Parquet with the columns block and score"
         ) from None
 
 
@@ -173,7 +174,7 @@ def _inside_storage(table: Any) -> Path:
     path = (root / str(table)).resolve()
     if not isinstance(table, str) or not table or not path.is_relative_to(root):
         raise KnobValueError(
-            f"active_blocks.table: expected a path inside the results folder {root.name}/, where every machine of a"
-            f" sweep finds it, got {table!r}; {STORAGE} names another folder"
+            f"active_blocks.table: expected a path inside the results folder {root.name}/, which every machine of a"
+            f" sweep can read, got {table!r}; set {STORAGE} to use another folder"
         )
     return path

@@ -1,4 +1,4 @@
-"""What the knobs have in common that say how a model is loaded: one of a few words, read back from its modules."""
+"""Shared by the knobs that decide how a model is loaded: a fixed set of values, read back from the loaded modules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from vlmprof.errors import KnobValueError, suggestion
 from vlmprof.records import Effect, Observation
 
 
-def check_word(name: str, value: object, words: Sequence[str], of: str) -> None:
-    """Refuse a value that is none of the words.
+def require_one_of(name: str, value: object, choices: Sequence[str], architecture: str) -> None:
+    """Refuse a value that is none of the choices.
+
+    Args:
+        name: The knob.
+        value: The value to check.
+        choices: The legal values.
+        architecture: Of the model, for the message.
 
     Raises:
-        KnobValueError: names what there is, and the nearest.
+        KnobValueError: with all choices and the one nearest to the value.
     """
-    if value not in words:
-        near = suggestion(value, list(words)).split(" (there are")[0] if isinstance(value, str) else ""
-        raise KnobValueError(f"{name}: {of} takes {', '.join(words)}; got {value!r}{near}")
+    if value not in choices:
+        nearest = suggestion(value, list(choices)).split(" (there are")[0] if isinstance(value, str) else ""
+        raise KnobValueError(f"{name}: expected one of {', '.join(choices)} for {architecture}; got {value!r}{nearest}")
 
 
-def judged(name: str, value: str, usual: str, seen: Observation) -> Effect:
-    """Whether the loaded model computes as it was asked to; ``no-op`` where it would have without being asked."""
-    if seen.loaded.get(name) != value:
+def load_effect(name: str, value: str, default: str, observed: Observation) -> Effect:
+    """``mismatch`` unless the model was loaded with the value; ``no-op`` where the value is the default."""
+    if observed.loaded.get(name) != value:
         return "mismatch"
-    return "no-op" if value == usual else "effective"
+    return "no-op" if value == default else "effective"

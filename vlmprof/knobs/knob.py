@@ -1,8 +1,8 @@
 """``AbstractKnob``: one inference-time control.
 
-A knob says which surface it needs, which values are legal (from the model's anatomy, without weights), how to apply a
-value and undo it, and whether the value did what it says. One loaded model outlives many trials, so ``applied`` is a
-context manager that restores the model exactly, also on error.
+A knob declares the surface it needs, checks which values are legal (from the model's anatomy, without weights), applies
+a value to a model and undoes it, and judges from counts whether the value took effect. One loaded model serves many
+trials, so ``applied`` is a context manager that restores the model exactly, also on error.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from vlmprof.surfaces import Anatomy, TokenCounts
 
 
 class AbstractKnob(ABC):
-    """One control, in three questions."""
+    """One control: is a value legal, how is it applied, and what effect did it have."""
 
     needs: ClassVar[type]
     """The surface (``vlmprof.surfaces``) this knob touches."""
 
     load_argument: ClassVar[str] = ""
-    """The field of ``models.family.Checkpoint`` that a value is put into, for a knob that says how the model is loaded:
-    its values split a sweep into groups, a load each. Empty for a knob that turns a loaded model."""
+    """The field of ``models.family.Checkpoint`` that takes the value, for a knob that decides how the model is loaded;
+    the trials of a sweep are then grouped by value, one load per group. Empty for a knob that acts on a loaded
+    model."""
 
     @abstractmethod
     def check(self, value: Any, anatomy: Anatomy) -> None:
-        """Whether this model can take this value; runs on the driver, without weights.
+        """Refuse a value that this model cannot take. Runs on the driver, without weights.
 
         Raises:
-            KnobValueError: it cannot; says what was expected.
+            KnobValueError: the value is not legal; the message says what was expected.
         """
 
     def conflict(self, value: Any, others: Mapping[str, Any], anatomy: Anatomy) -> str | None:
-        """Why a legal value cannot stand beside the other knobs' values of a point; None, as for most, where it can.
+        """Why a legal value cannot be combined with the other knobs' values of a point; None (the default): it can.
 
         Args:
             value: A legal value of this knob.
@@ -46,24 +47,24 @@ class AbstractKnob(ABC):
         return None
 
     def axis(self, value: Any) -> float | None:
-        """The number a value is plotted at; a knob whose lists mean something else says so itself."""
+        """The number a value is plotted at. Override it where the length of a list is not that number."""
         return axis(value)
 
     def counts(self, value: Any, anatomy: Anatomy, height: int, width: int) -> TokenCounts | None:
-        """What an image of this size becomes under a value; None for a knob that has no say in it."""
+        """What an image of this size becomes under a value; None for a knob that does not affect images."""
         return None
 
     @abstractmethod
     def applied(self, model: Any, value: Any) -> AbstractContextManager[None]:
-        """The model with this value, for the length of a ``with`` block. ``model`` provides ``needs``."""
+        """Set the value on ``model``, which provides the surface ``needs``, for the length of a ``with`` block."""
 
     @abstractmethod
-    def effect(self, value: Any, anatomy: Anatomy, seen: Observation) -> Effect:
-        """What the value did, judged by what was counted."""
+    def effect(self, value: Any, anatomy: Anatomy, observed: Observation) -> Effect:
+        """The effect of the value, judged by what was counted during the trial."""
 
 
 def axis(value: Any) -> float | None:
-    """The number a knob's value is plotted at: itself, how many it keeps or drops, its length; None for a word."""
+    """The number a knob's value is plotted at: itself, the blocks kept or dropped, a list's length; None for text."""
     if isinstance(value, dict):
         return float(value["keep"]) if "keep" in value else float(len(value["drop"]))
     if isinstance(value, list | tuple):
@@ -72,7 +73,7 @@ def axis(value: Any) -> float | None:
 
 
 def label(value: Any) -> str:
-    """A knob's value as people read it: ``6``, ``prefix 4``, ``drop 0,3``, ``nested_random 4 seed 1``, ``0,1,3``."""
+    """A knob's value for display: ``6``, ``prefix 4``, ``drop 0,3``, ``nested_random 4 seed 1``, ``0,1,3``."""
     if isinstance(value, dict):
         first = str(value.get("policy", ""))
         first += " " + label(value.get("keep", value.get("drop", value.get("k", ""))))
@@ -81,12 +82,12 @@ def label(value: Any) -> str:
     return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 
-def require_whole(value: Any, *, low: int, high: int | None = None, of: str) -> None:
-    """Refuse anything but a whole number in a range.
+def require_integer(value: Any, *, low: int, high: int | None = None, name: str) -> None:
+    """Refuse anything but a whole number from ``low`` to ``high``, or without an upper limit where ``high`` is None.
 
     Raises:
-        KnobValueError: naming the range and the value.
+        KnobValueError: with the knob, the range and the value.
     """
     bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise KnobValueError(f"{of}: expected a whole number {bound}, got {value!r}")
+        raise KnobValueError(f"{name}: expected a whole number {bound}, got {value!r}")

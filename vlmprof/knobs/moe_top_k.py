@@ -1,9 +1,9 @@
-"""Experts per token in every mixture-of-experts block: one number, or one for each such block.
+"""Experts per token in every mixture-of-experts block: one number, or a list with one per such block.
 
-The chosen experts' weights are not renormalised unless the model does so itself: in OLMoE and MolmoE fewer experts
-also shrink the output of the block, which is part of what this knob measures. ``{k: n, renormalise: true}`` scales
-them to sum to one, and is another value of the knob. Editing the configuration after loading changes nothing: the
-routers read it once. This sets the routers.
+The weights of the chosen experts are not renormalised unless the model does so itself: in OLMoE and MolmoE fewer
+experts also shrink the output of the block, which is part of what this knob measures. ``{k: n, renormalise: true}``
+scales the weights to sum to one; it is a separate value of the knob. The knob sets ``top_k`` on the routers, because
+they read the configuration only when they are built.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, final
 
 from vlmprof.errors import KnobValueError
-from vlmprof.knobs.knob import AbstractKnob, require_whole
+from vlmprof.knobs.knob import AbstractKnob, require_integer
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, ExpertRouting
 
@@ -24,7 +24,7 @@ EXPECTED = "expected a number, a list with one for each mixture-of-experts block
 
 @final
 class MoeTopK(AbstractKnob):
-    """Each token is sent to this many experts."""
+    """The number of experts that each token is routed to."""
 
     needs = ExpertRouting
 
@@ -33,15 +33,15 @@ class MoeTopK(AbstractKnob):
             raise KnobValueError(f"moe_top_k: {anatomy.architecture} is dense, it routes no experts")
         if isinstance(value, dict):
             _check_renormalised(value, anatomy)
-        k, most = _k(value), anatomy.reachable_experts or anatomy.experts
+        k, limit = _k(value), anatomy.reachable_experts or anatomy.experts
         if not isinstance(k, list | tuple):
-            require_whole(k, low=1, high=most, of="moe_top_k")
+            require_integer(k, low=1, high=limit, name="moe_top_k")
             return
         blocks = len(_router_counts(anatomy))
         if len(k) != blocks:
             raise KnobValueError(f"moe_top_k: expected one number for each of {blocks} blocks, got {len(k)}")
-        for one in k:
-            require_whole(one, low=1, high=most, of="moe_top_k")
+        for count in k:
+            require_integer(count, low=1, high=limit, name="moe_top_k")
 
     def axis(self, value: Any) -> float:
         k = _k(value)
@@ -50,7 +50,7 @@ class MoeTopK(AbstractKnob):
     @contextmanager
     def applied(self, model: ExpertRouting, value: Any) -> Iterator[None]:
         with ExitStack() as undo:
-            for router, k in zip(model.routers, _for_each(_k(value), model), strict=True):
+            for router, k in zip(model.routers, _per_router(_k(value), model), strict=True):
                 undo.callback(setattr, router, "top_k", router.top_k)
                 router.top_k = k
                 if isinstance(value, dict) and hasattr(router, "norm_topk_prob"):
@@ -58,20 +58,20 @@ class MoeTopK(AbstractKnob):
                     router.norm_topk_prob = True
             yield
 
-    def effect(self, value: Any, anatomy: Anatomy, seen: Observation) -> Effect:
+    def effect(self, value: Any, anatomy: Anatomy, observed: Observation) -> Effect:
         k, counts = _k(value), _router_counts(anatomy)
         per_block = k if isinstance(k, list | tuple) else [k] * len(counts)
-        routers = [(block, per_block[place]) for place, (block, many) in enumerate(counts) for _ in range(many)]
-        wanted = {router: one for router, (block, one) in enumerate(routers) if block in seen.blocks_executed}
-        # Router by router: a mean would not tell [1, 3] from [3, 1].
-        if not wanted or {router: experts for router, (experts, _) in seen.routing.items()} != wanted:
+        routers = [(block, per_block[i]) for i, (block, count) in enumerate(counts) for _ in range(count)]
+        expected = {router: top_k for router, (block, top_k) in enumerate(routers) if block in observed.blocks_executed}
+        # Compared router by router, because [1, 3] and [3, 1] have the same mean.
+        if not expected or {router: experts for router, (experts, _) in observed.routing.items()} != expected:
             return "mismatch"
         if isinstance(value, dict):
-            if not all(normalised for _, normalised in seen.routing.values()):
+            if not all(normalised for _, normalised in observed.routing.values()):
                 return "mismatch"
             if not anatomy.renormalises:
                 return "effective"
-        return "no-op" if all(one == anatomy.experts_per_token for one in wanted.values()) else "effective"
+        return "no-op" if all(top_k == anatomy.experts_per_token for top_k in expected.values()) else "effective"
 
 
 def _k(value: Any) -> Any:
@@ -83,8 +83,8 @@ def _check_renormalised(value: dict[str, Any], anatomy: Anatomy) -> None:
         raise KnobValueError(f"moe_top_k: {EXPECTED}, got {value!r}")
     if anatomy.renormalises is None:
         raise KnobValueError(
-            f"moe_top_k: the routers of {anatomy.architecture} have no switch for renormalising: how they weigh the"
-            " chosen experts is part of their code; leave 'renormalise' out"
+            f"moe_top_k: the routers of {anatomy.architecture} have no switch for renormalisation: their code"
+            " fixes how the chosen experts are weighted; leave 'renormalise' out"
         )
 
 
@@ -94,12 +94,12 @@ def _router_counts(anatomy: Anatomy) -> list[tuple[int, int]]:
     return [(block, len(list(routers))) for block, routers in groupby(blocks)]
 
 
-def _for_each(k: Any, model: ExpertRouting) -> Sequence[int]:
-    """One number a router, from one a block: blocks that route text and images apart have several."""
+def _per_router(k: Any, model: ExpertRouting) -> Sequence[int]:
+    """The top-k of every router, from one per block: blocks that route text and images separately have two routers."""
     routers = len(model.routers)
     if not isinstance(k, list | tuple):
         return [k] * routers
-    return [one for one in k for _ in range(routers // len(k))]
+    return [top_k for top_k in k for _ in range(routers // len(k))]
 
 
 KNOB = MoeTopK()

@@ -1,7 +1,8 @@
-"""The length of an answer: a cap while scoring, the exact length while timing.
+"""The length of an answer: an upper limit while scoring, the exact length while timing.
 
-A cap alone would time whatever the model happens to say, so a model that answers shorter would look faster. Timing
-therefore runs to exactly this length with end-of-sequence ignored, which leaves the tokens before it unchanged.
+With a limit alone, the timed length would be that of the model's answer, and a model with shorter answers would look
+faster. Timing therefore generates exactly this many tokens and ignores end-of-sequence, which does not change the
+tokens before it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
-from vlmprof.knobs.knob import AbstractKnob, require_whole
+from vlmprof.knobs.knob import AbstractKnob, require_integer
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, OutputBudget
 
 
 @final
 class OutputTokens(AbstractKnob):
-    """Answers of at most this many tokens, end-of-sequence included."""
+    """At most this many tokens per answer, end-of-sequence included."""
 
     needs = OutputBudget
 
     def check(self, value: Any, anatomy: Anatomy) -> None:
-        require_whole(value, low=1, of="output_tokens")
+        require_integer(value, low=1, name="output_tokens")
 
     @contextmanager
     def applied(self, model: OutputBudget, value: int) -> Iterator[None]:
@@ -33,11 +34,11 @@ class OutputTokens(AbstractKnob):
         finally:
             model.output_tokens = before
 
-    def effect(self, value: int, anatomy: Anatomy, seen: Observation) -> Effect:
-        if seen.tokens_max > value:
+    def effect(self, value: int, anatomy: Anatomy, observed: Observation) -> Effect:
+        if observed.tokens_max > value:
             return "mismatch"
-        # With nothing scored there is no answer to cut; the timed length is this value all the same.
-        return "effective" if seen.cut_share > 0 or not seen.tokens_max else "saturated"
+        # tokens_max is 0 where nothing was scored: no answer could be cut, and the timed length is this value.
+        return "effective" if observed.cut_share > 0 or not observed.tokens_max else "saturated"
 
 
 KNOB = OutputTokens()

@@ -1,8 +1,8 @@
-"""One tiling for every image, whatever its size: equal work on every image.
+"""The same tiling for every image, whatever its size, so that every image is the same amount of work.
 
-With a cap, a wide image and a square one differ in crops, tokens and time. For latency that is noise; this knob takes
-it away. It also distorts: an image is letterboxed onto a canvas whose shape is not its own, which the model was not
-trained on, so accuracies under it are those of the distorted input.
+Under a cap, a wide image and a square one differ in crops, tokens and time, which is noise in a latency. This knob
+removes that noise. It also changes the input: an image is letterboxed onto a canvas with another aspect ratio, which
+the model was not trained on, so accuracies measured under this knob are those of the changed input.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from typing import Any, final
 
 from vlmprof.errors import KnobValueError
-from vlmprof.knobs.knob import AbstractKnob, require_whole
+from vlmprof.knobs.knob import AbstractKnob, require_integer
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, FreeTiling, TokenCounts
 
 BEYOND_TRAINING = 4
-"""More crops than this many times the trained cap are a slip of the keyboard, not an experiment."""
+"""More crops than this many times the trained cap are refused as a typing error."""
 
 
 @final
 class Tiling(AbstractKnob):
-    """``[rows, columns]`` of crops for every image; the global view comes on top."""
+    """``[rows, columns]`` of crops for every image; the global view is not counted."""
 
     needs = FreeTiling
 
@@ -30,20 +30,20 @@ class Tiling(AbstractKnob):
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise KnobValueError(f"tiling: expected [rows, columns], got {value!r}")
         for side in value:
-            require_whole(side, low=1, of="tiling")
-        most = BEYOND_TRAINING * anatomy.max_crops
-        if value[0] * value[1] > most:
-            raise KnobValueError(f"tiling: expected at most {most} crops, got {value[0]} x {value[1]}")
+            require_integer(side, low=1, name="tiling")
+        limit = BEYOND_TRAINING * anatomy.max_crops
+        if value[0] * value[1] > limit:
+            raise KnobValueError(f"tiling: expected at most {limit} crops, got {value[0]} x {value[1]}")
 
     def conflict(self, value: Any, others: Mapping[str, Any], anatomy: Anatomy) -> str | None:
-        # The tiling would win without a word over any limit that is smaller.
+        # The tiling would silently override a smaller limit.
         crops, counts = value[0] * value[1], self.counts(value, anatomy, 1, 1)
-        made = {"max_crops": crops, "vision_tokens": counts.vision_tokens if counts else 0}
-        for limit, many in made.items():
-            if others.get(limit, many) < many:
+        required = {"max_crops": crops, "vision_tokens": counts.vision_tokens if counts else 0}
+        for knob, count in required.items():
+            if others.get(knob, count) < count:
                 return (
-                    f"tiling: {value[0]} x {value[1]} makes {many}, more than {limit} {others[limit]} beside it allows;"
-                    " leave one of the two out, or take their values apart into two jobs"
+                    f"tiling: {value[0]} x {value[1]} needs {knob} of at least {count}, but the same point sets {knob}"
+                    f" to {others[knob]}; remove one of the two knobs, or sweep them in two jobs"
                 )
         return None
 
@@ -62,10 +62,10 @@ class Tiling(AbstractKnob):
         finally:
             model.tiling = before
 
-    def effect(self, value: Sequence[int], anatomy: Anatomy, seen: Observation) -> Effect:
-        if seen.tilings != {(value[0], value[1])}:
+    def effect(self, value: Sequence[int], anatomy: Anatomy, observed: Observation) -> Effect:
+        if observed.tilings != {(value[0], value[1])}:
             return "mismatch"
-        return "effective" if seen.capped_share > 0 else "no-op"
+        return "effective" if observed.capped_share > 0 else "no-op"
 
 
 KNOB = Tiling()

@@ -1,1 +1,1 @@
-"""What was measured and on what, one probe a file."""
+"""Measuring instruments, one a file: clocks, energy, memory, operations, hardware limits, provenance."""

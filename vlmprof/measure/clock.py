@@ -1,10 +1,11 @@
-"""The two clocks that time a generation stage by stage, from ONE run: the host's, and the device's own events.
+"""The two clocks that time a generation stage by stage, from ONE run: the host's clock, and CUDA events.
 
-A mark says that all the work since the last one was of one stage, so the stages cover the generation without gap or
-overlap; end to end is a second pair of readings of the host's clock, and whoever trusts the stages compares the two.
-``HostClock`` waits for the device at every mark. ``EventClock`` never waits between start and stop: it asks the device
-to note the time when it gets there, and reads the notes at the end. A step of decoding is then as fast as without it.
-Limits: work on another stream than the current one is not in any stage; it is in end to end, so the sum tells.
+A mark assigns all the work since the last mark to one stage, so the stages cover the generation without gap or
+overlap. The end-to-end time is a separate pair of readings of the host's clock, so that the sum of the stages can be
+checked against it. ``HostClock`` synchronizes with the device at every mark. ``EventClock`` never waits between start
+and stop: it records an event on the device at each mark, and reads the events at the end. Decode steps are then as
+fast as without it. Limits: work on another stream than the current one is in no stage; it is in the end-to-end time,
+so the check of the sum detects it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from vlmprof.records import Stage, StageTimes
 
 
 class Event(Protocol):
-    """A note of the device's clock, as ``torch.cuda.Event(enable_timing=True)``."""
+    """A timestamp on the device, as ``torch.cuda.Event(enable_timing=True)``."""
 
     def record(self) -> None:
-        """Ask the device to note the time once it has done all that was asked before."""
+        """Queue the event: the device takes its time when all work queued before is done."""
         ...
 
     def elapsed_time(self, end_event: Any, /) -> float:
@@ -33,86 +34,94 @@ class Event(Protocol):
 
 
 def clock_for(device: str) -> Clock:
-    """The clock of a device: its events where it has any, else the host's."""
+    """The clock for a device: CUDA events on a GPU, else the host's clock."""
     if device.startswith("cuda"):
         return EventClock(_cuda_event, lambda: torch.cuda.synchronize(device))
     return HostClock()
 
 
 def _cuda_event() -> Event:
-    event: Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch types it not
+    event: Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # untyped in torch
     return event
 
 
-def _nothing_to_wait_for() -> None:
-    """A CPU has done what it was asked by the time it answers."""
+def _no_synchronization() -> None:
+    """Work on a CPU is done when its call returns."""
 
 
 @final
 class HostClock:
-    """Reads the host's clock at every mark, once the device has caught up."""
+    """Synchronizes with the device and reads the host's clock at every mark."""
 
-    def __init__(self, wait: Callable[[], None] = _nothing_to_wait_for) -> None:
+    def __init__(self, wait: Callable[[], None] = _no_synchronization) -> None:
         """Nothing runs yet.
 
         Args:
-            wait: Returns when the device has done all that it was asked.
+            wait: Returns when the device has done all queued work.
         """
         self._wait = wait
         self._begin = self._first = 0
         self._marks: list[tuple[Stage, int]] = []
 
     def start(self) -> None:
-        """A generation begins now."""
+        """Start timing a generation."""
         self._wait()
         self._marks = []
         self._begin = time.perf_counter_ns()
         self._first = time.perf_counter_ns()
 
     def mark(self, stage: Stage) -> None:
-        """Wait for the device, and give the time since the last mark to ``stage``."""
+        """Synchronize with the device, and assign the time since the last mark to ``stage``."""
         self._wait()
         self._marks.append((stage, time.perf_counter_ns()))
 
     def stop(self) -> StageTimes:
-        """The generation is over."""
+        """End the generation and return its times.
+
+        Raises:
+            Mismatch: a stage that every generation has was never marked.
+        """
         self._wait()
         end_to_end = (time.perf_counter_ns() - self._begin) / 1e6
-        before = [self._first, *(now for _, now in self._marks)]
-        gaps = [(stage, (now - then) / 1e6) for (stage, now), then in zip(self._marks, before, strict=False)]
+        starts = [self._first, *(end for _, end in self._marks)]
+        gaps = [(stage, (end - start) / 1e6) for (stage, end), start in zip(self._marks, starts, strict=False)]
         return stage_times(gaps, end_to_end)
 
 
 @final
 class EventClock:
-    """Lets the device note when each stage ends, and waits for it once, at the end."""
+    """Records an event on the device at the end of each stage, and synchronizes once, at the end."""
 
     def __init__(self, make_event: Callable[[], Event], wait: Callable[[], None]) -> None:
         """Nothing runs yet.
 
         Args:
-            make_event: A new event of the device.
-            wait: Returns when the device has done all that it was asked.
+            make_event: Returns a new event of the device.
+            wait: Returns when the device has done all queued work.
         """
         self._make, self._wait = make_event, wait
-        self._events: list[Event] = []  # made once, used again in every generation
+        self._events: list[Event] = []  # created once, reused in every generation
         self._stages: list[Stage] = []
         self._begin = 0
 
     def start(self) -> None:
-        """A generation begins now; the device is idle, so the first note is of this moment."""
+        """Start timing a generation; the device is idle, so the first event happens now."""
         self._wait()
         self._stages = []
         self._begin = time.perf_counter_ns()
         self._record(0)
 
     def mark(self, stage: Stage) -> None:
-        """Give the device's time since the last mark to ``stage``; does not wait."""
+        """Assign the device's time since the last mark to ``stage``; does not wait."""
         self._stages.append(stage)
         self._record(len(self._stages))
 
     def stop(self) -> StageTimes:
-        """The generation is over once the device has caught up."""
+        """Synchronize with the device, end the generation and return its times.
+
+        Raises:
+            Mismatch: a stage that every generation has was never marked.
+        """
         self._wait()
         end_to_end = (time.perf_counter_ns() - self._begin) / 1e6
         gaps = [(stage, self._events[i].elapsed_time(self._events[i + 1])) for i, stage in enumerate(self._stages)]
@@ -125,7 +134,11 @@ class EventClock:
 
 
 def stage_times(gaps: Sequence[tuple[Stage, float]], end_to_end_ms: float) -> StageTimes:
-    """The gaps between marks as the stages of a generation; gaps of one stage add up, those of decoding are kept.
+    """Turn the gaps between marks into stage times: gaps of one stage are added up, each decode step keeps its own.
+
+    Args:
+        gaps: Stage and milliseconds between consecutive marks, in order.
+        end_to_end_ms: The separately measured time of the whole generation.
 
     Raises:
         Mismatch: a stage that every generation has was never marked.
@@ -133,11 +146,11 @@ def stage_times(gaps: Sequence[tuple[Stage, float]], end_to_end_ms: float) -> St
     total: dict[Stage, float] = {}
     for stage, gap in gaps:
         total[stage] = total.get(stage, 0.0) + gap
-    if "vision" not in total and "connector" in total:  # the model did not tell them apart
+    if "vision" not in total and "connector" in total:  # the model does not mark the end of its encoder
         total["vision"] = total.pop("connector")
     missing = [stage for stage in ("preprocess", "transfer", "vision", "prefill") if stage not in total]
     if missing:
-        raise Mismatch(f"the clock was told of no {', '.join(missing)}; it saw {', '.join(total) or 'nothing'}")
+        raise Mismatch(f"the generation marked no {', '.join(missing)}; it marked {', '.join(total) or 'nothing'}")
     return StageTimes(
         preprocess_ms=total["preprocess"],
         transfer_ms=total["transfer"],

@@ -1,8 +1,8 @@
-"""A clock against work of known length, before it is believed.
+"""Checks a clock against work of known duration before its times are used.
 
-Stages that add up can still be wrong: a clock that does not wait for the device gives all the time to whichever stage
-waits in the end. So work that takes some milliseconds, by a pair of readings around it alone, is put into two stages
-with two empty ones between, and each must come out as what it is.
+Stages that add up can still be wrong: a clock that does not wait for the device assigns all the time to whichever stage
+synchronizes in the end. So work of some milliseconds, first timed by itself, is run in two stages with two empty stages
+between them, and the clock must report each stage accordingly.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from vlmprof.decoding import Clock
 from vlmprof.errors import Mismatch
 
 FULL, EMPTY = (0.5, 1.5), 0.25
-"""Shares of the known length: what a stage with the work, and one without, may show."""
+"""Allowed times, as shares of the known duration: the range for a stage with the work, the most for an empty one."""
 SIZE, ROUNDS = 4096, 16
 
 
-def require_true(clock: Clock, work: Callable[[], object], wait: Callable[[], None]) -> None:
-    """Let the clock time known work.
+def require_accurate_clock(clock: Clock, work: Callable[[], object], wait: Callable[[], None]) -> None:
+    """Let the clock time work of known duration, and compare.
 
     Args:
-        clock: To be believed or not.
-        work: Asks the device for some milliseconds of work.
-        wait: Returns when the device has done all that was asked.
+        clock: The clock to check.
+        work: Queues some milliseconds of work on the device.
+        wait: Returns when the device has done all queued work.
 
     Raises:
-        Mismatch: work shows in another stage than it was done in, or not as long as it was.
+        Mismatch: the clock reports the work in another stage than it ran in, or with another duration.
     """
-    work()  # the first time compiles and allocates
+    work()  # the first run compiles and allocates
     wait()
     began = time.perf_counter_ns()
     work()
     wait()
-    known = (time.perf_counter_ns() - began) / 1e6
+    expected_ms = (time.perf_counter_ns() - began) / 1e6
     clock.start()
     clock.mark("preprocess")
     clock.mark("transfer")
@@ -49,24 +49,24 @@ def require_true(clock: Clock, work: Callable[[], object], wait: Callable[[], No
     stages = clock.stop()
     if stages is None:
         return
-    shares = {"vision": stages.vision_ms / known, "decode": stages.decode_ms / known}
-    empty = {"connector": (stages.connector_ms or 0.0) / known, "prefill": stages.prefill_ms / known}
-    wrong = {stage: share for stage, share in shares.items() if not FULL[0] <= share <= FULL[1]}
+    full = {"vision": stages.vision_ms / expected_ms, "decode": stages.decode_ms / expected_ms}
+    empty = {"connector": (stages.connector_ms or 0.0) / expected_ms, "prefill": stages.prefill_ms / expected_ms}
+    wrong = {stage: share for stage, share in full.items() if not FULL[0] <= share <= FULL[1]}
     wrong |= {stage: share for stage, share in empty.items() if share > EMPTY}
     if wrong:
-        told = ", ".join(f"{stage} {share * known:.2f} ms" for stage, share in wrong.items())
+        reported = ", ".join(f"{stage} {share * expected_ms:.2f} ms" for stage, share in wrong.items())
         raise Mismatch(
-            f"the clock is wrong: of {known:.2f} ms of work in vision and as much in decode, with nothing between,"
-            f" it made {told}; another process on the device does that too, else the clock does not wait for it"
+            f"the clock is wrong: for {expected_ms:.2f} ms of work in vision, as much in decode, and nothing between,"
+            f" it reported {reported}; either another process used the device, or the clock does not wait for it"
         )
 
 
-def products(device: str) -> Callable[[], object]:
-    """Some milliseconds of matrix products on a GPU."""
-    left = torch.ones(SIZE, SIZE, device=device, dtype=torch.bfloat16)
+def matmul_work(device: str) -> Callable[[], object]:
+    """A function that queues some milliseconds of matrix products on a GPU."""
+    matrix = torch.ones(SIZE, SIZE, device=device, dtype=torch.bfloat16)
 
     def work() -> None:
         for _ in range(ROUNDS):
-            torch.mm(left, left)
+            torch.mm(matrix, matrix)
 
     return work

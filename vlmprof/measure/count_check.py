@@ -1,8 +1,8 @@
-"""The certificate: what hooks counted of one request, against what its preprocessing said.
+"""Compares what hooks counted during one generation with the counts that its preprocessing reported.
 
-Columns such as ``vision_tokens`` and ``crops`` come from the preprocessing, for every sample. That is trusted because a
-few requests are counted inside the model: the crops that really went through the vision encoder, the places of image
-tokens in the ids that the language model was given, and its forwards.
+Columns such as ``vision_tokens`` and ``crops`` come from the preprocessing, for every sample. They are trusted because
+a few requests are also counted inside the model: the crops that really went through the vision encoder, the image-token
+positions in the ids that the language model was given, and the forwards of the language model.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ from vlmprof.records import Run
 
 
 def require_counts_match(
-    before: ModelCounts, after: ModelCounts, whole: ModelParts, run: Run, *, crops_known: bool
+    before: ModelCounts, after: ModelCounts, parts: ModelParts, run: Run, *, crops_known: bool
 ) -> None:
-    """Compare one generation of ``run`` with what was counted meanwhile.
+    """Compare a run with what was counted while it ran.
 
     Args:
-        before: The counts when it began.
-        after: The counts when it had ended.
-        whole: What was counted on.
-        run: One generation for each prompt, of equal length.
-        crops_known: Whether the preprocessing of this model says how many crops it makes.
+        before: The counts at its start.
+        after: The counts at its end.
+        parts: The parts of the model that were counted on.
+        run: One generation for each prompt, all of equal length.
+        crops_known: Whether the preprocessing of this model reports how many crops it makes.
 
     Raises:
-        Mismatch: says what was planned and what was counted.
+        Mismatch: a planned and a counted number differ; the message names each such pair.
     """
     encodings = [generation.encoding for generation in run.generations]
-    found = []
-    if whole.vision_block is not None and crops_known:
+    comparisons = []
+    if parts.vision_block is not None and crops_known:
         crops = sum(encoding.crops for encoding in encodings)
-        found.append(("crops through the vision encoder", crops, after.crops - before.crops))
-    if whole.network is not None:
+        comparisons.append(("crops through the vision encoder", crops, after.crops - before.crops))
+    if parts.network is not None:
         tokens = sum(encoding.vision_tokens for encoding in encodings)
-        found.append(("image tokens in the language model", tokens, after.image_tokens - before.image_tokens))
+        comparisons.append(("image tokens in the language model", tokens, after.image_tokens - before.image_tokens))
         length = max(generation.tokens for generation in run.generations)
-        found.append(("forwards of the language model", length, after.forwards - before.forwards))
-    lies = [f"{what}: {said} planned, {counted} counted" for what, said, counted in found if said != counted]
-    if lies:
-        raise Mismatch("; ".join(lies))
+        comparisons.append(("forwards of the language model", length, after.forwards - before.forwards))
+    differences = [
+        f"{name}: {planned} planned, {counted} counted" for name, planned, counted in comparisons if planned != counted
+    ]
+    if differences:
+        raise Mismatch("; ".join(differences))

@@ -1,9 +1,9 @@
-"""Whether a stretch of timing was disturbed, judged by causes and never by how long it took.
+"""Whether a block of timed work was disturbed, judged by causes and never by how long it took.
 
-Dropping slow values would make every machine look quiet. What is looked for: thermal throttling and power brakes, a
-fallen clock, another process on the GPU, memory that somebody else took, an allocator that had to ask again, a thread
-that waited for a processor, a host that was taken away by its hypervisor. The load average is not among them: it
-remembers a minute, and a stretch is shorter.
+Dropping slow values would make every machine look quiet. The causes: thermal throttling and power brakes, a drop of
+the SM clock, another process on the GPU, a change of the memory that others use on it, a retry of torch's allocator,
+a thread that waited for a processor, processor time that the hypervisor took. The load average is not used: it
+averages over a minute, and a block is shorter.
 """
 
 from __future__ import annotations
@@ -26,50 +26,51 @@ FOREIGN_BYTES = 64 * 2**20
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisturbanceReading:
-    """One look at everything."""
+    """One reading of all counters."""
 
     at_ns: int
     waited_ns: int | None
-    """That this thread was ready to run and had no processor."""
+    """Time that this thread was ready to run but had no processor; None where the kernel does not count it."""
     stolen_ticks: int | None
+    """Processor time taken by the hypervisor, in ticks of ``/proc/stat``; None where there is no such file."""
     all_ticks: int | None
     gpu: GpuReading | None
     alloc_retries: int
     foreign_bytes: int
-    """Used on the GPU and not reserved by this process."""
+    """Memory in use on the GPU that this process has not reserved."""
 
 
 def read(device: str, gpu: Gpu | None) -> DisturbanceReading:
-    """All counters now."""
-    stolen, total = _ticks()
+    """Read all counters now."""
+    stolen, total = _processor_ticks()
     on_gpu = device.startswith("cuda")
     retries = int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if on_gpu else 0
     return DisturbanceReading(
         at_ns=time.monotonic_ns(),
-        waited_ns=_waited(),
+        waited_ns=_run_queue_ns(),
         stolen_ticks=stolen,
         all_ticks=total,
         gpu=gpu.read() if gpu else None,
         alloc_retries=retries,
-        foreign_bytes=_foreign(device) if on_gpu else 0,
+        foreign_bytes=_foreign_bytes(device) if on_gpu else 0,
     )
 
 
 def causes(before: DisturbanceReading, after: DisturbanceReading, usual_clock_mhz: float | None = None) -> str:
-    """What disturbed the stretch between two readings, in words; empty where nothing did.
+    """What disturbed the block between two readings, separated by commas; empty if nothing did.
 
     Args:
-        before: At its start.
-        after: At its end.
-        usual_clock_mhz: The SM clock of undisturbed stretches; None for the first.
+        before: The reading at its start.
+        after: The reading at its end.
+        usual_clock_mhz: The SM clock of undisturbed blocks; None for the first block.
     """
-    return ", ".join([*_on_host(before, after), *_on_gpu(before, after, usual_clock_mhz)])
+    return ", ".join([*_host_causes(before, after), *_gpu_causes(before, after, usual_clock_mhz)])
 
 
-def _on_host(before: DisturbanceReading, after: DisturbanceReading) -> Iterator[str]:
-    wall = max(1, after.at_ns - before.at_ns)
+def _host_causes(before: DisturbanceReading, after: DisturbanceReading) -> Iterator[str]:
+    elapsed_ns = max(1, after.at_ns - before.at_ns)
     if before.waited_ns is not None and after.waited_ns is not None:
-        share = (after.waited_ns - before.waited_ns) / wall
+        share = (after.waited_ns - before.waited_ns) / elapsed_ns
         if share > WAITED_SHARE:
             yield f"waited for a processor ({share:.0%})"
     if before.stolen_ticks is not None and after.stolen_ticks is not None:
@@ -78,11 +79,11 @@ def _on_host(before: DisturbanceReading, after: DisturbanceReading) -> Iterator[
             yield f"processor time stolen ({share:.0%})"
 
 
-def _on_gpu(before: DisturbanceReading, after: DisturbanceReading, usual_clock_mhz: float | None) -> Iterator[str]:
+def _gpu_causes(before: DisturbanceReading, after: DisturbanceReading, usual_clock_mhz: float | None) -> Iterator[str]:
     if after.alloc_retries > before.alloc_retries:
-        yield "the allocator had to ask again"
+        yield "the CUDA allocator had to free memory and retry"
     if abs(after.foreign_bytes - before.foreign_bytes) > FOREIGN_BYTES:
-        yield "somebody else's memory on the GPU changed"
+        yield "memory of another process on the GPU changed"
     first, last = before.gpu, after.gpu
     if first is None or last is None:
         return
@@ -95,17 +96,20 @@ def _on_gpu(before: DisturbanceReading, after: DisturbanceReading, usual_clock_m
 
 
 def _foreign_processes(reading: GpuReading) -> int:
-    """Others than this one. In a container the driver may know this process by another number: then one is ours."""
+    """Other processes on the GPU. One is subtracted for this process, which cannot be looked up by its id: in a
+    container the driver may report another one.
+    """
     return max(0, len(reading.processes or ()) - 1)
 
 
-def _waited() -> int | None:
-    """Second number of the thread's schedstat: nanoseconds on a run queue. None where the kernel does not keep it."""
+def _run_queue_ns() -> int | None:
+    """Second number of the thread's schedstat: nanoseconds on a run queue. None where the kernel does not count it."""
     path = Path("/proc/thread-self/schedstat")
     return int(path.read_text().split()[1]) if path.is_file() else None
 
 
-def _ticks() -> tuple[int | None, int | None]:
+def _processor_ticks() -> tuple[int | None, int | None]:
+    """Stolen and total processor time of the host, in ticks; None where the kernel does not count it."""
     path = Path("/proc/stat")
     if not path.is_file():
         return None, None
@@ -113,6 +117,6 @@ def _ticks() -> tuple[int | None, int | None]:
     return (ticks[7], sum(ticks[:8])) if len(ticks) > 7 else (None, None)
 
 
-def _foreign(device: str) -> int:
+def _foreign_bytes(device: str) -> int:
     free, total = torch.cuda.mem_get_info(device)
     return int(total - free - torch.cuda.memory_reserved(device))

@@ -1,8 +1,8 @@
-"""Energy of a stretch of work, from the board's own counter over a window that is long beside its updates.
+"""Energy of repeated work, from the board's own counter over a window that is much longer than its update interval.
 
-The counter moves every 20 to 100 ms, so a window of 5 s is read to within 2 %. Nothing is subtracted: the energy of an
-idle board is part of what the work costs while it runs. Sampling power is no substitute (arXiv 2312.02741: A100 and
-H100 average over a quarter of the time).
+The counter is updated every 20 to 100 ms, so over a window of 5 s it is accurate to within 2 %. Nothing is subtracted:
+the energy of an idle board is part of what the work costs while it runs. Sampling power is no substitute (arXiv
+2312.02741: A100 and H100 average over a quarter of the time).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from vlmprof.measure.nvml import Gpu
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """What a window of back-to-back work took."""
+    """Energy and duration of a window of back-to-back work."""
 
     joules: float
     seconds: float
     rounds: int
-    """How often the work was done in it."""
+    """How often the work ran in the window."""
 
 
 def measure_energy(gpu: Gpu, work: Callable[[], object], wait: Callable[[], None], seconds: float) -> Energy | None:
-    """Do ``work`` again and again for at least ``seconds``, the device waited for at both ends.
+    """Repeat ``work`` for at least ``seconds``, synchronizing with the device by ``wait`` at both ends.
 
     Returns:
-        None where the board does not count its energy, or is shared.
+        None if the board does not count its energy, or is shared by instances (MIG).
     """
     wait()
     began, before = time.monotonic(), gpu.energy_joules()

@@ -1,4 +1,4 @@
-"""Where a row comes from: machine, clocks, versions, commit. Every trial row carries all of it."""
+"""Provenance of a row: machine, clocks, versions, commit. Every trial row has all of it."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def environment(device: str) -> Row:
 
 
 def device_name(device: str) -> str:
-    """What the maker calls a device."""
+    """The manufacturer's name of a device; ``CPU`` for any CPU."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
 
 
 def _gpu_state() -> tuple[str | None, int | None]:
-    """Driver version and the SM clock now, in MHz; None where the driver does not tell."""
+    """Driver version and the current SM clock in MHz; None where the driver does not report them."""
     query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm", "--format=csv,noheader,nounits", "-i", _gpu_id()]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None, None
-    driver, clock = (part.strip() for part in answer.splitlines()[0].split(","))
+    driver, clock = (part.strip() for part in output.splitlines()[0].split(","))
     return driver, int(clock) if clock.isdigit() else None
 
 
 def _gpu_id() -> str:
-    """The first visible GPU, as nvidia-smi names it: it ignores CUDA_VISIBLE_DEVICES."""
+    """The id of the first visible GPU for nvidia-smi, which ignores CUDA_VISIBLE_DEVICES itself."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
 
 

@@ -1,8 +1,8 @@
-"""Floating-point operations of a stretch of work, counted from what torch really dispatches.
+"""Floating-point operations of some work, counted from what torch really dispatches.
 
-torch's ``FlopCounterMode`` counts an operation it has no formula for as zero, without a word. Two that these models
-live on have none: the grouped product of the experts, and the CPU's fused attention. Their formulas are here; a test
-looks for any further contraction of a model that would be counted as nothing.
+torch's ``FlopCounterMode`` silently counts an operation that it has no formula for as zero. Two that these models
+depend on have none: the grouped product of the experts, and the CPU's fused attention. Their formulas are here; a test
+looks for any other contraction of a model that would be counted as zero.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def count_flops(work: Callable[[], object]) -> int:
 
 @final
 class OperationClock:
-    """A clock that counts operations where others count time: FLOP by stage, from one generation.
+    """A ``Clock`` that counts operations instead of time: FLOP by stage, from one generation.
 
-    Use it inside ``with clock.counting():``. What a captured graph replays is not dispatched and not seen.
+    Use it inside ``with clock.counting():``. Replays of a captured graph are not dispatched and so not counted.
     """
 
     def __init__(self) -> None:
@@ -39,15 +39,15 @@ class OperationClock:
         self._before = 0
 
     def counting(self) -> FlopCounterMode:
-        """Counts while the block lasts."""
+        """The context manager inside which operations are counted."""
         return self._counter
 
     def start(self) -> None:
-        """A generation begins."""
+        """Start counting a generation."""
         self.by_stage, self._before = {}, self._counter.get_total_flops()
 
     def mark(self, stage: Stage) -> None:
-        """What was dispatched since the last mark was of ``stage``."""
+        """Assign the operations dispatched since the last mark to ``stage``."""
         total = self._counter.get_total_flops()
         self.by_stage[stage] = self.by_stage.get(stage, 0) + total - self._before
         self._before = total
@@ -57,18 +57,18 @@ class OperationClock:
 
 
 def grouped_product_flops(left: Shape, right: Shape, *args: Any, **kwargs: Any) -> int:
-    """FLOP of ``aten::_grouped_mm``: every row meets the matrix of its one group.
+    """FLOP of ``aten::_grouped_mm``: every row is multiplied by the matrix of its one group.
 
     (m, k) x (groups, k, n) and (groups, m, k) x (groups, k, n) give 2 k n for each row of ``left``; where the groups
-    split the inner side, (m, k) x (k, n), or the columns, (groups, m, k) x (k, n), it is 2 m k n all the same.
+    split the inner axis, (m, k) x (k, n), or the columns, (groups, m, k) x (k, n), it is 2 m k n as well.
     """
     rows = left[0] * left[1] if len(left) == len(right) == 3 else left[-2]
     return 2 * rows * left[-1] * right[-1]
 
 
 def cpu_attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    """FLOP of the CPU's fused attention, by torch's own formula for the others."""
-    count: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]  # torch types it not
+    """FLOP of the CPU's fused attention, by torch's own formula for the other attention kernels."""
+    count: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]  # untyped in torch
     return count
 
 

@@ -1,4 +1,4 @@
-"""How much of the device a process may take now, and how much it holds. On a CPU there is no honest figure."""
+"""How much GPU memory this process may reserve now, and how much it has reserved. Not measured on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHASES: Mapping[Stage, str] = {
     "prefill": "prefill",
     "decode": "decode",
 }
-"""Stage of a generation -> the phase that it counts to: what takes memory alike."""
+"""Stage of a generation -> its phase. The stages of one phase use memory for the same purpose."""
 
 
 @final
@@ -28,65 +28,67 @@ class MemoryHeadroom:
     """Bytes, as torch's caching allocator counts them."""
 
     usable_bytes: int
-    """What the allocator may reserve: the device less what others and the context hold, or the cap that is set."""
+    """The most that the allocator may reserve: the device less what other processes and the context use, or the cap
+    that is set."""
     held_bytes: int
-    """What it has reserved already."""
+    """What it has reserved already, included in ``usable_bytes``."""
     total_bytes: int
 
 
 def read_headroom(device: str) -> MemoryHeadroom | None:
-    """The room of this process; None on a CPU. Give back unused memory first, or it counts as held."""
+    """The headroom of this process; None on a CPU. Free cached memory first, else it counts as held."""
     if not device.startswith("cuda"):
         return None
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device)
-    cap = int(torch.cuda.get_per_process_memory_fraction(_numbered(device)) * total)
+    cap = int(torch.cuda.get_per_process_memory_fraction(_device_index(device)) * total)
     return MemoryHeadroom(usable_bytes=min(free + held, cap), held_bytes=held, total_bytes=total)
 
 
 @contextmanager
-def memory_capped(device: str, room: MemoryHeadroom, share: float) -> Iterator[None]:
-    """No more than this share of the room, for the length of a ``with`` block: a miss is an ordinary error of torch."""
-    number = _numbered(device)
-    before = torch.cuda.get_per_process_memory_fraction(number)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share * room.usable_bytes / room.total_bytes), number)
+def memory_capped(device: str, headroom: MemoryHeadroom, share: float) -> Iterator[None]:
+    """Cap this process at a share of its headroom inside a ``with`` block; beyond it, torch raises OutOfMemoryError."""
+    index = _device_index(device)
+    before = torch.cuda.get_per_process_memory_fraction(index)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share * headroom.usable_bytes / headroom.total_bytes), index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(before, number)
+        torch.cuda.set_per_process_memory_fraction(before, index)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTaken:
-    """The most of a stretch, in bytes, since ``measure.memory.reset_peak``."""
+    """Peak memory in bytes since ``measure.memory.reset_peak``."""
 
     needed: int
-    """In use, and with it the free parts of blocks that are in use, which cannot be given back."""
+    """``in_use``, and the unused parts of partly used allocator blocks, which cannot be freed."""
     in_use: int
+    """Allocated to tensors."""
 
 
 @final
 class PhasePeaks:
-    """A clock that reads memory and not time: the most that each phase of a generation needs.
+    """A ``Clock`` that reads memory instead of time: the peak memory of each phase of a generation.
 
-    It need not wait for the device: memory is taken and given back on the host, when work is asked for.
+    It need not synchronize with the device: memory is allocated and freed on the host, when work is queued.
     """
 
     def __init__(self, device: str) -> None:
-        """Nothing has been seen."""
+        """Nothing has been measured."""
         self._device = device
         self._before = MemoryTaken(needed=0, in_use=0)
         self._needed = 0
         self._in_use: dict[str, int] = {}
 
     def start(self) -> None:
-        """A generation begins now."""
+        """Start measuring a generation."""
         reset_peak(self._device)
         self._before, self._needed, self._in_use = read_memory_taken(self._device), 0, {}
 
     def mark(self, stage: Stage) -> None:
-        """All since the last mark was of this stage."""
+        """Assign the peak since the last mark to the phase of ``stage``."""
         phase = PHASES.get(stage)
         if phase is not None:
             taken = read_memory_taken(self._device)
@@ -95,34 +97,33 @@ class PhasePeaks:
         reset_peak(self._device)
 
     def stop(self) -> None:
-        """The generation is over; it was not timed."""
+        """Nothing is timed."""
 
     @property
-    def found(self) -> dict[str, int]:
-        """Phase -> bytes at its peak; the largest of them is what the generation needed.
+    def peak_bytes(self) -> dict[str, int]:
+        """Phase -> its peak in bytes; the largest of them is what the generation needed.
 
-        What one phase needs cannot be read off by itself: the blocks of the phase before are still there, in parts, and
-        a smaller phase would seem to need as much as a larger one before it. So a phase counts with what it has in use
-        beyond the beginning, and with the same share on top of it that the generation as a whole could not use.
+        The memory that one phase needs cannot be read directly: parts of the allocator blocks of the phase before are
+        still reserved, and a smaller phase would seem to need as much as a larger one before it. So a phase is counted
+        by the bytes in use beyond those at the start, scaled by the generation's overall ratio of needed to used bytes.
         """
-        grown = max(self._in_use.values(), default=0) - self._before.in_use
-        share = (self._needed - self._before.needed) / grown if grown > 0 else 0.0
-        of_phases = {phase: in_use - self._before.in_use for phase, in_use in self._in_use.items()}
-        return {phase: self._before.needed + round(share * more) for phase, more in of_phases.items()}
+        growth = max(self._in_use.values(), default=0) - self._before.in_use
+        ratio = (self._needed - self._before.needed) / growth if growth > 0 else 0.0
+        growth_by_phase = {phase: in_use - self._before.in_use for phase, in_use in self._in_use.items()}
+        return {phase: self._before.needed + round(ratio * more) for phase, more in growth_by_phase.items()}
 
 
-def _numbered(device: str) -> int:
-    """These functions of torch, unlike most, do not take ``cuda`` for the current device."""
+def _device_index(device: str) -> int:
+    """The index of a device: these functions of torch, unlike most, refuse ``cuda`` without one."""
     index = torch.device(device).index
     return torch.cuda.current_device() if index is None else index
 
 
 def read_memory_taken(device: str) -> MemoryTaken:
-    """Of the stretch until now.
+    """Peak memory since ``measure.memory.reset_peak``.
 
-    Whole cached blocks that nobody uses are not counted: when memory is short the allocator gives them back and tries
-    again.
+    Wholly unused cached blocks are not counted: when memory is short the allocator frees them and tries again.
     """
     in_use = torch.cuda.max_memory_allocated(device)
-    stuck = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.peak", 0)
-    return MemoryTaken(needed=int(min(torch.cuda.max_memory_reserved(device), in_use + stuck)), in_use=int(in_use))
+    fragmented = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.peak", 0)
+    return MemoryTaken(needed=int(min(torch.cuda.max_memory_reserved(device), in_use + fragmented)), in_use=int(in_use))

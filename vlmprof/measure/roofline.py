@@ -1,8 +1,8 @@
-"""The least time a stage can take on known hardware, and how much of the hardware it used.
+"""The least time that a stage can take on known hardware: a check of measured times, and the base of MFU and MBU.
 
-The physics gate: a stage that took less than its floating-point operations at the hardware's peak, or less than
-reading its weights once at the memory's peak, was not timed right. Sound, so never tight: caches are taken as full of
-weights, keys and values as free, and of the experts only as many as one token needs.
+A stage that took less time than its floating-point operations at the hardware's peak, or than reading its weights once
+at the peak memory bandwidth, was timed wrongly. The bounds are always valid and so never tight: the cache is assumed to
+be full of weights, keys and values to cost nothing, and only the experts that one token needs are counted.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from typing import Any, final
 
 SLACK = 0.98
-"""Clocks and counters have an error of their own."""
+"""A stage is impossible below this share of its bound: clocks and counters have an error too."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """Peaks of a GPU from its maker's data sheet: dense, without sparsity."""
+    """Peaks of a GPU from the manufacturer's data sheet, without sparsity."""
 
     half_tflops: float
     """bfloat16 and float16 on tensor cores."""
     single_tflops: float
-    """float32 on tensor cores (TF32), the fastest that may stand behind float32."""
+    """TF32 on tensor cores, the fastest arithmetic that may be used for float32."""
     bytes_per_s: float
+    """Memory bandwidth."""
     cache_bytes: int
-    """Last-level cache: weights in it need not come from memory."""
+    """Last-level cache: weights in it need not be read from memory."""
 
 
 MIB = 2**20
@@ -44,14 +45,14 @@ HARDWARE: Mapping[str, Hardware] = {
     "L40S": Hardware(half_tflops=362.05, single_tflops=183.0, bytes_per_s=0.864e12, cache_bytes=96 * MIB),
     "L4": Hardware(half_tflops=121.0, single_tflops=60.0, bytes_per_s=0.3e12, cache_bytes=48 * MIB),
 }
-"""By a part of the name that the driver gives."""
+"""Part of the device name that the driver reports -> peaks."""
 
 
 def hardware_of(device_name: str) -> Hardware | None:
-    """The peaks of a device; None where its data sheet is not in the table. The longest name that fits is taken."""
+    """The peaks of a device, by the longest matching name; None if its data sheet is not in the table."""
     words = device_name.replace("NVIDIA", " ").split()
-    fits = [name for name in HARDWARE if name in device_name and name.split()[0] in words]
-    return HARDWARE[max(fits, key=len)] if fits else None
+    matches = [name for name in HARDWARE if name in device_name and name.split()[0] in words]
+    return HARDWARE[max(matches, key=len)] if matches else None
 
 
 def compute_bound_ms(hardware: Hardware, flop: float, dtype: str) -> float:
@@ -60,44 +61,44 @@ def compute_bound_ms(hardware: Hardware, flop: float, dtype: str) -> float:
 
 
 def memory_bound_ms(hardware: Hardware, read_bytes: float) -> float:
-    """The least time to read so many bytes of which the cache may already hold what fits it."""
+    """The least time to read so many bytes, if the cache already holds as many of them as fit."""
     return max(0.0, read_bytes - hardware.cache_bytes) / hardware.bytes_per_s * 1e3
 
 
 def peak_tflops(hardware: Hardware, dtype: str) -> float:
-    """The peak that arithmetic of this precision can reach."""
+    """Peak throughput of arithmetic in this dtype."""
     return hardware.single_tflops if dtype == "float32" else hardware.half_tflops
 
 
 def impossible_stages(measured_ms: Mapping[str, float | None], bounds_ms: Mapping[str, float]) -> list[str]:
-    """What is faster than physics, in words, one for each stage that is."""
+    """A message for each stage that took less time than its bound."""
     return [
-        f"{stage} took {taken:.3f} ms where {bounds_ms[stage]:.3f} ms is the least"
-        for stage, taken in measured_ms.items()
-        if taken is not None and stage in bounds_ms and taken < SLACK * bounds_ms[stage]
+        f"{stage} took {ms:.3f} ms, less than its lower bound of {bounds_ms[stage]:.3f} ms"
+        for stage, ms in measured_ms.items()
+        if ms is not None and stage in bounds_ms and ms < SLACK * bounds_ms[stage]
     ]
 
 
 def least_decode_bytes(decoder: Any) -> int:
-    """Weights that one decode step must read at least, in bytes: all that is dense, and the experts of one token.
+    """Bytes of weights that one decode step must read at least: all dense weights, and the experts of one token.
 
     Args:
-        decoder: The module with ``layers``, the routers inside it set to the experts they choose. The output head and
-            the embedding table lie outside and are left out.
+        decoder: The module with ``layers``, its routers set to the number of experts they choose. The output head and
+            the embedding table are not part of it and are not counted.
     """
-    return sum(_least_of(block) for block in decoder.layers)
+    return sum(_least_block_bytes(block) for block in decoder.layers)
 
 
-def _least_of(block: Any) -> int:
+def _least_block_bytes(block: Any) -> int:
     experts = [module for module in block.modules() if type(module).__name__.endswith("Experts")]
-    inside = {id(weight) for module in experts for weight in module.parameters()}
-    dense = sum(_bytes(weight) for weight in block.parameters() if id(weight) not in inside)
+    expert_ids = {id(weight) for module in experts for weight in module.parameters()}
+    dense_bytes = sum(_nbytes(weight) for weight in block.parameters() if id(weight) not in expert_ids)
     top_k = [m.top_k for m in block.modules() if isinstance(getattr(m, "top_k", None), int) and m not in experts]
     if not experts or not top_k:
-        return dense  # which experts run is not known: none is counted, and the bound stays sound
-    routed = [_bytes(weight) * min(top_k) // max(1, weight.shape[0]) for m in experts for weight in m.parameters()]
-    return dense + int(sum(routed))
+        return dense_bytes  # how many experts run is not known: none is counted, and the bound stays valid
+    routed = [_nbytes(weight) * min(top_k) // max(1, weight.shape[0]) for m in experts for weight in m.parameters()]
+    return dense_bytes + int(sum(routed))
 
 
-def _bytes(weight: Any) -> int:
+def _nbytes(weight: Any) -> int:
     return int(weight.numel() * weight.element_size())

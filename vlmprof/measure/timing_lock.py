@@ -1,8 +1,8 @@
-"""One timing pass at a time on a host: trials of other GPUs share its processors, memory and buses.
+"""Allows one timing pass at a time on a host: trials on other GPUs share its processors, memory and buses.
 
-An advisory lock on a file, which the kernel lets go of when its holder ends, however it ends: a dead holder blocks
-nobody. Limits: it holds trials of one user on one machine apart, not those of other users, containers or programs;
-these are found by what they do (``measure.disturbance``).
+An advisory file lock, which the kernel releases when the process that holds it ends in any way: a crashed process
+blocks no other. Limits: it separates trials of one user on one machine, not those of other users, containers or
+programs; these are detected by their effects (``measure.disturbance``).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-ASK_AGAIN_S = 0.05
-TELL_EVERY_S = 5.0
+POLL_S = 0.05
+REPORT_EVERY_S = 5.0
 
 
 def lock_path() -> Path:
-    """The file of this user on this host."""
+    """The lock file of this user on this host."""
     return Path(tempfile.gettempdir()) / f"vlmprof-timing-{os.getuid()}.lock"
 
 
 @contextmanager
 def exclusive_timing(exclusive: bool, waiting: Callable[[float], None], path: Path | None = None) -> Iterator[float]:
-    """Hold the host's timing lock while the block lasts; gives the seconds that were waited for it.
+    """Hold the host's timing lock inside a ``with`` block; yields the seconds that were waited for it.
 
     Args:
-        exclusive: False takes no lock and waits for nobody.
-        waiting: Told now and then for how many seconds it has been waited.
-        path: Of the lock; None for the host's.
+        exclusive: False takes no lock and does not wait.
+        waiting: Called every ``REPORT_EVERY_S`` seconds with the seconds waited so far.
+        path: Lock file; None for that of this host and user.
     """
     if not exclusive:
         yield 0.0
@@ -41,7 +41,7 @@ def exclusive_timing(exclusive: bool, waiting: Callable[[float], None], path: Pa
     began = time.monotonic()
     while True:
         try:
-            lock.acquire(timeout=TELL_EVERY_S, poll_interval=ASK_AGAIN_S)
+            lock.acquire(timeout=REPORT_EVERY_S, poll_interval=POLL_S)
             break
         except Timeout:
             waiting(time.monotonic() - began)

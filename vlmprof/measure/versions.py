@@ -1,4 +1,4 @@
-"""Which programs make the numbers, in which process: versions, and the commit of this one. Imports none of them."""
+"""Provenance of the software: versions of the libraries, commit of vlmprof, process. Imports none of the libraries."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 from vlmprof import __version__
 
 ARITHMETIC = ("torch", "transformers")
-"""Distributions whose versions may change an answer."""
+"""Distributions whose version may change an answer."""
 
 
 @cache
 def software() -> str:
-    """One line that changes when an answer may: answers under one line may be put together."""
-    ours = f"vlmprof {__version__} {commit() or ''}".rstrip()
-    return ", ".join([ours, *(f"{name} {version(name)}" for name in ARITHMETIC)])
+    """The versions that may change an answer, on one line: only answers with equal lines may be combined."""
+    own_version = f"vlmprof {__version__} {commit() or ''}".rstrip()
+    return ", ".join([own_version, *(f"{name} {version(name)}" for name in ARITHMETIC)])
 
 
 def process() -> str:
-    """This process: its host and its number there."""
+    """``host:pid`` of this process."""
     return f"{platform.node()}:{os.getpid()}"
 
 
 @cache
 def commit() -> str | None:
-    """The commit of the source tree vlmprof runs from, with ``+`` when the tree differs from it; None if installed."""
+    """Commit of the source tree that vlmprof runs from, with ``+`` if the tree has changes; None if installed."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,1 +1,1 @@
-"""Scores as pure functions, one a file."""
+"""Metrics as pure functions, one per file."""

@@ -1,9 +1,9 @@
-"""ANLS, the score of DocVQA, InfographicVQA and ST-VQA: similar enough text counts by its similarity.
+"""ANLS, the metric of DocVQA, InfographicVQA and ST-VQA: normalised edit similarity, with 0 for dissimilar texts.
 
-Biten et al., Scene Text Visual Question Answering, ICCV 2019: the best over the reference answers of ``1 - NL``, where
-``NL`` is the Levenshtein distance over the longer length, and 0 where that is below the threshold 0.5. Case and runs of
-blanks do not count. A similarity of exactly 0.5 is kept, as the evaluator of the competition keeps it (the paper's
-formula drops it). Two empty texts are equal.
+Biten et al., Scene Text Visual Question Answering, ICCV 2019: the maximum over the reference answers of ``1 - NL``,
+where ``NL`` is the Levenshtein distance divided by the longer length; 0 when that maximum is below the threshold 0.5.
+Case and the amount of whitespace are ignored. A similarity of exactly 0.5 counts, as in the evaluator of the
+competition (the paper's formula drops it). Two empty texts are equal.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ THRESHOLD = 0.5
 
 
 def anls(prediction: str, answers: tuple[str, ...]) -> float:
-    """Similarity of a prediction with the reference answer it is most like, from 0 to 1.
+    """Similarity of a prediction to the most similar reference answer, from 0 to 1.
 
     Raises:
         UserError: there are no answers, as in the test splits, which publish none.
     """
     if not answers:
-        raise UserError("nothing to score against: this question has no answers; choose a split that publishes them")
-    best = max(_similarity(_plain(prediction), _plain(answer)) for answer in answers)
+        raise UserError("this question has no reference answers to score against; choose a split that publishes them")
+    best = max(_similarity(_normalised(prediction), _normalised(answer)) for answer in answers)
     return best if best >= THRESHOLD else 0.0
 
 
 def levenshtein(first: str, second: str) -> int:
-    """Fewest insertions, deletions and substitutions from one text to the other (Levenshtein 1966)."""
+    """Minimum number of insertions, deletions and substitutions between two texts (Levenshtein 1966)."""
     row = list(range(len(second) + 1))
-    for i, left in enumerate(first, start=1):
+    for i, first_char in enumerate(first, start=1):
         diagonal, row[0] = row[0], i
-        for j, right in enumerate(second, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+        for j, second_char in enumerate(second, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (first_char != second_char))
     return row[-1]
 
 
@@ -41,7 +41,7 @@ def _similarity(first: str, second: str) -> float:
     return 1 - levenshtein(first, second) / longest if longest else 1.0
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 

@@ -1,12 +1,12 @@
-"""CIDEr-D, the score of COCO captions: shared n-grams, weighed by how rare they are. A corpus metric, from 0 to 10.
+"""CIDEr-D, the metric of COCO captions: shared n-grams, weighted by rarity. A corpus metric, from 0 to 10.
 
-Vedantam, Zitnick and Parikh, CIDEr, CVPR 2015, with the choices of the published code that every reported number rests
-on: n-grams up to 4; the document frequency of an n-gram is the number of images with it in any reference; counts are
-clipped to the reference's; a Gaussian penalty of the difference in length, sigma 6, where the length is the number of
-bigrams; the mean over n and over the references, times 10. The words are those of ``metrics._ptb``.
+Vedantam, Zitnick and Parikh, CIDEr, CVPR 2015, with the choices of the published code, which all reported numbers use:
+n-grams up to 4; the document frequency of an n-gram is the number of images with it in any reference; counts are
+clipped to those of the reference; a Gaussian penalty on the difference in length, with sigma 6, where the length is the
+number of bigrams; the mean over n and over the references, times 10. Captions are tokenized by ``metrics._ptb``.
 
-The weights come from all references of the samples that are scored. So the score depends on which samples these are:
-compare it on one subset only, and never average it over parts.
+The weights are computed from all references of the scored samples. So the score depends on the choice of samples:
+compare it on the same subset only, and never average it over parts of a subset.
 """
 
 from __future__ import annotations
@@ -26,67 +26,76 @@ from vlmprof.records import Example
 
 ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0
-Gram = tuple[str, ...]
+NGram = tuple[str, ...]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Vector:
-    weights: tuple[dict[Gram, float], ...]
-    """One a length of n-grams."""
+    weights: tuple[dict[NGram, float], ...]
+    """TF-IDF weight of each n-gram; one dictionary per n."""
     norms: tuple[float, ...]
+    """Euclidean norm of the weights; one per n."""
     bigrams: int
+    """Number of bigrams, the length of the caption."""
 
 
 def cider_parts(predictions: Sequence[str], examples: Sequence[Example]) -> Numbers:
-    """(samples, 2): the sample's CIDEr-D, and 1; their sums give the mean.
+    """(samples, 2): the CIDEr-D of each sample, and 1; the ratio of their sums is the mean.
 
     Raises:
-        UserError: fewer than two images, where every weight is 0, or a sample without references.
+        UserError: there are fewer than two images, so that every weight is 0, or a sample has no references.
     """
-    bare = next((example.id for example in examples if not example.answers), None)
-    if bare is not None:
-        raise UserError(f"'{bare}' has no captions to score against; choose a split that publishes them")
+    unanswered = next((example.id for example in examples if not example.answers), None)
+    if unanswered is not None:
+        raise UserError(f"'{unanswered}' has no captions to score against; choose a split that publishes them")
     if len(examples) < 2:
-        raise UserError("CIDEr-D needs the captions of two images or more: with one, every word is as rare as any")
-    references = [[_grams(words(answer)) for answer in example.answers] for example in examples]
-    frequency = Counter(gram for one in references for gram in {gram for counts in one for gram in counts})
-    ceiling = math.log(len(examples))
-    rarity = {gram: ceiling - math.log(count) for gram, count in frequency.items()}
+        raise UserError("CIDEr-D needs the captions of two images or more: with one image, all words are equally rare")
+    references = [[_ngrams(words(answer)) for answer in example.answers] for example in examples]
+    frequency = Counter(
+        ngram for captions in references for ngram in {ngram for counts in captions for ngram in counts}
+    )
+    max_idf = math.log(len(examples))
+    idf = {ngram: max_idf - math.log(count) for ngram, count in frequency.items()}
     scores = [
-        _against(_vector(_grams(words(text)), rarity, ceiling), [_vector(counts, rarity, ceiling) for counts in one])
-        for text, one in zip(predictions, references, strict=True)
+        _mean_similarity(
+            _vector(_ngrams(words(text)), idf, max_idf), [_vector(counts, idf, max_idf) for counts in captions]
+        )
+        for text, captions in zip(predictions, references, strict=True)
     ]
     return np.column_stack([np.array(scores), np.ones(len(scores))])
 
 
-def _grams(tokens: Sequence[str]) -> Counter[Gram]:
+def _ngrams(tokens: Sequence[str]) -> Counter[NGram]:
     return Counter(tuple(tokens[i : i + n]) for n in ORDERS for i in range(len(tokens) - n + 1))
 
 
-def _vector(counts: Counter[Gram], rarity: dict[Gram, float], ceiling: float) -> _Vector:
-    weights: tuple[dict[Gram, float], ...] = tuple({} for _ in ORDERS)
-    for gram, count in counts.items():
-        weights[len(gram) - 1][gram] = count * rarity.get(gram, ceiling)  # one that no reference has is the rarest
+def _vector(counts: Counter[NGram], idf: dict[NGram, float], max_idf: float) -> _Vector:
+    weights: tuple[dict[NGram, float], ...] = tuple({} for _ in ORDERS)
+    for ngram, count in counts.items():
+        weights[len(ngram) - 1][ngram] = count * idf.get(ngram, max_idf)  # an n-gram in no reference is the rarest
     return _Vector(
         weights=weights,
         norms=tuple(math.sqrt(math.fsum(weight**2 for weight in order.values())) for order in weights),
-        bigrams=sum(count for gram, count in counts.items() if len(gram) == 2),
+        bigrams=sum(count for ngram, count in counts.items() if len(ngram) == 2),
     )
 
 
-def _against(given: _Vector, references: Sequence[_Vector]) -> float:
-    return 10 * math.fsum(_similarity(given, one) for one in references) / len(references) / len(ORDERS)
+def _mean_similarity(caption: _Vector, references: Sequence[_Vector]) -> float:
+    total = math.fsum(_similarity(caption, reference) for reference in references)
+    return 10 * total / len(references) / len(ORDERS)
 
 
-def _similarity(given: _Vector, wanted: _Vector) -> float:
-    """Sum over n of the clipped cosine, times the penalty of length."""
+def _similarity(caption: _Vector, reference: _Vector) -> float:
+    """Sum over n of the clipped cosine similarity, times the length penalty."""
     total = 0.0
-    for mine, theirs, norm, other in zip(given.weights, wanted.weights, given.norms, wanted.norms, strict=True):
-        if norm and other:
-            shared = ((weight, theirs[gram]) for gram, weight in mine.items() if gram in theirs)
-            total += math.fsum(min(weight, reference) * reference for weight, reference in shared) / (norm * other)
-    return total * math.exp(-((given.bigrams - wanted.bigrams) ** 2) / (2 * SIGMA**2))
+    orders = zip(caption.weights, reference.weights, caption.norms, reference.norms, strict=True)
+    for weights, reference_weights, norm, reference_norm in orders:
+        if norm and reference_norm:
+            shared = ((weights[ngram], reference_weights[ngram]) for ngram in weights if ngram in reference_weights)
+            dot = math.fsum(min(weight, wanted) * wanted for weight, wanted in shared)
+            total += dot / (norm * reference_norm)
+    return total * math.exp(-((caption.bigrams - reference.bigrams) ** 2) / (2 * SIGMA**2))
 
 
 def _judge(prediction: str, example: Example) -> Verdict:
@@ -99,7 +108,7 @@ METRIC = Metric(
     corpus=Corpus(
         parts=cider_parts,
         combine=lambda sums: np.asarray(sums[..., 0] / sums[..., 1]),
-        each=lambda parts: np.asarray(parts[:, 0]),
+        per_sample=lambda parts: np.asarray(parts[:, 0]),
     ),
     perfect=10.0,
 )

@@ -1,9 +1,8 @@
-"""Counting: the answer is the right number, in digits or as a word.
+"""Counting: the answer must be the right number, in digits or as a word.
 
 TallyQA (Acharya, Kafle and Kanan, AAAI 2019) reports the share of questions whose count is exactly right. An answer is
-read as a number when nothing but a number is left of it once case, articles, punctuation and number words are
-normalised as in the official VQA accuracy. "2", "two" and "Two." are 2; "about 2 dogs" is no number: it scores 0 and is
-counted as unparsable.
+a number if only a number remains after case, articles, punctuation and number words are normalised as in the official
+VQA accuracy. "2", "two" and "Two." are 2; "about 2 dogs" is not a number: it scores 0 and is counted as unparsable.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from vlmprof.records import Example
 
 
 def count(prediction: str, example: Example) -> Verdict:
-    """1 when the prediction is the same number as a reference answer."""
+    """1 when the prediction is the same number as a reference answer, else 0."""
     number = _number(prediction)
     if number is None:
         return Verdict(score=0.0, parsed=False)
@@ -22,8 +21,8 @@ def count(prediction: str, example: Example) -> Verdict:
 
 
 def _number(text: str) -> int | None:
-    words = normalised(text.strip())
-    return int(words) if words.isdecimal() else None
+    normal = normalised(text.strip())
+    return int(normal) if normal.isdecimal() else None
 
 
 METRIC = Metric(name="count", judge=count)

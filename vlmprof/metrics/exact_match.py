@@ -1,8 +1,8 @@
-"""Exact match: the answer is one of the reference answers.
+"""Exact match: the answer must be one of the reference answers.
 
-Case, blanks around and between words, and one final period do not count; articles, punctuation and number words do.
-GQA's own evaluator compares strings as they are, with answers from a closed vocabulary in small letters; a model that
-answers freely is given its capital letter and its full stop. RealworldQA is scored in the same way.
+Case, whitespace and one final period are ignored; articles, other punctuation and number words are not. GQA's own
+evaluator compares the unchanged strings, whose answers come from a closed lower-case vocabulary; here a model that
+answers freely is not penalised for a capital letter or a full stop. RealworldQA is scored in the same way.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def exact_match(prediction: str, answers: tuple[str, ...]) -> float:
         UserError: there are no answers.
     """
     if not answers:
-        raise UserError("nothing to score against: this question has no answers; choose a split that publishes them")
+        raise UserError("this question has no reference answers to score against; choose a split that publishes them")
     return float(plain(prediction) in {plain(answer) for answer in answers})
 
 
 def plain(text: str) -> str:
-    """Small letters, single blanks, no final period."""
+    """The text in lower case, with single spaces and without a final period."""
     words = " ".join(text.lower().split())
     return words.removesuffix(".").rstrip()
 

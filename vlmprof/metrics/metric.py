@@ -1,8 +1,8 @@
-"""``Metric``: what an answer is worth, as a value. Two kinds, which are never mixed up.
+"""``Metric``: how answers are scored. There are two kinds.
 
-A ``mean`` metric judges each answer by itself, and a configuration's accuracy is the mean over its samples. A
-``corpus`` metric is a number of all answers together (F1 is a ratio of counts, CIDEr-D weighs words by how rare they
-are in the whole set): it is computed once over all samples, and never averaged over batches, shards or trials.
+A ``mean`` metric scores each answer separately, and a configuration's accuracy is the mean over its samples. A
+``corpus`` metric is one number for all answers together (F1 is a ratio of counts, CIDEr-D weights words by how rare
+they are in the whole set): it is computed once over all samples, and never averaged over batches, shards or trials.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Kind = Literal["mean", "corpus"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What can be said about one answer alone."""
+    """The score of one answer."""
 
     score: float | None
-    """From 0 to 1; None where an answer has no score without the others."""
+    """From 0 to 1; None when an answer has no score of its own (some corpus metrics)."""
     parsed: bool = True
-    """False: the answer says nothing that the metric understands. It scores 0 and is counted, nothing is guessed."""
+    """False when the metric cannot parse the answer: it scores 0 and is counted as unparsable, never guessed."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """A number of all answers together, as a function of a sum over samples: what a bootstrap needs."""
+    """A corpus metric as a function of sums over samples, so that a bootstrap can resample the per-sample terms."""
 
     parts: Callable[[Sequence[str], Sequence[Example]], Numbers]
-    """Answers and their examples -> (samples, k) contributions."""
+    """Answers and their examples -> (samples, k) terms of the sums."""
     combine: Callable[[Numbers], Numbers]
-    """(..., k) sums of contributions -> (...) values of the metric."""
-    each: Callable[[Numbers], Numbers] | None = None
-    """(samples, k) contributions -> (samples,) values a sample, where the metric has any."""
+    """(..., k) sums of the terms -> (...) values of the metric."""
+    per_sample: Callable[[Numbers], Numbers] | None = None
+    """(samples, k) terms -> (samples,) values of the single samples, if the metric defines them."""
 
     def value(self, parts: Numbers) -> float:
         """The metric over all samples."""
@@ -54,15 +54,16 @@ Judge = Callable[[str, Example], Verdict]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One metric, by the name that goes into every row."""
+    """One metric."""
 
     name: str
+    """The name that is written into result rows."""
     judge: Judge
     """(answer, example) -> verdict."""
     corpus: Corpus | None = None
     """None: the metric is the mean of the verdicts' scores."""
     perfect: float = 1.0
-    """Most that can be reached; 10 for CIDEr-D, where even the references do not reach it."""
+    """The upper end of the scale; 10 for CIDEr-D, which even the references themselves do not reach."""
 
     @property
     def kind(self) -> Kind:
@@ -71,5 +72,5 @@ class Metric:
 
     @staticmethod
     def of_answers(name: str, score: Callable[[str, tuple[str, ...]], float]) -> Metric:
-        """A ``mean`` metric that needs an answer and the reference answers, and understands every answer."""
+        """A ``mean`` metric that needs only an answer and the reference answers, and can parse every answer."""
         return Metric(name=name, judge=lambda text, example: Verdict(score=score(text, example.answers)))

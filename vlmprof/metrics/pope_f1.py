@@ -1,10 +1,11 @@
-"""POPE's F1: does a model see what is not there? A corpus metric over yes-or-no answers; ``yes`` is the positive class.
+"""POPE's F1, a measure of object hallucination: a corpus metric over yes-or-no answers; ``yes`` is the positive class.
 
 Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023, and ``evaluate.py`` of
-RUCAIBox/POPE: the first sentence counts, and it means no when one of its words is no or not, else yes. So every answer
-is a yes or a no, officially. Here case does not matter, and an answer whose first sentence has none of the words yes,
-no and not is unparsable, which is counted, and is taken as the wrong answer, so that saying nothing never pays.
-A sample's own score is 1 when its answer is right: their mean is the accuracy, not this metric.
+RUCAIBox/POPE: only the first sentence counts; it means no when it contains the word no or not, else yes. So the
+official code reads every answer as yes or no. Here case is ignored, and an answer whose first sentence has none of the
+words yes, no and not is counted as unparsable and scored as the wrong answer, so that an empty answer is never an
+advantage. The score of a sample is 1 when its answer is right; the mean of these scores is the accuracy, not this
+metric.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from vlmprof.records import Example
 
 def judge(prediction: str, example: Example) -> Verdict:
     """Whether one answer is right."""
-    said = says_yes(prediction)
-    return Verdict(score=float(said is not None and said == _wanted(example)), parsed=said is not None)
+    answer = says_yes(prediction)
+    return Verdict(score=float(answer is not None and answer == _is_positive(example)), parsed=answer is not None)
 
 
 def says_yes(prediction: str) -> bool | None:
-    """Whether an answer says yes; None when it says neither."""
+    """True for yes, False for no, None when the answer contains neither."""
     words = prediction.split(".", maxsplit=1)[0].replace(",", " ").lower().split()
     words = [word.strip("!?;:\"'()") for word in words]
     if "no" in words or "not" in words:
@@ -33,24 +34,24 @@ def says_yes(prediction: str) -> bool | None:
 
 
 def f1_parts(predictions: Sequence[str], examples: Sequence[Example]) -> Numbers:
-    """(samples, 3): true positive, false positive, false negative."""
+    """(samples, 3): true positive, false positive, false negative, each 0 or 1."""
     rows = []
     for text, example in zip(predictions, examples, strict=True):
-        wanted, said = _wanted(example), says_yes(text)
-        said = (not wanted) if said is None else said
-        rows.append((wanted and said, said and not wanted, wanted and not said))
+        positive, answer = _is_positive(example), says_yes(text)
+        answer = (not positive) if answer is None else answer
+        rows.append((positive and answer, answer and not positive, positive and not answer))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
 def f1(sums: Numbers) -> Numbers:
-    """(..., 3) counts -> 2 tp / (2 tp + fp + fn); 0 where nothing is positive at all."""
-    hits = 2 * sums[..., 0]
-    both = hits + sums[..., 1] + sums[..., 2]
-    value: Numbers = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
+    """(..., 3) counts -> 2 tp / (2 tp + fp + fn); 0 when all counts are 0."""
+    numerator = 2 * sums[..., 0]
+    denominator = numerator + sums[..., 1] + sums[..., 2]
+    value: Numbers = np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
     return value
 
 
-def _wanted(example: Example) -> bool:
+def _is_positive(example: Example) -> bool:
     return example.answers[0].strip().lower() == "yes"
 
 

@@ -1,8 +1,9 @@
-"""Relaxed accuracy, the score of ChartQA: a number may be off by 5 %, any other answer must be the same.
+"""Relaxed accuracy, the metric of ChartQA: a number may be off by 5 %, any other answer must match exactly.
 
 Masry et al., ChartQA, Findings of ACL 2022, after Methani et al., PlotQA, WACV 2020. As in the published code: a number
-may end in a percent sign, which divides it by 100; the tolerance is relative to the reference; where either side is no
-number, or the reference is 0, the texts must be equal but for case. Thousands separators make a text of a number.
+may end in a percent sign, which divides it by 100; the tolerance is relative to the reference; when either side is not
+a number, or the reference is 0, the texts must be equal except for case. A number with thousands separators is treated
+as text.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ TOLERANCE = 0.05
 
 
 def relaxed_accuracy(prediction: str, answers: tuple[str, ...]) -> float:
-    """1 when the prediction is within 5 % of a numeric answer, or equal to another, else 0.
+    """1 when the prediction is within 5 % of a numeric answer, or equal to any other answer, else 0.
 
     Raises:
         UserError: there are no answers.
     """
     if not answers:
-        raise UserError("nothing to score against: this question has no answers; choose a split that publishes them")
+        raise UserError("this question has no reference answers to score against; choose a split that publishes them")
     return float(any(_close(prediction.strip(), answer.strip()) for answer in answers))
 
 
-def _close(given: str, wanted: str) -> bool:
-    value, reference = _number(given), _number(wanted)
+def _close(prediction: str, answer: str) -> bool:
+    value, reference = _number(prediction), _number(answer)
     if value is not None and reference:
         return abs(value - reference) / abs(reference) <= TOLERANCE
-    return given.lower() == wanted.lower()
+    return prediction.lower() == answer.lower()
 
 
 def _number(text: str) -> float | None:

@@ -1,16 +1,18 @@
-"""The official accuracy of VQA v2, written anew from what the official evaluator does.
+"""The official accuracy of VQA v2, reimplemented from the behaviour of the official evaluator.
 
 Source of the rules and tables: ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` of GT-Vision-Lab/VQA at a013f00, by
 Aishwarya Agrawal after Tsung-Yi Lin's COCO caption evaluation (BSD-2-Clause); the formula is that of Antol et al., VQA:
-Visual Question Answering, ICCV 2015. Its oddities are kept, because a number is comparable only if they are:
+Visual Question Answering, ICCV 2015. Its oddities are kept, because otherwise numbers would not be comparable:
 
-- Answers are normalised only where the people disagree. Where all gave one answer, the prediction has to be that
-  answer to the letter: ``Yes`` scores 0 against ten times ``yes``. Its author says this protects text read from the
-  image (issue 14 of the repository).
-- A period goes unless a digit follows it (the look-behind in the official pattern is mistyped and always holds), and
-  only the first 32 go (the flag ``re.UNICODE`` stands where ``re.sub`` expects a count).
-- One comma between digits anywhere makes every punctuation mark vanish rather than become a blank.
-- Apostrophes and colons stay. ``none`` is ``0``. A lone article normalises to nothing.
+- Answers are normalised only if the annotators disagree. If all gave the same answer, the prediction must equal it
+  exactly: ``Yes`` scores 0 against ten times ``yes``. The author says this protects text read from the image (issue 14
+  of the repository).
+- A period is removed unless a digit follows it (the look-behind in the official pattern is mistyped and always
+  matches), and only the first 32 periods are removed (the flag ``re.UNICODE`` is passed where ``re.sub`` expects a
+  count).
+- One comma between digits anywhere in the answer causes every punctuation mark to be removed rather than replaced by a
+  space.
+- Apostrophes and colons are kept. ``none`` becomes ``0``. An answer that is only an article becomes empty.
 """
 
 from __future__ import annotations
@@ -21,20 +23,20 @@ from collections.abc import Sequence
 from vlmprof.errors import UserError
 from vlmprof.metrics.metric import Metric
 
-FULL_MARKS = 3
-"""So many people who agree with the prediction make it right."""
+FULL_SCORE_MATCHES = 3
+"""Number of annotators who must agree with the prediction for a full score."""
 
-# The look-behind of the official pattern is the look-ahead "(?!<=\d)", which a period always passes.
+# The official pattern has the look-ahead "(?!<=\d)" in place of a look-behind; at a period it always matches.
 _PERIOD = re.compile(r"\.(?!\d)")
-_PERIODS_AT_MOST = int(re.UNICODE)
+_MAX_PERIODS = int(re.UNICODE)
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _ARTICLES = ("a", "an", "the")
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGITS)}
 
-# written=meant; the official table entry by entry, the four that can never match (they have capitals) included
-_WRITTEN_AND_MEANT = """
+# written=replacement; every entry of the official table, including the four with capitals, which can never match
+_CONTRACTION_PAIRS = """
     aint=ain't arent=aren't cant=can't couldve=could've couldnt=couldn't couldn'tve=couldn't've
     couldnt've=couldn't've didnt=didn't doesnt=doesn't dont=don't hadnt=hadn't hadnt've=hadn't've hadn'tve=hadn't've
     hasnt=hasn't havent=haven't hed=he'd hed've=he'd've he'dve=he'd've hes=he's howd=how'd howll=how'll hows=how's
@@ -55,41 +57,41 @@ _WRITTEN_AND_MEANT = """
     y'allll=y'all'll yall'd've=y'all'd've y'alld've=y'all'd've y'all'dve=y'all'd've youd=you'd youd've=you'd've
     you'dve=you'd've youll=you'll youre=you're youve=you've
 """
-CONTRACTIONS = dict(pair.split("=") for pair in _WRITTEN_AND_MEANT.split())
+CONTRACTIONS = dict(pair.split("=") for pair in _CONTRACTION_PAIRS.split())
 
 
 def vqa(prediction: str, answers: tuple[str, ...]) -> float:
-    """The score of a prediction against the answers of several people, ten in VQA v2: a fraction from 0 to 1.
+    """The score of a prediction against the answers of several annotators (ten in VQA v2), from 0 to 1.
 
     The mean of ``min(1, matches / 3)`` over the subsets that leave out one answer: with ten answers 0, 0.3, 0.6, 0.9
     and 1 for zero, one, two, three and more matches. This is not ``min(1, matches / 3)`` over all answers.
 
-    With another number of answers than ten the same rule runs over the subsets there are; a prediction can reach 1
-    only with four answers or more, and one answer alone leaves the empty subset, which scores 0.
+    With a number of answers other than ten, the same rule applies to the existing subsets: a prediction can reach 1
+    only with four answers or more, and a single answer leaves only the empty subset, which scores 0.
 
     Raises:
         UserError: there are no answers, as in the test splits, which publish none.
     """
     if not answers:
-        raise UserError("nothing to score against: this question has no answers; choose a split that publishes them")
-    given, references = _trimmed(prediction), [_trimmed(answer) for answer in answers]
+        raise UserError("this question has no reference answers to score against; choose a split that publishes them")
+    predicted, references = _trimmed(prediction), [_trimmed(answer) for answer in answers]
     if len(set(references)) > 1:
-        given, references = normalised(given), [normalised(reference) for reference in references]
-    return _leave_one_out(given, references)
+        predicted, references = normalised(predicted), [normalised(reference) for reference in references]
+    return _leave_one_out(predicted, references)
 
 
 def normalised(text: str) -> str:
-    """A trimmed answer without punctuation, periods, articles and number words, its contractions spelt out."""
+    """A trimmed answer without punctuation and articles, with number words as digits and apostrophes restored."""
     words = (_NUMBERS.get(word, word) for word in _without_punctuation(text).lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _leave_one_out(given: str, references: Sequence[str]) -> float:
-    # In whole numbers: a subset that leaves out a match has one match less, and there is one such subset a match.
-    total, matches = len(references), sum(reference == given for reference in references)
-    without_a_match = matches * min(FULL_MARKS, matches - 1)
-    without_another = (total - matches) * min(FULL_MARKS, matches)
-    return (without_a_match + without_another) / (FULL_MARKS * total)
+def _leave_one_out(predicted: str, references: Sequence[str]) -> float:
+    # A subset that leaves out a match has one match fewer; there are as many such subsets as matches. Integer sums.
+    total, matches = len(references), sum(reference == predicted for reference in references)
+    leaving_out_matches = matches * min(FULL_SCORE_MATCHES, matches - 1)
+    leaving_out_others = (total - matches) * min(FULL_SCORE_MATCHES, matches)
+    return (leaving_out_matches + leaving_out_others) / (FULL_SCORE_MATCHES * total)
 
 
 def _trimmed(text: str) -> str:
@@ -97,13 +99,13 @@ def _trimmed(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    # Each mark is judged by where it stands in the text as given, not in what the marks before it left over.
-    vanish = _COMMA_IN_NUMBER.search(text) is not None
-    kept = text
+    # The position of each mark is checked in the original text, not in the text left by earlier replacements.
+    remove_all = _COMMA_IN_NUMBER.search(text) is not None
+    result = text
     for mark in _PUNCTUATION:
-        beside_blank = f"{mark} " in text or f" {mark}" in text
-        kept = kept.replace(mark, "" if vanish or beside_blank else " ")
-    return _PERIOD.sub("", kept, count=_PERIODS_AT_MOST)
+        next_to_space = f"{mark} " in text or f" {mark}" in text
+        result = result.replace(mark, "" if remove_all or next_to_space else " ")
+    return _PERIOD.sub("", result, count=_MAX_PERIODS)
 
 
 METRIC = Metric.of_answers("vqa", vqa)

@@ -1,1 +1,1 @@
-"""One model family a leaf, found by its name."""
+"""Model families: one file or package per family, loaded by its name."""

@@ -1,8 +1,9 @@
-"""What a checkpoint's generation configuration asks for and greedy decoding here leaves out.
+"""Settings of a checkpoint's generation configuration that vlmprof does not apply.
 
-Answers are the largest logit, token by token. A checkpoint may ship settings that change even a greedy answer, such as
-a repetition penalty. They are not applied: every configuration of a sweep is decoded alike, and a row says what its
-model would otherwise have had. Sampling (``do_sample``, ``temperature``) is left out too; it is no part of greedy.
+Decoding is greedy: each token is the one with the largest logit. A checkpoint may ship settings that change even a
+greedy answer, such as a repetition penalty. They are not applied, so that every configuration of a sweep is decoded the
+same way, and the column ``decoding_left_out`` lists them. Sampling settings (``do_sample``, ``temperature``) are
+ignored without being listed, because they do not change greedy decoding.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1, None),
     "encoder_repetition_penalty": (1, None),
     "no_repeat_ngram_size": (0, None),
@@ -31,10 +32,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "stop_strings": ([], None),
     "watermarking_config": (None,),
 }
-"""Setting that changes greedy answers -> the values with which it does not."""
+"""Setting that can change greedy answers -> the values with which it changes nothing."""
 
 
-def left_out(settings: Mapping[str, Any]) -> str:
+def ignored_settings(settings: Mapping[str, Any]) -> str:
     """Settings of a generation configuration that would change greedy answers, as ``name=value``, comma-separated."""
-    found = {name: settings[name] for name, neutral in NEUTRAL.items() if settings.get(name) not in neutral}
-    return ", ".join(f"{name}={value}" for name, value in found.items())
+    ignored = {name: settings[name] for name, neutral in NEUTRAL_VALUES.items() if settings.get(name) not in neutral}
+    return ", ".join(f"{name}={value}" for name, value in ignored.items())

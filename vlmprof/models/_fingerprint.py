@@ -1,4 +1,4 @@
-"""The identity of weights in a folder: what makes two trials' models the same."""
+"""Fingerprint of the weights in a folder. Two trials with the same fingerprint ran the same weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 
 SMALL_WEIGHTS_BYTES = 256 * 2**20
-"""Weights up to this size are identified by their content, larger ones by names, sizes and times of change."""
+"""Weights up to this size are identified by their content, larger ones by file names, sizes and modification times."""
 
 
 def folder_fingerprint(folder: Path, suffixes: frozenset[str]) -> str:
-    """Sixteen hexadecimal digits of sha256 over the files with these suffixes.
+    """Sixteen hexadecimal digits of a SHA-256 over the files with these suffixes.
 
-    Small checkpoints have the same in another folder; large ones are not read, so a copy counts as another.
+    A copy of a small checkpoint has the same fingerprint. Large checkpoints are not read, so a copy has another one.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
     return _digest(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
@@ -23,7 +23,7 @@ def folder_fingerprint(folder: Path, suffixes: frozenset[str]) -> str:
 def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
-    for name, size, changed in state:
+    for name, size, modified in state:
         digest.update(f"{name}:{size}".encode())
-        digest.update((folder / name).read_bytes() if by_content else str(changed).encode())
+        digest.update((folder / name).read_bytes() if by_content else str(modified).encode())
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""What a loaded model computes with, read off its modules, and what an architecture could compute with.
+"""The dtype and kernels that a loaded model uses, read from its modules, and the kernels an architecture supports.
 
-Nothing here trusts what a model was asked for: dtypes are those of its tensors, kernels those that its attention and
-experts modules look up at every forward.
+Nothing here relies on what was requested at load time: dtypes are those of the tensors, kernels are those that the
+attention and experts modules look up at every forward.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from vlmprof.errors import ModelError
 
 EXPERTS_KERNELS = ("grouped_mm", "eager", "batched_mm")
-"""The first is used where nothing is said. Kernels that the library fetches as code from a Hub are left out."""
+"""The first is the default. Kernels whose code transformers downloads from the Hub are left out."""
 
 ATTENTION_SUPPORT: Mapping[str, str] = {
     "sdpa": "_supports_sdpa",
@@ -21,22 +21,22 @@ ATTENTION_SUPPORT: Mapping[str, str] = {
     "flash_attention_2": "_supports_flash_attn",
     "flex_attention": "_supports_flex_attn",
 }
-"""Attention kernel -> the library's flag for it, empty where every model has it; the library prefers the first."""
+"""Attention kernel -> the flag of transformers for it, empty where every model has it. The first is its default."""
 
 NEEDS_PACKAGE: Mapping[str, str] = {"flash_attention_2": "flash_attn"}
 
 
 def read_implementations(model: Any) -> dict[str, str]:
-    """``dtype``, ``attention`` and ``experts_kernel`` of a loaded model; several that differ are joined by ``+``."""
+    """``dtype``, ``attention`` and ``experts_kernel`` of a loaded model; several values are joined by ``+``."""
     return {
-        "dtype": _joined(_dtypes(model)),
-        "attention": _joined(_looked_up(model, "Attention", "_attn_implementation")),
-        "experts_kernel": _joined(_looked_up(model, "Experts", "_experts_implementation")),
+        "dtype": _join_distinct(_dtypes(model)),
+        "attention": _join_distinct(_implementation_names(model, "Attention", "_attn_implementation")),
+        "experts_kernel": _join_distinct(_implementation_names(model, "Experts", "_experts_implementation")),
     }
 
 
 def attention_kernels(model: Any) -> tuple[str, ...]:
-    """The attention kernels that every part of a model has, the library's own choice first."""
+    """The attention kernels that every part of a model supports, the default of transformers first."""
     parts = [module for module in model.modules() if hasattr(module, "_supports_sdpa")]
     return tuple(
         kernel
@@ -46,10 +46,10 @@ def attention_kernels(model: Any) -> tuple[str, ...]:
 
 
 def require_package(attention: str) -> None:
-    """Refuse an attention kernel whose package is missing: the library would fetch code from a Hub instead.
+    """Refuse an attention kernel whose package is missing: transformers would download code from the Hub instead.
 
     Raises:
-        ModelError: naming the package.
+        ModelError: names the package.
     """
     package = NEEDS_PACKAGE.get(attention)
     if package and find_spec(package) is None:
@@ -57,22 +57,22 @@ def require_package(attention: str) -> None:
 
 
 def _dtypes(model: Any) -> Iterator[str]:
-    # What a model keeps in float32 by declaration (ERNIE: its routers), and vectors, are no sign of another precision.
-    kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
-    kept |= {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+    # Not evidence of the model's dtype: vectors, and modules that the class keeps in float32 (the routers of ERNIE).
+    in_float32 = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
+    in_float32 |= {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     for name, parameter in model.named_parameters():
-        declared = any(f".{part}." in f".{name}." for part in kept)
+        declared = any(f".{part}." in f".{name}." for part in in_float32)
         if parameter.dim() > 1 and parameter.is_floating_point() and not declared:
             yield str(parameter.dtype).removeprefix("torch.")
 
 
-def _looked_up(model: Any, ending: str, attribute: str) -> Iterator[str]:
+def _implementation_names(model: Any, ending: str, attribute: str) -> Iterator[str]:
     for module in model.modules():
         if type(module).__name__.endswith(ending):
-            found = getattr(getattr(module, "config", None), attribute, None)
-            if found:
-                yield str(found)
+            name = getattr(getattr(module, "config", None), attribute, None)
+            if name:
+                yield str(name)
 
 
-def _joined(words: Iterable[str]) -> str:
-    return "+".join(sorted(set(words)))
+def _join_distinct(names: Iterable[str]) -> str:
+    return "+".join(sorted(set(names)))

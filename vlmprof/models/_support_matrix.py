@@ -1,50 +1,22 @@
-"""``family_table``: which model can turn what, in which unit, and why not. Found by building, not written by hand.
+"""``family_table``: which knobs each model supports, in which unit, and why it does not support the others.
 
-Each row builds the modules of one architecture without weights (a second each) and looks at them exactly as a check of
-a job looks at a checkpoint. An entry names only what cannot be looked up: which text model is put into a wrapper that
-takes any, and whose image processor an architecture borrows.
+The table is computed: each row builds the modules of one architecture without weights (a second each) and inspects
+them in the same way as a job check inspects a checkpoint. An entry holds only what cannot be derived: the text model of
+a wrapper that takes any, and the architecture whose image processor is used where there is none of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, final
 
+from vlmprof.models._knob_names import knob_names
 from vlmprof.models.family import Checkpoint
-from vlmprof.surfaces import (
-    SURFACES,
-    AttentionKernel,
-    DecoderStack,
-    ExpertRouting,
-    ExpertsKernel,
-    FreeTiling,
-    OutputBudget,
-    PixelBudget,
-    Precision,
-    TokenBudget,
-    VisionBudget,
-)
+from vlmprof.surfaces import SURFACES
 
-KNOBS: Mapping[type, str] = MappingProxyType(
-    {
-        VisionBudget: "max_crops",
-        PixelBudget: "max_pixels",
-        TokenBudget: "vision_tokens",
-        FreeTiling: "tiling",
-        ExpertRouting: "moe_top_k",
-        DecoderStack: "active_blocks",
-        OutputBudget: "output_tokens",
-        Precision: "dtype",
-        AttentionKernel: "attention",
-        ExpertsKernel: "experts_kernel",
-    }
-)
-"""The knob of each surface."""
-
-SHORT = {"num_hidden_layers": 4}
-"""Blocks of a skeleton here: one of each kind is enough to see what they are made of."""
+SHORT_TEXT_CONFIG = {"num_hidden_layers": 4}
+"""Decoder blocks of the models built here: enough to have one of every kind."""
 
 NATIVE = ("allenai/MolmoE-1B-0924", "allenai/Molmo-7B-D-0924", "allenai/Molmo-7B-O-0924")
 
@@ -57,9 +29,9 @@ class Entry:
     name: str
     model_type: str
     text: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the text model; its ``model_type`` where the wrapper takes any."""
+    """Settings of the text model; includes its ``model_type`` where the wrapper takes any text model."""
     processor_of: str = ""
-    """The architecture whose image processor it uses, where it has none of its own."""
+    """The architecture whose image processor it uses; empty where it has its own."""
 
 
 GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 64}
@@ -87,7 +59,7 @@ ENTRIES = (
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyRow:
-    """What one architecture can turn."""
+    """The knobs that one architecture supports."""
 
     name: str
     family: str
@@ -104,7 +76,7 @@ class FamilyRow:
 
 
 def family_table() -> tuple[FamilyRow, ...]:
-    """A row for each architecture that is known to be of interest; any other of transformers is looked at likewise."""
+    """A row for each architecture in ``NATIVE`` and ``ENTRIES``. Others of transformers can be used too."""
     return (*_native(), *(_row(entry) for entry in ENTRIES))
 
 
@@ -121,12 +93,12 @@ def _native() -> Iterator[FamilyRow]:
             image_processor="MolmoImageProcessor",
             vision_unit=anatomy.vision_unit,
             needs_torchvision=False,
-            **_turned(anatomy.lacks),
+            **_knob_support(anatomy.lacks),
         )
 
 
 def _row(entry: Entry) -> FamilyRow:
-    from vlmprof.models._hf.anatomy import reasons
+    from vlmprof.models._hf.anatomy import missing_surfaces
     from vlmprof.models._hf.introspection import find_modules
     from vlmprof.models._hf.meta_model import build_meta_model
     from vlmprof.models._hf.vision_budgets import budget_class
@@ -143,26 +115,27 @@ def _row(entry: Entry) -> FamilyRow:
         image_processor=image_processor,
         vision_unit=budget.unit if budget else "",
         needs_torchvision=not on_pil,
-        **_turned(reasons(type(model).__name__, parts, image_processor)),
+        **_knob_support(missing_surfaces(type(model).__name__, parts, image_processor)),
     )
 
 
 def _config(entry: Entry) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(entry.model_type, text_config={**SHORT, **entry.text})
+    return AutoConfig.for_model(entry.model_type, text_config={**SHORT_TEXT_CONFIG, **entry.text})
 
 
 def _image_processor(model_type: str) -> tuple[str, bool]:
-    """Class of the image processor, without what names its backend, and whether one runs on PIL."""
+    """Class name of the image processor without its backend suffix, and whether a version on PIL exists."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     backends: Mapping[str, str] = IMAGE_PROCESSOR_MAPPING_NAMES[model_type]
     return (backends.get("torchvision") or backends["pil"]).removesuffix("Pil"), "pil" in backends
 
 
-def _turned(lacks: Mapping[type, str]) -> dict[str, Any]:
+def _knob_support(lacks: Mapping[type, str]) -> dict[str, Any]:
+    knobs = knob_names()
     return {
-        "knobs": tuple(KNOBS[surface] for surface in SURFACES if surface not in lacks),
-        "why_not": {KNOBS[surface]: lacks[surface] for surface in SURFACES if surface in lacks},
+        "knobs": tuple(knobs[surface] for surface in SURFACES if surface not in lacks),
+        "why_not": {knobs[surface]: lacks[surface] for surface in SURFACES if surface in lacks},
     }

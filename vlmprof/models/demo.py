@@ -1,4 +1,4 @@
-"""The demo: a tiny trained MolmoE that ships with the package. Same classes as MolmoE-1B, a thousandth of its size."""
+"""The demo: a tiny trained MolmoE that ships with the package; same classes as MolmoE-1B, a thousandth of its size."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Demo(AbstractFamily):
     """The shipped checkpoint, or a retrained one in a local folder."""
 
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
-        return read_anatomy("demo", _shipped(checkpoint))
+        return read_anatomy("demo", _with_default_path(checkpoint))
 
     def load(self, checkpoint: Checkpoint, device: str) -> AbstractModel:
         from vlmprof.models.molmo.runtime import load_molmo
 
-        return load_molmo(_shipped(checkpoint), device)
+        return load_molmo(_with_default_path(checkpoint), device)
 
 
-def _shipped(checkpoint: Checkpoint) -> Checkpoint:
+def _with_default_path(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.revision:
         raise ModelError("demo: the shipped checkpoint has no revisions; leave 'revision' out")
     return checkpoint if checkpoint.path else replace(checkpoint, path=str(files("vlmprof.demo") / "weights"))

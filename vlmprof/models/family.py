@@ -1,6 +1,6 @@
 """``AbstractFamily`` (cheap, on the driver) and ``AbstractModel`` (loaded, on a device).
 
-A family says from the configuration alone what a checkpoint is made of; only ``load`` touches weights and torch.
+A family describes a checkpoint from its configuration alone; only ``load`` reads weights and imports torch.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from vlmprof.surfaces import Anatomy, Router
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Which weights of a family, and how they are loaded."""
+    """Which weights of a family to load, and how."""
 
     path: str
     """A local folder or a Hub id; empty where the family ships its own."""
     revision: str
     dtype: str
     trust_remote_code: bool = False
-    """Whether Python code that lies with the weights may run."""
+    """Whether Python code that comes with the weights may run."""
     allow_pickle: bool = False
     """Whether weights in a format that can hold code (``.bin``, ``.pt``) may be read."""
     attention: str = ""
-    """The attention kernel; empty: the library's choice."""
+    """The attention kernel; empty: the default of transformers."""
     experts_kernel: str = ""
-    """The kernel of the experts; empty: the family's choice."""
+    """The kernel of the experts; empty: the default of the family."""
 
 
 class AbstractModel(ABC):
-    """One checkpoint on one device: the token maker of the engine, with every surface it provides."""
+    """One checkpoint on one device: the ``TokenMaker`` that engines drive, with the surfaces that knobs act on."""
 
     max_crops: int
     output_tokens: int | None
@@ -54,7 +54,7 @@ class AbstractModel(ABC):
     @property
     @abstractmethod
     def kernels(self) -> Mapping[str, str]:
-        """``dtype``, ``attention`` and ``experts_kernel``, read off the loaded modules: what really runs."""
+        """``dtype``, ``attention`` and ``experts_kernel``, read from the loaded modules."""
 
     @property
     @abstractmethod
@@ -63,58 +63,58 @@ class AbstractModel(ABC):
 
     @property
     def vision_encoder(self) -> Any:
-        """The module of the vision encoder, for hooks that count; None where a family does not show it."""
+        """The module of the vision encoder, for counting hooks; None where a family does not expose it."""
         return None
 
     @property
     def network(self) -> Any:
-        """The module that is called with ``input_ids`` at every forward, for the same hooks; or None."""
+        """The module that is called with ``input_ids`` at every forward, for counting hooks; None where not exposed."""
         return None
 
     @property
     def image_token_id(self) -> int | None:
-        """The id at the places of vision tokens in a prompt, for the same hooks; or None."""
+        """The id of vision tokens in a prompt, for counting hooks; None where not exposed."""
         return None
 
     def sample_bytes(self, crops: int, prompt_tokens: int, output_tokens: int) -> float | None:
-        """A rule of thumb for the memory of one sample of a batch, with the knobs as they are now; None: none.
+        """A rough estimate of the memory of one sample of a batch, with the knobs as currently set; None: no estimate.
 
-        It only says how far the second probe of an unknown device may go, and is forgotten as soon as that has run.
+        It only limits the second batch size that is probed on an unknown device, and is not used once that probe ran.
 
         Args:
-            crops: Of its image, through the vision encoder.
-            prompt_tokens: In the language model, those of the image counted.
-            output_tokens: Of its answer.
+            crops: Crops of the image that go through the vision encoder.
+            prompt_tokens: Tokens of the prompt in the language model, including those of the image.
+            output_tokens: Tokens of the answer.
         """
         return None
 
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Batch:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
     @abstractmethod
     def transfer(self, batch: Any) -> Batch:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
     @abstractmethod
     def see(self, batch: Any, mark: Mark = unmarked) -> Sized:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
     @abstractmethod
     def prefill(self, batch: Any, features: Any, max_new_tokens: int) -> DecodeState:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
     @abstractmethod
     def step(self, state: Any) -> DecodeState:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
     @abstractmethod
     def text(self, token_ids: Sequence[int]) -> str:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """See ``surfaces.TokenMaker``."""
+        """See ``decoding.TokenMaker``."""
 
 
 class AbstractFamily(ABC):
@@ -122,7 +122,7 @@ class AbstractFamily(ABC):
 
     @abstractmethod
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
-        """What the checkpoint is made of, from its configuration: no weights, no torch.
+        """Describe the checkpoint from its configuration: no weights, no torch.
 
         Raises:
             ModelError: there is no such checkpoint, or it is not of this family.
@@ -130,8 +130,8 @@ class AbstractFamily(ABC):
 
     @abstractmethod
     def load(self, checkpoint: Checkpoint, device: str) -> AbstractModel:
-        """The model, ready to answer.
+        """Load the model onto a device.
 
         Raises:
-            ModelError: the weights cannot be read, or are not what the configuration says.
+            ModelError: the weights cannot be read, or do not match the configuration.
         """

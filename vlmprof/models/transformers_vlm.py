@@ -1,8 +1,8 @@
 """Any image-text-to-text model that transformers 5 loads, by introspection: Qwen-VL, InternVL, LLaVA, Idefics, Aria...
 
-A checkpoint is a local folder in transformers' layout, or a Hub id with a pinned revision. Code that lies with the
-weights is not run and pickled weights are not read unless the job says so. This module is the family leaf; it imports
-neither torch nor transformers.
+A checkpoint is a local folder in transformers' layout, or a Hub id with a pinned revision. Code that comes with the
+weights is not run and pickled weights are not read unless the job allows it. This module holds the constant ``FAMILY``;
+it imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vlmprof.surfaces import Anatomy
 
 @final
 class TransformersVlm(AbstractFamily):
-    """What it is made of decides what can be turned, not what it is called."""
+    """Which knobs apply is derived from the modules of a checkpoint, not from its name."""
 
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
         from vlmprof.models._hf.anatomy import read_anatomy

@@ -1,1 +1,1 @@
-"""One figure a file, found by its name."""
+"""Figures, one a file; the file's name is the name of the plot."""

@@ -1,4 +1,4 @@
-"""How every figure looks: type, sizes, colours that all readers can tell apart, and quantities with their units."""
+"""The style of all figures: fonts, sizes, colours that all readers can distinguish, and quantities with their units."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import AS_SWEPT, differing, machine
 from vlmprof.analyze.pareto import Objective
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with every common colour vision, and in grey print.
+# Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
 BLUE, GREEN, VERMILION = "#0072B2", "#009E73", "#D55E00"
 INK, SOFT, GREY, PALE = "#222222", "#5A5A5A", "#8C8C8C", "#DDDDDD"
 
 MARGIN_INCHES = 0.12
 WIDTH_INCHES = 7.0
-"""The text width of a paper; figures are drawn at the size they are read at."""
+"""The text width of a paper; figures are drawn at the size at which they are read."""
 
 RC: Any = {  # matplotlib types its keys as one long Literal
     "font.family": "sans-serif",
@@ -48,11 +48,11 @@ RC: Any = {  # matplotlib types its keys as one long Literal
     "legend.frameon": False,
     "figure.dpi": 200,
     "savefig.dpi": 200,
-    "svg.hashsalt": "vlmprof",  # equal data give equal files
+    "svg.hashsalt": "vlmprof",  # so that equal data give equal files
 }
 
 BARS: Any = {"elinewidth": 0.8, "capsize": 1.8, "capthick": 0.8}
-"""How intervals are drawn, for ``Axes.errorbar``."""
+"""Style of the intervals, for ``Axes.errorbar``."""
 
 _SCALES = {"fraction": ("%", 100.0), "bytes": ("GiB", 1 / 1024**3)}
 _WORDS = {
@@ -66,7 +66,7 @@ _WORDS = {
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """A column as a reader sees it: its words, its unit, and the factor from the table's unit to that one."""
+    """A column as the figure shows it: its words, its unit, and the factor from the table's unit to that one."""
 
     column: str
     words: str
@@ -75,7 +75,7 @@ class Quantity:
 
     @property
     def label(self) -> str:
-        """For an axis."""
+        """The label of an axis."""
         return f"{self.words} ({self.unit})" if self.unit else self.words
 
 
@@ -87,7 +87,7 @@ def quantity(objective: Objective) -> Quantity:
 
 
 def interval_columns(column: str, schema: pa.Schema) -> tuple[str, str] | None:
-    """The columns that hold the 95 % interval of a column; None where it has none."""
+    """The columns that hold the 95 % interval of a column; None if it has no interval."""
     names = (schema.field(column).metadata or {}).get(b"interval", b"").decode()
     if not names:
         return None
@@ -96,12 +96,12 @@ def interval_columns(column: str, schema: pa.Schema) -> tuple[str, str] | None:
 
 
 def bars(values: Sequence[tuple[float, float, float]]) -> list[list[float]]:
-    """(value, low, high) of each point -> what ``Axes.errorbar`` takes: the distances down, then up."""
+    """(value, low, high) of each point -> the error lengths that ``Axes.errorbar`` takes: downwards, then upwards."""
     return [[value - low for value, low, _ in values], [high - value for value, _, high in values]]
 
 
 def short(label: Any) -> str:
-    """A knob's value as short as it stays clear: runs of blocks by their ends, ``0-3,5-15``."""
+    """A short form of a knob's value: consecutive blocks are written as ranges, ``0-3,5-15``."""
     if pd.isna(label):
         return "none"
     parts = str(label).removeprefix("prefix ").split(",")
@@ -119,7 +119,7 @@ def short(label: Any) -> str:
 def heading(trials: pd.DataFrame) -> tuple[str, str]:
     """Title and subtitle of a figure about one group: model, task, samples and machine; then the timing pass.
 
-    What differs between its trials although times depend on it is named too, and what makes them mean less.
+    The subtitle also names what differs between the trials and may affect their times, and cautions about the results.
     """
     first = trials.iloc[0]
     samples = f", n = {int(first['samples']):,}" if pd.notna(first["samples"]) and first["samples"] else ""
@@ -140,16 +140,16 @@ def _timing(trials: pd.DataFrame) -> str:
 
 
 def write_heading(figure: Figure, title: str, subtitle: str) -> None:
-    """Title and subtitle at the top left, smaller where they would not fit."""
+    """Write title and subtitle at the top left, in a smaller font if they would not fit."""
     for words, inches, size, weight, colour in ((title, 0.16, 10, "bold", INK), (subtitle, 0.38, 8, "normal", SOFT)):
         left, top = MARGIN_INCHES / WIDTH_INCHES, 1 - inches / figure.get_figheight()
         text = figure.text(left, top, words, fontsize=size, fontweight=weight, color=colour, va="center")
-        room = (WIDTH_INCHES - 2 * MARGIN_INCHES) * figure.dpi
-        text.set_fontsize(size * min(1.0, room / max(1.0, text.get_window_extent().width)))
+        available_pixels = (WIDTH_INCHES - 2 * MARGIN_INCHES) * figure.dpi
+        text.set_fontsize(size * min(1.0, available_pixels / max(1.0, text.get_window_extent().width)))
 
 
 def write_legend(figure: Figure, entries: Sequence[Artist]) -> None:
-    """One row below the heading, where it can cover no data."""
+    """Write the legend in one row below the heading, where it covers no data."""
     figure.legend(
         handles=entries,
         loc="center left",
@@ -164,11 +164,11 @@ def write_legend(figure: Figure, entries: Sequence[Artist]) -> None:
 
 
 def clean(axes: Axes) -> None:
-    """Faint horizontal and vertical rules, no more than a handful of ticks."""
+    """Draw a faint grid and short ticks."""
     axes.grid(visible=True, color=PALE, linewidth=0.5)
     axes.tick_params(length=2.5, width=0.6)
 
 
 def applied() -> Any:
-    """The style, for the length of a ``with`` block; nothing global is left changed."""
+    """Apply the style inside a ``with`` block; global settings are restored after it."""
     return mpl.rc_context(RC)

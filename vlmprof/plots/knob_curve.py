@@ -1,4 +1,4 @@
-"""Each knob against each objective, in small multiples: alone, and over all settings of the other knobs."""
+"""Each knob against each objective, in small multiples: varied alone, and over all settings of the other knobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PANEL_HEIGHT_INCHES, FEWEST_VALUES = 1.55, 2
 LETTER_INCHES = 0.07
 """Width of a letter of a tick label."""
 HAS_NUMBER = re.compile(r"(?:^|[ ,])\d")
-"""What a value on a scale is written with; the name of a kernel or a type is not, whatever digits it holds."""
+"""Matches labels of values on a scale, but not names of kernels or dtypes that contain digits."""
 LOGARITHMIC_FROM = 16.0
 """A knob whose values span this factor is drawn on a logarithmic axis."""
 
@@ -32,20 +32,20 @@ LOGARITHMIC_FROM = 16.0
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """One value of a knob, the other knobs at their fullest; in the unit of the axis."""
+    """One value of a knob, with the other knobs at their largest values; in the unit of the axis."""
 
     x: float
     y: float
     low: float
     high: float
-    """``low`` to ``high`` is the 95 % interval; ``y`` itself where none was measured."""
+    """``low`` to ``high`` is the 95 % interval; both are ``y`` if none was measured."""
     saturated: bool
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """One value of a knob over all settings of the others, in the unit of the axis."""
+    """Median and range at one value of a knob over all settings of the others, in the unit of the axis."""
 
     x: float
     median: float
@@ -61,35 +61,35 @@ class Panel:
     knob: str
     y_label: str
     ticks: tuple[tuple[float, str], ...]
-    """Where each value stands, and how it is written."""
+    """Position and label of each value."""
     logarithmic: bool
     ordered: bool
-    """Whether the values lie on a scale; words and lists of equal length do not, and no line joins them."""
+    """Whether the values are on a scale; words and lists of equal length are not, and no line joins them."""
     alone: tuple[Value, ...]
     spread: tuple[Spread, ...]
-    """Empty where no other knob varies, or where the values have no order to join them in."""
+    """Empty if no other knob varies, or if the values have no order."""
     held: str
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveData:
-    """Everything the figure says; a row an objective, a column a knob."""
+    """Everything that the figure shows: a row for each objective, a column for each knob."""
 
     title: str
     subtitle: str
     rows: tuple[tuple[Panel | None, ...], ...]
-    """None where no two values of the knob measured the objective."""
+    """None where the objective was measured for fewer than two values of the knob."""
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """All panels there are."""
+        """All panels that are not None."""
         return tuple(panel for row in self.rows for panel in row if panel)
 
 
 @final
 class KnobCurve(AbstractPlot[CurveData]):
-    """Small multiples of every knob that took two values or more."""
+    """Small multiples, one for every knob with at least two values."""
 
     def data(self, trials: pd.DataFrame) -> CurveData:
         wanted = [quality_column(trials) if name == "accuracy" else name for name in OBJECTIVES]
@@ -185,20 +185,20 @@ def _draw_panel(axes: Axes, panel: Panel, colour: str) -> None:
         axes.set_xscale("log")
         axes.minorticks_off()
     if panel.spread:
-        xs = [each.x for each in panel.spread]
-        lows, highs = [each.low for each in panel.spread], [each.high for each in panel.spread]
+        xs = [spread.x for spread in panel.spread]
+        lows, highs = [spread.low for spread in panel.spread], [spread.high for spread in panel.spread]
         axes.fill_between(xs, lows, highs, color=_style.GREY, alpha=0.16, linewidth=0, zorder=1)
-        medians = [each.median for each in panel.spread]
+        medians = [spread.median for spread in panel.spread]
         axes.plot(xs, medians, color=_style.GREY, linewidth=0.9, linestyle="--", zorder=2)
     if panel.ordered:
-        xs, ys = [each.x for each in panel.alone], [each.y for each in panel.alone]
+        xs, ys = [value.x for value in panel.alone], [value.y for value in panel.alone]
         axes.plot(xs, ys, color=colour, linewidth=1.1, zorder=3)
     for saturated in (False, True):
-        alike = [each for each in panel.alone if each.saturated == saturated]
+        values = [value for value in panel.alone if value.saturated == saturated]
         axes.errorbar(
-            [each.x for each in alike],
-            [each.y for each in alike],
-            yerr=_style.bars([(each.y, each.low, each.high) for each in alike]),
+            [value.x for value in values],
+            [value.y for value in values],
+            yerr=_style.bars([(value.y, value.low, value.high) for value in values]),
             fmt="o",
             markersize=4.5,
             color=colour,
@@ -220,11 +220,11 @@ def _write_axes(axes: Axes, panel: Panel, *, bottom: bool, left: bool, upright: 
 
 
 def _tick_inches(data: CurveData, columns: int) -> float:
-    """What upright tick labels need below the figure; 0 where all labels fit lying."""
-    room = (_style.WIDTH_INCHES - 0.7) / columns
+    """Height in inches of vertical tick labels; 0 if all labels fit horizontally."""
+    available_inches = (_style.WIDTH_INCHES - 0.7) / columns
     widths = [sum(len(label) + 1.5 for _, label in panel.ticks) * LETTER_INCHES for panel in data.panels]
     longest = max(len(label) for panel in data.panels for _, label in panel.ticks)
-    return longest * LETTER_INCHES if max(widths) > room else 0.0
+    return longest * LETTER_INCHES if max(widths) > available_inches else 0.0
 
 
 def _legend(data: CurveData) -> list[Line2D | Patch]:

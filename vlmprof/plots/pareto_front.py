@@ -1,4 +1,4 @@
-"""The Pareto front of accuracy and latency: what can be had, what is dominated, and how sure both axes are."""
+"""The Pareto front of accuracy and latency: points on the front, dominated points, and intervals on both axes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ X = "latency_ms_p50"
 LABEL_SIZE = 7.5
 DOMINATED = "#B5B5B5"
 LOGARITHMIC_FROM = 8.0
-"""Latencies that span this factor are drawn on a logarithmic axis, or the fast ones would stand on one spot."""
+"""Latencies that span this factor are drawn on a logarithmic axis, else the fast ones would overlap."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinate:
-    """A value in the unit of its axis; ``low`` and ``high`` are its 95 % interval, itself where none was measured."""
+    """A value in the unit of its axis; ``low`` to ``high`` is its 95 % interval, both ``value`` without one."""
 
     value: float
     low: float
@@ -49,28 +49,28 @@ class Mark:
     y: Coordinate
     on_front: bool
     saturated: bool
-    """A knob's value hit a limit that did not bind: the work was that of another value."""
+    """A knob's value is a limit that no sample reached: the work was that of another value."""
     label: str
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontData:
-    """Everything the figure says; ``marks`` go from the best latency on."""
+    """Everything that the figure shows; ``marks`` are sorted by latency, ascending."""
 
     title: str
     subtitle: str
     x_label: str
     y_label: str
     label_key: str
-    """What the parts of a label are, in their order; empty when no knob varies."""
+    """Names of the parts of a label, in order; empty if no knob varies."""
     logarithmic: bool
     """Whether latency is drawn on a logarithmic axis."""
     marks: tuple[Mark, ...]
 
     @property
     def steps(self) -> tuple[tuple[float, float], ...]:
-        """Corners of the staircase: up to each point of the front only once its latency is spent."""
+        """Corners of the staircase, which rises to each point of the front at that point's latency."""
         front = [mark for mark in self.marks if mark.on_front]
         corners = [(front[0].x.value, front[0].y.value)]
         for mark in front[1:]:
@@ -80,7 +80,7 @@ class FrontData:
 
 @final
 class ParetoFront(AbstractPlot[FrontData]):
-    """Median latency across, accuracy up; the front as a staircase."""
+    """Median latency on the x axis, accuracy on the y axis; the front as a staircase."""
 
     def data(self, trials: pd.DataFrame) -> FrontData:
         schema = trials.attrs["schema"]
@@ -143,18 +143,18 @@ def _coordinate(row: pd.Series[Any], objective: Objective, schema: Any) -> Coord
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], *, on_front: bool, saturated: bool) -> None:
-    """All marks of one look."""
-    alike = [mark for mark in marks if mark.on_front == on_front and mark.saturated == saturated]
-    if not alike:
+    """Draw all marks of one style."""
+    selected = [mark for mark in marks if mark.on_front == on_front and mark.saturated == saturated]
+    if not selected:
         return
     colour = _style.BLUE if on_front else DOMINATED
     axes.errorbar(
-        [mark.x.value for mark in alike],
-        [mark.y.value for mark in alike],
-        xerr=_style.bars([(mark.x.value, mark.x.low, mark.x.high) for mark in alike]),
-        yerr=_style.bars([(mark.y.value, mark.y.low, mark.y.high) for mark in alike]),
+        [mark.x.value for mark in selected],
+        [mark.y.value for mark in selected],
+        xerr=_style.bars([(mark.x.value, mark.x.low, mark.x.high) for mark in selected]),
+        yerr=_style.bars([(mark.y.value, mark.y.low, mark.y.high) for mark in selected]),
         fmt="o" if on_front else "s",
-        # Wider where hollow: the same work under another name lands on the same spot, and shows as a ring around it.
+        # Hollow marks are larger: a saturated value does the same work as another one, and shows as a ring around it.
         markersize=(5.5 if on_front else 4.5) + (2.5 if saturated else 0.0),
         color=colour,
         markerfacecolor="white" if saturated else colour,
@@ -178,8 +178,9 @@ def _set_limits(axes: Axes, data: FrontData) -> None:
 
 
 def _limits(scale: Transform, coordinates: Sequence[Coordinate]) -> tuple[float, float]:
-    """The ends of all intervals and a margin, which is equal on both sides as the axis is drawn."""
-    ends = np.array([min(each.low for each in coordinates), max(each.high for each in coordinates)])
+    """The ends of all intervals and a margin, which is equal on both sides in the scale of the axis."""
+    lowest, highest = min(point.low for point in coordinates), max(point.high for point in coordinates)
+    ends = np.array([lowest, highest])
     low, high = scale.transform(ends)
     margin = 0.07 * (high - low or abs(high) or 1.0)
     left, right = scale.inverted().transform(np.array([low - margin, high + margin]))
@@ -187,7 +188,7 @@ def _limits(scale: Transform, coordinates: Sequence[Coordinate]) -> tuple[float,
 
 
 def _draw_steps(axes: Axes, steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The staircase, carried on to the edges: nothing beyond it was seen."""
+    """Draw the staircase, extended to the edges of the axes; returns its corners."""
     bottom, right = axes.get_ylim()[0], axes.get_xlim()[1]
     corners = [(steps[0][0], bottom), *steps, (right, steps[-1][1])]
     xs, ys = zip(*corners, strict=True)
@@ -213,20 +214,20 @@ def _entry(label: str, marker: str, colour: str, *, filled: bool) -> Line2D:
 def _draw_labels(axes: Axes, data: FrontData, corners: Sequence[tuple[float, float]]) -> None:
     if not data.label_key:
         return
-    # Top left, where a front has no points: nothing is that good and that fast.
-    about: dict[str, Any] = {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "va": "top", "color": _style.SOFT}
-    key = axes.text(0.008, 0.985, f"labels: {data.label_key}", **about)
+    # Top left, where a front has no points: they would have to be both the most accurate and the fastest.
+    style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "va": "top", "color": _style.SOFT}
+    key = axes.text(0.008, 0.985, f"labels: {data.label_key}", **style)
     obstacles = [key.get_window_extent(), *line_boxes(axes, corners, 1.0)]
     for mark in data.marks:
-        across = [(mark.x.low, mark.y.value), (mark.x.high, mark.y.value)]
-        up = [(mark.x.value, mark.y.low), (mark.x.value, mark.y.high)]
+        x_bar = [(mark.x.low, mark.y.value), (mark.x.high, mark.y.value)]
+        y_bar = [(mark.x.value, mark.y.low), (mark.x.value, mark.y.high)]
         dot = [(mark.x.value, mark.y.value), (mark.x.value, mark.y.value)]
-        obstacles += [*line_boxes(axes, across, 1.0), *line_boxes(axes, up, 1.0), *line_boxes(axes, dot, 7.0)]
+        obstacles += [*line_boxes(axes, x_bar, 1.0), *line_boxes(axes, y_bar, 1.0), *line_boxes(axes, dot, 7.0)]
     spots = [(mark.x.value, mark.y.value, mark.label) for mark in data.marks if mark.on_front]
-    left_over = place(axes, spots, obstacles, LABEL_SIZE)
-    if left_over:
-        note = f"{len(left_over)} labels left out for want of room; the table has them all"
-        axes.text(0.008, 0.93, note, **about)
+    omitted = place(axes, spots, obstacles, LABEL_SIZE)
+    if omitted:
+        note = f"{len(omitted)} labels left out for lack of space; the table has all of them"
+        axes.text(0.008, 0.93, note, **style)
 
 
 PLOT = ParetoFront()

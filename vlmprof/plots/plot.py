@@ -1,7 +1,7 @@
 """``AbstractPlot``, one figure in two steps, and ``render``, which draws them to files without a display.
 
-``data`` is pure: it decides everything that a figure says, and a test reads it without matplotlib. ``draw`` only draws
-that. A figure is about one group of comparable trials (``analyze.comparability``); a folder with several gets several
+``data`` is pure and computes everything that a figure shows, so tests check it without matplotlib. ``draw`` only draws
+it. A figure shows one group of comparable trials (``analyze.comparability``); a folder with several groups gets several
 files.
 """
 
@@ -33,18 +33,18 @@ class AbstractPlot(ABC, Generic[Data]):
 
     @abstractmethod
     def data(self, trials: pd.DataFrame) -> Data:
-        """What to draw, in the units that the figure shows.
+        """Compute what to draw, in the units that the figure shows.
 
         Args:
-            trials: finished trials of one group, as ``analyze.comparability.groups`` gives them.
+            trials: finished trials of one group, as ``analyze.comparability.groups`` yields them.
 
         Raises:
-            UserError: these trials did not measure what this figure shows.
+            UserError: the columns that this figure shows are empty in these trials.
         """
 
     @abstractmethod
     def draw(self, data: Data, figure: Figure) -> None:
-        """Draw it; the figure is empty, and its size may be set."""
+        """Draw ``data`` on an empty figure, whose size may be changed."""
 
 
 def render(folder: Where, out_folder: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -52,16 +52,16 @@ def render(folder: Where, out_folder: Path, names: Sequence[str] | None = None) 
 
     Args:
         folder: results, a path or a URI.
-        out_folder: where the files go; made if it is not there.
-        names: which plots; None draws every plot that the trials have the data for.
+        out_folder: where the files are written; created if missing.
+        names: names of the plots; None draws every plot that the trials have the data for.
 
     Returns:
         The files written, in order.
 
     Raises:
         StoreError: the folder holds no sweep.
-        UnknownNameError: no plot has such a name.
-        UserError: there is nothing to draw, or a plot that was asked for by name lacks its data.
+        UnknownNameError: no plot has this name.
+        UserError: there is nothing to draw, or the trials lack the data of a plot in ``names``.
     """
     plots = {name: registry.load("plots", name) for name in names or registry.names("plots")}
     parts = list(groups(comparable(tables.read(folder, "trials"))))
@@ -90,19 +90,19 @@ def _write(plot: AbstractPlot[Any], data: Any, stem: Path) -> list[Path]:
         FigureCanvasAgg(figure)
         plot.draw(data, figure)
         for path in paths:
-            # A date would make equal figures differ.
+            # Without a date, so that equal figures are equal files.
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(path, metadata=metadata)
     return paths
 
 
 def _suffixes(groups: Sequence[str]) -> list[str]:
-    """What a file name needs to tell the groups apart: only the parts of their names that are not common to all."""
-    parts = [group.split(", ") for group in groups]
-    common = set(parts[0]).intersection(*parts)
-    return [_slug(" ".join(part for part in named if part not in common)) for named in parts]
+    """File-name suffixes that distinguish the groups: the parts of their names that are not common to all."""
+    group_parts = [group.split(", ") for group in groups]
+    common = set(group_parts[0]).intersection(*group_parts)
+    return [_slug(" ".join(part for part in parts if part not in common)) for parts in group_parts]
 
 
-def _slug(words: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+def _slug(text: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return f"-{slug}" if slug else ""

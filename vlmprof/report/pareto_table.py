@@ -55,7 +55,7 @@ def read_front(
 def write_front(frame: pd.DataFrame, folder: Where) -> str:
     """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI."""
     place = results_folder(folder)
-    place.write(FILE, tables.packed(to_arrow(frame)))
+    place.write(FILE, tables.parquet_bytes(to_arrow(frame)))
     return place.address(FILE)
 
 

@@ -1,11 +1,13 @@
-"""What a collector knows of trials that have not ended: who runs each, what is kept of it, what it died of.
+"""The state of trials that have not ended: which process runs each, which answers are kept, why processes crashed.
 
-Pure, and a function of the ledger: ``Attempts`` is told every line, in order, and decides from nothing else but which
-samples are under way, which no line says. So a collector that was killed knows after its restart what it knew before.
+Pure, and a function of the ledger: ``Attempts.apply`` is given every line, in order, and nothing else changes the
+state, except which samples are being scored right now, which is not in the ledger. So a collector that was killed has
+the same state after its restart.
 
-An attempt is one process that runs one trial. The latest one to begin owns the trial; whatever an earlier one still
-has to say is refused. That is what keeps a process that was believed dead from doubling a sample. Before that, helpers
-may each answer a part of its samples, a shard; from the moment that an owner begins, they are refused too.
+An attempt is one process that runs one trial. The latest attempt to begin owns the trial; what an earlier one still
+sends is refused. Otherwise a process that was wrongly believed dead could score a sample twice. Before the first
+attempt, helper processes may each answer a part of the samples (a shard); once an attempt begins, they are refused
+too.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from typing import Any, final
 from vlmprof.records import Row
 from vlmprof.store.ledger import ENDED, FINISHED, State
 
-BLAMED = 2
-"""Deaths with a sample under way before it is run alone; the next death that it is alone in puts it in quarantine."""
+SUSPECT_AFTER = 2
+"""Crashes while a sample was being scored before it is scored alone; if it is alone at the next, it is quarantined."""
 LOST_DEVICE, TIMED_OUT = "lost its accelerator", "timed out"
-"""How the reason of such a death begins."""
-QUARANTINED_MOST = 8
-"""In one trial. If it still dies then, it is the configuration that kills and not its samples."""
+"""Prefixes of the reason of such a crash."""
+MAX_QUARANTINED = 8
+"""Samples quarantined in one trial. If the process still crashes, the configuration is at fault, not its samples."""
 
 
 @final
@@ -34,11 +36,11 @@ class Chunk:
     trial: str
     attempt: str
     number: int
-    """Within its attempt, from 0; told twice it is kept once."""
+    """Within its attempt, from 0. A chunk that is sent twice is kept once."""
     rows: tuple[Row, ...]
-    """As ``schema.CHUNKS``."""
+    """In the columns of ``schema.CHUNKS``."""
     seconds: float
-    """It took to score them."""
+    """Time it took to score them."""
     peak_bytes: int | None = None
     """Most that the process has reserved on its device so far; None on a CPU."""
     made_on: Mapping[str, str] = field(default_factory=dict)
@@ -48,195 +50,204 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its file, without the suffix."""
         return f"{self.trial}-{self.attempt}-{self.number:05d}"
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStart:
-    """What a process is told when it begins a trial."""
+    """What a process gets from the collector when it begins a trial."""
 
     attempt: str
-    """Its token: everything it says of the trial carries it."""
+    """Its token; every later call of this process about the trial carries it."""
     number: int = 1
-    """How many processes have begun this trial, this one included."""
+    """How many processes have begun this trial, including this one."""
     state: State | None = None
-    """How the trial has ended already: there is nothing to do. None: run it."""
+    """How the trial has already ended, so there is nothing to run. None: run it."""
     chunks: tuple[Chunk, ...] = ()
-    """What earlier attempts have answered."""
+    """Answers of earlier attempts."""
     quarantined: Mapping[str, str] = field(default_factory=dict)
     """Sample -> why it must not be scored."""
     alone: frozenset[str] = frozenset()
-    """Samples that were under way in several deaths: each is scored by itself, the last of all."""
+    """Samples that were being scored in several crashes: each is scored as a batch of its own, after all others."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """How a trial stands whose process has died."""
+    """The state of a trial whose process has died."""
 
     reason: str
-    """What its process said before it died; empty where it could say nothing."""
-    learnt: int
-    """Grows with every sample that was kept, suspected or found guilty: a trial that learns may go on dying."""
+    """The cause that the process reported before it died; empty if it reported none."""
+    progress: int
+    """Grows with every sample that is kept, suspected or quarantined. While it grows, crashes do not use up retries."""
     under_way: tuple[str, ...] = ()
+    """Samples that were being scored."""
 
 
 @final
 @dataclass(slots=True)
 class _TrialRecord:
-    """One trial, as the ledger tells of it."""
+    """The state of one trial, as recorded in the ledger."""
 
     tokens: list[str] = field(default_factory=list)
     helpers: set[str] = field(default_factory=set)
-    """Processes that may answer some of its samples, and do nothing else, until an attempt begins."""
+    """Processes that may only answer some of the samples, until an attempt begins."""
     alive: bool = False
-    """Whether its latest attempt may still speak."""
+    """Whether calls of its latest attempt are still accepted."""
     chunks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """File -> its line."""
+    """File -> its ledger line."""
     faulty: set[str] = field(default_factory=set)
-    """Files from before a failure that has been told: what failed in them is tried again, what was answered holds."""
+    """Files from before the last recorded failure: their failed samples are tried again, their answers are kept."""
     kept: int = 0
     deaths: Counter[str] = field(default_factory=Counter)
+    """Sample -> crashes while it was being scored."""
     quarantined: dict[str, str] = field(default_factory=dict)
     under_way: tuple[str, ...] = ()
     cause: str = ""
     finished: State | None = None
 
-    def forget(self) -> None:
+    def forget_answers(self) -> None:
         self.chunks, self.faulty, self.kept = {}, set(), 0
 
-    def require_software(self, made_by: str) -> None:
-        """Answers of other programs are not this trial's."""
-        if any(chunk["software"] != made_by for chunk in self.chunks.values()):
-            self.forget()
+    def require_software(self, software: str) -> None:
+        """Forget the answers if other software versions made any of them."""
+        if any(chunk["software"] != software for chunk in self.chunks.values()):
+            self.forget_answers()
 
-    def learnt(self) -> int:
-        return self.kept + sum(count >= BLAMED for count in self.deaths.values()) + len(self.quarantined)
+    def progress(self) -> int:
+        return self.kept + sum(count >= SUSPECT_AFTER for count in self.deaths.values()) + len(self.quarantined)
 
 
 @final
 class Attempts:
-    """All trials of a folder."""
+    """The attempts of all trials in a results folder."""
 
     def __init__(self) -> None:
         self._trials: dict[str, _TrialRecord] = {}
 
     def apply(self, line: Mapping[str, Any]) -> None:
-        """One line of the ledger."""
+        """Update the state by one line of the ledger."""
         event, trial = line["event"], line.get("trial")
-        if event == "sweep":  # who writes a new run holds the folder: whoever ran in an earlier one is gone
-            for each in self._trials.values():
-                each.alive, each.under_way, each.cause, each.helpers = False, (), "", set()
+        if event == "sweep":  # its writer holds the folder's lease, so no process of an earlier run is running
+            for record in self._trials.values():
+                record.alive, record.under_way, record.cause, record.helpers = False, (), "", set()
             return
         if trial is None:
             return
-        one = self._trials.setdefault(trial, _TrialRecord())
+        record = self._record(trial)
         if event == "started":
-            self._started(one, line)
+            self._apply_started(record, line)
         elif event == "shard":
-            one.helpers.add(line["attempt"])
-            one.require_software(line["software"])
+            record.helpers.add(line["attempt"])
+            record.require_software(line["software"])
         elif event == "chunk":
-            one.chunks[line["file"]] = line
-            one.kept += line["samples"]
+            record.chunks[line["file"]] = line
+            record.kept += line["samples"]
         elif event == "died":
-            one.alive, one.under_way, one.cause = False, (), ""
-            one.deaths.update(line["under_way"])
+            record.alive, record.under_way, record.cause = False, (), ""
+            record.deaths.update(line["under_way"])
         elif event == "quarantined":
-            one.quarantined[line["sample"]] = line["reason"]
+            record.quarantined[line["sample"]] = line["reason"]
         elif event in ENDED:
-            self._ended(one, line)
+            self._apply_ended(record, line)
 
     @staticmethod
-    def _started(one: _TrialRecord, line: Mapping[str, Any]) -> None:
-        one.alive, one.under_way, one.cause, one.helpers = True, (), "", set()
-        one.tokens.append(line.get("attempt", ""))
-        one.require_software(line.get("software", ""))
+    def _apply_started(record: _TrialRecord, line: Mapping[str, Any]) -> None:
+        record.alive, record.under_way, record.cause, record.helpers = True, (), "", set()
+        record.tokens.append(line.get("attempt", ""))
+        record.require_software(line.get("software", ""))
 
     @staticmethod
-    def _ended(one: _TrialRecord, line: Mapping[str, Any]) -> None:
-        one.alive, one.under_way, one.cause = False, (), ""
-        one.quarantined = {}  # tried once more by the next run, alone: a sample may have died of what was mended since
+    def _apply_ended(record: _TrialRecord, line: Mapping[str, Any]) -> None:
+        record.alive, record.under_way, record.cause = False, (), ""
+        record.quarantined = {}  # the next run tries each once more, alone: the cause may have been fixed since
         if line["event"] in FINISHED or line.get("distrusted"):
-            one.forget()
-            one.deaths.clear()
-        one.faulty = set(one.chunks)
-        one.finished = line["event"] if line["event"] in FINISHED else None
+            record.forget_answers()
+            record.deaths.clear()
+        record.faulty = set(record.chunks)
+        record.finished = line["event"] if line["event"] in FINISHED else None
 
     def finished(self, trial: str, *, shard: bool = False) -> State | None:
-        """How a trial ended in any run; None: it runs, or runs again. To a shard a trial that has begun is over too."""
-        one = self._of(trial)
-        return one.finished or ("started" if shard and one.alive else None)
+        """How a trial ended, in any run; None if it has to run. For a shard, a trial that has begun is over too."""
+        record = self._record(trial)
+        return record.finished or ("started" if shard and record.alive else None)
 
-    def known(self, trial: str, attempt: str) -> bool:
-        """Whether this attempt has begun."""
-        return attempt in self._of(trial).tokens or attempt in self._of(trial).helpers
+    def has_begun(self, trial: str, attempt: str) -> bool:
+        """Whether this attempt, or this helper, has begun."""
+        return attempt in self._record(trial).tokens or attempt in self._record(trial).helpers
 
     def owns(self, trial: str, attempt: str) -> bool:
         """Whether this attempt is the trial's latest, and not believed dead."""
-        one = self._of(trial)
-        return one.alive and one.tokens[-1] == attempt
+        record = self._record(trial)
+        return record.alive and record.tokens[-1] == attempt
 
-    def answers(self, trial: str, attempt: str) -> bool:
-        """Whether this process may give answers of the trial: as its owner, or as a helper."""
-        return self.owns(trial, attempt) or attempt in self._of(trial).helpers
+    def may_answer(self, trial: str, attempt: str) -> bool:
+        """Whether this process may send answers of the trial: as its owner, or as a helper."""
+        return self.owns(trial, attempt) or attempt in self._record(trial).helpers
 
-    def number(self, trial: str) -> int:
+    def count(self, trial: str) -> int:
         """How many attempts there were."""
-        return len(self._of(trial).tokens)
+        return len(self._record(trial).tokens)
 
     def files(self, trial: str) -> dict[str, Mapping[str, Any]]:
-        """What is kept of a trial: file -> its line."""
-        return dict(self._of(trial).chunks)
+        """The chunks that are kept of a trial: file -> its ledger line."""
+        return dict(self._record(trial).chunks)
 
     def is_faulty(self, trial: str, file: str) -> bool:
         """Whether the failed samples of this file are to be tried again."""
-        return file in self._of(trial).faulty
+        return file in self._record(trial).faulty
 
     def quarantined(self, trial: str) -> dict[str, str]:
-        """Sample -> why."""
-        return dict(self._of(trial).quarantined)
+        """Sample -> why it must not be scored."""
+        return dict(self._record(trial).quarantined)
 
-    def alone(self, trial: str) -> frozenset[str]:
-        """Samples to score by themselves."""
-        one = self._of(trial)
-        return frozenset(s for s, count in one.deaths.items() if count >= BLAMED and s not in one.quarantined)
+    def suspects(self, trial: str) -> frozenset[str]:
+        """Samples to score alone."""
+        record = self._record(trial)
+        return frozenset(
+            sample
+            for sample, count in record.deaths.items()
+            if count >= SUSPECT_AFTER and sample not in record.quarantined
+        )
 
-    def note(self, trial: str, samples: Sequence[str]) -> None:
-        """These are about to be scored. A sample that kills a helper is found out by the trial itself."""
-        one = self._of(trial)
-        one.under_way = tuple(samples) if one.alive else ()
+    def set_under_way(self, trial: str, samples: Sequence[str]) -> None:
+        """Note which samples are about to be scored.
 
-    def tell_cause(self, trial: str, cause: str) -> None:
-        """Why its process is about to end."""
-        self._of(trial).cause = cause
-
-    def dying(self, trial: str) -> tuple[Death, str | None] | None:
-        """Of a trial whose process is found dead: how it stands, and which sample is guilty, if one is.
-
-        None for a trial that nobody was running.
+        Not for helpers: a sample that crashes a helper will crash the trial's own attempt, and is identified there.
         """
-        one = self._of(trial)
-        if not one.alive:
+        record = self._record(trial)
+        record.under_way = tuple(samples) if record.alive else ()
+
+    def set_cause(self, trial: str, cause: str) -> None:
+        """Note why the trial's process is about to end."""
+        self._record(trial).cause = cause
+
+    def death_of(self, trial: str) -> tuple[Death, str | None] | None:
+        """For a trial whose process is gone: its state, and the sample to quarantine, if the crash identifies one.
+
+        None if no process was running the trial.
+        """
+        record = self._record(trial)
+        if not record.alive:
             return None
-        guilty = None
-        if len(one.under_way) == 1 and len(one.quarantined) < QUARANTINED_MOST:
-            (sample,) = one.under_way
-            guilty = sample if one.deaths[sample] + 1 >= BLAMED else None
-        return Death(reason=one.cause, learnt=one.learnt(), under_way=one.under_way), guilty
+        culprit = None
+        if len(record.under_way) == 1 and len(record.quarantined) < MAX_QUARANTINED:
+            (sample,) = record.under_way
+            culprit = sample if record.deaths[sample] + 1 >= SUSPECT_AFTER else None
+        return Death(reason=record.cause, progress=record.progress(), under_way=record.under_way), culprit
 
-    def learnt(self, trial: str) -> int:
-        """See ``Death.learnt``."""
-        return self._of(trial).learnt()
+    def progress(self, trial: str) -> int:
+        """See ``Death.progress``."""
+        return self._record(trial).progress()
 
-    def _of(self, trial: str) -> _TrialRecord:
+    def _record(self, trial: str) -> _TrialRecord:
         return self._trials.setdefault(trial, _TrialRecord())
 
 
-def recalled(lines: Iterable[Mapping[str, Any]]) -> tuple[Attempts, dict[str, State]]:
-    """What a ledger tells: of every attempt, and how trials ended in the last run."""
+def replay(lines: Iterable[Mapping[str, Any]]) -> tuple[Attempts, dict[str, State]]:
+    """The state after the lines of a ledger: all attempts, and how trials ended in the last run."""
     attempts, settled = Attempts(), dict[str, State]()
     for line in lines:
         attempts.apply(line)

@@ -1,8 +1,8 @@
-"""``Compactor``: the objects of many finished trials become one, so that reading ten thousand trials is quick.
+"""``Compactor``: merges the objects of many finished trials into one, so that reading ten thousand trials is fast.
 
-The order is the one of all writing here: first the merged object, then a line of the ledger that names it and its
-trials, and only at the next merge are the small objects removed. A crash at any point leaves each row readable once:
-the line decides which object counts. Large objects are left as they are.
+The order is that of all writing to a results folder: first the merged object, then a ledger line that names it and its
+trials; the small objects are removed only at the next merge. A crash at any point leaves each row readable exactly
+once, because the ledger line decides which object is read. Large objects are not merged.
 """
 
 from __future__ import annotations
@@ -14,62 +14,70 @@ from vlmprof.store.filesystem import PARTIAL, ResultsFolder
 from vlmprof.store.ledger import Ledger
 from vlmprof.store.manifest import MERGED, TABLES, Manifest, TableName, own_object
 
-GATHERED = 128
-"""So many trials are merged at a time."""
+MERGE_BATCH = 128
+"""Trials merged into one object."""
 LARGE_BYTES = 256 * 1024
-"""An object of this size is read quickly as it is."""
+"""Objects of this size or more are fast to read and stay as they are."""
 
 
 @final
 class Compactor:
-    """Belongs to the one who holds the place."""
+    """Used by the holder of the folder's lease only."""
 
-    def __init__(self, place: ResultsFolder, ledger: Ledger) -> None:
-        self._place, self._ledger = place, ledger
-        self._catalog, self._known = Manifest(), 0
-        self._left: dict[TableName, set[str]] = {table: set() for table in TABLES}
+    def __init__(self, results: ResultsFolder, ledger: Ledger) -> None:
+        self._results, self._ledger = results, ledger
+        self._manifest, self._lines_applied = Manifest(), 0
+        self._unmerged: dict[TableName, set[str]] = {table: set() for table in TABLES}
+        """Trials that are not merged: their object is large, or they have none in this table."""
         for folder in (*TABLES, "chunks"):
-            for name in place.names(folder):
+            for name in results.names(folder):
                 if name.endswith(PARTIAL):  # half written, when an earlier holder died
-                    place.remove(f"{folder}/{name}")
+                    results.remove(f"{folder}/{name}")
 
     def merge(self) -> None:
-        """Merge what has gathered; mostly there is nothing to do.
+        """Merge the small objects, if there are enough of them; usually there is nothing to do.
 
         Raises:
-            OSError: it cannot be written; everything is as it was.
-            StoreError: the place was lost to another writer, or an object is damaged.
+            OSError: the merged object cannot be written; nothing has changed.
+            StoreError: the folder was taken over by another writer, or an object is damaged.
         """
-        self._catalog.take(self._ledger.lines[self._known :])
-        self._known = len(self._ledger.lines)
+        self._update_manifest()
         for table in TABLES:
-            while len(self._catalog.ended) - len(self._catalog.merged[table]) - len(self._left[table]) >= GATHERED:
+            while self._count_mergeable(table) >= MERGE_BATCH:
                 self._merge(table)
 
+    def _count_mergeable(self, table: TableName) -> int:
+        return len(self._manifest.ended) - len(self._manifest.merged[table]) - len(self._unmerged[table])
+
     def _merge(self, table: TableName) -> None:
-        sizes = {f"{table}/{name}": size for name, size in self._place.names(table).items()}
-        self._clear(table, sizes)
-        alone = self._catalog.alone(table)
-        left = self._left[table] = {trial for trial, name in alone.items() if _stays(sizes.get(name))}
-        trials = [trial for trial in alone if trial not in left][:GATHERED]
+        sizes = {f"{table}/{name}": size for name, size in self._results.names(table).items()}
+        self._remove_merged(table, sizes)
+        objects = self._manifest.own_objects(table)
+        unmerged = self._unmerged[table] = {
+            trial for trial, name in objects.items() if not _is_mergeable(sizes.get(name))
+        }
+        trials = [trial for trial in objects if trial not in unmerged][:MERGE_BATCH]
         if not trials:
             return
-        found = tables.fetch(self._place, [alone[trial] for trial in trials])
-        whole = tables.joined([part for part in found if part is not None], table)
+        parts = tables.read_objects(self._results, [objects[trial] for trial in trials])
+        merged = tables.concatenated([part for part in parts if part is not None], table)
         name = f"{table}/merged-{self._ledger.epoch or 0:06d}-{len(self._ledger.lines):08d}.parquet"
-        self._place.write(name, tables.packed(whole))
+        self._results.write(name, tables.parquet_bytes(merged))
         self._ledger.append(MERGED, table=table, file=name, trials=trials)
-        self._catalog.take(self._ledger.lines[self._known :])
-        self._known = len(self._ledger.lines)
+        self._update_manifest()
 
-    def _clear(self, table: TableName, there: dict[str, int]) -> None:
-        """Remove what earlier merges have made superfluous."""
-        ended = self._catalog.ended
-        merged = {own_object(table, trial, ended[trial]) for trial in self._catalog.merged[table]}
-        for name in [name for name in there if name in merged]:
-            self._place.remove(name)
+    def _update_manifest(self) -> None:
+        self._manifest.apply(self._ledger.lines[self._lines_applied :])
+        self._lines_applied = len(self._ledger.lines)
+
+    def _remove_merged(self, table: TableName, names: dict[str, int]) -> None:
+        """Remove the objects of single trials that earlier merges have copied into a merged one."""
+        ended = self._manifest.ended
+        merged = {own_object(table, trial, ended[trial]) for trial in self._manifest.merged[table]}
+        for name in [name for name in names if name in merged]:
+            self._results.remove(name)
 
 
-def _stays(size: int | None) -> bool:
-    """Whether there is nothing to merge of a trial: its object is large, or it has none in this table."""
-    return size is None or size >= LARGE_BYTES
+def _is_mergeable(size: int | None) -> bool:
+    """Whether a trial has an object in this table (None: it has none), and a small one."""
+    return size is not None and size < LARGE_BYTES

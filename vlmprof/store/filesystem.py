@@ -1,13 +1,13 @@
-"""``ResultsFolder``: a results folder on any file system of pyarrow's, and the few operations done in it.
+"""``ResultsFolder``: a results folder on any file system that pyarrow supports, and the operations used in it.
 
 Two kinds of file systems hold a sweep. A **mounted** one (a local disk, NFS) has rename and fsync: an object is written
 to a temporary name, fsynced, renamed, and its folder fsynced. An **object store** (S3, GCS, Azure) has neither, and
-needs neither: an object is there whole once its PUT has been answered, and nothing of it before. What is asked of an
-object store is that a read or a listing that begins after a PUT was answered sees it; S3, GCS and Azure all promise it.
+needs neither: an object appears completely once its PUT has been answered, and no part of it before. An object store
+must guarantee that a read or a listing that begins after a PUT was answered sees the object; S3, GCS and Azure do.
 
-``seen_by_other_hosts`` reads the kernel's list of mounts. A lock of the kernel keeps out every process of its own host,
-and on a disk of that host there is nobody else. On anything else (NFS, Lustre, CephFS, a FUSE mount) a lock may be
-unknown to other hosts, so it is not relied upon.
+``seen_by_other_hosts`` reads the kernel's list of mounts. A file lock of the kernel excludes every other process of the
+same host, which is enough on a local disk. On anything else (NFS, Lustre, CephFS, a FUSE mount) other hosts may not see
+the lock, so it is not relied upon.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vlmprof.errors import StoreError
 from vlmprof.job import storage
 
 PARTIAL = ".partial"
-"""How the temporary names of a mounted file system end; readers pass over them."""
+"""Suffix of temporary names on a mounted file system; readers skip them."""
 
 
 @final
@@ -37,16 +37,16 @@ class ResultsFolder:
     """A results folder. Names inside it are relative and have forward slashes, such as ``trials/x.parquet``."""
 
     name: str
-    """As messages call it: the path, or the URI."""
+    """The path or the URI, as shown in messages."""
     files: fs.FileSystem
     root: str
     """The folder within ``files``."""
     folder: Path | None = None
-    """The folder, where it is on a mounted file system."""
+    """The folder's path, if it is on a mounted file system."""
 
     @property
     def shared(self) -> bool:
-        """Whether other hosts may write here too, so that no lock of this host's kernel keeps them out."""
+        """Whether other hosts may write here too, which a file lock of this host does not exclude."""
         return self.folder is None or seen_by_other_hosts(self.folder)
 
     def __str__(self) -> str:
@@ -54,11 +54,11 @@ class ResultsFolder:
 
     @property
     def absolute(self) -> str:
-        """What ``results_folder`` makes the same place of, from any working directory."""
+        """A name that ``results_folder`` resolves to the same folder from any working directory."""
         return self.name if self.folder is None else self.root
 
     def address(self, name: str) -> str:
-        """The path or URI of an object, for people; what a URI asks of its store (``?region=``) is left out."""
+        """The path or URI of an object, for people; without the query of a URI (``?region=``)."""
         base = self.name.partition("?")[0] if self.folder is None else self.name
         return f"{base.rstrip('/')}/{name}"
 
@@ -67,7 +67,7 @@ class ResultsFolder:
         return f"{self.root}/{name}" if name else self.root
 
     def read(self, name: str) -> bytes | None:
-        """A whole object; None where there is none."""
+        """The content of an object; None if it does not exist."""
         try:
             if self.folder is not None:
                 return (self.folder / name).read_bytes()
@@ -78,10 +78,10 @@ class ResultsFolder:
             return None
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Write an object, whole or not at all; on disk when this returns.
+        """Write an object, completely or not at all; on disk when this returns.
 
         Raises:
-            OSError: it cannot be written; what was there before is still there.
+            OSError: it cannot be written; an earlier object of this name is unchanged.
         """
         if self.folder is None:
             self._put(name, data)
@@ -91,18 +91,18 @@ class ResultsFolder:
             replace(path, data)
 
     def rewrite(self, name: str, data: bytes) -> None:
-        """Write an object that may be lost with the machine, whole or not at all; its folder must be there."""
+        """Like ``write``, but without fsync: a power failure may lose the object. Its folder must exist."""
         if self.folder is None:
             self._put(name, data)
         else:
             replace(self.folder / name, data, durable=False)
 
     def names(self, folder: str) -> dict[str, int]:
-        """The objects right in a folder, by name, with their sizes in bytes; empty where there is no such folder."""
+        """The objects directly in a folder: name -> size in bytes; empty if the folder does not exist."""
         if self.folder is not None:
             return _sizes(self.folder / folder)
-        found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
-        return {info.base_name: info.size for info in found if info.is_file}
+        infos = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+        return {info.base_name: info.size for info in infos if info.is_file}
 
     def remove(self, name: str) -> None:
         """Remove an object; it may be gone already."""
@@ -115,11 +115,11 @@ class ResultsFolder:
             return
 
     def _put(self, name: str, data: bytes | pa.Buffer) -> None:
-        # One write and one close: an exception between them would make half an object whole.
+        # One write and one close: if an exception came between several writes, close would publish half an object.
         path = self.path(name)
         try:
             stream = self.files.open_output_stream(path)
-        except FileNotFoundError:  # a file system with real folders behind an interface that has no rename
+        except FileNotFoundError:  # a file system with real folders, accessed through an interface without rename
             self.files.create_dir(str(PurePosixPath(path).parent), recursive=True)
             stream = self.files.open_output_stream(path)
         stream.write(data)
@@ -127,11 +127,11 @@ class ResultsFolder:
 
 
 Where: TypeAlias = str | Path | ResultsFolder
-"""How callers may name a results folder: a path, a URI, or what ``results_folder`` made of it."""
+"""How callers may name a results folder: a path, a URI, or a ``ResultsFolder``."""
 
 
 def results_folder(where: Where) -> ResultsFolder:
-    """The place that a path or a URI names. Nothing is made yet; S3 is asked for a bucket's region if no one says it.
+    """The folder that a path or a URI names. Nothing is created; without a region in the URI, S3 is asked for it.
 
     Raises:
         StoreError: a URI of an unknown kind, with a password in it, or one that pyarrow cannot read.
@@ -161,11 +161,11 @@ def replace(path: Path, data: bytes | pa.Buffer, *, durable: bool = True) -> Non
     """Write a file on a mounted file system: data, fsync, rename, fsync of the folder.
 
     Args:
-        path: Its folder has to be there: one that was taken away is not made anew.
+        path: Its folder must exist: a folder that was deleted is not created again.
         data: The whole content.
-        durable: False leaves the fsyncs out, for what may be lost with the machine: still whole or not at all.
+        durable: False skips the fsyncs: a power failure may lose the file, but a reader still sees all of it or none.
     """
-    # A name of its own: a writer that lost the folder may still be at work on the same object.
+    # A unique name: a writer that lost the folder may still be writing the same object.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         with partial.open("xb") as file:
@@ -182,7 +182,7 @@ def replace(path: Path, data: bytes | pa.Buffer, *, durable: bool = True) -> Non
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
+    """Fsync a folder, so that the names in it survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -200,7 +200,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _size(entry: os.DirEntry[str]) -> int | None:
-    """Of a file; None of what is none, or was renamed or removed since it was listed: the others are there."""
+    """Size of a file; None if it is not a file, or was renamed or removed since it was listed."""
     try:
         return entry.stat().st_size if entry.is_file() else None
     except FileNotFoundError:
@@ -209,26 +209,26 @@ def _size(entry: os.DirEntry[str]) -> int | None:
 
 MOUNTS = Path("/proc/self/mountinfo")
 _LOCAL = "bcachefs btrfs exfat ext2 ext3 ext4 f2fs jfs nilfs2 ntfs3 overlay ramfs reiserfs tmpfs ufs vfat xfs zfs"
-OF_ONE_HOST = frozenset(_LOCAL.split(" "))
-"""Types of file systems that one kernel alone writes to; any other type is taken for shared."""
+LOCAL_TYPES = frozenset(_LOCAL.split(" "))
+"""Types of file systems that only one kernel writes to; any other type counts as shared."""
 
 
 def seen_by_other_hosts(folder: Path) -> bool:
-    """Whether the file system of a folder, or of what is there of its path, may be mounted elsewhere too."""
+    """Whether the file system of a folder, or of its nearest existing parent, may be mounted on other hosts too."""
     if not MOUNTS.is_file():
-        return False  # no Linux: the disk of a laptop
+        return False  # not Linux: taken for a local disk
     path = folder.absolute().resolve()
     mounts = dict(_mounts(MOUNTS.read_text(encoding="utf-8", errors="replace")))
     kinds = [mounts[parent] for parent in (path, *path.parents) if parent in mounts]
-    return bool(kinds) and kinds[0] not in OF_ONE_HOST
+    return bool(kinds) and kinds[0] not in LOCAL_TYPES
 
 
 def _mounts(text: str) -> Iterator[tuple[Path, str]]:
     # Fields as in proc(5): the fifth is the mount point, the first after the lone hyphen is the type.
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
-        yield Path(_unescaped(before.split(" ")[4])), after.split(" ")[0]
+        yield Path(_unescape(before.split(" ")[4])), after.split(" ")[0]
 
 
-def _unescaped(name: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), name)
+def _unescape(name: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)

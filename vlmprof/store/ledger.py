@@ -1,8 +1,8 @@
-"""The ledger: append-only JSON lines, the one truth about which trial is in which state.
+"""The ledger: append-only JSON lines, the only source for the state of each trial.
 
-A line is on disk after the tables it speaks of are in place. A crash can tear the last line only; the next writer cuts
-it off, a reader passes over it. Lines of a trial that ended twice agree, the last one counts. Where the lines lie, and
-how on file systems that cannot append, is the journal's matter (``store.ledger_log``).
+A line is written after the tables it refers to are on disk. A crash can tear the last line only; the next writer cuts
+it off, a reader skips it. If a trial has ended twice, its last line counts. ``store.ledger_log`` decides how the lines
+are stored, also on file systems that cannot append.
 """
 
 from __future__ import annotations
@@ -19,59 +19,61 @@ from vlmprof.store.ledger_log import FileLog, SegmentLog
 LEDGER = ledger_log.LEDGER
 
 State = Literal["started", "done", "oom", "failed"]
-"""``done`` and ``oom`` are answers; ``started`` and ``failed`` trials run again."""
+"""``done`` and ``oom`` are final; ``started`` and ``failed`` trials run again."""
 STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = ("done", "oom")
 ENDED: tuple[State, ...] = (*FINISHED, "failed")
 
 
-def _unfenced() -> None:
-    """What a ledger asks before a line where nobody else can write."""
+def _no_check() -> None:
+    """The check before each line where no other process can write."""
 
 
 @final
 class Ledger:
-    """The writing end; one at a time (the collector holds the folder's lease)."""
+    """Reads and appends the ledger; one writer at a time (the collector holds the folder's lease)."""
 
-    def __init__(self, where: Where, *, epoch: int = 0, check: Callable[[], None] = _unfenced) -> None:
-        """Open the ledger, or begin it.
+    def __init__(self, where: Where, *, epoch: int = 0, check: Callable[[], None] = _no_check) -> None:
+        """Open the ledger, or begin one.
 
         Args:
-            where: Of the results.
-            epoch: Of the lease, where there is one.
-            check: Called before each line; raises when the folder has been lost to another writer.
+            where: The results folder.
+            epoch: That of the lease, where there is one.
+            check: Called before each line; raises if another writer has taken the folder over.
 
         Raises:
             StoreError: a line is not what the ledger writes.
         """
-        place = results_folder(where)
-        raw = ledger_log.read_lines(place)
-        self.lines: list[Mapping[str, Any]] = [_parsed(line, _where(place, i)) for i, line in enumerate(raw, start=1)]
-        """All of it, those appended here included."""
+        results = results_folder(where)
+        raw = ledger_log.read_lines(results)
+        self.lines: list[Mapping[str, Any]] = [
+            _parsed(line, _location(results, number)) for number, line in enumerate(raw, start=1)
+        ]
+        """All lines, including those appended here."""
         self.states: dict[str, State] = _states(self.lines)
         """Trial id -> its last state."""
-        self.epoch = epoch if ledger_log.segmented(place) else None
-        """Which writer's objects the lines speak of; None on a disk of this host, where there is one writer."""
+        self.epoch = epoch if ledger_log.is_segmented(results) else None
+        """The writer's epoch, which is part of object names; None on a local disk, where there is one writer."""
         self._check = check
-        self._journal = FileLog(place) if self.epoch is None else SegmentLog(place, epoch, raw)
+        self._log = FileLog(results) if self.epoch is None else SegmentLog(results, epoch, raw)
 
     def append(self, event: str, **fields: Any) -> None:
-        """One line, on disk when this returns.
+        """Add one line; it is on disk when this returns.
 
         Raises:
-            OSError: the disk is full or gone; nothing of the line is left, so that later lines stay readable.
+            OSError: the disk is full or gone; no part of the line is left, so that later lines stay readable.
             StoreError: another writer has taken the folder over.
         """
         entry = {"event": event, **fields} | ({} if self.epoch is None else {"epoch": self.epoch})
         line = (json.dumps(entry) + "\n").encode()
         self._check()
-        self._journal.append(line)
+        self._log.append(line)
         self.lines.append(entry)
         self.states |= _states([entry])
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._journal.close()
+        """Close the file."""
+        self._log.close()
 
 
 def exists(where: Where) -> bool:
@@ -86,14 +88,14 @@ def require(where: Where) -> None:
 
 
 def read(where: Where) -> Iterator[Mapping[str, Any]]:
-    """All whole lines, oldest first; nothing when there is no ledger.
+    """All complete lines, oldest first; none if there is no ledger.
 
     Raises:
         StoreError: a line other than a torn last one is not what the ledger writes.
     """
-    place = results_folder(where)
-    for number, line in enumerate(ledger_log.read_lines(place), start=1):
-        yield _parsed(line, _where(place, number))
+    results = results_folder(where)
+    for number, line in enumerate(ledger_log.read_lines(results), start=1):
+        yield _parsed(line, _location(results, number))
 
 
 def read_states(where: Where) -> dict[str, State]:
@@ -101,19 +103,19 @@ def read_states(where: Where) -> dict[str, State]:
     return _states(read(where))
 
 
-def _where(place: object, number: int) -> str:
-    return f"{place}/{LEDGER}, line {number}"
+def _location(results: object, number: int) -> str:
+    return f"{results}/{LEDGER}, line {number}"
 
 
 def _states(entries: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]]) -> dict[str, State]:
     return {entry["trial"]: entry["event"] for entry in entries if entry["event"] in STATES}
 
 
-def _parsed(line: bytes, where: str) -> Mapping[str, Any]:
+def _parsed(line: bytes, location: str) -> Mapping[str, Any]:
     try:
         entry = json.loads(line)
     except ValueError:
         entry = None
     if not isinstance(entry, dict) or "event" not in entry:
-        raise StoreError(f"{where} is damaged: expected an object with an event, got {line[:80]!r}")
+        raise StoreError(f"{location} is damaged: expected an object with an event, got {line[:80]!r}")
     return entry

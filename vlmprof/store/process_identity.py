@@ -1,4 +1,4 @@
-"""``ProcessIdentity``: which process of which host holds a place, and whether it can be known to be dead from here."""
+"""``ProcessIdentity``: which process on which host holds a folder's lease, and whether it can be known to be dead."""
 
 from __future__ import annotations
 
@@ -12,90 +12,93 @@ from typing import final
 
 
 def now() -> str:
-    """UTC, to the second, as everything in a results folder writes it."""
+    """The current time in UTC, to the second, in the format of all times in a results folder."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """A process that writes, as it told of itself."""
+    """A process that writes to a results folder, as its claim describes it."""
 
     host: str = "an unknown host"
     pid: int = 0
     since: str = ""
+    """When it made the claim."""
     kernel: str = ""
-    """Of one boot of one host: what no other host has, and this one had not before."""
+    """The kernel's boot id: unique to one boot of one host."""
     processes: str = ""
-    """The namespace in which the number of the process means something: containers have their own."""
+    """The PID namespace in which ``pid`` is valid: containers have their own."""
     born: str = ""
-    """When the process began, in the kernel's ticks: numbers of processes come again."""
-    beaten: str = ""
+    """When the process started, in clock ticks since boot: process ids are reused."""
+    last_beat: str = ""
     """The time of its last heartbeat, by its own clock."""
 
     @classmethod
     def this_process(cls) -> ProcessIdentity:
-        """Who asks."""
+        """The identity of the calling process."""
         return cls(
-            host=platform.node(), pid=os.getpid(), since=now(), kernel=_kernel(), processes=_namespace(),
-            born=_born(os.getpid()),
+            host=platform.node(), pid=os.getpid(), since=now(), kernel=_boot_id(), processes=_pid_namespace(),
+            born=_start_time(os.getpid()),
         )  # fmt: skip
 
     @classmethod
-    def read(cls, data: bytes | None, beaten: str) -> ProcessIdentity:
-        """What a claim says; what it does not say stays unknown."""
+    def read(cls, data: bytes | None, last_beat: str) -> ProcessIdentity:
+        """Parse a claim; fields that it lacks keep their defaults."""
         try:
-            told = json.loads(data or b"{}")
+            claim = json.loads(data or b"{}")
         except ValueError:
-            told = {}
+            claim = {}
         names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in told.items() if name in names} | {"beaten": beaten})
+        return cls(**{name: value for name, value in claim.items() if name in names} | {"last_beat": last_beat})
 
-    def told(self) -> dict[str, object]:
-        """What is written into a claim."""
+    def as_dict(self) -> dict[str, object]:
+        """The content of a claim: all fields that have a value."""
         return {name: value for name, value in asdict(self).items() if value}
 
     def on_this_host(self) -> bool:
         """Whether it ran on this host, before its last boot or since."""
-        return (bool(self.kernel) and self.kernel == _kernel()) or self.host == platform.node()
+        return (bool(self.kernel) and self.kernel == _boot_id()) or self.host == platform.node()
 
     def is_known_dead(self) -> bool:
-        """Whether it was a process among those that this one can see, and is not there any more."""
-        if not (self.kernel and self.born) or (self.kernel, self.processes) != (_kernel(), _namespace()):
+        """Whether it ran in this boot and PID namespace, and no longer exists there."""
+        if not (self.kernel and self.born) or (self.kernel, self.processes) != (_boot_id(), _pid_namespace()):
             return False
-        return _born(self.pid) != self.born
+        return _start_time(self.pid) != self.born
 
     def __str__(self) -> str:
-        said = [f"process {self.pid} on {self.host}", f"since {self.since}" if self.since else "", self._heartbeat()]
-        return f"another sweep ({', '.join(part for part in said if part)})"
+        since = f"since {self.since}" if self.since else ""
+        parts = [f"process {self.pid} on {self.host}", since, self._heartbeat()]
+        return f"another sweep ({', '.join(part for part in parts if part)})"
 
     def _heartbeat(self) -> str:
-        if not self.beaten:
+        if not self.last_beat:
             return "no heartbeat yet"
-        if self.kernel != _kernel():
-            return f"last heartbeat {self.beaten} by its clock"
-        age = (datetime.now(UTC) - datetime.fromisoformat(self.beaten)).total_seconds()
+        if self.kernel != _boot_id():
+            return f"last heartbeat {self.last_beat} by its clock"
+        age = (datetime.now(UTC) - datetime.fromisoformat(self.last_beat)).total_seconds()
         return f"heartbeat {max(age, 0):.0f} s old"
 
 
-def _kernel() -> str:
-    return _line(Path("/proc/sys/kernel/random/boot_id"))
+def _boot_id() -> str:
+    return _read_stripped(Path("/proc/sys/kernel/random/boot_id"))
 
 
-def _namespace() -> str:
+def _pid_namespace() -> str:
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
 
 
-def _born(pid: int) -> str:
-    # The name of the program stands in parentheses and may hold spaces; the start is the 20th field after it, proc(5).
-    after = _line(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+def _start_time(pid: int) -> str:
+    """In clock ticks since boot; empty if the process does not exist or is a zombie."""
+    # The program's name is in parentheses and may contain spaces; the start time is the 20th field after it, proc(5).
+    after = _read_stripped(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return after[19] if len(after) > 19 and after[0] not in "ZX" else ""
 
 
-def _line(path: Path) -> str:
+def _read_stripped(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -1,8 +1,8 @@
 """The columns of the three tables, each with its type, unit and direction in the Arrow field metadata.
 
-``trials`` is Pareto-ready: a row a configuration; a column with a ``better`` of ``lower`` or ``higher`` is an
-objective, and ``interval`` names the pair of columns that hold its 95 % interval. ``samples`` has a row a question and
-configuration, ``timings`` a row a repeat. Columns of knobs are added by ``trials_schema``, one set a knob.
+``trials`` is Pareto-ready: one row per configuration; a column with a ``better`` of ``lower`` or ``higher`` is an
+objective, and ``interval`` names the pair of columns that hold its 95 % interval. ``samples`` has one row per question
+and configuration, ``timings`` one row per repeat. ``trials_schema`` adds a set of columns for each knob.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 def column(
     name: str, kind: pa.DataType, unit: str = "", better: Better | None = None, interval: bool = False
 ) -> pa.Field:
-    """One field; ``interval`` says that ``<name>_low`` and ``<name>_high`` hold its 95 % interval."""
+    """One field; ``interval`` means that ``<name>_low`` and ``<name>_high`` hold its 95 % interval."""
     metadata = {"unit": unit, "better": better or "", "interval": f"{name}_low,{name}_high" if interval else ""}
     return pa.field(name, kind, metadata={key: value for key, value in metadata.items() if value})
 
@@ -62,7 +62,7 @@ CHUNKS = pa.schema(
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
-"""Answers of a trial that has not ended: what it takes to go on from them, and no more. Gone once it has."""
+"""Answers of a trial that has not ended: only what it takes to go on from them. Removed once it is done."""
 
 STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
 
@@ -246,7 +246,7 @@ def trials_schema(knobs: Iterable[str]) -> pa.Schema:
     """The schema of ``trials`` for rows with these knobs.
 
     Each knob has ``knob_<name>`` (the number it is plotted at), ``requested_<name>`` (the value as written),
-    ``achieved_<name>`` (what its surface really did) and ``effect_<name>`` (effective, saturated, no-op or mismatch).
+    ``achieved_<name>`` (what its surface measured) and ``effect_<name>`` (effective, saturated, no-op or mismatch).
     """
     kinds = {"knob": REAL, "requested": TEXT, "achieved": REAL, "effect": TEXT}
     extra = [column(f"{prefix}_{knob}", kind) for knob in sorted(knobs) for prefix, kind in kinds.items()]

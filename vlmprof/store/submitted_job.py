@@ -1,4 +1,4 @@
-"""The job as it was submitted, beside its tables: what ``vlmprof resume`` needs and nothing else has."""
+"""The job file as it was submitted, kept in the results folder, for ``vlmprof resume``."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ JOB = "job.yaml"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedJob:
-    """A job file, on its way into the folder of its results or out of it."""
+    """A job as it is stored in the folder of its results, with the folder that its relative paths start from."""
 
     text: str
-    """As its author wrote it."""
+    """YAML: as its author wrote it, or what a mapping was written as."""
     cwd: str
-    """Where it was started: relative paths in it are meant from there."""
+    """The folder it was started in: relative paths in it are meant from there. Empty where nobody knows."""
 
     @staticmethod
-    def of(path: Path) -> SubmittedJob:
-        """The job in a file, started here and now."""
-        return SubmittedJob(text=path.read_text(encoding="utf-8"), cwd=str(Path.cwd()))
+    def of(text: str) -> SubmittedJob:
+        """The job with this text, started now in the working folder."""
+        return SubmittedJob(text=text, cwd=str(Path.cwd()))
 
 
-def write_job(place: ResultsFolder, text: str) -> None:
-    """Lay the job into its folder, whole or not at all.
+def write_job(results: ResultsFolder, text: str) -> None:
+    """Write the job to its results folder, completely or not at all.
 
     Raises:
         OSError: it cannot be written.
     """
-    place.write(JOB, text.encode())
+    results.write(JOB, text.encode())
 
 
 def read_job(where: Where) -> SubmittedJob:
-    """The job of the sweep that was started last in a folder.
+    """The job of the sweep that was last started in a folder.
 
     Raises:
         StoreError: the folder holds no sweep, or one that was written without its job.
     """
-    place = results_folder(where)
-    ledger.require(place)
-    found = place.read(JOB)
-    if found is None:
-        raise StoreError(f"{place} holds no {JOB}: it was written by an earlier vlmprof; use 'vlmprof run JOB.yaml'")
-    runs = [entry for entry in ledger.read(place) if entry["event"] == "sweep"]
-    return SubmittedJob(text=found.decode(), cwd=str(runs[-1].get("cwd", "")) if runs else "")
+    results = results_folder(where)
+    ledger.require(results)
+    content = results.read(JOB)
+    if content is None:
+        raise StoreError(f"{results} holds no {JOB}: it was written by an earlier vlmprof; use 'vlmprof run JOB.yaml'")
+    runs = [entry for entry in ledger.read(results) if entry["event"] == "sweep"]
+    return SubmittedJob(text=content.decode(), cwd=str(runs[-1].get("cwd", "")) if runs else "")

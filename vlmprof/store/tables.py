@@ -1,8 +1,8 @@
-"""The tables: Parquet, one object a trial and table, written whole or not at all, read while a sweep runs.
+"""The tables: Parquet, one object per trial and table, written completely or not at all, readable while a sweep runs.
 
-``samples/<trial>.parquet``, ``timings/<trial>.parquet``, ``trials/<trial>.parquet``; as trials gather, their objects
-are merged into larger ones. Only trials that the ledger lists are read, so what a crash left behind is never seen; a
-rerun overwrites it.
+``samples/<trial>.parquet``, ``timings/<trial>.parquet``, ``trials/<trial>.parquet``; as trials accumulate, their
+objects are merged into larger ones. Only trials that the ledger lists are read, so objects that a crash left behind are
+never read; a rerun overwrites them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 from vlmprof.store.manifest import Manifest, PartName, TableName, own_object
 
 READERS = 16
-"""Objects asked for at a time: in an object store most of a read is waiting."""
+"""Objects read at a time: in an object store most of a read is waiting."""
 TRIES = 5
 SMALL = 32
-"""Rows of a table that is not compressed."""
+"""Tables with at most so many rows are not compressed."""
 
 
 def write(
@@ -34,17 +34,17 @@ def write(
     table: PartName,
     trial: str,
     rows: Sequence[Row],
-    kind: pa.Schema,
+    arrow_schema: pa.Schema,
     epoch: int | None = None,
 ) -> str:
-    """Write the rows of one trial, whole or not at all; on disk when this returns.
+    """Write the rows of one trial, completely or not at all; on disk when this returns.
 
     Args:
-        where: Of the results.
-        table: Which of the three.
+        where: The results folder.
+        table: One of the three tables, or ``chunks``.
         trial: Its id.
         rows: All of its rows.
-        kind: The schema.
+        arrow_schema: The schema of the table.
         epoch: ``Ledger.epoch`` of the ledger that will list it.
 
     Returns:
@@ -52,135 +52,140 @@ def write(
 
     Raises:
         pyarrow.ArrowInvalid: a value does not fit its column.
-        ValueError: a row has a column that the schema lacks; Arrow alone would drop it without a word.
+        ValueError: a row has a column that the schema lacks; Arrow alone would drop it silently.
     """
-    unknown = sorted({name for row in rows for name in row} - set(kind.names))
+    unknown = sorted({name for row in rows for name in row} - set(arrow_schema.names))
     if unknown:
         raise ValueError(f"the table '{table}' has no column named {', '.join(unknown)}")
     name = own_object(table, trial, epoch)
-    results_folder(where).write(name, packed(pa.Table.from_pylist([dict(row) for row in rows], schema=kind)))
+    results_folder(where).write(
+        name, parquet_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema))
+    )
     return name
 
 
-def packed(table: pa.Table) -> pa.Buffer:
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
     """A table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    # A page of few values grows by compression, and takes two to three times as long to write and to read.
+    # Compression makes a page of few values larger, and two to three times as slow to write and to read.
     pq.write_table(table, sink, compression="zstd" if len(table) > SMALL else "none")
     return sink.getvalue()
 
 
 def read(where: Where, table: TableName) -> pd.DataFrame:
-    """All rows of a table, of the trials that the ledger lists as ended, in the order of their ids.
+    """All rows of a table, of the trials that the ledger lists as ended, ordered by trial id.
 
     The Arrow schema, with units and directions, is in ``frame.attrs["schema"]``.
 
     Raises:
         StoreError: the folder holds no sweep.
     """
-    place = results_folder(where)
-    ledger.require(place)
-    whole = joined(_parts(place, table), table)
-    frame: pd.DataFrame = whole.to_pandas()
-    frame.attrs["schema"] = _schema(table, whole.column_names)
+    results = results_folder(where)
+    ledger.require(results)
+    rows = concatenated(_parts(results, table), table)
+    frame: pd.DataFrame = rows.to_pandas()
+    frame.attrs["schema"] = _schema(table, rows.column_names)
     return frame
 
 
 def read_part(where: Where, table: PartName, name: str) -> list[dict[str, Any]]:
-    """The rows of one object, listed or not; none where it is gone.
+    """The rows of one object, whether or not the ledger lists it; none if it is gone.
 
     Raises:
         StoreError: the object is damaged.
     """
-    part = _fetched(results_folder(where), own_object(table, name, None))
+    part = _read_object(results_folder(where), own_object(table, name, None))
     rows: list[dict[str, Any]] = [] if part is None else part.to_pylist()
     return rows
 
 
 def remove(where: Where, table: PartName, name: str) -> None:
-    """Take one object away, if it is there."""
+    """Remove one object, if it exists."""
     results_folder(where).remove(own_object(table, name, None))
 
 
 def without_rows(where: Where) -> list[str]:
     """Trials that the ledger lists as ended although the table ``trials`` has no object with their row."""
-    place = results_folder(where)
-    catalog = Manifest().take(ledger.read(place))
-    there = {f"trials/{name}" for name in place.names("trials")}
-    alone = [trial for trial, name in catalog.alone("trials").items() if name not in there]
-    lost = [trials for name, trials in catalog.together("trials").items() if name not in there]
-    return sorted({*alone, *(trial for trials in lost for trial in trials)})
+    results = results_folder(where)
+    manifest = Manifest().apply(ledger.read(results))
+    existing = {f"trials/{name}" for name in results.names("trials")}
+    missing = [trial for trial, name in manifest.own_objects("trials").items() if name not in existing]
+    missing_merged = [trials for name, trials in manifest.merged_objects("trials").items() if name not in existing]
+    return sorted({*missing, *(trial for trials in missing_merged for trial in trials)})
 
 
-def joined(parts: Sequence[pa.Table], table: TableName) -> pa.Table:
-    """One table of many, sorted by trial; rows of a trial keep their order.
+def concatenated(parts: Sequence[pa.Table], table: TableName) -> pa.Table:
+    """Many tables as one, sorted by trial; rows of a trial keep their order.
 
-    Folders may hold trials of different knobs: each part gets the columns of all, null where it has none.
+    Folders may hold trials of different knobs: each part gets the columns of all, with nulls where it lacks them.
     """
-    kind = _schema(table, {name for part in parts for name in part.column_names})
+    arrow_schema = _schema(table, {name for part in parts for name in part.column_names})
     if not parts:
-        return kind.empty_table()
-    whole = pa.concat_tables([_widened(part, kind) for part in parts])
-    trials = whole.column("trial").combine_chunks()
+        return arrow_schema.empty_table()
+    rows = pa.concat_tables([_with_columns(part, arrow_schema) for part in parts])
+    trials = rows.column("trial").combine_chunks()
     if len(trials) > 1 and pc.any(pc.less(trials[1:], trials[:-1])).as_py():
-        whole = whole.take(pc.sort_indices(trials))  # a stable sort
-    return whole
+        rows = rows.take(pc.sort_indices(trials))  # a stable sort
+    return rows
 
 
-def fetch(place: ResultsFolder, names: Sequence[str]) -> list[pa.Table | None]:
-    """The tables in these objects; None for one that is not there."""
-    if not place.shared:  # a disk of this host does not make one wait, and threads only get in each other's way
-        return [_fetched(place, name) for name in names]
+def read_objects(results: ResultsFolder, names: Sequence[str]) -> list[pa.Table | None]:
+    """The tables in these objects; None for one that does not exist."""
+    if not results.shared:  # a local disk has no latency to hide, and threads only contend
+        return [_read_object(results, name) for name in names]
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(lambda name: _fetched(place, name), names))
+        return list(readers.map(lambda name: _read_object(results, name), names))
 
 
-def _fetched(place: ResultsFolder, name: str) -> pa.Table | None:
-    data = place.read(name)
+def _read_object(results: ResultsFolder, name: str) -> pa.Table | None:
+    data = results.read(name)
     if data is None:
         return None
     try:
         return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except pa.ArrowException as error:
-        raise StoreError(f"{place}/{name} is damaged: {error}") from None
+        raise StoreError(f"{results}/{name} is damaged: {error}") from None
 
 
-def _parts(place: ResultsFolder, table: TableName) -> list[pa.Table]:
-    """What the ledger lists. Objects can be merged between two looks: then the ledger has grown, and is asked again."""
-    entries = list(ledger.read(place))
+def _parts(results: ResultsFolder, table: TableName) -> list[pa.Table]:
+    """The tables that the ledger lists.
+
+    Objects can be merged between reading the ledger and reading them: then the ledger has grown, and is read again.
+    """
+    entries = list(ledger.read(results))
     for _ in range(TRIES):
-        catalog = Manifest().take(entries)
-        there = {f"{table}/{name}" for name in place.names(table)}
-        alone, together = list(catalog.alone(table).values()), catalog.together(table)
-        wanted = [*together, *(name for name in alone if name in there)]
-        found = fetch(place, wanted)
-        if len(wanted) == len(together) + len(alone) and all(part is not None for part in found):
+        manifest = Manifest().apply(entries)
+        existing = {f"{table}/{name}" for name in results.names(table)}
+        own, merged = list(manifest.own_objects(table).values()), manifest.merged_objects(table)
+        names = [*merged, *(name for name in own if name in existing)]
+        parts = read_objects(results, names)
+        if len(names) == len(merged) + len(own) and all(part is not None for part in parts):
             break
-        again = list(ledger.read(place))
-        if len(again) == len(entries):
+        reread = list(ledger.read(results))
+        if len(reread) == len(entries):
             break  # no rows for some trials: they failed before there were any
-        entries = again
+        entries = reread
     return [
-        _of(part, together[name], catalog.members[name]) if name in together else part
-        for name, part in zip(wanted, found, strict=True)
+        _rows_of(part, merged[name], manifest.members[name]) if name in merged else part
+        for name, part in zip(names, parts, strict=True)
         if part is not None
     ]
 
 
-def _of(part: pa.Table, trials: frozenset[str], members: frozenset[str]) -> pa.Table:
-    """Only the rows of these trials; the others have run again since."""
+def _rows_of(part: pa.Table, trials: frozenset[str], members: frozenset[str]) -> pa.Table:
+    """The rows of these trials only; the other members have run again since."""
     return part if trials == members else part.filter(pc.is_in(part.column("trial"), pa.array(sorted(trials))))
 
 
-def _widened(part: pa.Table, kind: pa.Schema) -> pa.Table:
-    if part.schema.equals(kind):
+def _with_columns(part: pa.Table, arrow_schema: pa.Schema) -> pa.Table:
+    if part.schema.equals(arrow_schema):
         return part
-    there: Mapping[str, int] = {name: i for i, name in enumerate(part.column_names)}
+    index: Mapping[str, int] = {name: i for i, name in enumerate(part.column_names)}
     columns = [
-        part.column(there[field.name]).cast(field.type) if field.name in there else pa.nulls(len(part), field.type)
-        for field in kind
+        part.column(index[field.name]).cast(field.type) if field.name in index else pa.nulls(len(part), field.type)
+        for field in arrow_schema
     ]
-    return pa.Table.from_arrays(columns, schema=kind)
+    return pa.Table.from_arrays(columns, schema=arrow_schema)
 
 
 def _schema(table: TableName, names: Iterable[str]) -> pa.Schema:

@@ -1,1 +1,1 @@
-"""Sweeps as jobs of a Ray cluster: submit, follow, stop, fetch."""
+"""Sweeps as jobs on a Ray cluster: submit, follow, stop, fetch."""

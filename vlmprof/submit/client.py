@@ -1,7 +1,8 @@
-"""Sweeps as jobs of a Ray cluster, over its Jobs API: HTTP to the dashboard's port, and nothing else.
+"""Sweeps as jobs on a Ray cluster, over its Jobs API: HTTP to the dashboard's port, and nothing else.
 
-A submission is known by the name of its job and a digest of what it holds. The same job again is attached to while it
-runs, said to be done when it is, and otherwise is a new attempt, ``-r2`` and so on: the ledger keeps what was finished.
+A submission's id is the name of its job and a digest of its content. Submitting the same job again attaches to it while
+it runs, reports that it is done if it has succeeded, and otherwise starts a new attempt (``-r2`` and so on), which runs
+what the ledger does not list as finished.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from vlmprof.submit.startup_report import StartupReport, find_report
 from vlmprof.submit.submission import Submission, of_details
 
 STOP_WAIT_S = 60
-"""From being asked to stop to being killed: time to finish a line and say how to go on."""
-LOOK_EVERY_S = 0.3
+"""From SIGINT to SIGKILL: time to finish a ledger line and print how to go on."""
+POLL_S = 0.3
 KIND, SWEEP, FETCH = "vlmprof", "sweep", "fetch"
-"""The key in Ray's metadata of a job, and its values."""
+"""The key in Ray's metadata of a job, and its two values."""
 ROOT = f'export {STORAGE}="${{{STORAGE}:-$HOME/vlmprof/results}}"; '
-"""Where a relative ``storage`` goes: the folder that a job is unpacked in is deleted after it."""
-Ended = Literal["new", "attached", "done"]
+"""Sets the root of a relative ``storage``: the job's working directory is deleted after the job."""
+SubmitOutcome = Literal["new", "attached", "done"]
 
 
 @final
@@ -41,49 +42,52 @@ class JobsClient:
     """The jobs of one cluster."""
 
     def __init__(self, address: str) -> None:
-        """Reach the cluster.
+        """Connect to the cluster.
 
         Raises:
-            UserError: nobody answers there, or not to this token.
+            UserError: no cluster answers there, or it refuses the token.
         """
         self.connection = connect(address)
         self._client = _client(self.connection)
 
-    def listed(self) -> list[Submission]:
-        """All sweeps that were submitted here, the newest first."""
-        with _answered(self.connection):
-            found: list[Any] = self._client.list_jobs()
-        sweeps = [of_details(one) for one in found if (one.metadata or {}).get(KIND) == SWEEP and one.submission_id]
-        return sorted(sweeps, key=lambda one: one.began, reverse=True)
+    def list_sweeps(self) -> list[Submission]:
+        """All sweeps that were submitted to this cluster, the newest first."""
+        with _user_errors(self.connection):
+            jobs: list[Any] = self._client.list_jobs()
+        sweeps = [of_details(job) for job in jobs if (job.metadata or {}).get(KIND) == SWEEP and job.submission_id]
+        return sorted(sweeps, key=lambda submission: submission.began, reverse=True)
 
-    def find(self, said: str) -> Submission:
-        """A submission by its id, by its id without the attempt, or by the name of its job: then the newest.
+    def find(self, name: str) -> Submission:
+        """A submission by its id, by its id without the attempt, or by the name of its job; the newest if several.
 
         Raises:
             UserError: there is none.
         """
-        known = self.listed()
-        for names in ([one.id for one in known], [one.base for one in known], [one.name for one in known]):
-            found = [one for one, name in zip(known, names, strict=True) if name == said]
-            if found:
-                return max(found, key=lambda one: (one.began, one.attempt))
-        raise UserError(f"no job '{said}' on {self.connection.url}{suggestion(said, [one.id for one in known])}")
+        submissions = self.list_sweeps()
+        for attribute in ("id", "base", "name"):
+            matches = [submission for submission in submissions if getattr(submission, attribute) == name]
+            if matches:
+                return max(matches, key=lambda submission: (submission.began, submission.attempt))
+        ids = [submission.id for submission in submissions]
+        raise UserError(f"no job '{name}' on {self.connection.url}{suggestion(name, ids)}")
 
-    def submit(self, bundle: JobBundle, variables: Mapping[str, str], *, again: bool) -> tuple[Submission, Ended]:
-        """Send a job, unless it is there already.
+    def submit(
+        self, bundle: JobBundle, variables: Mapping[str, str], *, again: bool
+    ) -> tuple[Submission, SubmitOutcome]:
+        """Send a job, unless it is already running or done.
 
         Args:
             bundle: The job.
             variables: For the environment of its processes.
-            again: A new attempt also of a job that succeeded.
+            again: Whether to start a new attempt of a job that has succeeded.
 
         Raises:
             UserError: a variable looks like a secret.
         """
         for name, value in variables.items():
-            _require_open(name, value)
-        attempts = [one for one in self.listed() if one.base == bundle.id]
-        last = max(attempts, key=lambda one: one.attempt, default=None)
+            _require_public(name, value)
+        attempts = [submission for submission in self.list_sweeps() if submission.base == bundle.id]
+        last = max(attempts, key=lambda submission: submission.attempt, default=None)
         if last is not None and not last.ended:
             return last, "attached"
         if last is not None and last.state == "SUCCEEDED" and not again:
@@ -93,15 +97,15 @@ class JobsClient:
         return self.info(id_), "new" if sent else "attached"
 
     def _send(self, id_: str, bundle: JobBundle, variables: Mapping[str, str]) -> bool:
-        """Whether it was this call that submitted it, and not another at the same time."""
-        place = "" if is_anchored(bundle.storage) else ROOT
-        report = f"{place}python -m vlmprof.submit.startup_report {JOB}"
+        """Submit a job; False if another process has submitted it at the same time."""
+        root = "" if is_anchored(bundle.storage) else ROOT
+        report = f"{root}python -m vlmprof.submit.startup_report {JOB}"
         command = f"{report} && exec python -m vlmprof.cli run {JOB} --address auto"
-        about = {KIND: SWEEP, "name": bundle.name, "client": __version__, "user": _user()}
-        with tempfile.TemporaryDirectory(prefix="vlmprof-bundle-") as folder, _answered(self.connection):
+        metadata = {KIND: SWEEP, "name": bundle.name, "client": __version__, "user": _user()}
+        with tempfile.TemporaryDirectory(prefix="vlmprof-bundle-") as folder, _user_errors(self.connection):
             bundle.write(Path(folder))
             try:
-                self.run(id_, command, about, folder, variables)
+                self.run(id_, command, metadata, folder, variables)
             except RuntimeError as error:
                 if "already exists" not in str(error):
                     raise
@@ -112,99 +116,107 @@ class JobsClient:
         self,
         id_: str,
         command: str,
-        about: Mapping[str, str],
+        metadata: Mapping[str, str],
         folder: str = "",
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """A job of any kind, on the head, where it waits for no resource; SIGINT stops it."""
-        stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+        """Start a job of any kind on the head node. It reserves no resources, and is stopped by SIGINT."""
+        stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         mode = {} if self.connection.token else {"RAY_AUTH_MODE": "disabled"}
-        environment: dict[str, Any] = {"env_vars": {**stopping, **mode, **(variables or {})}}
+        environment: dict[str, Any] = {"env_vars": {**stop, **mode, **(variables or {})}}
         if folder:
             environment["working_dir"] = folder
         self._client.submit_job(
-            entrypoint=command, submission_id=id_, runtime_env=environment, metadata=dict(about), entrypoint_num_cpus=0
+            entrypoint=command,
+            submission_id=id_,
+            runtime_env=environment,
+            metadata=dict(metadata),
+            entrypoint_num_cpus=0,
         )
 
     def info(self, id_: str) -> Submission:
-        """How a submission stands."""
-        with _answered(self.connection):
+        """The current state of a submission."""
+        with _user_errors(self.connection):
             return of_details(self._client.get_job_info(id_))
 
     def log(self, id_: str) -> str:
-        """What a job has printed so far."""
-        with _answered(self.connection):
+        """The output of a job so far."""
+        with _user_errors(self.connection):
             text: str = self._client.get_job_logs(id_)
         return text
 
     def follow(self, id_: str, write: Callable[[str], None]) -> Submission:
-        """Hand on what a job prints, from its beginning, until it has ended.
+        """Pass on the output of a job, from its beginning, until the job has ended.
 
-        A connection that breaks is made anew; where none holds, behind a proxy, the log is asked for now and then.
+        If the connection breaks, it is opened again; behind a proxy that allows no stream, the log is polled.
         """
-        told = 0
+        written = 0
         while True:
-            with _answered(self.connection):
-                told, whole = asyncio.run(self._tail(id_, write, told))
-            found = self.info(id_)
-            if not whole and (rest := self.log(id_)[told:]):
+            with _user_errors(self.connection):
+                written, complete = asyncio.run(self._tail(id_, write, written))
+            submission = self.info(id_)
+            if not complete and (rest := self.log(id_)[written:]):
                 write(rest)
-                told += len(rest)
-            if found.ended:
-                return found
-            time.sleep(LOOK_EVERY_S)
+                written += len(rest)
+            if submission.ended:
+                return submission
+            time.sleep(POLL_S)
 
-    async def _tail(self, id_: str, write: Callable[[str], None], told: int) -> tuple[int, bool]:
-        """Characters of the log that are told when the stream ends, the first ``told`` before; whether it broke not."""
-        seen = 0
-        with suppress(*_broken()):
+    async def _tail(self, id_: str, write: Callable[[str], None], written: int) -> tuple[int, bool]:
+        """Stream the log, skipping the ``written`` characters that were passed on before.
+
+        Returns:
+            How many characters are passed on now, and whether the stream ended without an error.
+        """
+        received = 0
+        with suppress(*_stream_errors()):
             async for text in self._client.tail_job_logs(id_):
-                seen += len(text)
-                if seen > told:
-                    write(text[-(seen - told) :])
-                    told = seen
-            return told, True
-        return told, False
+                received += len(text)
+                if received > written:
+                    write(text[-(received - written) :])
+                    written = received
+            return written, True
+        return written, False
 
-    def wait_for_startup(self, id_: str, patience_s: float) -> tuple[Submission, StartupReport | None]:
-        """A submission once it runs, and where; None when it ended before, or is not there yet after so long."""
-        until = time.monotonic() + patience_s
+    def wait_for_startup(self, id_: str, timeout_s: float) -> tuple[Submission, StartupReport | None]:
+        """Wait until a submission runs; its report is None if it ended before, or has not started in that time."""
+        until = time.monotonic() + timeout_s
         while True:
-            found = self.info(id_)
-            where = find_report(self.log(id_)) if found.state != "PENDING" else None
-            if where or found.ended or time.monotonic() > until:
-                return found, where
-            time.sleep(LOOK_EVERY_S)
+            submission = self.info(id_)
+            report = find_report(self.log(id_)) if submission.state != "PENDING" else None
+            if report or submission.ended or time.monotonic() > until:
+                return submission, report
+            time.sleep(POLL_S)
 
     def stop(self, id_: str) -> Submission:
-        """Ask a job to stop and wait until it has; what is finished is kept."""
-        with _answered(self.connection):
+        """Ask a job to stop and wait until it has ended; finished trials are kept."""
+        with _user_errors(self.connection):
             self._client.stop_job(id_)
         until = time.monotonic() + STOP_WAIT_S + 30
-        while not (found := self.info(id_)).ended and time.monotonic() < until:
-            time.sleep(LOOK_EVERY_S)
-        return found
+        while not (submission := self.info(id_)).ended and time.monotonic() < until:
+            time.sleep(POLL_S)
+        return submission
 
-    def forget(self, id_: str) -> None:
-        """Take an ended job off the list."""
-        with _answered(self.connection):
+    def delete(self, id_: str) -> None:
+        """Remove an ended job from Ray's list."""
+        with _user_errors(self.connection):
             self._client.delete_job(id_)
 
 
-def whereabouts(address: str, said: str) -> StartupReport:
-    """Where a submission runs and its results lie: a host, and a folder on it.
+def whereabouts(address: str, name: str) -> StartupReport:
+    """On which host a submission runs, and in which folder its results are.
 
     Raises:
-        UserError: there is no such submission, or it never began.
+        UserError: there is no such submission, or it never started.
     """
     jobs = JobsClient(address)
-    found, where = jobs.wait_for_startup(jobs.find(said).id, patience_s=60)
-    if where is None:
+    submission, report = jobs.wait_for_startup(jobs.find(name).id, timeout_s=60)
+    if report is None:
         raise UserError(
-            f"{found.id} ({found.state.lower()}) has not said where its results lie; 'vlmprof logs"
-            f" {found.id}' shows what it said"
+            f"{submission.id} ({submission.state.lower()}) has not reported where its results are; 'vlmprof logs"
+            f" {submission.id}' shows its output"
         )
-    return where
+    return report
 
 
 def _client(connection: Connection) -> Any:
@@ -215,54 +227,56 @@ def _client(connection: Connection) -> Any:
 
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Ray prefers these to an address that was said.
-    aside = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
+    # Ray prefers these to the address that it is given.
+    removed = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
     try:
-        with _answered(connection):
+        with _user_errors(connection):
             return JobSubmissionClient(connection.url, headers=dict(connection.headers))
     finally:
-        os.environ.update(aside)
+        os.environ.update(removed)
 
 
-def _broken() -> tuple[type[Exception], ...]:
+def _stream_errors() -> tuple[type[Exception], ...]:
     import aiohttp
 
     return aiohttp.ClientError, OSError, RuntimeError
 
 
 @contextmanager
-def _answered(connection: Connection) -> Iterator[None]:
-    """What the cluster refuses, or that it is gone, in a line."""
+def _user_errors(connection: Connection) -> Iterator[None]:
+    """Turn errors of the connection, and refusals by the cluster, into a ``UserError`` of one line."""
     import requests
     from ray.exceptions import AuthenticationError
 
     try:
         yield
     except AuthenticationError:
-        raise UserError(f"the cluster at {connection.url} does not take this token any more") from None
+        raise UserError(f"the cluster at {connection.url} no longer accepts this token") from None
     except (requests.RequestException, ConnectionError) as error:
-        raise UserError(f"the cluster at {connection.url} does not answer any more ({type(error).__name__})") from None
+        raise UserError(f"the cluster at {connection.url} no longer answers ({type(error).__name__})") from None
     except RuntimeError as error:
         if "Request failed" not in str(error):
             raise
-        last = [line for line in str(error).strip().splitlines() if line.strip()][-1]
-        raise UserError(f"the cluster at {connection.url} refused: {last.strip()}") from None
+        last_line = [line for line in str(error).strip().splitlines() if line.strip()][-1]
+        raise UserError(f"the cluster at {connection.url} refused: {last_line.strip()}") from None
 
 
-def _require_open(name: str, value: str) -> None:
+def _require_public(name: str, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise UserError(f"expected NAME=VALUE for a variable, got the name '{name}'")
     if name == STORAGE:
-        raise UserError(f"{STORAGE} is the cluster owner's to set, where Ray is started; name a 'storage' in the job")
+        raise UserError(
+            f"only the cluster's owner sets {STORAGE}, where Ray is started; name a 'storage' in the job instead"
+        )
     if what := why_secret_variable(name, value):
         raise UserError(
-            f"--env {name} looks like {what}, and is not sent: Ray shows a job's environment to all who see its"
-            " dashboard. Set it on the cluster's machines, where Ray is started"
+            f"--env {name} looks like {what}, and is not sent: everyone who can open Ray's dashboard can read a job's"
+            " environment. Set it on the cluster's machines, where Ray is started"
         )
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # no such user: a container under a bare number
+    except (OSError, KeyError):  # the user id has no name, as in some containers
         return ""

@@ -1,6 +1,6 @@
-"""The door of a cluster: who answers at an address, and whether it asks for a token. Before Ray is imported.
+"""``connect``: checks which server answers at an address and whether it requires a token, before Ray is imported.
 
-The token is shown only to a server that asked for one, never printed, and never sent on to where a server redirects.
+The token is sent only to a server that requires one, never printed, and never sent to the target of a redirect.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ from vlmprof.errors import UserError
 
 DEFAULT = "http://127.0.0.1:8265"
 OLDEST = (2, 60)
-"""Of Ray on a cluster, as in pyproject.toml."""
-PATIENCE_S = 20.0
+"""Oldest version of Ray on a cluster, as in pyproject.toml."""
+TIMEOUT_S = 20.0
 _START = "start one with 'ray start --head' (docs/cluster.md), or open a tunnel with 'ray dashboard cluster.yaml'"
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """A cluster that answers."""
+    """A cluster that has answered."""
 
     url: str
     ray: str
-    """Version of Ray there."""
+    """Version of Ray on the cluster."""
     token: str = field(default="", repr=False)
-    """What it asked for; empty where it asks for nothing."""
+    """The token it requires; empty if it requires none."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """For every request."""
+        """HTTP headers of every request."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What its user should know."""
-        said = []
+        """Risks of this connection, for the user."""
+        warnings = []
         if not self.token:
-            said.append(
-                f"the cluster at {self.url} asks for no token: whoever reaches this port runs code there. Start Ray"
-                " with RAY_AUTH_MODE=token"
+            warnings.append(
+                f"the cluster at {self.url} asks for no token: anyone who can reach this port can run code there."
+                " Start Ray with RAY_AUTH_MODE=token"
             )
         elif self.url.startswith("http://") and not _is_loopback(self.url):
-            said.append(f"the token travels to {self.url} unencrypted; a tunnel keeps it private (docs/cluster.md)")
-        if loose := _loose_token_file() if self.token else None:
-            said.append(f"other users of this machine can read your token: chmod 600 {loose}")
+            warnings.append(f"the token is sent to {self.url} unencrypted; a tunnel keeps it private (docs/cluster.md)")
+        if readable := _readable_token_file() if self.token else None:
+            warnings.append(f"other users of this machine can read your token: chmod 600 {readable}")
         if self.ray != version("ray"):
-            said.append(f"the cluster runs Ray {self.ray}, here is {version('ray')}")
-        return tuple(said)
+            warnings.append(f"the cluster runs Ray {self.ray}, this machine has Ray {version('ray')}")
+        return tuple(warnings)
 
 
 def connect(address: str) -> Connection:
-    """Who answers at an address.
+    """Connect to the Ray dashboard at an address.
 
     Raises:
-        UserError: nobody does, it is no Ray dashboard, the token is missing or wrong, or Ray is too old there.
+        UserError: nothing answers, it is not a Ray dashboard, the token is missing or wrong, or its Ray is too old.
     """
     url = _url(address)
     token = ""
@@ -74,17 +74,19 @@ def connect(address: str) -> Connection:
         token = _token(url)
         status, body = _get(url, {"Authorization": f"Bearer {token}"})
     if status in (401, 403):
-        raise UserError(f"the cluster at {url} does not know the token in {_token_source()}; copy the cluster's own")
-    found = _parsed(body) if status == 200 else {}
-    if "ray_version" not in found:
+        raise UserError(
+            f"the cluster at {url} does not accept the token in {_token_source()}; copy the cluster's own token there"
+        )
+    info = _parsed(body) if status == 200 else {}
+    if "ray_version" not in info:
         raise UserError(f"what answers at {url} is not the dashboard of a Ray cluster (status {status}); {_START}")
-    numbers = tuple(int(part) for part in re.findall(r"\d+", str(found["ray_version"]))[:2])
+    numbers = tuple(int(part) for part in re.findall(r"\d+", str(info["ray_version"]))[:2])
     if numbers < OLDEST:
         least = ".".join(map(str, OLDEST))
         raise UserError(
-            f"the cluster at {url} runs Ray {found['ray_version']}, and vlmprof needs {least} or newer there"
+            f"the cluster at {url} runs Ray {info['ray_version']}, and vlmprof needs {least} or newer there"
         )
-    return Connection(url=url, ray=str(found["ray_version"]), token=token)
+    return Connection(url=url, ray=str(info["ray_version"]), token=token)
 
 
 def _url(address: str) -> str:
@@ -93,14 +95,15 @@ def _url(address: str) -> str:
         raise UserError(f"expected the URL of a Ray dashboard, such as {DEFAULT}, got '{address}'")
     if urlsplit(url).username or urlsplit(url).password:
         raise UserError(
-            "an address holds no password: it would stand in logs; the token comes from RAY_AUTH_TOKEN_PATH"
+            "an address must not contain a password, which would appear in logs; put the token into the file"
+            " that RAY_AUTH_TOKEN_PATH names"
         )
     return url.rstrip("/")
 
 
 @final
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the token is for the server that was named."""
+    """Follows no redirect: the token is only for the server that the user named."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -109,7 +112,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _get(url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
     request = urllib.request.Request(f"{url}/api/version", headers=dict(headers))
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=PATIENCE_S) as answer:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_S) as answer:
             return answer.status, answer.read(10_000)
     except urllib.error.HTTPError as error:
         return error.code, b""
@@ -120,10 +123,10 @@ def _get(url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
 
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body)
+        info = json.loads(body)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return info if isinstance(info, dict) else {}
 
 
 def _token_file() -> Path:
@@ -142,12 +145,13 @@ def _token(url: str) -> str:
     if not token:
         raise UserError(
             f"the cluster at {url} asks for a token, and there is none in RAY_AUTH_TOKEN nor in {_token_file()}; copy"
-            f" the cluster's own there (on its head: ~/.ray/auth_token), and chmod 600 it"
+            f" the cluster's own there (on its head node: ~/.ray/auth_token), and chmod 600 it"
         )
     return token
 
 
-def _loose_token_file() -> Path | None:
+def _readable_token_file() -> Path | None:
+    """The token's file, if other users can access it."""
     file = _token_file()
     if os.environ.get("RAY_AUTH_TOKEN") or not file.is_file():
         return None

@@ -1,8 +1,8 @@
-"""``python -m vlmprof.submit.export FOLDER [HAVE]``: a results folder on standard output, for ``submit.fetch``.
+"""``python -m vlmprof.submit.export FOLDER [HAVE]``: print a results folder to standard output, for ``submit.fetch``.
 
-Runs as a small job on the cluster, because the folder may be on the head's disk alone. A line a piece: what is a line
-of ours begins with ``MARK``. Every file comes with its sha256. The ledger is read first and sent last: what it lists
-was there before it was read, and a fetch that is cut off lists nothing that did not come.
+Runs as a small job on the cluster, because the folder may be only on the head node's disk. It prints one piece per
+line; its lines begin with ``MARK``. Every file comes with its sha256. The ledger is read first and sent last: the
+objects that it lists existed before it was read, and an interrupted fetch receives no ledger that lists missing files.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from vlmprof.store.ledger_log import LEDGER
 
 MARK = "vlmprof-fetch "
 KINDS = (".parquet", ".jsonl", ".json")
-"""What a results folder is made of; nothing else is sent, and nothing else is taken."""
+"""File types of a results folder; no others are sent or accepted."""
 PIECE_BYTES = 45_000
-"""A multiple of three, so that the pieces of a file are one base64 text."""
+"""A multiple of three, so that no piece but the last of a file needs base64 padding."""
 HAVE = "have.json"
 ID = "vlmprof-fetch-"
-"""Before the id of a job that sends results."""
+"""Prefix of the id of a job that sends results."""
 KEPT_S = 3600
-"""How long the log of such a job, which holds a copy of the results, is left on the head."""
+"""How long the log of such a job, which contains a copy of the results, stays on the head node, in seconds."""
 
 
 def pieces(where: Where, have: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """What is said about results, and what is in them.
+    """The content of a results folder in pieces that fit a line.
 
     Args:
         where: A folder or a URI with a ledger in it.
-        have: Path -> sha256 of what the receiver holds already; only its name is sent again.
+        have: Path -> sha256 of the files that the receiver already has; of these only the name is sent.
     """
-    place = results_folder(where)
-    if not ledger_log.exists(place):
-        yield {"is": "error", "why": f"there is no {LEDGER} in {place}: no sweep has begun to write there"}
+    results = results_folder(where)
+    if not ledger_log.exists(results):
+        yield {"is": "error", "why": f"there is no {LEDGER} in {results}: no sweep has begun to write there"}
         return
-    lines = b"".join(ledger_log.read_lines(place))  # one file there, however it lies here
+    lines = b"".join(ledger_log.read_lines(results))  # sent as one file, even if it is stored in segments here
     sent = 1
-    for name in _names(place):
-        content = place.read(name)
-        if content is not None:  # it may have been replaced by a newer form of itself in between
+    for name in _names(results):
+        content = results.read(name)
+        if content is not None:  # it may have been merged into another object since it was listed
             yield from _file(name, content, have)
             sent += 1
     yield from _file(LEDGER, lines, have)
-    yield {"is": "end", "files": sent, "place": str(place)}
+    yield {"is": "end", "files": sent, "place": str(results)}
 
 
-def _names(place: ResultsFolder) -> list[str]:
-    """All objects that are tables or say something of them, and the sign of life; the ledger aside."""
-    found = place.files.get_file_info(fs.FileSelector(place.root, recursive=True))
-    paths = [PurePosixPath(info.path).relative_to(place.root) for info in found if info.is_file]
-    return sorted(str(path) for path in paths if path.suffix in KINDS and _is_shown(path))
+def _names(results: ResultsFolder) -> list[str]:
+    """All files of the types of ``KINDS``, and the heartbeat; not the ledger."""
+    infos = results.files.get_file_info(fs.FileSelector(results.root, recursive=True))
+    paths = [PurePosixPath(info.path).relative_to(results.root) for info in infos if info.is_file]
+    return sorted(str(path) for path in paths if path.suffix in KINDS and _is_sent(path))
 
 
-def _is_shown(path: PurePosixPath) -> bool:
+def _is_sent(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
     return str(path) == HEARTBEAT or (not hidden and path.parts[0] not in (LEDGER, ledger_log.SEGMENTS))
 
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
 
 
 def clean(log: Path) -> None:
-    """Remove the logs of earlier exports beside this one's: each is a copy of results, and Ray keeps logs for good."""
+    """Remove the logs of earlier exports in the same folder: each is a copy of results, and Ray never deletes logs."""
     for other in log.parent.glob(f"job-driver-{ID}*.log"):
         if other != log and time.time() - other.stat().st_mtime > KEPT_S:
             other.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""``fetch``: the results of a submitted sweep, brought here through the cluster's Jobs API.
+"""``fetch``: download the results of a submitted sweep through the cluster's Jobs API.
 
-What comes is not trusted: a path must stay inside the folder and be of a kind that results are made of, every file must
-be what its sha256 says, and each is renamed into place when it is whole. What came before a broken connection is kept,
-and not sent again.
+What arrives is not trusted: a path must stay inside the folder and have a file type of a results folder, every file
+must match its sha256, and it is renamed into place only when it is complete. Files that arrived before a connection
+broke are kept, and not sent again.
 """
 
 from __future__ import annotations
@@ -30,47 +30,49 @@ from vlmprof.submit.submission import Submission
 
 TRIES = 3
 FOLLOW_S = 10.0
-"""Between two fetches of a sweep that runs; well below the silence that means that nobody writes any more."""
+"""Between two fetches of a running sweep: well below the age at which its heartbeat counts as stale."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchResult:
-    """What a fetch brought."""
+    """What a fetch downloaded."""
 
     files: int
-    came: int
-    """Of them, those that were not here yet."""
+    """Files of the results folder."""
+    new_files: int
+    """Those that were downloaded, because they were not here yet."""
     bytes: int
-    place: str
-    """Host and folder they came from."""
+    """Downloaded."""
+    source: str
+    """Host and folder on the cluster."""
 
 
 def fetch(jobs: JobsClient, submission: Submission, folder: Path) -> FetchResult:
-    """Bring a sweep's tables and ledger into a folder.
+    """Download a sweep's tables and ledger into a folder.
 
     Raises:
-        UserError: the sweep has no results yet, the folder holds something else, or what came is not what was sent.
+        UserError: the sweep has no results yet, the folder holds something else, or the transfer was damaged.
     """
-    _require_room(folder, submission)
-    found, where = jobs.wait_for_startup(submission.id, patience_s=60)
-    if where is None or not where.results:
-        raise NothingYet(f"{found.id} ({found.state.lower()}) has written nothing yet")
+    _require_usable(folder, submission)
+    current, report = jobs.wait_for_startup(submission.id, timeout_s=60)
+    if report is None or not report.results:
+        raise NothingYet(f"{current.id} ({current.state.lower()}) has written nothing yet")
     folder.mkdir(parents=True, exist_ok=True)
-    came, received = 0, 0
+    new_files, received = 0, 0
     for _ in range(TRIES):
-        unpacker = _receive(jobs, where.results, folder)
-        came, received = came + unpacker.came, received + unpacker.received
+        unpacker = _receive(jobs, report.results, folder)
+        new_files, received = new_files + unpacker.new_files, received + unpacker.received
         if unpacker.files:
-            place = f"{where.host}:{where.results}"
-            return FetchResult(files=unpacker.files, came=came, bytes=received, place=place)
-    raise UserError(f"the connection broke {TRIES} times; {came} files are here, fetch again for the rest")
+            source = f"{report.host}:{report.results}"
+            return FetchResult(files=unpacker.files, new_files=new_files, bytes=received, source=source)
+    raise UserError(f"the connection broke {TRIES} times; {new_files} files have arrived, fetch again for the rest")
 
 
 def _receive(jobs: JobsClient, results: str, folder: Path) -> Unpacker:
-    """One job on the cluster that sends what is not here yet."""
+    """Run one job on the cluster that sends the files that are not here yet."""
     id_ = f"{ID}{uuid.uuid4().hex[:10]}"
-    have = {str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _kept(folder).items()}
+    have = {str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _local_files(folder).items()}
     unpacker = Unpacker(folder)
     command = f"exec python -m vlmprof.submit.export {shlex.quote(results)}"
     with tempfile.TemporaryDirectory(prefix="vlmprof-have-") as bundle:
@@ -80,23 +82,23 @@ def _receive(jobs: JobsClient, results: str, folder: Path) -> Unpacker:
     try:
         ended = jobs.follow(id_, unpacker.take)
     finally:
-        with suppress(UserError):  # one that still runs stays on Ray's list
-            jobs.forget(id_)
+        with suppress(UserError):  # Ray refuses to delete a job that still runs
+            jobs.delete(id_)
     if ended.state != "SUCCEEDED":
-        raise UserError(f"the cluster could not send the results: {unpacker.other[-1:] or ended.said[:200]}")
+        raise UserError(f"the cluster could not send the results: {unpacker.other[-1:] or ended.message[:200]}")
     return unpacker
 
 
-def follow(jobs: JobsClient, submission: Submission, folder: Path, tell: Callable[[FetchResult], None]) -> None:
-    """Fetch again and again until the sweep has ended, and once more then.
+def follow(jobs: JobsClient, submission: Submission, folder: Path, report: Callable[[FetchResult], None]) -> None:
+    """Fetch repeatedly until the sweep has ended, and a last time after that.
 
     Raises:
-        UserError: as ``fetch``; a sweep that has not begun to write is waited for.
+        UserError: see ``fetch``; but waits for a sweep that has not begun to write.
     """
     while True:
         over = jobs.info(submission.id).ended
         try:
-            tell(fetch(jobs, submission, folder))
+            report(fetch(jobs, submission, folder))
         except NothingYet:
             if over:
                 raise
@@ -107,78 +109,82 @@ def follow(jobs: JobsClient, submission: Submission, folder: Path, tell: Callabl
 
 @final
 class Unpacker:
-    """Takes the log of an export apart, and lays its files down."""
+    """Parses the log of an export, and writes its files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rest = ""
-        self._open: dict[str, Any] | None = None
+        """An incomplete last line."""
+        self._header: dict[str, Any] | None = None
+        """Header of the file that is being received."""
         self._content = bytearray()
-        self._seen = 0
+        self._count = 0
+        """Files that are complete here, new or not."""
         self.files = 0
-        """All that there are; 0 until the end has come."""
-        self.came, self.received = 0, 0
+        """Files of the results folder; 0 until the end marker has arrived."""
+        self.new_files, self.received = 0, 0
         self.other: list[str] = []
-        """Lines that are none of an export's."""
+        """Lines that the export did not print."""
 
     def take(self, text: str) -> None:
-        """The next part of the log.
+        """Process the next part of the log.
 
         Raises:
-            UserError: what comes is damaged, or leads out of the folder.
+            UserError: the data are damaged, or a path leads out of the folder.
         """
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             if line.startswith(MARK):
-                self._piece(_parsed(line.removeprefix(MARK)))
+                self._apply(_parsed(line.removeprefix(MARK)))
             else:
                 self.other.append(line[:200])
 
-    def _piece(self, piece: Mapping[str, Any]) -> None:
+    def _apply(self, piece: Mapping[str, Any]) -> None:
         kind = piece.get("is")
         if kind == "error":
             raise NothingYet(str(piece["why"]))
         if kind == "file":
-            self._open, self._content = dict(piece), bytearray()
-        elif kind == "data" and self._open:
+            self._header, self._content = dict(piece), bytearray()
+        elif kind == "data" and self._header:
             self._content += _decoded(piece["base64"])
-        elif kind == "whole" and self._open:
-            self._lay_down(self._open)
+        elif kind == "whole" and self._header:
+            self._write_file(self._header)
         elif kind == "same":
-            self._seen += 1
+            self._count += 1
         elif kind == "end":
-            if piece["files"] != self._seen:
-                raise UserError(f"{self._seen} of {piece['files']} files came; fetch again for the rest")
-            self.files = self._seen
+            if piece["files"] != self._count:
+                raise UserError(f"{self._count} of {piece['files']} files arrived; fetch again for the rest")
+            self.files = self._count
         else:
-            raise UserError(f"the cluster sent what no export sends: '{kind}'; its vlmprof is another version")
+            raise UserError(f"the cluster sent an unknown piece '{kind}'; its vlmprof is another version")
 
-    def _lay_down(self, said: Mapping[str, Any]) -> None:
-        target = inside(self._folder, str(said["name"]))
-        if hashlib.sha256(self._content).hexdigest() != said["sha256"]:
-            raise UserError(f"{said['name']} came damaged; fetch again")
+    def _write_file(self, header: Mapping[str, Any]) -> None:
+        target = inside(self._folder, str(header["name"]))
+        if hashlib.sha256(self._content).hexdigest() != header["sha256"]:
+            raise UserError(f"{header['name']} arrived damaged; fetch again")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         partial.write_bytes(self._content)
         partial.replace(target)
-        self._open = None
-        self._seen, self.came, self.received = self._seen + 1, self.came + 1, self.received + len(self._content)
+        self._header = None
+        self._count, self.new_files = self._count + 1, self.new_files + 1
+        self.received += len(self._content)
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Where a file that a cluster names may go.
+    """The local path for a file name that the cluster sent.
 
     Raises:
-        UserError: it leads out of the folder, or is of a kind that no results folder holds.
+        UserError: it leads out of the folder, or has a file type that no results folder contains.
     """
     path = PurePosixPath(name)
     hidden = name != HEARTBEAT and any(part.startswith(".") for part in path.parts)
-    sound = path.parts and not path.is_absolute() and not hidden
-    if not sound or "\\" in name or "\0" in name or path.suffix not in KINDS:
-        raise UserError(f"the cluster names a file '{name}', which has no place in results; nothing was written")
+    valid = path.parts and not path.is_absolute() and not hidden
+    if not valid or "\\" in name or "\0" in name or path.suffix not in KINDS:
+        raise UserError(f"the cluster sent a file '{name}', which no results folder contains; it was not written")
     target = folder / path
     if target.is_symlink() or not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"'{name}' leads out of {folder} by a link; nothing was written")
+        raise UserError(f"'{name}' leads out of {folder} by a link; it was not written")
     return target
 
 
@@ -188,7 +194,7 @@ def _parsed(line: str) -> dict[str, Any]:
     except ValueError:
         piece = None
     if not isinstance(piece, dict):
-        raise UserError("what came is damaged; fetch again")
+        raise UserError("the data arrived damaged; fetch again")
     return piece
 
 
@@ -196,23 +202,21 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
-        raise UserError("what came is damaged; fetch again") from None
+        raise UserError("the data arrived damaged; fetch again") from None
 
 
-def _kept(folder: Path) -> dict[PurePosixPath, Path]:
-    found = (path for path in folder.rglob("*") if path.suffix in KINDS and path.is_file() and not path.is_symlink())
-    return {PurePosixPath(path.relative_to(folder).as_posix()): path for path in found}
+def _local_files(folder: Path) -> dict[PurePosixPath, Path]:
+    files = (path for path in folder.rglob("*") if path.suffix in KINDS and path.is_file() and not path.is_symlink())
+    return {PurePosixPath(path.relative_to(folder).as_posix()): path for path in files}
 
 
-def _require_room(folder: Path, submission: Submission) -> None:
-    """A folder that is not there, empty, or holds the same sweep."""
+def _require_usable(folder: Path, submission: Submission) -> None:
+    """Refuse a folder unless it does not exist, is empty, or holds the same sweep."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / LEDGER).is_file():
-        raise StoreError(
-            f"{folder} is there and holds no sweep; name a folder that is new, empty, or was fetched before"
-        )
+        raise StoreError(f"{folder} exists and holds no sweep; name a folder that is new, empty, or was fetched before")
     names = {entry["name"] for entry in read(folder) if entry["event"] == "sweep"}
     if names != {submission.name}:
-        held = ", ".join(sorted(names)) or "no named one"
-        raise StoreError(f"{folder} holds another sweep ({held}), and {submission.id} is of '{submission.name}'")
+        other = ", ".join(sorted(names)) or "no named one"
+        raise StoreError(f"{folder} holds another sweep ({other}), and {submission.id} is of '{submission.name}'")

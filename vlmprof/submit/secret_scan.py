@@ -1,7 +1,7 @@
-"""What looks like a secret does not travel with a job: what Ray keeps of a job is shown to everyone on its dashboard.
+"""Finds what looks like a secret, so that it is not sent with a job: Ray's dashboard shows a job to all its users.
 
-Told by names (of variables and files) and by the shapes that well-known services give their keys. This finds slips; it
-is no proof that there is none.
+Secrets are recognized by names (of variables and files) and by the key formats of well-known services. This finds
+mistakes; it does not prove that a job contains no secret.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 NAMES = re.compile(r"token|secret|passw|credential|private|api_?key|access_?key|_key$|^key$|auth|cookie", re.IGNORECASE)
-"""In the name of a variable."""
+"""Parts of the names of secret variables."""
 FILES = re.compile(
     r"^\.|^id_(rsa|dsa|ecdsa|ed25519)|\.(pem|key|p12|pfx|kdbx|keytab)$|token|secret|passw|credential|service.?account",
     re.IGNORECASE,
 )
-"""In the name of a file, or of a folder above it."""
+"""Parts of the names of private files and folders."""
 SHAPES = {
     "a token of the Hugging Face Hub": r"\bhf_[A-Za-z0-9]{20,}",
     "a key of AWS": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
@@ -30,34 +30,34 @@ SHAPES = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a URL with a password": r"://[^/\s:@]+:[^/\s@]+@",
 }
-SHORTEST = 8
-"""Characters of a variable's value from which on it is looked for elsewhere."""
+MIN_LENGTH = 8
+"""Fewest characters of a secret variable's value that is searched for in a job."""
 
 
 def why_secret(value: str) -> str:
-    """What a text looks like, such as ``a key of AWS``; empty where it looks like no secret."""
+    """The kind of secret that a text looks like, such as ``a key of AWS``; empty if it looks like none."""
     for what, shape in SHAPES.items():
         if re.search(shape, value):
             return what
-    for name, known in os.environ.items():
-        if NAMES.search(name) and len(known) >= SHORTEST and known in value and not _is_plain(known):
+    for name, secret in os.environ.items():
+        if NAMES.search(name) and len(secret) >= MIN_LENGTH and secret in value and not _is_plain(secret):
             return f"the value of {name}"
     return ""
 
 
 def why_secret_variable(name: str, value: str) -> str:
-    """The same of an environment variable, by its name too."""
+    """The same for an environment variable, whose name is checked too."""
     return "a secret, by its name" if NAMES.search(name) else why_secret(value)
 
 
 def why_secret_file(path: PurePosixPath) -> str:
-    """The same of a file, by its name and the names of the folders above it."""
-    found = next((part for part in path.parts if FILES.search(part)), "")
-    return f"something private, by the name '{found}'" if found else ""
+    """The same for a file, by its name and the names of the folders above it."""
+    name = next((part for part in path.parts if FILES.search(part)), "")
+    return f"something private, by the name '{name}'" if name else ""
 
 
 def texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """(field, text) of all texts in plain data, keys included."""
+    """(field, text) of all strings in nested mappings and sequences, including keys."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, Mapping):
@@ -70,5 +70,5 @@ def texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_plain(value: str) -> bool:
-    """Paths and words, such as a mode or the place of a token, are no secrets themselves."""
+    """Whether a value is a path or a single word, such as a mode: these are not secrets."""
     return value.startswith(("/", "~")) or bool(re.fullmatch(r"[a-z]+", value))

@@ -1,4 +1,4 @@
-"""``Submission``: a job on a cluster as the cluster tells it. Imports no ray."""
+"""``Submission``: a job on a cluster, from the details that Ray's Jobs API reports. Imports no ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, final
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_CODE = 130
-"""Exit code of a sweep that was stopped, as of one that was interrupted."""
+"""Exit code of a sweep that was stopped; the same as that of an interrupted one."""
 _ATTEMPT = re.compile(r"(?P<base>.+)-r(?P<attempt>\d+)")
 
 
@@ -22,35 +22,36 @@ class Submission:
     """The id of its first attempt."""
     attempt: int
     name: str
-    """Of the job."""
+    """The job's name."""
     user: str
+    """Who submitted it."""
     state: str
     """PENDING, RUNNING, or one of ``ENDED``."""
     began: float
     """Seconds since 1970; 0 before it began."""
     took_s: float | None
     """None while it runs."""
-    said: str
-    """Ray's word on how it ended."""
+    message: str
+    """Ray's message on how it ended."""
     code: int | None
-    """Of the process on the cluster, as a shell tells it: 128 + n where signal n ended it."""
+    """Exit code of its process, as a shell reports it: 128 + n if signal n ended it."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Whether it no longer runs."""
         return self.state in ENDED
 
     @property
     def exit_code(self) -> int:
-        """As ``vlmprof run`` would have ended on this machine."""
+        """The exit code that ``vlmprof run`` would have had on this machine."""
         if self.state == "SUCCEEDED":
             return 0
         return STOPPED_CODE if self.state == "STOPPED" else self.code or 1
 
 
 def of_details(details: Any) -> Submission:
-    """From what Ray's Jobs API says of a job."""
-    about = details.metadata or {}
+    """From the details of a job that Ray's Jobs API reports."""
+    metadata = details.metadata or {}
     attempt = _ATTEMPT.fullmatch(details.submission_id)
     began, ended = (details.start_time or 0) / 1000, details.end_time
     code = details.driver_exit_code
@@ -58,11 +59,11 @@ def of_details(details: Any) -> Submission:
         id=details.submission_id,
         base=attempt["base"] if attempt else details.submission_id,
         attempt=int(attempt["attempt"]) if attempt else 1,
-        name=about.get("name", ""),
-        user=about.get("user", ""),
+        name=metadata.get("name", ""),
+        user=metadata.get("user", ""),
         state=str(getattr(details.status, "value", details.status)),
         began=began,
         took_s=ended / 1000 - began if ended else None,
-        said=details.message or "",
+        message=details.message or "",
         code=128 - code if code and code < 0 else code,
     )

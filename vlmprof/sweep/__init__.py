@@ -1,1 +1,1 @@
-"""The only package that imports ray."""
+"""Runs a sweep as Ray Tune trials on a cluster, or in a loop in this process."""

@@ -1,8 +1,8 @@
-"""The collector as a Ray actor, shared by a sweep's trials: the sole writer of its tables. See also
+"""The collector as a Ray actor, shared by a sweep's trials: the only writer of its tables. See also
 ``sweep.sizer_actor``.
 
-It is a plain class made remote. It owns no CPU, restarts when it dies, and its methods may be called twice with
-the same arguments: Ray repeats a call that was in flight when the process was killed.
+It wraps the plain class. It reserves no CPU, Ray restarts it when it dies, and its methods may be called twice with the
+same arguments: Ray repeats a call that was in flight when the process was killed.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.trial.progress import Progress
 
 WRITER_WAIT_S = 30.0
-"""A writer whose driver was killed lets go of the folder within seconds."""
+"""The lease of a writer whose driver was killed is free within seconds."""
 
 
 @final
 class CollectorActor:
-    """A collector, and the board that says how far each running trial has come."""
+    """A collector, and the live state of the running trials."""
 
     def __init__(self, where: str, sweep: str) -> None:
-        # Ctrl-C on a terminal reaches every process of the group; the writer must outlive it to finish its line.
+        # Ctrl-C on a terminal signals every process of the group; the writer must survive it to finish its line.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._collector = Collector(where, sweep, wait_s=WRITER_WAIT_S)
-        self._board = LiveState(where, RayMetricSink(sweep))
-        # After a restart nobody opens the run again.
-        self._board.recover(self._collector.settled())
-        self._board.start()
+        self._live_state = LiveState(where, RayMetricSink(sweep))
+        # After a restart the driver does not open the run again.
+        self._live_state.recover(self._collector.settled())
+        self._live_state.start()
 
     def open_run(self, trials: Sequence[str], job: Mapping[str, Any], submitted: SubmittedJob | None) -> set[str]:
         """See ``Collector.open_run``."""
         finished = self._collector.open_run(trials, job, submitted)
-        self._board.opened(trials)
+        self._live_state.opened(trials)
         return finished
 
     def begin(self, trial: str, attempt: str, software: str, process: str, *, shard: bool = False) -> AttemptStart:
@@ -65,40 +65,45 @@ class CollectorActor:
         return self._collector.broken
 
     def began(self, trial: str, label: TrialLabel) -> None:
-        """What a person calls a trial that has begun."""
-        self._board.began(trial, label)
+        """Note that a trial has begun, with its name for displays."""
+        self._live_state.began(trial, label)
 
     def progress(self, trial: str, progress: Progress) -> None:
-        """A trial comes along."""
-        self._board.progress(trial, progress)
+        """Note how far a trial has come."""
+        self._live_state.progress(trial, progress)
 
     def finish(self, result: TrialResult, attempt: str = "") -> None:
-        """A trial has ended; it is on disk when this returns."""
+        """Write a trial that has ended; it is on disk when this returns."""
         self._collector.finish(result, attempt)
-        self._board.ended(result)
+        self._live_state.ended(result)
 
     def abandon(self, trials: Sequence[str], killer: str = "") -> dict[str, Death]:
-        """These trials are not running any more, though nobody said how they ended: those that had begun, and how.
+        """Note that these trials are no longer running although they did not finish.
 
-        ``killer`` as ``Collector.died`` takes it.
+        Args:
+            trials: Their ids.
+            killer: See ``Collector.died``.
+
+        Returns:
+            Trial id -> its death, for those that had begun.
         """
-        self._board.abandon(trials)
+        self._live_state.abandon(trials)
         deaths = {trial: self._collector.died(trial, killer) for trial in trials}
         return {trial: death for trial, death in deaths.items() if death is not None}
 
-    def board(self) -> tuple[dict[str, State], dict[str, Progress]]:
-        """What has ended in this run, and what is running."""
-        return self._collector.settled(), self._board.running()
+    def states(self) -> tuple[dict[str, State], dict[str, Progress]]:
+        """How trials ended in this run, and how far the running ones are."""
+        return self._collector.settled(), self._live_state.running()
 
     def close(self) -> None:
-        """Let go of the folder."""
-        self._board.close()
+        """Release the folder."""
+        self._live_state.close()
         self._collector.close()
 
 
 @final
 class RemoteAnswerStore:
-    """The collector actor, with the face of a keeper: what was told is on disk when it returns."""
+    """The collector actor as an ``AnswerStore``: each call waits until the collector has processed it."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor

@@ -1,10 +1,10 @@
-"""How much work a trial is, from its plan and the sizes of a few pictures. No weights, no GPU: enough to put the
-longest first, and no more.
+"""Estimates how much work a trial is, from its plan and the sizes of a few images. No weights, no GPU: just enough to
+run the longest trials first.
 
-The unit is one token through one decoder block. A sample costs its prompt once and its answer step by step; a step
-also reads the weights, which costs about as much as ``READING`` tokens and is shared by the batch. What the estimate
-does not know, such as how short answers really are or when a timing pass is precise enough, does not change the order
-much: docs/scheduling.md says how well it ranks.
+The unit is one token through one decoder block. A sample costs its prompt once and its answer step by step; a step also
+reads the weights, which costs about as much as ``WEIGHT_READ_TOKENS`` tokens and is shared by the batch. What the
+estimate leaves out, such as how short answers really are or when a timing pass is precise enough, changes the order
+little: docs/scheduling.md says how well it ranks.
 """
 
 from __future__ import annotations
@@ -23,74 +23,77 @@ from vlmprof.tasks.task import Task
 from vlmprof.trial.load_key import key_without_length, load_key
 from vlmprof.trial.resolve import KnobSetting, ResolvedTrial, family_of, planned_counts, subset_of, task_of
 
-READING = 64
-"""Tokens that cost as much as reading the weights once, for a decode step: the step of one prompt is bound by it."""
-TEXT = 32
-"""Tokens of a question and its frame."""
-LOOKED_AT = 32
-"""Pictures whose sizes stand for those of the subset."""
+WEIGHT_READ_TOKENS = 64
+"""Tokens that cost as much as reading the weights once, in a decode step; at batch 1 the read dominates the step."""
+TEXT_TOKENS = 32
+"""Tokens of a question and its prompt template."""
+SIZED_IMAGES = 32
+"""Images whose sizes represent those of the subset."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledTrial:
-    """One trial, as a scheduler sees it."""
+    """One trial, or one shard of it, with what the scheduler needs to order it."""
 
-    trial: str
+    id: str
+    """The id of the trial, or the name of the shard."""
     load: int
-    """Equal for trials that one loaded model serves."""
+    """Equal for trials that the same loaded model can run."""
     chain: int
-    """Equal for trials whose answers differ in length alone: scored once, by whoever begins with the longest."""
-    score: float
-    """Of the score pass, where answers are not cut from longer ones."""
-    timing: float
+    """Equal for trials that differ only in output length: only the longest has to be scored."""
+    score_cost: float
+    """Of the score pass, if the answers are not cut from longer ones."""
+    timing_cost: float
+    """Of the timing pass."""
     samples: int = 0
-    """That are scored."""
+    """Samples in the score pass."""
     after: frozenset[str] = frozenset()
-    """What must have ended before, by its ``trial``."""
+    """Ids of what must have ended before."""
 
     @property
     def cost(self) -> float:
-        """Of the whole trial by itself."""
-        return self.score + self.timing
+        """Of the whole trial, if nothing is cut from another's answers."""
+        return self.score_cost + self.timing_cost
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What an estimate needs of a subset under one vision setting."""
+class _SubsetSize:
+    """Size of a task's subset under one vision setting."""
 
     samples: int
     vision_tokens: float
+    """Mean per sample."""
 
 
 @final
 class CostEstimator:
-    """Estimates many plans; what they share is looked up once."""
+    """Estimates many plans; what they share is read once."""
 
     def __init__(self) -> None:
         """Nothing is read yet."""
         self._models: dict[ModelSpec, Anatomy] = {}
         self._tasks: dict[TaskSpec, Task] = {}
-        self._seen: dict[Hashable, _Seen] = {}
+        self._subsets: dict[Hashable, _SubsetSize] = {}
         self._numbers: dict[Hashable, int] = {}
 
-    def work(self, plan: TrialPlan) -> ScheduledTrial:
-        """The plan with its estimate; of nothing where one cannot be made, for want of the data on this machine say."""
+    def estimate(self, plan: TrialPlan) -> ScheduledTrial:
+        """The plan with its cost; 0 if it cannot be estimated, for example without the data on this machine."""
         score, timing, samples = 0.0, 0.0, 0
         try:
             resolved = self._resolved(plan)
-            seen = self._look(resolved)
-            score = _score(resolved, seen) if "accuracy" in plan.measure else 0.0
-            timing = _timing(resolved, seen) if "latency" in plan.measure else 0.0
-            samples = seen.samples if "accuracy" in plan.measure else 0
-        except Exception:  # an order is no reason to end a sweep: the trial meets the error itself, and keeps it
+            subset = self._subset_size(resolved)
+            score = _score_cost(resolved, subset) if "accuracy" in plan.measure else 0.0
+            timing = _timing_cost(resolved, subset) if "latency" in plan.measure else 0.0
+            samples = subset.samples if "accuracy" in plan.measure else 0
+        except Exception:  # a failed estimate must not end a sweep: the trial meets the same error, and records it
             score, timing, samples = 0.0, 0.0, 0
         load, chain = self._number(load_key(plan)), self._number(key_without_length(plan))
-        return ScheduledTrial(trial=plan.id, load=load, chain=chain, score=score, timing=timing, samples=samples)
+        return ScheduledTrial(id=plan.id, load=load, chain=chain, score_cost=score, timing_cost=timing, samples=samples)
 
     def _number(self, key: Hashable) -> int:
-        """A short name for a long key, the same for equal ones."""
+        """A number for a long key, the same for equal keys."""
         return self._numbers.setdefault(key, len(self._numbers))
 
     def _resolved(self, plan: TrialPlan) -> ResolvedTrial:
@@ -108,52 +111,54 @@ class CostEstimator:
             settings=tuple(KnobSetting(name=n, knob=registry.load("knobs", n), value=v) for n, v in plan.point),
         )
 
-    def _look(self, resolved: ResolvedTrial) -> _Seen:
+    def _subset_size(self, resolved: ResolvedTrial) -> _SubsetSize:
         plan = resolved.plan
         vision = [setting for setting in resolved.settings if type(setting.knob).counts is not AbstractKnob.counts]
         key = plan.model, plan.task, tuple((setting.name, str(setting.value)) for setting in vision)
-        if key not in self._seen:
+        if key not in self._subsets:
             examples = subset_of(resolved)
-            pictures = [example.picture for example in examples[:LOOKED_AT]]
-            tokens = statistics.fmean(planned_counts(resolved, p.height, p.width).vision_tokens for p in pictures)
-            self._seen[key] = _Seen(samples=len(examples), vision_tokens=tokens)
-        return self._seen[key]
+            images = [example.picture for example in examples[:SIZED_IMAGES]]
+            tokens = statistics.fmean(
+                planned_counts(resolved, image.height, image.width).vision_tokens for image in images
+            )
+            self._subsets[key] = _SubsetSize(samples=len(examples), vision_tokens=tokens)
+        return self._subsets[key]
 
 
-def _score(resolved: ResolvedTrial, seen: _Seen) -> float:
+def _score_cost(resolved: ResolvedTrial, subset: _SubsetSize) -> float:
     plan = resolved.plan
-    batch = min(plan.batch_size or plan.batch_max, seen.samples)
-    cap = _said(resolved, OutputBudget) or resolved.task.max_new_tokens
-    return seen.samples * (_prompt(resolved, seen) + cap * _depth(resolved) * (1 + READING / batch))
+    batch = min(plan.batch_size or plan.batch_max, subset.samples)
+    cap = _setting_of(resolved, OutputBudget) or resolved.task.max_new_tokens
+    return subset.samples * (_prompt_cost(resolved, subset) + cap * _depth(resolved) * (1 + WEIGHT_READ_TOKENS / batch))
 
 
-def _timing(resolved: ResolvedTrial, seen: _Seen) -> float:
+def _timing_cost(resolved: ResolvedTrial, subset: _SubsetSize) -> float:
     timing = resolved.plan.timing
-    length = _said(resolved, OutputBudget) or timing.output_tokens
+    length = _setting_of(resolved, OutputBudget) or timing.output_tokens
     rows = timing.batch_size
-    request = rows * _prompt(resolved, seen) + length * _depth(resolved) * (rows + READING)
+    request = rows * _prompt_cost(resolved, subset) + length * _depth(resolved) * (rows + WEIGHT_READ_TOKENS)
     return timing.processes * (timing.warmup + timing.repeats) * timing.requests * request
 
 
-def _prompt(resolved: ResolvedTrial, seen: _Seen) -> float:
-    """The vision side is about as deep as the whole language model; then come the blocks that run."""
-    vision = seen.vision_tokens * resolved.anatomy.decoder_blocks
-    return vision + (seen.vision_tokens + TEXT) * _depth(resolved)
+def _prompt_cost(resolved: ResolvedTrial, subset: _SubsetSize) -> float:
+    """The vision encoder costs about as much as all decoder blocks; then come the blocks that run."""
+    vision = subset.vision_tokens * resolved.anatomy.decoder_blocks
+    return vision + (subset.vision_tokens + TEXT_TOKENS) * _depth(resolved)
 
 
 def _depth(resolved: ResolvedTrial) -> float:
-    """Blocks that run, each counted by its share of experts: attention is about half of a block."""
+    """Blocks that run, each weighted by its share of experts: attention is about half of a block."""
     anatomy = resolved.anatomy
-    blocks = _said(resolved, DecoderStack) or anatomy.decoder_blocks
-    experts = _said(resolved, ExpertRouting)
+    blocks = _setting_of(resolved, DecoderStack) or anatomy.decoder_blocks
+    experts = _setting_of(resolved, ExpertRouting)
     share = experts / anatomy.experts_per_token if experts and anatomy.experts_per_token else 1.0
     return blocks * (1 + share) / 2
 
 
-def _said(resolved: ResolvedTrial, surface: Any) -> float | None:
-    """The number that the point sets for a surface; None where no knob of it is swept, or its value is a word.
+def _setting_of(resolved: ResolvedTrial, surface: Any) -> float | None:
+    """The number that the point sets for a surface; None if no knob of it is swept, or its value is not a number.
 
-    ``active_blocks`` may say which blocks to drop: its axis then counts those.
+    ``active_blocks`` may name the blocks to drop: its axis value is then their count.
     """
     for setting in resolved.settings:
         if setting.knob.needs is not surface:

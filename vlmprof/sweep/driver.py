@@ -1,9 +1,10 @@
-"""``launch`` and ``SweepRun``: trial plans become Ray Tune trials. Tune is a thin scheduler; the ledger is the truth.
+"""``launch`` and ``SweepRun``: run trial plans as Ray Tune trials. Only the ledger decides which trials are finished.
 
-``launch`` connects, runs and disconnects; the command line calls it. Which trial a free worker gets is decided by the
-``Schedule``. A Tuner runs at most ``CHUNK`` trials, because Tune's own bookkeeping grows with them. ``fit`` can end
-early as a whole (Ray's host-memory monitor raises through it) and a trial can die with its process, so the collector is
-asked what is finished: whatever is not runs again, from the answers it had given, until its ``RetryBudget`` is spent.
+``launch`` connects, runs and disconnects; the command line calls it. The ``Schedule`` decides which trial a free worker
+gets. A Tuner runs at most ``CHUNK`` trials, because Tune's own bookkeeping grows with their number. ``fit`` can end
+early as a whole (an error of Ray's host-memory monitor propagates through it) and a trial's process can crash, so the
+driver asks the collector which trials are finished. The others run again, from the answers that they had sent, until
+their ``RetryBudget`` is used up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, trial_resources
 from vlmprof.sweep.cost import CostEstimator
-from vlmprof.sweep.retries import FELL, SHORT_OF_MEMORY, RetryBudget, TunerBackoff
+from vlmprof.sweep.retries import SHORT_OF_MEMORY, TUNER_ENDED, RetryBudget, TunerBackoff
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import ScheduleSearcher
 from vlmprof.sweep.shards import split, trials_of
@@ -45,147 +46,148 @@ from vlmprof.sweep.trainable import FaultPolicy, TrainableContext, VlmTrainable
 from vlmprof.trial.columns.identity import lost
 
 CHUNK = 1000
-LET_GO_S = 20.0
-"""For the collector to end what it is writing."""
+CLOSE_TIMEOUT_S = 20.0
+"""For the collector to finish what it is writing."""
 REFRESH_S = 0.3
-"""Between two looks at the board."""
+"""Between two updates of the display."""
 
 _DURABLE = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-"""For actors: no CPU of the trials', back after a death, calls in flight repeated."""
+"""For actors: reserve no CPU, restart after a crash, repeat the calls that were in flight."""
 
 
 @final
 class SweepRun:
     """One run of a sweep on a connected cluster."""
 
-    def __init__(  # noqa: PLR0913 (what one run is made of, each by its name)
+    def __init__(  # noqa: PLR0913 (all parts of a run, by name)
         self,
         where: str,
         sweep: str,
         display: Display,
-        share: TrialResources,
+        resources: TrialResources,
         *,
         verbose: bool,
-        care: FaultPolicy,
+        faults: FaultPolicy,
         extras: LoggerOptions = NONE,
     ) -> None:
-        """Take the folder and start the sweep's actors.
+        """Acquire the folder and start the sweep's actors.
 
         Raises:
             StoreError: another sweep is writing there, or nothing can be written.
         """
-        self._display, self._share, self._verbose, self._care = display, share, verbose, care
-        self._place, self._sweep = results_folder(where), sweep
+        self._display, self._resources, self._verbose, self._faults = display, resources, verbose, faults
+        self._results, self._sweep = results_folder(where), sweep
         self._loggers = Loggers.of(extras, sweep, where, display.note)
-        # Taken and let go here first: a refusal inside an actor would reach the user as a death of the actor.
+        # Acquired and released here first: a refusal inside the actor would reach the user as an actor that died.
         Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
-        # Named for the dashboard; with a mark of this run, because those of a killed driver take a while to go.
-        run = uuid.uuid4().hex[:6]
-        # Beside the driver: the folder that was just taken is on this machine, and may be on no other.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        writing = {**_DURABLE, "scheduling_strategy": here}
-        collector = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{run}", **writing)
-        self._collector = collector.remote(self._place.absolute, sweep)
+        # The name is for the dashboard; its suffix is unique, because the actors of a killed driver stay for a while.
+        suffix = uuid.uuid4().hex[:6]
+        # On the driver's node: the folder that was just acquired is on this machine, and perhaps on no other.
+        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {**_DURABLE, "scheduling_strategy": this_node}
+        actor = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{suffix}", **options)
+        self._collector = actor.remote(self._results.absolute, sweep)
         self._sizer = RemoteSizer(configured_folder())
-        # Without a GPU nothing is measured, and no sizer is started.
-        self._measurements = kept_with_results(self._place, self._sizer) if share.gpus else nullcontext()
+        # Without a GPU no batch sizes are measured, and no sizer is started.
+        self._measurements = kept_with_results(self._results, self._sizer) if resources.gpus else nullcontext()
         self._total, self._skipped = 0, 0
 
     def open_run(
         self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: SubmittedJob | None = None
     ) -> list[TrialPlan]:
-        """Note the run; returns what is left to do."""
-        finished = _told(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
+        """Record the run; returns the plans that are not finished."""
+        finished = _get(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
         self._total, self._skipped = len(plans), len(finished)
         return [plan for plan in plans if plan.id not in finished]
 
     def run(self, plans: Sequence[TrialPlan]) -> None:
-        """Run plans until each has settled.
+        """Run plans until each has ended.
 
         Raises:
             StoreError: nothing can be written to the folder any more.
             UserError: Ray Tune ends again and again without running anything.
         """
-        retry_budget, backoff, left = RetryBudget(), TunerBackoff(), list(plans)
+        retry_budget, backoff, remaining = RetryBudget(), TunerBackoff(), list(plans)
         estimator = CostEstimator()
-        with self._watching(), self._measurements, self._loggers:
-            while left:
-                known = {plan.id: plan for plan in left}
-                whole, share = [estimator.work(plan) for plan in left], self._share
-                ended = [
-                    self._fit([known[trial] for trial in trials_of(works)], Schedule(works))
-                    for works in chunks(split(whole, share.shards, share.concurrent), CHUNK)
+        with self._updating_display(), self._measurements, self._loggers:
+            while remaining:
+                by_id = {plan.id: plan for plan in remaining}
+                estimates, resources = [estimator.estimate(plan) for plan in remaining], self._resources
+                outcomes = [
+                    self._fit([by_id[trial] for trial in trials_of(scheduled)], Schedule(scheduled))
+                    for scheduled in chunks(split(estimates, resources.shards, resources.concurrent), CHUNK)
                 ]
-                fell = [error for error in ended if error is not None]
-                short = any(map(_is_of_memory, fell))
-                killer = SHORT_OF_MEMORY if short else FELL if fell else ""
-                before, (left, deaths, taught) = left, self._unsettled(left, retry_budget, killer)
-                if not left:
+                errors = [error for error in outcomes if error is not None]
+                low_memory = any(map(_is_out_of_memory, errors))
+                killer = SHORT_OF_MEMORY if low_memory else TUNER_ENDED if errors else ""
+                before, (remaining, crashes, progressed) = remaining, self._unsettled(remaining, retry_budget, killer)
+                if not remaining:
                     return
-                gained = taught or len(left) < len(before)
-                if pause := backoff.pause(gained=gained, died=bool(deaths), short=short):
-                    self._display.note(f"going on in {pause:.0f} s" + (", when memory may be free" if short else ""))
+                progressed = progressed or len(remaining) < len(before)
+                if pause := backoff.pause(progressed=progressed, crashed=bool(crashes), low_memory=low_memory):
+                    reason = ", when memory may be free" if low_memory else ""
+                    self._display.note(f"going on in {pause:.0f} s{reason}")
                     time.sleep(pause)
 
     def shut_down(self) -> None:
-        """Let the collector finish its line and go, whatever else is wrong."""
+        """Let the collector finish its line and release the folder; errors of Ray are ignored."""
         with suppress(ray.exceptions.RayError):
-            ray.get(self._collector.close.remote(), timeout=LET_GO_S)
+            ray.get(self._collector.close.remote(), timeout=CLOSE_TIMEOUT_S)
 
     def close(self) -> dict[str, State]:
-        """Let go of the folder, so that the next run need not wait; how each trial of this run ended."""
-        settled, _ = ray.get(self._collector.board.remote())
+        """Release the folder, so that the next run need not wait; returns how each trial of this run ended."""
+        settled, _ = ray.get(self._collector.states.remote())
         ray.get(self._collector.close.remote())
         return dict(settled)
 
     def _unsettled(
         self, plans: Sequence[TrialPlan], retry_budget: RetryBudget, killer: str
     ) -> tuple[list[TrialPlan], int, bool]:
-        """What must run again, how many of them died, and whether one is further than it was.
+        """The plans that must run again, how many of them crashed, and whether one of those made progress.
 
-        A trial that has spent its lives is told as failed.
+        A trial that has used up its retries is written as failed.
 
         Args:
-            plans: What was to run.
-            retry_budget: How many deaths each has left.
-            killer: What is known to have ended them all, whatever they were doing.
+            plans: The plans that were run.
+            retry_budget: How many crashes each has left.
+            killer: What is known to have ended all of them from outside; '' if nothing did.
         """
-        if why := _told(self._collector.broken.remote()):
+        if why := _get(self._collector.broken.remote()):
             raise StoreError(why)
-        settled, _ = _told(self._collector.board.remote())
-        left = {plan.id: plan for plan in plans if plan.id not in settled}
-        deaths: dict[str, Death] = _told(self._collector.abandon.remote(list(left), killer))
-        taught = any([retry_budget.teaches(trial, death) for trial, death in deaths.items()])
+        settled, _ = _get(self._collector.states.remote())
+        remaining = {plan.id: plan for plan in plans if plan.id not in settled}
+        deaths: dict[str, Death] = _get(self._collector.abandon.remote(list(remaining), killer))
+        progressed = any([retry_budget.made_progress(trial, death) for trial, death in deaths.items()])
         for trial, death in deaths.items():
             if reason := retry_budget.spend(trial, death):
-                _told(self._collector.finish.remote(lost(left.pop(trial), reason)))
+                _get(self._collector.finish.remote(lost(remaining.pop(trial), reason)))
             else:
                 why = f" ({death.reason})" if death.reason else ""
-                self._display.note(f"{left[trial]}: its process died{why}; trying again")
-        return list(left.values()), len(deaths), taught
+                self._display.note(f"{remaining[trial]}: its process died{why}; trying again")
+        return list(remaining.values()), len(deaths), progressed
 
     def _fit(self, plans: Sequence[TrialPlan], schedule: Schedule) -> Exception | None:
-        """One Tuner; returns what ended it before its time, if anything did."""
-        share = self._share
+        """Run one Tuner; returns the error that ended it early, if any."""
+        resources = self._resources
         shared = TrainableContext(
             plans={plan.id: plan for plan in plans},
             collector=self._collector,
             sizer=self._sizer,
-            gpus=share.gpus,
-            care=self._care,
+            gpus=resources.gpus,
+            faults=self._faults,
         )
         scratch = tempfile.mkdtemp(prefix="vlmprof-tune-")
         trainable = tune.with_resources(
-            tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory(**share.placement)
+            tune.with_parameters(VlmTrainable, shared=shared), tune.PlacementGroupFactory(**resources.placement)
         )
-        trainable.__qualname__ = f"vlmprof {self._sweep}"  # what Ray's dashboard calls the class
+        trainable.__qualname__ = f"vlmprof {self._sweep}"  # the class name on Ray's dashboard
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=ScheduleSearcher(schedule),
                 num_samples=schedule.size,
                 reuse_actors=True,
-                max_concurrent_trials=share.concurrent,
+                max_concurrent_trials=resources.concurrent,
                 trial_name_creator=lambda trial: f"vlmprof-{trial.config['trial']}",
                 trial_dirname_creator=lambda trial: trial.config["trial"],
             ),
@@ -199,29 +201,29 @@ class SweepRun:
         )
         try:
             tuner.fit()
-        except Exception as error:  # the whole fit can fall; what it settled is kept, the rest is tried again
-            self._display.note(f"Ray Tune ended early: {_in_short(error)}")
+        except Exception as error:  # fit can fail as a whole; finished trials are kept, the others run again
+            self._display.note(f"Ray Tune ended early: {_summary(error)}")
             return error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return None
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _updating_display(self) -> Iterator[None]:
         over = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
-        watcher.start()
+        updater = threading.Thread(target=self._update_display, args=(over,), daemon=True)
+        updater.start()
         try:
             yield
         finally:
             over.set()
-            watcher.join()
+            updater.join()
 
-    def _watch(self, over: threading.Event) -> None:
+    def _update_display(self, over: threading.Event) -> None:
         while True:
             last = over.wait(REFRESH_S)
             try:
-                settled, running = ray.get(self._collector.board.remote(), timeout=10)
+                settled, running = ray.get(self._collector.states.remote(), timeout=10)
             except ray.exceptions.RayError:  # the collector is restarting, or the cluster is gone: nothing to show
                 if last:
                     return
@@ -231,33 +233,33 @@ class SweepRun:
                 return
 
 
-def _in_short(error: Exception) -> str:
-    """Its kind and the beginning of what it says."""
-    said = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {said[:200]}"
+def _summary(error: Exception) -> str:
+    """The error's type and the beginning of its message."""
+    message = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {message[:200]}"
 
 
-def _is_of_memory(error: BaseException | None) -> bool:
-    """Whether Ray's memory monitor is at the root of it: Tune wraps what it raises."""
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error of Ray's memory monitor is among its causes: Tune wraps it."""
     while error is not None and not isinstance(error, ray.exceptions.OutOfMemoryError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
-def _told(reference: Any) -> Any:
-    """What an actor answers; an error that the user can fix reaches him as it was raised there."""
+def _get(reference: Any) -> Any:
+    """The result of an actor's call; a ``UserError`` that it raised is raised again unchanged."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
-    except ray.exceptions.ActorDiedError as error:  # it is started again as often as it dies; not so if it cannot start
+    except ray.exceptions.ActorDiedError as error:  # Ray restarts it after every crash, unless its constructor fails
         why = str(error).strip().splitlines()[-1]
         raise StoreError(f"the collector is gone and cannot start again: {why}; what was finished is kept") from None
 
 
-def launch(  # noqa: PLR0913 (what is run, and by name how)
+def launch(  # noqa: PLR0913 (what to run, and options by name)
     spec: SweepSpec,
     plans: Sequence[TrialPlan],
     address: str,
@@ -267,7 +269,7 @@ def launch(  # noqa: PLR0913 (what is run, and by name how)
     extras: LoggerOptions = NONE,
     submitted: SubmittedJob | None = None,
 ) -> dict[str, State]:
-    """Run what is missing of a job; how each trial of this run ended.
+    """Run the unfinished trials of a job; returns how each trial of this run ended.
 
     Raises:
         UserError: no cluster at the address, or none of its nodes can hold a trial.
@@ -278,14 +280,14 @@ def launch(  # noqa: PLR0913 (what is run, and by name how)
 
         if dashboard:
             display.note(f"dashboard: http://{dashboard}")
-        care = FaultPolicy(chunk=spec.chunk, timeout_s=spec.timeout_s)
-        share = trial_resources(spec.resources, display.note)
-        if spec.resources.gpus == "auto" and not share.gpus and address != LOCAL:
+        faults = FaultPolicy(chunk=spec.chunk, timeout_s=spec.timeout_s)
+        resources = trial_resources(spec.resources, display.note)
+        if spec.resources.gpus == "auto" and not resources.gpus and address != LOCAL:
             display.note(ON_CPUS)
-        session = SweepRun(spec.where, spec.name, display, share, verbose=verbose, care=care, extras=extras)
+        run = SweepRun(spec.where, spec.name, display, resources, verbose=verbose, faults=faults, extras=extras)
         try:
-            session.run(session.open_run(plans, spec.model_dump(mode="json"), submitted))
+            run.run(run.open_run(plans, spec.model_dump(mode="json"), submitted))
         except BaseException:
-            session.shut_down()
+            run.shut_down()
             raise
-        return session.close()
+        return run.close()

@@ -1,6 +1,6 @@
 """``--inline``: the same trials in a ``for`` loop, in this process, without Ray.
 
-Breakpoints work here, and it is the reference that the cluster must agree with, row for row.
+Breakpoints work here, and its rows are the reference: a run on a cluster must give the same.
 """
 
 from __future__ import annotations
@@ -31,9 +31,17 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     folder: Where | None = None,
     loggers: Loggers | None = None,
 ) -> None:
-    """Run the plans one after another; each is kept as it ends.
+    """Run the plans one after another; each is written as it ends.
 
-    In ``folder``, that of the results, a heartbeat reports progress; ``loggers`` get each trial as it ends.
+    Args:
+        plans: The trials to run.
+        skipped: Trials of the job that an earlier run has finished.
+        collector: Writes the results.
+        display: Shows the progress.
+        gpus: GPUs of a trial; 0 on a CPU.
+        policy: When answers are sent to the collector.
+        folder: The results folder, for the heartbeat; None writes none.
+        loggers: They get each trial as it ends.
 
     Raises:
         StoreError: nothing can be written to the folder any more.
@@ -42,27 +50,27 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
 
     executor = Executor(BatchSizer(default_folder()), gpus=gpus, name="inline", policy=policy)
     total = len(plans) + skipped
-    board = LiveState(folder, NoMetricSink())
-    board.start()
+    live_state = LiveState(folder, NoMetricSink())
+    live_state.start()
     try:
         for plan in plans:
 
             def report(progress: Progress, trial: str = plan.id) -> None:
-                board.progress(trial, progress)
+                live_state.progress(trial, progress)
                 settled = collector.settled()
                 display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
 
-            begun = collector.begin(plan.id, software=software(), process=process())
-            board.began(plan.id, TrialLabel.of(plan))
+            start = collector.begin(plan.id, software=software(), process=process())
+            live_state.began(plan.id, TrialLabel.of(plan))
             try:
-                result = executor.run(plan, report, begun, collector)
+                result = executor.run(plan, report, start, collector)
             except Uncollected as error:
                 raise error.__cause__ or error from None
-            collector.finish(result, begun.attempt)
-            board.ended(result)
+            collector.finish(result, start.attempt)
+            live_state.ended(result)
             if loggers is not None:
                 loggers.log(EndedTrial(plan=plan, state=result.state, values=numbers(result.row)))
                 loggers.wait()  # the next trial is timed in this process
     finally:
-        board.close()
+        live_state.close()
     display.update(Snapshot(total=total, skipped=skipped, settled=collector.settled()))

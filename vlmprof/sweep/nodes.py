@@ -1,7 +1,7 @@
-"""What the nodes of a cluster are, and which of them may run a trial. Pure: ``ray.nodes()`` goes in as it is.
+"""The nodes of a cluster, and which of them may run a trial. Pure: takes the value of ``ray.nodes()``.
 
-Ray waits for ever, without a word, for a node that fits a selector; so a sweep that no node fits is refused here, with
-what the nodes have.
+Ray waits forever, without a message, for a node that matches a selector. So a sweep that matches no node is refused
+here, with what the nodes have.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, final
 from vlmprof.errors import suggestion
 from vlmprof.job.labels import Pairs, matches
 
-KIND = "accelerator_type:"
-"""Begins the resource by which Ray names the GPUs of a node; its label says the same."""
-KIND_LABEL = "ray.io/accelerator-type"
-NO_KIND = "of no known type"
-OWN_LABELS = "ray.io/"
-"""Begins the labels that Ray sets itself."""
+GPU_TYPE = "accelerator_type:"
+"""Prefix of the resource by which Ray names the GPU type of a node; its label has the same value."""
+GPU_TYPE_LABEL = "ray.io/accelerator-type"
+UNKNOWN_TYPE = "of no known type"
+RAY_LABELS = "ray.io/"
+"""Prefix of the labels that Ray sets itself."""
 
 
 @final
@@ -30,63 +30,64 @@ class Node:
     labels: Mapping[str, str]
 
     @property
-    def kind(self) -> str | None:
-        """Of its GPUs; None where it has none."""
+    def gpu_type(self) -> str | None:
+        """Type of its GPUs; None if it has none."""
         if not self.resources.get("GPU"):
             return None
-        named = [name.removeprefix(KIND) for name in self.resources if name.startswith(KIND)]
-        return next(iter(named), "") or self.labels.get(KIND_LABEL) or NO_KIND
+        types = [name.removeprefix(GPU_TYPE) for name in self.resources if name.startswith(GPU_TYPE)]
+        return next(iter(types), "") or self.labels.get(GPU_TYPE_LABEL) or UNKNOWN_TYPE
 
     def holds(self, bundle: Mapping[str, float]) -> int:
-        """How many trials that need this at a time."""
+        """How many trials with this bundle it can run at a time."""
         return int(min(self.resources.get(name, 0) // amount for name, amount in bundle.items() if amount))
 
     def fits(self, selector: Pairs) -> bool:
-        """Whether its labels are as asked."""
+        """Whether its labels match the selector."""
         return all(matches(self.labels.get(label), value) for label, value in selector)
 
     def __str__(self) -> str:
-        counted = {name: f"{self.resources[name]:g}" for name in ("CPU", "GPU") if self.resources.get(name)}
-        own = {label: value for label, value in self.labels.items() if not label.startswith(OWN_LABELS)}
-        parts = [f"{name}: {value}" for name, value in {**counted, **own}.items()]
-        return ", ".join([*parts, self.kind] if self.kind and self.kind != NO_KIND else parts) or "nothing"
+        counts = {name: f"{self.resources[name]:g}" for name in ("CPU", "GPU") if self.resources.get(name)}
+        labels = {label: value for label, value in self.labels.items() if not label.startswith(RAY_LABELS)}
+        parts = [f"{name}: {value}" for name, value in {**counts, **labels}.items()]
+        known_type = [self.gpu_type] if self.gpu_type and self.gpu_type != UNKNOWN_TYPE else []
+        return ", ".join([*parts, *known_type]) or "nothing"
 
 
 def read_nodes(described: Iterable[Mapping[str, Any]]) -> list[Node]:
     """The nodes that are alive, from ``ray.nodes()``."""
-    return [Node(resources=one["Resources"], labels=one.get("Labels") or {}) for one in described if one["Alive"]]
+    return [Node(resources=node["Resources"], labels=node.get("Labels") or {}) for node in described if node["Alive"]]
 
 
 def refusal(nodes: Sequence[Node], bundle: Mapping[str, float], accelerator: str, labels: Pairs) -> str:
-    """Why no node can hold a trial: the first thing that none has, what there is, and what is near."""
+    """Why no node can hold a trial: the first requirement that no node meets, what the nodes have, the nearest name."""
     have = "; ".join(dict.fromkeys(map(str, nodes)))
-    kinds = sorted({kind for node in nodes if (kind := node.kind) and kind != NO_KIND})
-    if accelerator and accelerator not in kinds:
-        return f"no node has a GPU of type '{accelerator}'{suggestion(accelerator, kinds)}; the nodes have: {have}"
+    types = sorted({name for node in nodes if (name := node.gpu_type) and name != UNKNOWN_TYPE})
+    if accelerator and accelerator not in types:
+        return f"no node has a GPU of type '{accelerator}'{suggestion(accelerator, types)}; the nodes have: {have}"
     for label, value in labels:
         if not any(node.fits(((label, value),)) for node in nodes):
             return _no_label(nodes, label, value) + f"; the nodes have: {have}"
-    needs = ", ".join(f"{name}: {amount:g}" for name, amount in bundle.items() if not name.startswith(KIND))
-    asked = "".join(f", {label}={value}" for label, value in labels)
-    return f"no node has what one trial needs ({needs}{asked}); the nodes have: {have}"
+    needs = ", ".join(f"{name}: {amount:g}" for name, amount in bundle.items() if not name.startswith(GPU_TYPE))
+    selector = "".join(f", {label}={value}" for label, value in labels)
+    return f"no node has what one trial needs ({needs}{selector}); the nodes have: {have}"
 
 
 def _no_label(nodes: Sequence[Node], label: str, value: str) -> str:
     known = sorted({name for node in nodes for name in node.labels})
     if label not in known:
-        own = [name for name in known if not name.startswith(OWN_LABELS)]
+        own = [name for name in known if not name.startswith(RAY_LABELS)]
         return f"no node has a label '{label}'{suggestion(label, own)}"
     values = sorted({node.labels[label] for node in nodes if label in node.labels})
     return f"no node has the label {label}={value}{suggestion(value, values)}"
 
 
-def unlike(nodes: Sequence[Node], bundle: Mapping[str, float], labels: Pairs) -> str | None:
-    """What to say where trials could run on GPUs of several kinds; None where they cannot."""
-    kinds = sorted({node.kind for node in nodes if node.kind and node.fits(labels) and node.holds(bundle)})
-    if len(kinds) < 2 or not bundle.get("GPU"):
+def mixed_gpus(nodes: Sequence[Node], bundle: Mapping[str, float], labels: Pairs) -> str | None:
+    """A warning if trials could run on GPUs of several types; None otherwise."""
+    types = sorted({node.gpu_type for node in nodes if node.gpu_type and node.fits(labels) and node.holds(bundle)})
+    if len(types) < 2 or not bundle.get("GPU"):
         return None
     return (
-        f"the cluster has {len(kinds)} kinds of GPU ({', '.join(kinds)}) and the job names none: a trial runs on"
-        " whichever is free, and each kind gets a front of its own, of the trials that ran there. For all trials on one"
-        f" kind name it: resources: {{accelerator: {kinds[0]}}}"
+        f"the cluster has {len(types)} types of GPU ({', '.join(types)}) and the job names none: a trial runs on"
+        " whichever is free, and each type gets a front of its own, of the trials that ran there. To run all trials on"
+        f" one type, name it: resources: {{accelerator: {types[0]}}}"
     )

@@ -1,4 +1,4 @@
-"""How often a trial may take its process with it, and a Tuner end early, before they are given up."""
+"""How often a trial may crash its process, and how often a Tuner may end early, before they are given up."""
 
 from __future__ import annotations
 
@@ -8,83 +8,87 @@ from typing import final
 from vlmprof.errors import UserError
 from vlmprof.store.attempts import LOST_DEVICE, Death
 
-LIVES = 3
-"""Deaths in a row that teach nothing; likewise Tuners that end in a row and run nothing."""
-LIVES_OF_A_DEVICE = 2
-"""Likewise where the accelerator's context broke: it does so for a reason that a second process meets again."""
-LIVES_OF_MEMORY = 8
-"""Likewise where Ray's memory monitor struck: it kills whoever is there, and the shortage may be another job's.
+MAX_CRASHES = 3
+"""Consecutive crashes of a trial without progress; also consecutive Tuners that end without running anything."""
+MAX_DEVICE_CRASHES = 2
+"""The same if the accelerator's context was lost: its cause usually recurs in a new process."""
+MAX_MEMORY_CRASHES = 8
+"""The same if Ray's memory monitor killed the process: it may pick any process, and another job may use the memory.
 
-With ``TunerBackoff`` between them they span about two minutes.
+With the pauses of ``TunerBackoff`` between them they span about two minutes.
 """
-SHORT_OF_MEMORY, FELL = "its host was short of memory", "its Tuner ended early"
-"""How the reason of such a death begins."""
+SHORT_OF_MEMORY, TUNER_ENDED = "its host was short of memory", "its Tuner ended early"
+"""Prefixes of the reason of such a crash."""
 FIRST_PAUSE_S = 1.0
 
 
 @final
 class TunerBackoff:
-    """With Tuners that end early: the pause before the next doubles for as long as nothing comes of them."""
+    """The pause before the next Tuner after one that ended early: it doubles for as long as there is no progress."""
 
     def __init__(self) -> None:
-        self._in_vain = 0
+        self._failures = 0
+        """Consecutive Tuners without progress."""
 
-    def pause(self, *, gained: bool, died: bool, short: bool) -> float:
-        """Seconds to wait before what is left runs again.
+    def pause(self, *, progressed: bool, crashed: bool, low_memory: bool) -> float:
+        """Seconds to wait before the remaining trials run again.
 
         Args:
-            gained: Whether a trial has settled, or more is known of one than before.
-            died: Whether trials had begun and died; they spend their own lives.
-            short: Whether Ray's memory monitor struck.
+            progressed: Whether a trial has ended, or one has made progress (``RetryBudget.made_progress``).
+            crashed: Whether trials had begun and crashed; those are limited by their own retry budget.
+            low_memory: Whether Ray's memory monitor killed a process.
 
         Raises:
-            UserError: too many in a row came to nothing.
+            UserError: too many Tuners in a row made no progress.
         """
-        if gained or (died and not short):
-            self._in_vain = 0
-            return FIRST_PAUSE_S if short else 0.0
-        self._in_vain += 1
-        if self._in_vain >= (LIVES_OF_MEMORY if short else LIVES):
-            if short:
+        if progressed or (crashed and not low_memory):
+            self._failures = 0
+            return FIRST_PAUSE_S if low_memory else 0.0
+        self._failures += 1
+        if self._failures >= (MAX_MEMORY_CRASHES if low_memory else MAX_CRASHES):
+            if low_memory:
                 raise UserError(
-                    f"Ray's memory monitor ended the trials {self._in_vain} times in a row: the host needs more free"
+                    f"Ray's memory monitor ended the trials {self._failures} times in a row: the host needs more free"
                     " memory, or fewer trials at once; what was finished is kept"
                 )
-            raise UserError(f"Ray Tune ended {self._in_vain} times and ran nothing; 'vlmprof run -v' lets it say why")
-        return FIRST_PAUSE_S * 2.0 ** (self._in_vain - 1)
+            raise UserError(
+                f"Ray Tune ended {self._failures} times and ran nothing; 'vlmprof run -v' shows its messages"
+            )
+        return FIRST_PAUSE_S * 2.0 ** (self._failures - 1)
 
 
 @final
 class RetryBudget:
-    """Of all trials of one run."""
+    """Counts the crashes of all trials of one run."""
 
     def __init__(self) -> None:
-        self._deaths: dict[str, Counter[int]] = {}
-        """Trial -> how many deaths a kind allows -> how many of that kind it died."""
-        self._learnt: dict[str, int] = {}
+        self._crashes: dict[str, Counter[int]] = {}
+        """Trial -> limit of a kind of crash -> crashes of that kind."""
+        self._progress: dict[str, int] = {}
+        """Trial -> ``Death.progress`` at its last crash."""
 
-    def teaches(self, trial: str, death: Death) -> bool:
-        """Whether more is known of the trial than at its last death."""
-        return death.learnt > self._learnt.get(trial, 0)
+    def made_progress(self, trial: str, death: Death) -> bool:
+        """Whether the trial has progressed since its last crash."""
+        return death.progress > self._progress.get(trial, 0)
 
     def spend(self, trial: str, death: Death) -> str:
-        """One more death: why the trial is given up, or nothing if it runs again.
+        """Count one more crash; returns why the trial is given up, or '' if it runs again.
 
-        A death after which more is known than after the one before (answers that were kept, a sample that is suspected
-        or found guilty) begins a new count: such a trial comes to an end.
+        Progress since the last crash (answers that were kept, a sample that is suspected or quarantined) resets the
+        count: such a trial comes to an end.
         """
-        if self.teaches(trial, death):
-            self._deaths.pop(trial, None)
-        self._learnt[trial] = death.learnt
-        allowed, deaths = _allowed(death.reason), self._deaths.setdefault(trial, Counter())
-        deaths[allowed] += 1  # each kind by itself: a shortage of memory leaves a trial the lives that it had
-        count = deaths[allowed]
-        if count < allowed:
+        if self.made_progress(trial, death):
+            self._crashes.pop(trial, None)
+        self._progress[trial] = death.progress
+        limit, crashes = _limit(death.reason), self._crashes.setdefault(trial, Counter())
+        crashes[limit] += 1  # kinds are counted separately: a shortage of memory uses up none of the other retries
+        count = crashes[limit]
+        if count < limit:
             return ""
         return f"ended its process {count} times; the last time: {death.reason or 'see the logs of the cluster'}"
 
 
-def _allowed(reason: str) -> int:
+def _limit(reason: str) -> int:
     if reason.startswith(LOST_DEVICE):
-        return LIVES_OF_A_DEVICE
-    return LIVES_OF_MEMORY if reason.startswith(SHORT_OF_MEMORY) else LIVES
+        return MAX_DEVICE_CRASHES
+    return MAX_MEMORY_CRASHES if reason.startswith(SHORT_OF_MEMORY) else MAX_CRASHES

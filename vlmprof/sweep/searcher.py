@@ -1,7 +1,8 @@
-"""``ScheduleSearcher``: Ray Tune asks it which trial to start, and it asks the ``Schedule``.
+"""``ScheduleSearcher``: a Ray Tune searcher that takes the next trial from the ``Schedule``.
 
-Tune calls a worker back into use for the next trial it is given. It handles one event at a time: a trial ends, its
-worker is free, the next trial is asked for and goes to that worker. So what ended last is known when it is asked.
+Tune reuses a worker for the next trial that the searcher suggests. It handles one event at a time: a trial ends, its
+worker is free, Tune asks for the next trial and gives it to that worker. So ``suggest`` knows which trial that worker
+ran last.
 """
 
 from __future__ import annotations
@@ -17,32 +18,32 @@ from vlmprof.sweep.schedule import Schedule
 
 @final
 class ScheduleSearcher(Searcher):
-    """Suggests the trials of a schedule, each once. ``TuneConfig.max_concurrent_trials`` bounds how many are live."""
+    """Suggests each trial of a schedule once. ``TuneConfig.max_concurrent_trials`` bounds how many run at a time."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self._schedule = schedule
-        self._live: dict[str, ScheduledTrial] = {}
-        self._free: deque[ScheduledTrial] = deque()
-        """What the workers that are free now did last."""
+        self._running: dict[str, ScheduledTrial] = {}
+        self._idle: deque[ScheduledTrial] = deque()
+        """Last trial of each idle worker."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The configuration of the next trial; None where none is to be started now."""
-        work = self._schedule.next(self._free.popleft() if self._free else None)
-        if work is None:
+        """The configuration of the next trial; None if none is to be started now."""
+        trial = self._schedule.next(self._idle.popleft() if self._idle else None)
+        if trial is None:
             return None
-        self._live[trial_id] = work
-        return {"trial": work.trial}
+        self._running[trial_id] = trial
+        return {"trial": trial.id}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Note that a worker is free, or gone."""
-        work = self._live.pop(trial_id)
-        self._schedule.ended(work, worker_lives=not error)
+        trial = self._running.pop(trial_id)
+        self._schedule.ended(trial, worker_alive=not error)
         if not error:
-            self._free.append(work)
+            self._idle.append(trial)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger knows what is done."""
+        """Nothing to save: the ledger records what is done."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: see ``save``."""

@@ -1,9 +1,10 @@
-"""``Shard``: a part of one trial's samples, answered by a worker of its own before the trial runs. Pure: no ray.
+"""``Shard``: a part of one trial's samples, answered by another worker before the trial itself runs. Pure: no ray.
 
-Shards are what more GPUs than configurations are good for. A shard answers every n-th batch and sends what it has to
-the collector, in the chunks by which an interrupted trial goes on. The trial runs when its shards have ended, however:
-it takes what is answered, answers what is not, judges, audits and times, as it would after an interruption. So the
-merge is exact, the number of shards may change between runs, and a shard that dies costs time and no sample.
+Shards are useful where there are more GPUs than configurations. A shard answers every n-th batch and sends its answers
+to the collector, in the same chunks that let an interrupted trial go on. The trial runs once all its shards have ended,
+successfully or not: it takes the answers there are, answers the rest, scores, audits and times, as it would after an
+interruption. So the merge is exact, the number of shards may change between runs, and a shard that crashes costs time
+but no sample.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Literal, final
 
 from vlmprof.sweep.cost import ScheduledTrial
 
-LEAST = 64
-"""Samples that are worth a shard of their own, where the number of shards is ours to choose."""
+MIN_SAMPLES = 64
+"""Fewest samples of a shard where the number of shards is ``auto``."""
 NAME = re.compile(r"(?P<trial>\w+)-(?P<part>\d+)of(?P<of>\d+)")
 
 
@@ -29,58 +30,61 @@ class Shard:
     part: int
     """From 0."""
     of: int
+    """Number of shards of the trial."""
 
     @property
     def name(self) -> str:
-        """As Ray Tune carries it, counted from 1."""
+        """Its name in Ray Tune's configuration, counted from 1."""
         return f"{self.trial}-{self.part + 1}of{self.of}"
 
     @property
     def places(self) -> slice:
-        """Of its batches within the trial's."""
+        """The indices of its batches among those of the trial."""
         return slice(self.part, None, self.of)
 
     @staticmethod
     def named(name: str) -> Shard | None:
-        """The shard by this name; None where the name is a trial's."""
-        found = NAME.fullmatch(name)
-        return Shard(trial=found["trial"], part=int(found["part"]) - 1, of=int(found["of"])) if found else None
+        """The shard of this name; None if it is the name of a trial."""
+        match = NAME.fullmatch(name)
+        return Shard(trial=match["trial"], part=int(match["part"]) - 1, of=int(match["of"])) if match else None
 
 
-def split(works: Sequence[ScheduledTrial], shards: int | Literal["auto"], workers: int) -> list[ScheduledTrial]:
-    """The same trials, with shards before those that are scored.
+def split(trials: Sequence[ScheduledTrial], shards: int | Literal["auto"], workers: int) -> list[ScheduledTrial]:
+    """The same trials, each that has a score pass preceded by its shards.
 
-    Of trials that differ in the length of answers alone only the longest is split: the others are cut from its answers.
+    Of trials that differ only in output length only the longest is split: the others are cut from its answers.
 
     Args:
-        works: Whole trials.
-        shards: For each trial; auto: as many as there are workers for each, of at least ``LEAST`` samples.
-        workers: That run at once.
+        trials: Unsplit trials.
+        shards: Shards of each trial; auto: the workers divided by the trials to split, with at least ``MIN_SAMPLES``
+            samples in each shard.
+        workers: How many workers run at once.
     """
     longest: dict[int, ScheduledTrial] = {}
-    for work in works:
-        if work.samples and work.cost >= longest.get(work.chain, work).cost:
-            longest[work.chain] = work
-    heads = {work.trial for work in longest.values()}
-    found, numbers = [], max((work.chain for work in works), default=0)
-    for work in works:
-        parts = _parts(work, shards, workers // len(heads)) if work.trial in heads else 1
+    for trial in trials:
+        if trial.samples and trial.cost >= longest.get(trial.chain, trial).cost:
+            longest[trial.chain] = trial
+    to_split = {trial.id for trial in longest.values()}
+    scheduled, last_chain = [], max((trial.chain for trial in trials), default=0)
+    for trial in trials:
+        parts = _count_parts(trial, shards, workers // len(to_split)) if trial.id in to_split else 1
         if parts < 2:
-            found.append(work)
+            scheduled.append(trial)
             continue
-        names = [Shard(trial=work.trial, part=part, of=parts).name for part in range(parts)]
+        names = [Shard(trial=trial.id, part=part, of=parts).name for part in range(parts)]
         for name in names:
-            numbers += 1
-            found.append(replace(work, trial=name, chain=numbers, score=work.score / parts, timing=0.0))
-        found.append(replace(work, score=0.0, after=frozenset(names)))
-    return found
+            last_chain += 1
+            part_cost = trial.score_cost / parts
+            scheduled.append(replace(trial, id=name, chain=last_chain, score_cost=part_cost, timing_cost=0.0))
+        scheduled.append(replace(trial, score_cost=0.0, after=frozenset(names)))
+    return scheduled
 
 
-def trials_of(works: Sequence[ScheduledTrial]) -> list[str]:
-    """The trials that these works are, or are parts of, each once."""
-    names = [shard.trial if (shard := Shard.named(work.trial)) else work.trial for work in works]
-    return list(dict.fromkeys(names))
+def trials_of(scheduled: Sequence[ScheduledTrial]) -> list[str]:
+    """The ids of these trials, and of those that these shards are part of, each once."""
+    ids = [shard.trial if (shard := Shard.named(trial.id)) else trial.id for trial in scheduled]
+    return list(dict.fromkeys(ids))
 
 
-def _parts(work: ScheduledTrial, shards: int | Literal["auto"], each: int) -> int:
-    return min(shards, work.samples) if shards != "auto" else min(each, work.samples // LEAST)
+def _count_parts(trial: ScheduledTrial, shards: int | Literal["auto"], workers: int) -> int:
+    return min(shards, trial.samples) if shards != "auto" else min(workers, trial.samples // MIN_SAMPLES)

@@ -1,9 +1,10 @@
-"""The batch sizer of a cluster: one detached actor, found by name, for all sweeps of all drivers.
+"""The batch sizer of a cluster: one detached named actor that all sweeps of all drivers share.
 
-What one sweep measures another knows at once, and who asks for what is being probed waits, whichever sweep asks. The
-name holds the version, the number of the protocol and the atlas folder: sweeps that would not understand each other
-do not meet. The actor belongs to no sweep. It comes back when it is killed, and knows what it knew, because all of it
-is in the atlas; it leaves when nobody has asked for a while, and whoever asks then starts it again.
+A batch size that one sweep has measured is available to all others at once; a trial that asks for a size that is being
+probed waits, whichever sweep runs it. The actor's name contains the version, the protocol number and the cache folder,
+so that sweeps with different ones do not share an actor. The actor belongs to no sweep. Ray restarts it when it is
+killed, with the same state, because all of its state is in the cache on disk. It ends when it has had no request for a
+while, and the next request starts it again.
 """
 
 from __future__ import annotations
@@ -26,64 +27,64 @@ from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.sweep.cluster import NAMESPACE
 
 IDLE_S = 900.0
-"""The actor leaves when nobody has asked for so long."""
-LOOKS = 10
-"""How often it looks in that time."""
+"""The actor ends after so long without a request."""
+IDLE_CHECKS = 10
+"""How often it checks in that time."""
 TRIES = 8
-"""To reach an actor that has just left: its name is free a moment later."""
+"""Attempts to reach an actor that has just ended: its name becomes free a moment later."""
 RETRY_S = 0.5
 
 
 @final
 class SizerActor:
-    """One batch sizer for a cluster. What it knows is on disk: a restart reads it again."""
+    """One batch sizer for a cluster. Its state is on disk: a restart reads it again."""
 
     def __init__(self, folder: str, idle_s: float = IDLE_S) -> None:
-        """Begin to wait for questions; an empty folder is the default of the node it runs on."""
+        """Start with the cache in ``folder``; empty: the default folder of the node it runs on."""
         self._sizer = BatchSizer(Path(folder) if folder else default_folder())
-        self._lock, self._asked = threading.Lock(), time.monotonic()
-        me = ray.get_runtime_context().current_actor
-        threading.Thread(target=self._leave_when_idle, args=(me, idle_s), daemon=True).start()
+        self._lock, self._last_call = threading.Lock(), time.monotonic()
+        handle = ray.get_runtime_context().current_actor
+        threading.Thread(target=self._exit_when_idle, args=(handle, idle_s), daemon=True).start()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """A method of ``BatchSizer``."""
+        """Call a method of ``BatchSizer``."""
         with self._lock:
-            self._asked = time.monotonic()
+            self._last_call = time.monotonic()
             return getattr(self._sizer, method)(*arguments)
 
     def process(self) -> int:
         """The id of its process."""
         return os.getpid()
 
-    def _leave_when_idle(self, me: Any, idle_s: float) -> None:
+    def _exit_when_idle(self, handle: Any, idle_s: float) -> None:
         while True:
-            time.sleep(idle_s / LOOKS)
-            with self._lock:  # held to the end: who calls now is told that the actor is gone, and starts another
-                if time.monotonic() - self._asked > idle_s:
-                    ray.kill(me, no_restart=True)
+            time.sleep(idle_s / IDLE_CHECKS)
+            with self._lock:  # held until the process ends: a call that comes now fails, and its caller starts another
+                if time.monotonic() - self._last_call > idle_s:
+                    ray.kill(handle, no_restart=True)
                     time.sleep(idle_s)
 
 
 @final
 class RemoteSizer:
-    """The cluster's sizer, with the face of a sizer: found or started when it is first needed.
+    """A client of the cluster's sizer, which it finds or starts at the first call.
 
-    Where memory cannot be measured there is nothing to share, and the answer is found in this process.
+    Where memory cannot be measured there is nothing to share, and a sizer in this process answers.
     """
 
     def __init__(self, folder: str = "", idle_s: float = IDLE_S) -> None:
         """Nothing is started yet.
 
         Args:
-            folder: The atlas; empty: the default of the node that the actor runs on.
-            idle_s: How long an actor that is started here stays without being asked.
+            folder: The cache folder; empty: the default of the node that the actor runs on.
+            idle_s: How long an actor that is started here stays alive without a request, in seconds.
         """
         self._folder, self._idle_s = folder, idle_s
-        self._here, self._found = BatchSizer(), None
+        self._local, self._actor = BatchSizer(), None
 
     def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
         if request.usable_bytes is None:
-            return self._here.ask(request, about)
+            return self._local.ask(request, about)
         reply: SizeReply = self._call("ask", request, about)
         return reply
 
@@ -92,7 +93,7 @@ class RemoteSizer:
 
     def tell(self, result: ProbeResult) -> None:
         if result.usable_bytes is None:
-            self._here.tell(result)
+            self._local.tell(result)
         else:
             self._call("tell", result)
 
@@ -105,33 +106,33 @@ class RemoteSizer:
         return files
 
     def actor(self) -> Any:
-        """The actor, started where it is not there."""
-        if self._found is None:
+        """The actor, started if it does not exist."""
+        if self._actor is None:
             options = {"name": actor_name(self._folder), "namespace": NAMESPACE, "lifetime": "detached"}
             durable = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
             remote = ray.remote(SizerActor).options(
-                **options, **durable, get_if_exists=True, scheduling_strategy=_on_the_head()
+                **options, **durable, get_if_exists=True, scheduling_strategy=_on_head_node()
             )
-            self._found = remote.remote(self._folder, self._idle_s)
-        return self._found
+            self._actor = remote.remote(self._folder, self._idle_s)
+        return self._actor
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        # Repeating is safe: an asker is answered the same again, and what is told twice counts once.
-        for left in reversed(range(TRIES)):
+        # Repeating a call is safe: a repeated request gets the same reply, a repeated result counts once.
+        for retries in reversed(range(TRIES)):
             try:
                 return ray.get(self.actor().call.remote(method, *arguments))
-            except ray.exceptions.RayActorError:  # it has left, or its node has gone
-                self._found = None
-                if not left:
+            except ray.exceptions.RayActorError:  # it has ended, or its node is gone
+                self._actor = None
+                if not retries:
                     raise
                 time.sleep(RETRY_S)
         return None
 
 
 def configured_folder() -> str:
-    """The atlas that this process's environment names; empty where it names none."""
-    said = os.environ.get(FOLDER)
-    return str(Path(said).expanduser().absolute()) if said else ""
+    """The cache folder that this process's environment names; empty if it names none."""
+    folder = os.environ.get(FOLDER)
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def actor_name(folder: str) -> str:
@@ -139,7 +140,7 @@ def actor_name(folder: str) -> str:
     return f"batch-sizer-{vlmprof.__version__}-{PROTOCOL}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 
 
-def _on_the_head() -> Any:
-    """Where the atlas lies on one disk as long as the cluster lives; elsewhere when there is no way."""
+def _on_head_node() -> Any:
+    """Prefer the head node, whose disk keeps the cache as long as the cluster runs; otherwise any node."""
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
     return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else "DEFAULT"

@@ -1,8 +1,8 @@
-"""Tune's life cycle around one ``Executor``.
+"""``VlmTrainable``: a Tune class trainable that runs its trials with one ``Executor``.
 
-``setup`` does nothing that takes time and the model is loaded inside ``step``: with a slow ``setup`` a freed warm actor
-takes the trial of an actor that is still starting, that one is killed, and the second GPU never works. For the same
-reason this module imports neither torch nor transformers.
+``setup`` returns at once and the model is loaded inside ``step``: with a slow ``setup``, Tune would give the trial of
+an actor that is still starting to a reused actor and kill the starting one, so that the second GPU would never be
+used. For the same reason this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from vlmprof.sweep.watchdog import Watchdog
 from vlmprof.trial.load_key import load_arguments
 from vlmprof.trial.progress import Progress
 
-LAST_WORDS_S = 10.0
-"""For a process that is about to end to say why."""
+REPORT_TIMEOUT_S = 10.0
+"""Timeout of the call by which a process that is about to end reports why."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultPolicy:
-    """What is done against deaths of trials."""
+    """Settings against crashes and hangs of trials."""
 
     chunk: ChunkSpec
     timeout_s: float | None
@@ -45,23 +45,23 @@ class FaultPolicy:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainableContext:
-    """What every trial of a Tuner is given."""
+    """What all trials of a Tuner share."""
 
     plans: Mapping[str, TrialPlan]
     collector: Any
     sizer: Any
     gpus: float
-    care: FaultPolicy
+    faults: FaultPolicy
 
 
 @final
 class VlmTrainable(tune.Trainable):
-    """One trial a ``step``; the process, and the model in it, serve many trials."""
+    """Runs one trial per ``step``; the process and its loaded model are reused for many trials."""
 
     def __repr__(self) -> str:
-        """What the dashboard calls this process; Ray asks once, when it starts, and many trials may follow the first.
+        """The name of this process on Ray's dashboard. Ray reads it once, before the first of many trials.
 
-        So it names what mostly stays, the model and how it is loaded. Which trial is running, the process's log says.
+        So it names what rarely changes, the model and how it is loaded. The process's log names the running trial.
         """
         plan = self._shared.plans[self._trial]
         loaded = (f"{name}={value}" for name, value in load_arguments(plan).items())
@@ -77,70 +77,70 @@ class VlmTrainable(tune.Trainable):
         return True
 
     def _take(self, config: Mapping[str, Any]) -> None:
-        """A trial, or a shard of one."""
+        """Parse the name of a trial, or of a shard of one."""
         self._shard = Shard.named(config["trial"])
         self._trial: str = self._shard.trial if self._shard else config["trial"]
 
     def step(self) -> dict[str, Any]:
         trial, attempt = self._trial, uuid.uuid4().hex[:12]
         try:
-            told = self._answer(self._shard, attempt) if self._shard else self._run(trial, attempt)
-            return {"done": True, **told}
+            result = self._run_shard(self._shard, attempt) if self._shard else self._run(trial, attempt)
+            return {"done": True, **result}
         except Superseded:
-            return {"done": True, "state": "superseded"}  # whoever has taken the trial says how it ends
+            return {"done": True, "state": "superseded"}  # the process that has taken the trial reports how it ends
 
     def _run(self, trial: str, attempt: str) -> dict[str, Any]:
         shared = self._shared
-        # Into this process's log, a click away from the dashboard's page of actors.
+        # Goes to this process's log, which the dashboard's page of actors links to.
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial}: {shared.plans[trial]}", flush=True)
-        begun = ray.get(shared.collector.begin.remote(trial, attempt, software(), process()))
-        if begun.state is not None:
-            return {"state": begun.state}
-        shared.collector.began.remote(trial, TrialLabel.of(shared.plans[trial]))  # for displays: nobody waits for it
+        start = ray.get(shared.collector.begin.remote(trial, attempt, software(), process()))
+        if start.state is not None:
+            return {"state": start.state}
+        shared.collector.began.remote(trial, TrialLabel.of(shared.plans[trial]))  # only for displays: not awaited
 
-        def last_words(cause: str) -> None:
-            ray.get(shared.collector.dying.remote(trial, attempt, cause), timeout=LAST_WORDS_S)
+        def report_cause(cause: str) -> None:
+            ray.get(shared.collector.dying.remote(trial, attempt, cause), timeout=REPORT_TIMEOUT_S)
 
-        with Watchdog(shared.care.timeout_s, last_words) as self._watchdog:
+        with Watchdog(shared.faults.timeout_s, report_cause) as self._watchdog:
             try:
-                result = self._warm_executor().run(shared.plans[trial], self._report, begun, self._answer_store())
+                result = self._warm_executor().run(shared.plans[trial], self._report, start, self._answer_store())
             except Uncollected as error:
                 raise error.__cause__ or error from None
             except Exception as error:
-                last_words(_epitaph(error))
+                report_cause(_cause(error))
                 raise
             ray.get(shared.collector.finish.remote(result, attempt))
-        return {"state": result.state, "row": numbers(result.row)}  # for loggers; Tune itself uses none
+        return {"state": result.state, "row": numbers(result.row)}  # the row is for loggers only
 
-    def _answer(self, shard: Shard, attempt: str) -> dict[str, Any]:
-        """Answer a part of a trial's samples; the trial itself says the rest."""
+    def _run_shard(self, shard: Shard, attempt: str) -> dict[str, Any]:
+        """Answer a part of a trial's samples; the trial itself does the rest."""
         shared = self._shared
-        begun = ray.get(shared.collector.begin.remote(shard.trial, attempt, software(), process(), shard=True))
-        if begun.state is not None:
-            return {"state": begun.state}
+        start = ray.get(shared.collector.begin.remote(shard.trial, attempt, software(), process(), shard=True))
+        if start.state is not None:
+            return {"state": start.state}
         plan = shared.plans[shard.trial]
         if shard.part == 0:
-            shared.collector.began.remote(shard.trial, TrialLabel.of(plan))  # the first stands for all
+            shared.collector.began.remote(shard.trial, TrialLabel.of(plan))  # once for all shards
 
-        def silent(cause: str) -> None:
-            """A shard that hangs says nothing: its trial will hang at the same sample and say it."""
+        def ignore_cause(cause: str) -> None:
+            """Report nothing for a shard: its trial will hang at the same sample and report it."""
 
-        with Watchdog(shared.care.timeout_s, silent) as watchdog:
+        with Watchdog(shared.faults.timeout_s, ignore_cause) as watchdog:
 
             def report(progress: Progress) -> None:
                 watchdog.beat(progress)
                 if shard.part == 0:
-                    told = replace(progress, done=progress.done * shard.of, total=progress.total * shard.of)
-                    shared.collector.progress.remote(shard.trial, told)
+                    estimate = replace(progress, done=progress.done * shard.of, total=progress.total * shard.of)
+                    shared.collector.progress.remote(shard.trial, estimate)
 
             try:
-                self._warm_executor().run_part(plan, report, begun, self._answer_store(), shard.places)
+                self._warm_executor().run_part(plan, report, start, self._answer_store(), shard.places)
             except Uncollected as error:
                 raise error.__cause__ or error from None
         return {"state": "answered"}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to save: what a trial gave is in the tables."""
+        """Nothing to save: the results of a trial are in the tables."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load: a trial that was interrupted runs again."""
@@ -150,7 +150,7 @@ class VlmTrainable(tune.Trainable):
             from vlmprof.trial.executor import Executor
 
             shared = self._shared
-            self._executor = Executor(shared.sizer, gpus=shared.gpus, name="tune", policy=shared.care.chunk)
+            self._executor = Executor(shared.sizer, gpus=shared.gpus, name="tune", policy=shared.faults.chunk)
         return self._executor
 
     def _answer_store(self) -> Any:
@@ -160,11 +160,13 @@ class VlmTrainable(tune.Trainable):
 
     def _report(self, progress: Progress) -> None:
         self._watchdog.beat(progress)
-        self._shared.collector.progress.remote(self._trial, progress)  # not awaited: nobody may wait for a display
+        self._shared.collector.progress.remote(
+            self._trial, progress
+        )  # not awaited: a display must not slow a trial down
 
 
-def _epitaph(error: Exception) -> str:
-    """Why a process ends on which nothing more can run; torch's exception by its name, for torch may not be there."""
-    said = str(error).splitlines()[0] if str(error) else ""
+def _cause(error: Exception) -> str:
+    """Why the process ends; compares torch's exception by its name, because torch may not be imported."""
+    message = str(error).splitlines()[0] if str(error) else ""
     what = LOST_DEVICE if type(error).__name__ == "AcceleratorError" else type(error).__name__
-    return f"{what}: {said}".rstrip(": ")
+    return f"{what}: {message}".rstrip(": ")

@@ -1,10 +1,10 @@
-"""Ends a process whose trial hangs: Ray would wait for ever. Imports no ray.
+"""Ends a process whose trial hangs: Ray would wait forever. Imports no ray.
 
-Two layers. A thread looks whether the trial has come along; if not for ``timeout_s`` it says where the process hangs
-and ends it. A thread of the interpreter's own C code (``faulthandler``) does the same where no Python runs any more,
-because a native call holds the interpreter's lock: the first thread puts it off as long as it runs itself.
+Two layers. A thread checks whether the trial has progressed; if not for ``timeout_s``, it reports where the process
+hangs and ends it. A thread in the interpreter's C code (``faulthandler``) does the same if no Python code can run,
+because a native call holds the GIL: the first thread postpones it for as long as it runs itself.
 
-Limits: a process that the kernel will not end (a dead network mount) or has stopped is not ended by itself.
+Limits: a process that the kernel cannot end (a dead network mount) or has stopped is not ended.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ from vlmprof.store.attempts import TIMED_OUT
 from vlmprof.trial.progress import Phase, Progress
 
 EXIT_CODE = 124
-"""As of ``timeout`` of the shell."""
+"""The exit code of the shell's ``timeout``."""
 STDERR = 2
-"""As a number: what Python calls by this name may be a logger's."""
-LOOKS = 8
-"""In the time a trial is given."""
-PATIENT: frozenset[Phase] = frozenset({"wait"})
-"""Phases in which others come along: whoever times holds the host, and is watched itself."""
+"""A file descriptor, because ``sys.stderr`` may have been replaced by a logger."""
+CHECKS_PER_TIMEOUT = 8
+UNLIMITED: frozenset[Phase] = frozenset({"wait"})
+"""Phases without a limit: the trial waits for another one's timing pass, which is watched itself."""
 
 
 @final
 class Watchdog:
-    """Watches one trial after another; a context manager around each."""
+    """Watches one trial after another; used as a context manager around each."""
 
-    def __init__(self, timeout_s: float | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, timeout_s: float | None, report: Callable[[str], None]) -> None:
         """Nothing is watched yet.
 
         Args:
-            timeout_s: How long a trial may go without progress; None: for ever.
-            tell: Told why, before the process ends.
+            timeout_s: How long a trial may go without progress; None: no limit.
+            report: Called with the reason before the process ends.
         """
-        self._timeout_s, self._tell = timeout_s, tell
+        self._timeout_s, self._report = timeout_s, report
         self._progress = Progress(phase="load", done=0, total=1)
         self._since = time.monotonic()
         self._watched = threading.get_ident()
@@ -50,14 +49,14 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def beat(self, progress: Progress) -> None:
-        """The trial comes along."""
+        """Note that the trial has progressed."""
         self._progress, self._since = progress, time.monotonic()
 
     def __enter__(self) -> Watchdog:
         self._over, self._watched = threading.Event(), threading.get_ident()
         self.beat(Progress(phase="load", done=0, total=1))
         if self._timeout_s is not None:
-            self._put_off(self._timeout_s)
+            self._postpone_dump(self._timeout_s)
             self._thread = threading.Thread(target=self._watch, args=(self._timeout_s, self._over), daemon=True)
             self._thread.start()
         return self
@@ -65,19 +64,19 @@ class Watchdog:
     def __exit__(self, *raised: object) -> None:
         self._over.set()
         if self._thread is not None:
-            self._thread.join()  # it may be putting off
+            self._thread.join()  # it may be postponing the dump right now
             self._thread = None
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self, timeout_s: float, over: threading.Event) -> None:
-        while not over.wait(timeout_s / LOOKS):
-            if time.monotonic() - self._since > timeout_s and self._progress.phase not in PATIENT:
+        while not over.wait(timeout_s / CHECKS_PER_TIMEOUT):
+            if time.monotonic() - self._since > timeout_s and self._progress.phase not in UNLIMITED:
                 self._end(timeout_s)
-            self._put_off(timeout_s)
+            self._postpone_dump(timeout_s)
 
     @staticmethod
-    def _put_off(timeout_s: float) -> None:
-        faulthandler.dump_traceback_later(timeout_s * (1 + 2 / LOOKS), exit=True, file=STDERR)
+    def _postpone_dump(timeout_s: float) -> None:
+        faulthandler.dump_traceback_later(timeout_s * (1 + 2 / CHECKS_PER_TIMEOUT), exit=True, file=STDERR)
 
     def _end(self, timeout_s: float) -> None:
         frame = sys._current_frames().get(self._watched)
@@ -85,6 +84,6 @@ class Watchdog:
         at = f", at {where.filename}:{where.lineno} in {where.name}" if where else ""
         traceback.print_stack(frame, file=sys.__stderr__)
         try:
-            self._tell(f"{TIMED_OUT}: no progress for {timeout_s:g} s while '{self._progress.phase}'{at}")
+            self._report(f"{TIMED_OUT}: no progress for {timeout_s:g} s while '{self._progress.phase}'{at}")
         finally:
             os._exit(EXIT_CODE)

@@ -1,1 +1,1 @@
-"""One dataset a file, found by its name."""
+"""Datasets, one per file; the file name is the key of the task in a job."""

@@ -1,8 +1,8 @@
-"""How a question is put: to a model that follows instructions, and to Molmo, which was trained on short style words.
+"""Prompts: for instruction-following models, and for Molmo, which was trained with short style words.
 
-Molmo's words and layout are those of ``olmo/data/data_formatter.py`` of allenai/molmo: the style, a colon, the
-question; options one a line as ``A: text``, a line break after the last. A prompt never depends on chance or on a
-position.
+Molmo's style words and layout are those of ``olmo/data/data_formatter.py`` of allenai/molmo: the style, a colon, the
+question; then one option per line as ``A: text``, with a line break after the last. A prompt depends on the example
+alone, never on random numbers or on the position of the sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ YES_OR_NO = "Answer with yes or no."
 
 
 def instructed(instruction: str) -> PromptOf:
-    """The context if there is one, the question, its options if there are any, then what kind of answer is wanted."""
+    """A prompt of the context, the question, its options (each only if present) and the instruction how to answer."""
 
     def prompt(example: Example) -> str:
         options = [f"{letter}. {text}" for letter, text in zip(LETTERS, example.choices, strict=False)]
@@ -31,11 +31,11 @@ def instructed(instruction: str) -> PromptOf:
 
 
 def styled(style: str) -> Mapping[str, PromptOf]:
-    """The prompt for the family ``molmo``, under one of the styles it was trained with."""
+    """The prompt for the family ``molmo``, in one of the styles it was trained with."""
 
     def prompt(example: Example) -> str:
-        asked = "\n".join(part for part in (example.context, example.question) if part)
+        question = "\n".join(part for part in (example.context, example.question) if part)
         options = "".join(f"{letter}: {text}\n" for letter, text in zip(LETTERS, example.choices, strict=False))
-        return f"{style}: {asked}\n{options}" if options else f"{style}: {asked}".rstrip()
+        return f"{style}: {question}\n{options}" if options else f"{style}: {question}".rstrip()
 
     return MappingProxyType({"molmo": prompt})

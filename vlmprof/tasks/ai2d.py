@@ -1,6 +1,6 @@
-"""``ai2d``: AI2D, multiple choice about diagrams of school books (Kembhavi et al., ECCV 2016).
+"""``ai2d``: AI2D, multiple choice about diagrams from school books (Kembhavi et al., ECCV 2016).
 
-The rows have no id, so one is made from what they hold. The right option comes as its position, counted from 0.
+The rows have no id, so one is derived from their content. The right option is given by its position, counted from 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DATASET = Dataset(
     styles=styled("ai2_diagram"),
     max_new_tokens=16,
     licence="CC BY-SA 4.0",
-    pictures="grade school textbooks, as the dataset",
+    pictures="grade school textbooks, dataset's licence",
     clusters="diagram",
     content_ids=True,
 )

@@ -1,6 +1,7 @@
-"""``chart_qa``: ChartQA, questions about charts by people and by a machine (Masry et al., Findings of ACL 2022).
+"""``chart_qa``: ChartQA, questions about charts (Masry et al., Findings of ACL 2022).
 
-The rows have no id, so one is made from what they hold.
+The question type says who wrote a question: people or a machine. The rows have no id, so one is derived from their
+content.
 """
 
 from __future__ import annotations

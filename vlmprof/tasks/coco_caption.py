@@ -1,6 +1,7 @@
-"""``coco_caption``: COCO captions, validation 2014: one sentence a photo, five or more references (Chen et al., 2015).
+"""``coco_caption``: COCO captions, validation 2014: one sentence per photo, 5 or more references (Chen et al., 2015).
 
-CIDEr-D is a number of the whole subset: it fills ``score``, and two subsets of unlike size have unlike word weights.
+CIDEr-D is computed over the whole subset and fills ``score``. Its word weights depend on the subset, so compare results
+on the same subset only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``gqa``: GQA, compositional questions about Visual Genome photos, balanced test-dev (Hudson and Manning, CVPR 2019).
 
-The pictures lie in files of their own and are found by their id. The question type is the structural one: choose,
+The pictures are stored in separate files and joined by their id. The question type is the structural type: choose,
 compare, logical, query or verify.
 """
 

@@ -1,8 +1,8 @@
 """``local``: your own questions, from a Parquet, JSONL or JSON file with paths or bytes of pictures.
 
 A row has ``image``, ``question`` and ``answers`` (a list) or ``answer``; it may have ``id``, ``question_type``,
-``cluster`` and ``choices`` (``answers`` then holds the letter of the right one). Other names go into ``columns:``. The
-job says which metric. Without an id a row is known by what it holds.
+``cluster`` and ``choices`` (``answers`` then holds the letter of the right one). ``columns:`` maps these fields to
+columns of other names. The job names the metric. Without ids, the id of a row is a digest of its content.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ _HOW = "each row has image, question and answers; see docs/tasks.md"
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Names:
-    """Field -> column, as the job says, else of the same name."""
+class _ColumnMap:
+    """Field -> column: as the job maps it, else the column of the same name."""
 
-    said: dict[str, str]
+    columns: dict[str, str]
 
-    def column(self, name: str) -> str:
-        return self.said.get(name, name)
+    def column(self, field: str) -> str:
+        return self.columns.get(field, field)
 
-    def of(self, row: IndexedRow, name: str) -> Any:
-        return row.values.get(self.column(name))
+    def value(self, row: IndexedRow, field: str) -> Any:
+        return row.values.get(self.column(field))
 
 
-def _at(place: DataSource) -> Task:
-    if not place.path or not place.metric:
-        missing = " and ".join(f"'{name}:'" for name in ("path", "metric") if not getattr(place, name))
-        raise UserError(f"task 'local' needs {missing}: a file or folder of yours, and how answers are scored")
-    if place.revision:
-        raise UserError("task 'local' takes no revision: it is known by the content of its files")
-    unknown = next((name for name, _ in place.columns if name not in FIELDS), None)
+def _from_source(source: DataSource) -> Task:
+    if not source.path or not source.metric:
+        missing = " and ".join(f"'{name}:'" for name in ("path", "metric") if not getattr(source, name))
+        raise UserError(f"task 'local' needs {missing}: the file or folder of your data, and the metric for answers")
+    if source.revision:
+        raise UserError("task 'local' takes no revision: its files are identified by their content; remove 'revision:'")
+    unknown = next((field for field, _ in source.columns if field not in FIELDS), None)
     if unknown is not None:
         raise UserError(f"columns: a sample has no field '{unknown}'{suggestion(unknown, FIELDS)}")
-    files = _files(place)
-    return _task(place, fingerprint(files))
+    files = _files(source)
+    return _task(source, fingerprint(files))
 
 
-def _task(place: DataSource, revision: str) -> Task:
+def _task(source: DataSource, revision: str) -> Task:
     return Task(
         name="local",
         revision=revision,
         splits=(SPLIT,),
-        examples=lambda split: _examples(place, revision),
+        examples=lambda split: _examples(source, revision),
         prompt=_prompt,
         styles={"molmo": styled("vqa2")["molmo"]},
-        metric=registry.load("metrics", place.metric) if place.metric else METRIC,
+        metric=registry.load("metrics", source.metric) if source.metric else METRIC,
         max_new_tokens=MAX_NEW_TOKENS,
-        at=None if place.path else _at,
+        at=None if source.path else _from_source,
     )
 
 
@@ -73,42 +73,43 @@ def _prompt(example: Example) -> str:
     return instructed(ONE_LETTER if example.choices else "")(example)
 
 
-def _files(place: DataSource) -> tuple[Path, ...]:
-    return local_files(Path(place.path).expanduser(), ["*.parquet", "*.jsonl", "*.json"], "", _HOW)
+def _files(source: DataSource) -> tuple[Path, ...]:
+    return local_files(Path(source.path).expanduser(), ["*.parquet", "*.jsonl", "*.json"], "", _HOW)
 
 
 @lru_cache(maxsize=4)
-def _examples(place: DataSource, revision: str) -> tuple[Example, ...]:  # by revision too: files may change in between
-    if not place.path:
+def _examples(source: DataSource, revision: str) -> tuple[Example, ...]:
+    # The revision is part of the cache key because the files may change between two calls.
+    if not source.path:
         raise UserError(f"task 'local' needs 'path:' and 'metric:'; {_HOW}")
-    names = _Names(dict(place.columns))
+    names = _ColumnMap(dict(source.columns))
     columns = Columns(
         required=(names.column("question"),),
-        optional=tuple(names.column(name) for name in FIELDS if name not in ("image", "question")),
+        optional=tuple(names.column(field) for field in FIELDS if field not in ("image", "question")),
         image=names.column("image"),
     )
-    rows = read_index(_files(place), columns)
+    rows = read_index(_files(source), columns)
     examples = [_example(row, names) for row in rows]
-    named = any(names.of(row, "id") is not None for row in rows)
-    return checked("local", examples if named else numbered(examples))
+    has_ids = any(names.value(row, "id") is not None for row in rows)
+    return checked("local", examples if has_ids else numbered(examples))
 
 
-def _example(row: IndexedRow, names: _Names) -> Example:
-    given = names.of(row, "answers")
-    answers = given if given is not None else names.of(row, "answer")
+def _example(row: IndexedRow, names: _ColumnMap) -> Example:
+    answers = names.value(row, "answers")
+    answers = answers if answers is not None else names.value(row, "answer")
     if answers is None or answers == []:
         raise UserError(f"a row of task 'local' has no answer: {dict(row.values)!r}; {_HOW}")
     answers = answers if isinstance(answers, list) else [answers]
-    question, choices = str(row.values[names.column("question")]), names.of(row, "choices") or []
-    own = names.of(row, "id")
+    question, choices = str(row.values[names.column("question")]), names.value(row, "choices") or []
+    row_id, cluster = names.value(row, "id"), names.value(row, "cluster")
     return sample(
         row,
-        id=content_id(row, question, answers, choices) if own is None else own,
+        id=content_id(row, question, answers, choices) if row_id is None else row_id,
         question=question,
-        question_type=names.of(row, "question_type") or "",
+        question_type=names.value(row, "question_type") or "",
         answers=answers,
         choices=choices,
-        **({"cluster": names.of(row, "cluster")} if names.of(row, "cluster") is not None else {}),
+        **({} if cluster is None else {"cluster": cluster}),
     )
 
 

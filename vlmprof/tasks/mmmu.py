@@ -1,7 +1,7 @@
-"""``mmmu``: MMMU, college questions of thirty subjects (Yue et al., CVPR 2024).
+"""``mmmu``: MMMU, college questions from thirty subjects (Yue et al., CVPR 2024).
 
-The models here see one picture. A question about several is asked with the first one and says so in its question type,
-so that it can be left out of a reading; the official count of 900 is kept.
+The models receive one picture. A question about several pictures is asked with the first one, and its question type
+says so, which allows excluding it from an analysis; the official count of 900 is kept.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from vlmprof.tasks._data.dataset import Dataset, Split, sample
 from vlmprof.tasks._data.index import Columns, IndexedRow
 from vlmprof.tasks._prompts import ONE_LETTER, ONE_WORD, instructed, styled
 
-_PLACE = re.compile(r"<image (\d)>")
+_IMAGE_REFERENCE = re.compile(r"<image (\d)>")
 
 
 def _read(row: IndexedRow) -> Example:
     values = row.values
     choices = ast.literal_eval(values["options"]) if values["options"] else []
-    gold = values["answer"]
+    answer = values["answer"]
     text = "\n".join([values["question"], *map(str, choices)])
-    several = ", several pictures" if set(_PLACE.findall(text)) - {"1"} else ""
+    several = ", several pictures" if set(_IMAGE_REFERENCE.findall(text)) - {"1"} else ""
     return sample(
         row,
         id=values["id"],
-        question=_PLACE.sub(r"(picture \1)", values["question"]),
+        question=_IMAGE_REFERENCE.sub(r"(picture \1)", values["question"]),
         question_type=f"{values['question_type']}{several}",
-        answers=ast.literal_eval(gold) if gold.startswith("[") else [gold],
-        choices=[_PLACE.sub(r"(picture \1)", str(choice)) for choice in choices],
+        answers=ast.literal_eval(answer) if answer.startswith("[") else [answer],
+        choices=[_IMAGE_REFERENCE.sub(r"(picture \1)", str(choice)) for choice in choices],
     )
 
 
@@ -44,7 +44,7 @@ def _molmo(example: Example) -> str:
 
 DATASET = Dataset(
     name="mmmu",
-    repository="lmms-lab/MMMU",  # MMMU/MMMU with its thirty subjects in one table
+    repository="lmms-lab/MMMU",  # the thirty subjects of MMMU/MMMU in one table
     revision="5f93af86377c18552077e1ffdb193d9f8d2b1343",
     splits={"validation": Split(files="data/validation-*.parquet", count=900)},
     columns=Columns(required=("id", "question", "options", "answer", "question_type"), image="image_1"),
@@ -54,7 +54,7 @@ DATASET = Dataset(
     styles={"molmo": _molmo},
     max_new_tokens=32,
     licence="Apache-2.0",
-    pictures="textbooks and the web, as the dataset",
+    pictures="textbooks and the web, dataset's licence",
     clusters="image",
 )
 TASK = DATASET.task()

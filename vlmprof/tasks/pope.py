@@ -1,7 +1,7 @@
-"""``pope``: POPE, is this in the picture? Asked of what is there and of what is not (Li et al., EMNLP 2023).
+"""``pope``: POPE, yes-or-no questions about present and absent objects (Li et al., EMNLP 2023).
 
-The question type says how the absent things were chosen: at random, popular ones, or ones that often come together with
-what is there. F1 is a number of the whole subset and fills ``score``.
+The question type says how the absent objects were chosen: random, popular, or adversarial (objects that often occur
+together with those in the picture). F1 is computed over the whole subset and fills ``score``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``realworld_qa``: RealworldQA, photos from vehicles and streets (xAI, 2024).
 
-Each question says itself how to answer: with a letter, a word or a number. The rows have no id, so one is made from
-what they hold.
+The text of each question says how to answer: with a letter, a word or a number. The rows have no id, so one is derived
+from their content.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DATASET = Dataset(
     styles=styled("vqa2"),
     max_new_tokens=32,
     licence="CC BY-ND 4.0",
-    pictures="xAI, as the dataset",
+    pictures="xAI, dataset's licence",
     clusters="image",
     content_ids=True,
 )

@@ -1,6 +1,6 @@
-"""``science_qa_img``: ScienceQA, its questions with a picture: multiple choice from school (Lu et al., NeurIPS 2022).
+"""``science_qa_img``: the questions of ScienceQA that have a picture: multiple choice (Lu et al., NeurIPS 2022).
 
-A hint stands before its question and never in its place. The rows have no id, so one is made from what they hold.
+A hint precedes its question and never replaces it. The rows have no id, so one is derived from their content.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DATASET = Dataset(
     styles=styled("science_qa"),
     max_new_tokens=16,
     licence="CC BY-NC-SA 4.0",
-    pictures="IXL Learning and others, as the dataset",
+    pictures="IXL Learning and others, dataset's licence",
     clusters="image",
     content_ids=True,
 )

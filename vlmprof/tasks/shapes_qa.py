@@ -1,8 +1,8 @@
-"""``shapes_qa``: questions about procedurally drawn shapes, the demo model's own task.
+"""``shapes_qa``: questions about procedurally drawn shapes, the task that the demo model was trained on.
 
-Nothing is downloaded: a scene is a function of its number. Images vary in size and shape; question types ask for
-different things of a model (``reading`` needs the high-resolution crops, ``code`` needs memorised facts, ``colour``
-needs neither), so that knobs trade off per type as they do on real tasks. Licence: that of vlmprof.
+Nothing is downloaded: a scene is a function of its number. Images vary in size and aspect ratio. The question types
+need different abilities (``reading`` needs the high-resolution crops, ``code`` needs memorised facts, ``colour`` needs
+neither), so that each knob affects some types more than others, as on real tasks. Licence: that of vlmprof.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from vlmprof.tasks._shapes.scenes import Scene
 from vlmprof.tasks.task import Task
 
 SCENES = 600
-"""Scenes of a split; about six questions each."""
+"""Scenes per split, with about six questions each."""
 
 
 def _examples(split: str) -> Iterator[Example]:
-    return iter(_all(split))
+    return iter(_all_examples(split))
 
 
 @lru_cache(maxsize=4)
-def _all(split: str) -> tuple[Example, ...]:
+def _all_examples(split: str) -> tuple[Example, ...]:
     scenes = (scene_questions(split, number) for number in range(SCENES))
-    return tuple(_example(scene, question) for scene, asked in scenes for question in asked)
+    return tuple(_example(scene, question) for scene, questions in scenes for question in questions)
 
 
 def _example(scene: Scene, question: Question) -> Example:

@@ -1,7 +1,7 @@
-"""``st_vqa``: ST-VQA, scene text (Biten et al., ICCV 2019), from its own JSON file.
+"""``st_vqa``: ST-VQA, questions about scene text (Biten et al., ICCV 2019), read from its JSON file.
 
-Only the training questions have public answers, and models such as Molmo were trained on most of them: read an accuracy
-on them as a fit, not as a generalisation.
+Only the training questions have public answers, and models such as Molmo were trained on most of them: accuracy
+on them measures fit to the training data, not generalisation.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ DATASET = Dataset(
     styles=styled("st_qa"),
     max_new_tokens=32,
     licence="CC BY 4.0",
-    pictures="COCO-Text, Visual Genome, ICDAR, IIIT Text, VizWiz; as each",
+    pictures="COCO-Text, Visual Genome, ICDAR, IIIT Text, VizWiz; terms of each source",
     clusters="image",
     obtain="register at rrc.cvc.uab.es (challenge ST-VQA, task 3), and unpack train_task_3.json and the folders of"
-    " pictures that its 'file_path' names into one folder",
+    " pictures that its column 'file_path' refers to into one folder",
 )
 TASK = DATASET.task()

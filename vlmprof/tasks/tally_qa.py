@@ -1,7 +1,7 @@
-"""``tally_qa``: TallyQA, counting (Acharya, Kafle and Kanan, AAAI 2019), from its own JSON file.
+"""``tally_qa``: TallyQA, counting questions (Acharya, Kafle and Kanan, AAAI 2019), read from its JSON file.
 
-One question is one sample, also where several ask about one picture. The question type is simple or complex: whether
-finding the things is enough, or their relations and attributes matter.
+One question is one sample, also when several questions are about one picture. The question type is ``simple`` when
+detecting the objects is enough, ``complex`` when their relations or attributes matter.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ DATASET = Dataset(
     styles=styled("tally_qa"),
     max_new_tokens=16,
     licence="Apache-2.0",
-    pictures="COCO and Visual Genome, as each",
+    pictures="COCO and Visual Genome; terms of each source",
     clusters="image",
-    obtain="test.json of github.com/manoja328/TallyQA_dataset, and beside it the folders of pictures that its 'image'"
-    " names: VG_100K and VG_100K_2 of Visual Genome, val2014 and train2014 of COCO",
+    obtain="download test.json of github.com/manoja328/TallyQA_dataset, and put the picture folders that its column"
+    " 'image' refers to into the same folder: VG_100K and VG_100K_2 of Visual Genome, val2014 and train2014 of COCO",
 )
 TASK = DATASET.task()

@@ -1,4 +1,4 @@
-"""``text_vqa``: TextVQA, questions about text in the picture, ten answers each (Singh et al., CVPR 2019)."""
+"""``text_vqa``: TextVQA, questions about text in the picture, with ten answers each (Singh et al., CVPR 2019)."""
 
 from __future__ import annotations
 

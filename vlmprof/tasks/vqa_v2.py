@@ -1,6 +1,6 @@
-"""``vqa_v2``: VQA v2, open questions about COCO photos, ten answers each (Goyal et al., CVPR 2017).
+"""``vqa_v2``: VQA v2, open questions about COCO photos, with ten answers each (Goyal et al., CVPR 2017).
 
-The question type is the dataset's type of answer: yes/no, number or other.
+The question type is the dataset's ``answer_type``: yes/no, number or other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _read(row: IndexedRow) -> Example:
         id=values["question_id"],
         question=values["question"],
         question_type=values["answer_type"],
-        answers=[one["answer"] for one in values["answers"]],
+        answers=[answer["answer"] for answer in values["answers"]],
         cluster=values["image_id"],
     )
 

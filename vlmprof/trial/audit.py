@@ -1,7 +1,8 @@
-"""The audit of batch invariance: the same samples again, one at a time.
+"""The audit of batch invariance: some samples answered again, one at a time.
 
-Padding, positions or a neighbour's features that leak, and in half precision the batch size itself, can change an
-answer. The audit answers a slice of the samples at batch 1 and says how often the chosen batch had answered otherwise.
+Wrong padding or positions, features of a neighbour, and in half precision the batch size itself can change an answer.
+The audit answers a slice of the samples at batch 1 and counts how often the answer differs from the one given in a
+batch.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from vlmprof.trial.samples import open_pictures
 
 def audited_answers(
     resolved: ResolvedTrial,
-    asked: Sequence[Sample],
+    samples: Sequence[Sample],
     scored: Sequence[ScoredSample],
     loaded: LoadedModel,
     max_new_tokens: int,
 ) -> tuple[Generation, ...]:
     """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch."""
-    opened = open_pictures([one for one, _ in _slice(resolved, asked, scored)]).readable
-    return tuple(loaded.answer_alone(one, max_new_tokens) for one in opened)
+    opened = open_pictures([sample for sample, _ in _slice(resolved, samples, scored)]).readable
+    return tuple(loaded.answer_alone(sample, max_new_tokens) for sample in opened)
 
 
 def audit(
-    resolved: ResolvedTrial, asked: Sequence[Sample], scored: Sequence[ScoredSample], alone: Sequence[Generation]
+    resolved: ResolvedTrial, samples: Sequence[Sample], scored: Sequence[ScoredSample], alone: Sequence[Generation]
 ) -> Audit | None:
-    """Compare answers given in batches with those ``audited_answers`` gave.
+    """Compare the answers given in batches with those at batch 1, ``alone``, from ``audited_answers``.
 
     Returns:
         None when nothing was answered in a batch of more than one, or the job asks for no audit.
     """
-    batched = [before for _, before in _slice(resolved, asked, scored)]
+    batched = [before for _, before in _slice(resolved, samples, scored)]
     pairs = [(before, generation.text) for before, generation in zip(batched, alone, strict=True)]
     if not pairs:
         return None
@@ -53,17 +54,21 @@ def audit(
 
 
 def _change(resolved: ResolvedTrial, before: ScoredSample, text: str) -> float | None:
-    """By how much the answer at batch 1 is better than the one before."""
+    """Score of the answer at batch 1 minus that of the answer in a batch; None where either has none."""
     alone = resolved.task.metric.judge(text, before.example).score
     return None if alone is None or before.score is None else alone - before.score
 
 
 def _slice(
-    resolved: ResolvedTrial, asked: Sequence[Sample], scored: Sequence[ScoredSample]
+    resolved: ResolvedTrial, samples: Sequence[Sample], scored: Sequence[ScoredSample]
 ) -> list[tuple[Sample, ScoredSample]]:
-    batched = {one.example.id: one for one in scored if one.generation is not None and one.batch_size > 1}
-    chosen = [(one, batched[one.example.id]) for one in asked if one.example.id in batched]
-    return chosen[: resolved.plan.audit_samples]
+    batched = {
+        answered.example.id: answered
+        for answered in scored
+        if answered.generation is not None and answered.batch_size > 1
+    }
+    pairs = [(sample, batched[sample.example.id]) for sample in samples if sample.example.id in batched]
+    return pairs[: resolved.plan.audit_samples]
 
 
 def mcnemar_mid_p(better: int, worse: int) -> float:

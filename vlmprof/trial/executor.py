@@ -1,6 +1,6 @@
-"""``Executor``: keeps one model loaded and turns plans into results, whatever happens on the way.
+"""``Executor``: keeps one model loaded and turns trial plans into results; a failure becomes a row.
 
-The same object serves the cluster and ``--inline``: the cluster is a detail.
+The Ray trainable and ``--inline`` use the same object.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -35,15 +35,8 @@ from vlmprof.trial.run import run_trial, score_part, time_again
 from vlmprof.trial.worst_case_probe import CountingSizer, Sizer
 
 Report = Callable[[Progress], None]
-ALONE = AttemptStart(attempt="")
-"""For a trial whose beginning nobody noted."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    identity: Hashable
-    loaded: LoadedModel
+UNRECORDED = AttemptStart(attempt="")
+"""For a trial that runs without a collector."""
 
 
 @final
@@ -54,7 +47,7 @@ class Executor:
         """Nothing is loaded yet.
 
         Args:
-            sizer: Answers batch sizes; shared with others or not.
+            sizer: Answers requests for batch sizes; may be shared.
             gpus: Above 0, the first visible GPU is used; else the CPU.
             name: Recorded in every row: ``tune`` or ``inline``.
             policy: When answers are sent to the collector while a trial runs.
@@ -62,18 +55,24 @@ class Executor:
         self._policy = policy or ChunkSpec()
         self._sizer, self._name = sizer, name
         self._device = "cuda" if gpus else "cpu"
-        self._loaded: _Loaded | None = None
-        self._canaries: dict[Hashable, float] = {}
+        self._loaded: LoadedModel | None = None
+        self._loaded_as: Hashable = None
+        """What the loaded model was loaded for: its load key and its engine."""
+        self._first_canary_ms: dict[Hashable, float] = {}
 
     def run(
-        self, plan: TrialPlan, report: Report, begun: AttemptStart = ALONE, answer_store: AnswerStore | None = None
+        self,
+        plan: TrialPlan,
+        report: Report,
+        attempt: AttemptStart = UNRECORDED,
+        answer_store: AnswerStore | None = None,
     ) -> TrialResult:
-        """Run one plan. Failure is a result too: an ``oom`` or ``failed`` row with its reason and trace.
+        """Run one plan. A failure is a result too: an ``oom`` or ``failed`` row with its reason and trace.
 
         Args:
             plan: What to run.
-            report: Told how far it has come.
-            begun: What the collector said when the trial began.
+            report: Called with the progress.
+            attempt: The collector's reply when the trial began.
             answer_store: Takes answers while the trial runs; None keeps none.
 
         Raises:
@@ -81,38 +80,38 @@ class Executor:
             torch.AcceleratorError: the device's context is broken; nothing more can run in this process.
         """
         began, sizer = time.monotonic(), CountingSizer(self._sizer)
-        told: Row = {"started": now(), "attempts": begun.number, "executor": self._name}
-        chunks = PartialResults(begun, answer_store, plan.id, self._policy)
+        start_columns: Row = {"started": now(), "attempts": attempt.number, "executor": self._name}
+        partial_results = PartialResults(attempt, answer_store, plan.id, self._policy)
 
-        def about() -> Row:
-            return {**told, "seconds": time.monotonic() - began, **sizer.columns()}
+        def run_columns() -> Row:
+            return {**start_columns, "seconds": time.monotonic() - began, **sizer.columns()}
 
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
-            loaded = self._bench(resolved, report)
-            outcome = run_trial(resolved, loaded, sizer, report, chunks)
+            loaded = self._load(resolved, report)
+            outcome = run_trial(resolved, loaded, sizer, report, partial_results)
             for _ in range(1, plan.timing.processes if outcome.sessions else 1):
-                self._loaded = loaded = None  # type: ignore[assignment]  # freed before it is loaded anew
+                self._loaded = loaded = None  # type: ignore[assignment]  # freed before it is loaded again
                 release()
-                loaded = self._bench(resolved, report)
+                loaded = self._load(resolved, report)
                 outcome = time_again(outcome, loaded, report)
-            return finished(outcome, loaded.model, {**about(), **self._drift(outcome)})
+            return finished(outcome, loaded.model, {**run_columns(), **self._drift(outcome)})
         except OutOfMemory as error:
-            return unfinished(plan, "oom", error, traceback.format_exc(), about())
+            return unfinished(plan, "oom", error, traceback.format_exc(), run_columns())
         except Uncollected:
-            raise  # no fault of the trial's: whoever runs it knows what to do
+            raise  # not a failure of the trial; the caller decides what follows
         except Exception as error:  # the one place that catches everything: a failed trial is a row, not a dead sweep
             if classify(error) == "lost":
-                raise  # nothing more can run in this process: whoever started it starts another and tries again
-            self._loaded = None  # whatever state the failure left the model in, the next trial starts from the files
-            failed = unfinished(plan, "failed", error, traceback.format_exc(), about())
+                raise  # nothing more can run in this process: the caller starts another one and tries again
+            self._loaded = None  # the failure may have left the model in any state: the next trial loads it again
+            failed = unfinished(plan, "failed", error, traceback.format_exc(), run_columns())
             return replace(failed, distrusted=isinstance(error, Mismatch))
 
     def run_part(
-        self, plan: TrialPlan, report: Report, begun: AttemptStart, answer_store: AnswerStore, part: slice
+        self, plan: TrialPlan, report: Report, attempt: AttemptStart, answer_store: AnswerStore, part: slice
     ) -> None:
-        """Answer the samples of one shard of a trial. What goes wrong is left for the trial to meet, and to tell.
+        """Answer the samples of one shard of a trial. Other failures are left for the trial to meet and to report.
 
         Raises:
             Uncollected: the collector refuses an answer.
@@ -121,35 +120,37 @@ class Executor:
         try:
             torch.set_num_threads(plan.threads)
             resolved = resolve(plan)
-            loaded = self._bench(resolved, report)
-            chunks = PartialResults(begun, answer_store, plan.id, self._policy)
-            score_part(resolved, loaded, self._sizer, report, chunks, part)
+            loaded = self._load(resolved, report)
+            partial_results = PartialResults(attempt, answer_store, plan.id, self._policy)
+            score_part(resolved, loaded, self._sizer, report, partial_results, part)
         except Uncollected:
             raise
-        except Exception as error:  # as of a trial
+        except Exception as error:  # as in run()
             if classify(error) == "lost":
                 raise
             self._loaded = None
 
     def _drift(self, outcome: TrialOutcome) -> Row:
-        """How the canary has changed since this process first ran it."""
+        """How the canary's time has changed since this process first ran it."""
         now_ms = canary_ms(outcome)
         if now_ms is None:
             return {}
         plan = outcome.resolved.plan
-        first = self._canaries.setdefault((load_key(plan), plan.task, plan.timing.batch_size), now_ms)
-        return {"canary_drift": now_ms / first - 1}
+        first_ms = self._first_canary_ms.setdefault((load_key(plan), plan.task, plan.timing.batch_size), now_ms)
+        return {"canary_drift": now_ms / first_ms - 1}
 
-    def _bench(self, resolved: ResolvedTrial, report: Report) -> LoadedModel:
+    def _load(self, resolved: ResolvedTrial, report: Report) -> LoadedModel:
+        """The trial's model: the one that is loaded already, or a new one in its place."""
         plan = resolved.plan
-        identity = load_key(plan), plan.engine
-        if self._loaded is None or self._loaded.identity != identity:
+        load_as = load_key(plan), plan.engine
+        if self._loaded is None or self._loaded_as != load_as:
             self._loaded = None  # free the old weights before the new ones arrive
             release()
             report(Progress(phase="load", done=0, total=1))
             model = resolved.family.load(resolved.checkpoint, self._device)
             engine = engine_for(plan, resolved.anatomy, model)
-            self._loaded = _Loaded(
-                identity=identity, loaded=LoadedModel(model, engine=engine, vision_cache=VisionFeatureCache())
+            self._loaded, self._loaded_as = (
+                LoadedModel(model, engine=engine, vision_cache=VisionFeatureCache()),
+                load_as,
             )
-        return self._loaded.loaded
+        return self._loaded

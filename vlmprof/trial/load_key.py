@@ -1,7 +1,7 @@
 """How a model is loaded for a trial, and which trials share one load.
 
-Most knobs turn a loaded model. A few (``AbstractKnob.load_argument``) are arguments of loading, so a model serves only
-the trials that agree in them; plans are put in an order in which every load happens once.
+Most knobs change a loaded model. A few (``AbstractKnob.load_argument``) are arguments of loading, so a loaded model
+serves only the trials that agree in them; ``by_load`` orders plans so that every load happens once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from collections.abc import Hashable, Iterable
 
 from vlmprof import registry
 from vlmprof.plan.point import TrialPlan
+
+OUTPUT_TOKENS = "output_tokens"
+"""The knob that cuts answers and changes nothing else in them."""
+UNLIMITED = 2**31
+"""For a plan without that knob: as long as the task allows, which is at least as long as any cap."""
 
 
 def load_arguments(plan: TrialPlan) -> dict[str, str]:
@@ -23,32 +28,27 @@ def load_arguments(plan: TrialPlan) -> dict[str, str]:
 
 
 def load_key(plan: TrialPlan) -> Hashable:
-    """Equal for plans that one loaded model serves."""
+    """Equal for plans that can run on the same loaded model."""
     return plan.model, plan.model_fingerprint, tuple(sorted(load_arguments(plan).items()))
 
 
 def key_without_length(plan: TrialPlan) -> Hashable:
-    """Equal for plans whose answers differ in their length alone: the shorter are beginnings of the longer."""
+    """Equal for plans whose answers differ in length only: the shorter answers are beginnings of the longer ones."""
     point = tuple(item for item in plan.point.items if item[0] != OUTPUT_TOKENS)
     return load_key(plan), plan.task, plan.task_revision, point, plan.batch_size, plan.audit_samples, plan.engine
 
 
 def by_load(plans: Iterable[TrialPlan]) -> tuple[TrialPlan, ...]:
-    """The same plans, those of one load together; otherwise in their order.
+    """The same plans, grouped by load, otherwise in their order.
 
-    Where they differ in the length of answers alone, the longest comes first: the others are cut from its answers.
+    Of plans that differ only in the length of answers, the longest comes first: the others are cut from its answers.
     """
-    together: dict[Hashable, dict[Hashable, list[TrialPlan]]] = {}
+    by_key: dict[Hashable, dict[Hashable, list[TrialPlan]]] = {}
     for plan in plans:
-        together.setdefault(load_key(plan), {}).setdefault(key_without_length(plan), []).append(plan)
-    alike = [same for group in together.values() for same in group.values()]
-    return tuple(plan for same in alike for plan in sorted(same, key=_length, reverse=True))
+        by_key.setdefault(load_key(plan), {}).setdefault(key_without_length(plan), []).append(plan)
+    chains = [chain for chains in by_key.values() for chain in chains.values()]
+    return tuple(plan for chain in chains for plan in sorted(chain, key=_length, reverse=True))
 
 
 def _length(plan: TrialPlan) -> int:
-    return int(dict(plan.point).get(OUTPUT_TOKENS, AS_LONG_AS_THE_TASK_ALLOWS))
-
-
-AS_LONG_AS_THE_TASK_ALLOWS = 2**31
-OUTPUT_TOKENS = "output_tokens"
-"""The knob that cuts answers and changes nothing else in them."""
+    return int(dict(plan.point).get(OUTPUT_TOKENS, UNLIMITED))

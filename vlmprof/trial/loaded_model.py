@@ -1,19 +1,19 @@
-"""``LoadedModel``: what a loaded model keeps from trial to trial, so that a sweep does no work twice.
+"""``LoadedModel``: what a loaded model keeps from one trial to the next, so that a sweep computes nothing twice.
 
-Its engine with the steps it has recorded; what its vision side made of images; and the answers it gave lately. All of
-it serves answers that are scored. A timed generation shares the engine alone.
+It keeps the engine with its recorded decode steps, the vision features of images, and recent answers. All of it serves
+answers that are scored; a timed generation uses the engine alone.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import final, overload
 
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache, features_from_cache
+from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Generation
@@ -21,59 +21,61 @@ from vlmprof.trial.load_key import key_without_length
 from vlmprof.trial.outcome import PastAnswers, Sample
 
 REMEMBERED = 8
-"""Configurations whose answers are kept: a sweep's plan puts those that differ in ``output_tokens`` side by side."""
+"""Configurations whose answers are kept. A few are enough, because a sweep's plan puts configurations that differ only
+in ``output_tokens`` next to each other."""
 
 
 @final
 class LoadedModel:
-    """One loaded model with what it keeps."""
+    """A loaded model, its engine, and its caches."""
 
     def __init__(
         self, model: AbstractModel, *, engine: AbstractEngine = EAGER, vision_cache: VisionFeatureCache | None = None
     ) -> None:
-        """Without ``vision_cache`` nothing is kept of images."""
+        """Without ``vision_cache`` no vision features are kept."""
         self.model, self.engine = model, engine
         self.vision_cache = VisionFeatureCache(0) if vision_cache is None else vision_cache
-        self._said: OrderedDict[Hashable, PastAnswers] = OrderedDict()
+        self._past: OrderedDict[Hashable, PastAnswers] = OrderedDict()
 
-    def answer(
-        self, prepared: Callable[[], PreparedBatch], asked: Sequence[Sample], cap: int
-    ) -> tuple[Generation, ...]:
-        """Answer one batch of samples whose pictures are open."""
-        prompts = [one.prompt for one in asked]
-        look = features_from_cache(self.vision_cache, prepared)
-        return generate(self.model, prompts, max_new_tokens=cap, engine=self.engine, look=look).generations
+    def prepare(self, samples: Sequence[Sample]) -> PreparedBatch:
+        """Encode a batch of samples whose pictures are open; images with known features are not encoded again."""
+        return self.vision_cache.prepare(self.model, [sample.prompt for sample in samples])
 
-    def prepare(self, asked: Sequence[Sample]) -> PreparedBatch:
-        """Encode a batch of samples whose pictures are open, as far as that is needed."""
-        return self.vision_cache.prepare(self.model, [one.prompt for one in asked])
+    def answer(self, batch: PreparedBatch, cap: int) -> tuple[Generation, ...]:
+        """Answer a prepared batch, at most ``cap`` tokens each."""
+        run = generate(self.model, batch, max_new_tokens=cap, engine=self.engine, vision_cache=self.vision_cache)
+        return run.generations
 
-    def answer_alone(self, asked: Sample, cap: int) -> Generation:
-        """Answer one sample at batch 1, its picture looked at anew: what is kept was seen in a batch."""
-        return generate(self.model, [asked.prompt], max_new_tokens=cap, engine=self.engine).generations[0]
+    def answer_alone(self, sample: Sample, cap: int) -> Generation:
+        """Answer one sample at batch 1, with features computed anew: cached ones were computed in a batch."""
+        return generate(self.model, [sample.prompt], max_new_tokens=cap, engine=self.engine).generations[0]
 
-    def remember(self, plan: TrialPlan, said: PastAnswers) -> None:
-        """Keep the answers of a trial, unless some sample has none."""
-        if any(one.generation is None for one in said.scored):
+    def remember(self, plan: TrialPlan, answers: PastAnswers) -> None:
+        """Keep the answers of a trial, unless a sample has none."""
+        if any(answered.generation is None for answered in answers.scored):
             return
-        self._said[key_without_length(plan)] = said
-        while len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
+        self._past[key_without_length(plan)] = answers
+        while len(self._past) > REMEMBERED:
+            self._past.popitem(last=False)
 
     def recall(self, plan: TrialPlan, cap: int) -> PastAnswers | None:
-        """Answers that were given at the same setting with no smaller cap, cut to this one; None where there are none.
+        """Answers of an earlier trial that differs only in a cap at least as large, cut to ``cap``; None without one.
 
         Exact, because a greedy answer at a cap is the beginning of the answer at a larger one.
         """
-        said = self._said.get(key_without_length(plan))
-        if said is None or said.cap < cap:
+        past = self._past.get(key_without_length(plan))
+        if past is None or past.cap < cap:
             return None
-        scored = tuple(replace(one, generation=self._cut(one.generation, cap)) for one in said.scored)
-        audited = tuple(self._cut(generation, cap) for generation in said.audited)
-        return PastAnswers(trial=said.trial, cap=cap, scored=scored, audited=audited)
+        scored = tuple(replace(answered, generation=self._cut(answered.generation, cap)) for answered in past.scored)
+        audited = tuple(self._cut(generation, cap) for generation in past.audited)
+        return PastAnswers(trial=past.trial, cap=cap, scored=scored, audited=audited)
 
-    def _cut(self, generation: Any, cap: int) -> Any:
-        if generation.tokens <= cap:
+    @overload
+    def _cut(self, generation: Generation, cap: int) -> Generation: ...
+    @overload
+    def _cut(self, generation: None, cap: int) -> None: ...
+    def _cut(self, generation: Generation | None, cap: int) -> Generation | None:
+        if generation is None or generation.tokens <= cap:
             return generation
         ids = generation.ids[:cap]
         return replace(generation, ids=ids, tokens=cap, text=self.model.text(ids), end="cap")

@@ -1,8 +1,8 @@
 """Key of the batch-size cache: everything except knobs that affects memory.
 
-It has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
-transformers, and format numbers that are raised by hand. Measurements under a key with the same first half and another
-second half are stale.
+The key has two halves. The first names the device, the model and how it runs; the second versions: driver, torch,
+transformers, and format numbers that are raised by hand. Keys that agree in the first half only are stale for each
+other.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import torch
 
 from vlmprof.batch_size.cache import FORMAT
 from vlmprof.measure.environment import environment
-from vlmprof.plan.point import canonical
-from vlmprof.trial.loaded_model import LoadedModel
-from vlmprof.trial.resolve import ResolvedTrial
+from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import TrialPlan, canonical
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 FORWARD_FORMAT = 1
@@ -28,23 +27,23 @@ memory as it is, and measuring again costs minutes of a GPU."""
 VERSIONS = ("gpu_driver", "torch", "transformers")
 
 
-def memory_key_of(resolved: ResolvedTrial, loaded: LoadedModel) -> tuple[str, Mapping[str, Any]]:
-    """The memory key of a trial, and what it consists of."""
-    plan, device = resolved.plan, loaded.model.device
-    host = environment(device)
+def memory_key_of(plan: TrialPlan, model: AbstractModel) -> tuple[str, Mapping[str, Any]]:
+    """The key under which batch sizes of this model are cached on this device, and what it was made of."""
+    device = model.device
+    described = environment(device)
     total = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
-    device_and_model = {
-        "device": host["device"],
+    setup = {
+        "device": described["device"],
         "memory_bytes": total,
         "model": plan.model.label,
         "model_fingerprint": plan.model_fingerprint,
         "engine": plan.engine,
         "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
-        **loaded.model.kernels,
+        **model.kernels,
     }
-    versions = {name: host[name] for name in VERSIONS}
+    versions = {name: described[name] for name in VERSIONS}
     versions |= {"cuda": torch.version.cuda, "forward_format": FORWARD_FORMAT, "format": FORMAT}
-    return f"{_hash(device_and_model)}-{_hash(versions)}", {**device_and_model, **versions}
+    return f"{_hash(setup)}-{_hash(versions)}", {**setup, **versions}
 
 
 def _hash(value: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """``PartialResults``: the answers of a running trial on their way to the collector, and back after its process died.
 
-Answers are kept at the end of a batch, so that the batches of a resumed trial are those it would have had. What comes
-back is the generation; the metric judges it again, which gives the same. Limits: at most ``ChunkSpec.seconds`` of
-scoring are lost with a process; the audit and the timing pass begin anew.
+Answers are kept at the end of a batch, so that a resumed trial has the batches that it would have had. The generation
+is what comes back; the metric judges it again, with the same result. Limits: at most ``ChunkSpec.seconds`` of scoring
+are lost with a process; the audit and the timing pass start again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from vlmprof.store.attempts import AttemptStart, Chunk
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import NOT_MERGED, MergedAttempts, Sample, ScoredSample
 from vlmprof.trial.resolve import ResolvedTrial
-from vlmprof.trial.samples import judge_answer
+from vlmprof.trial.samples import failed_sample, judge_answer
 
-WORTH_S = 1.0
-"""Less scoring than this is not worth a file of its own when the pass is over."""
+LEAST_SECONDS = 1.0
+"""Less scoring than this is not written as a chunk of its own when the score pass is over."""
 
 
 class AnswerStore(Protocol):
-    """Who keeps the answers of trials that have not ended; see ``store.collector.Collector``."""
+    """Keeps the answers of trials that have not ended; see ``store.collector.Collector``."""
 
     def under_way(self, trial: str, attempt: str, samples: Sequence[str]) -> None: ...
     def keep(self, chunk: Chunk) -> None: ...
@@ -46,11 +46,11 @@ class _Pending:
 
 @final
 class PartialResults:
-    """The answers of one attempt. A context manager around its score pass."""
+    """The answers of one attempt at a trial. A context manager around its score pass."""
 
     def __init__(
         self,
-        begun: AttemptStart,
+        attempt: AttemptStart,
         answer_store: AnswerStore | None,
         trial: str,
         policy: ChunkSpec,
@@ -59,37 +59,32 @@ class PartialResults:
         """Nothing is sent yet.
 
         Args:
-            begun: What the collector said when the trial began.
-            answer_store: Takes what is answered; None keeps nothing.
+            attempt: The collector's reply when the trial began: earlier answers, suspect and quarantined samples.
+            answer_store: Takes the answers; None keeps nothing.
             trial: Its id.
             policy: When a chunk is full.
             clock: Seconds.
         """
-        self._begun, self._answer_store, self._trial, self._policy, self._clock = (
-            begun,
-            answer_store,
-            trial,
-            policy,
-            clock,
-        )
+        self._attempt, self._answer_store, self._trial = attempt, answer_store, trial
+        self._policy, self._clock = policy, clock
         self._pending = _Pending()
         self._number = 0
-        self._own = 0
-        self._used: list[Chunk] = []
-        self._bench: LoadedModel | None = None
+        self._added = 0
+        self._restored: list[Chunk] = []
+        self._loaded: LoadedModel | None = None
 
     @classmethod
     def discarding(cls) -> PartialResults:
-        """Of a trial whose answers nobody keeps."""
+        """For a trial whose answers are not kept before it ends."""
         return cls(AttemptStart(attempt=""), None, "", ChunkSpec())
 
-    def alone(self, asked: Sample) -> bool:
-        """Whether a sample is to be scored by itself: processes have died with it under way."""
-        return asked.example.id in self._begun.alone
+    def is_suspect(self, sample: Sample) -> bool:
+        """Whether processes have died while they answered this sample: it is then answered in a batch of its own."""
+        return sample.example.id in self._attempt.alone
 
-    def sound(self, asked: Iterable[Sample]) -> list[Sample]:
-        """Those that have not ended every process that scored them."""
-        return [one for one in asked if one.example.id not in self._begun.quarantined]
+    def not_quarantined(self, samples: Iterable[Sample]) -> list[Sample]:
+        """The samples without those that ended every process that answered them."""
+        return [sample for sample in samples if sample.example.id not in self._attempt.quarantined]
 
     def __enter__(self) -> PartialResults:
         self._pending = _Pending(since=self._clock())
@@ -98,46 +93,46 @@ class PartialResults:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """What is pending is kept, also where the pass was cut off; not where it ended the trial."""
+        """Keep what is pending, also when the pass was interrupted; not when the exception ends the trial."""
         if kind is None:
-            if self._seconds() >= WORTH_S:
+            if self._seconds() >= LEAST_SECONDS:
                 self.flush()
-            self._tell([])
+            self._announce([])
         elif not issubclass(kind, OutOfMemory | Uncollected):
-            with suppress(Uncollected):  # what is being raised says more
+            with suppress(Uncollected):  # the exception under way is the one to report
                 self.flush()
 
-    def known(self, resolved: ResolvedTrial, asked: Iterable[Sample], loaded: LoadedModel) -> dict[str, ScoredSample]:
-        """Sample -> what is known of it already: kept by an earlier attempt, or quarantined."""
-        self._bench = loaded
-        examples = {one.example.id: one.example for one in asked}
-        found: dict[str, ScoredSample] = {}
-        for chunk in self._begun.chunks:
-            rows = [row for row in chunk.rows if row["sample"] in examples and row["sample"] not in found]
-            found |= {str(row["sample"]): _scored(resolved, examples[str(row["sample"])], row) for row in rows}
-            self._used += [chunk] if rows else []
-        for sample in self._begun.quarantined.keys() & examples.keys() - found.keys():
-            reason = f"quarantined: {self._begun.quarantined[sample]}"
-            found[sample] = ScoredSample(
-                example=examples[sample], generation=None, score=None, batch_size=0, error=reason, quarantined=True
-            )
-        return found
+    def restore(
+        self, resolved: ResolvedTrial, samples: Iterable[Sample], loaded: LoadedModel
+    ) -> dict[str, ScoredSample]:
+        """By sample id, the answers that earlier attempts have given, and the quarantined samples as failed."""
+        self._loaded = loaded
+        examples = {sample.example.id: sample.example for sample in samples}
+        restored: dict[str, ScoredSample] = {}
+        for chunk in self._attempt.chunks:
+            rows = [row for row in chunk.rows if row["sample"] in examples and row["sample"] not in restored]
+            restored |= {str(row["sample"]): _scored(resolved, examples[str(row["sample"])], row) for row in rows}
+            self._restored += [chunk] if rows else []
+        for sample in self._attempt.quarantined.keys() & examples.keys() - restored.keys():
+            reason = f"quarantined: {self._attempt.quarantined[sample]}"
+            restored[sample] = failed_sample(examples[sample], reason, quarantined=True)
+        return restored
 
-    def announce(self, asked: Sequence[Sample]) -> None:
-        """These are scored next: if the process dies now, it died of one of them.
+    def announce(self, samples: Sequence[Sample]) -> None:
+        """Say which samples are answered next: if the process dies now, one of them may be the cause.
 
         Raises:
             Uncollected: the collector refuses.
         """
-        self._tell([one.example.id for one in asked])
+        self._announce([sample.example.id for sample in samples])
 
     def add(self, scored: Sequence[ScoredSample]) -> None:
-        """The end of a batch.
+        """Take the answers of a batch.
 
         Raises:
             Uncollected: the collector refuses.
         """
-        self._own += len(scored)
+        self._added += len(scored)
         self._pending.scored += scored
         if len(self._pending.scored) >= self._policy.answers or self._seconds() >= self._policy.seconds:
             self.flush()
@@ -151,16 +146,16 @@ class PartialResults:
         answer_store, pending = self._answer_store, self._pending
         if answer_store is None or not pending.scored:
             return
-        assert self._bench is not None, "known() comes first"
-        peak = read_peak(self._bench.model.device)
+        assert self._loaded is not None, "restore() comes first"
+        peak = read_peak(self._loaded.model.device)
         chunk = Chunk(
             trial=self._trial,
-            attempt=self._begun.attempt,
+            attempt=self._attempt.attempt,
             number=self._number,
-            rows=tuple(_row(one) for one in pending.scored),
+            rows=tuple(_row(answered) for answered in pending.scored),
             seconds=self._seconds(),
             peak_bytes=peak.peak_bytes if peak else None,
-            made_on=_made_on(self._bench),
+            made_on=_made_on(self._loaded),
             software=software(),
         )
         try:
@@ -171,15 +166,15 @@ class PartialResults:
         self._pending = _Pending(since=self._clock())
 
     def merged(self) -> MergedAttempts:
-        """Whose answers they are, now that all are there."""
-        if not self._used:
+        """Which attempts the answers come from, once all are there."""
+        if not self._restored:
             return NOT_MERGED
-        here = [_made_on(self._bench)] if self._own and self._bench else []
-        mixed = _differences([*(chunk.made_on for chunk in self._used), *here])
-        peaks = [chunk.peak_bytes for chunk in self._used if chunk.peak_bytes is not None]
+        here = [_made_on(self._loaded)] if self._added and self._loaded else []
+        mixed = _differences([*(chunk.made_on for chunk in self._restored), *here])
+        peaks = [chunk.peak_bytes for chunk in self._restored if chunk.peak_bytes is not None]
         return MergedAttempts(
-            samples=sum(len(chunk.rows) for chunk in self._used),
-            processes=len({chunk.attempt for chunk in self._used}) + bool(self._own),
+            samples=sum(len(chunk.rows) for chunk in self._restored),
+            processes=len({chunk.attempt for chunk in self._restored}) + bool(self._added),
             mixed=mixed,
             peak_bytes=max(peaks) if peaks and "device" not in mixed else None,
         )
@@ -187,20 +182,24 @@ class PartialResults:
     def _seconds(self) -> float:
         return self._clock() - self._pending.since
 
-    def _tell(self, samples: Sequence[str]) -> None:
+    def _announce(self, samples: Sequence[str]) -> None:
         if self._answer_store is None:
             return
         try:
-            self._answer_store.under_way(self._trial, self._begun.attempt, samples)
+            self._answer_store.under_way(self._trial, self._attempt.attempt, samples)
         except Exception as error:
             raise Uncollected(str(error)) from error
 
 
-def _row(one: ScoredSample) -> Row:
-    row: dict[str, Any] = {"sample": one.example.id, "batch_size": one.batch_size, "error": one.error or None}
-    if one.generation is None:
+def _row(answered: ScoredSample) -> Row:
+    row: dict[str, Any] = {
+        "sample": answered.example.id,
+        "batch_size": answered.batch_size,
+        "error": answered.error or None,
+    }
+    if answered.generation is None:
         return row
-    generation, encoding = one.generation, one.generation.encoding
+    generation, encoding = answered.generation, answered.generation.encoding
     return {
         **row,
         "text": generation.text,
@@ -219,9 +218,7 @@ def _row(one: ScoredSample) -> Row:
 
 def _scored(resolved: ResolvedTrial, example: Any, row: Mapping[str, Any]) -> ScoredSample:
     if row["error"]:
-        return ScoredSample(
-            example=example, generation=None, score=None, batch_size=row["batch_size"], error=row["error"]
-        )
+        return failed_sample(example, row["error"], batch_size=row["batch_size"])
     generation = Generation(
         text=row["text"],
         tokens=row["tokens"],
@@ -245,6 +242,6 @@ def _made_on(loaded: LoadedModel) -> dict[str, str]:
 
 
 def _differences(made_on: Sequence[Mapping[str, str]]) -> str:
-    columns = dict.fromkeys(column for one in made_on for column in one)
-    values = {column: sorted({one.get(column, "") for one in made_on}) for column in columns}
-    return "; ".join(f"{column}: {', '.join(found)}" for column, found in values.items() if len(found) > 1)
+    columns = dict.fromkeys(column for origin in made_on for column in origin)
+    values = {column: sorted({origin.get(column, "") for origin in made_on}) for column in columns}
+    return "; ".join(f"{column}: {', '.join(differing)}" for column, differing in values.items() if len(differing) > 1)

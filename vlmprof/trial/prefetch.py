@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import final
 
@@ -17,82 +16,81 @@ from vlmprof.trial.outcome import OpenedSamples, Sample
 from vlmprof.trial.samples import open_pictures
 
 MOST_AHEAD = 4
-"""Batches of pixels that the host holds at once."""
+"""The most batches of pixels that the host holds at once."""
 
 
 @final
 class BatchPrefetcher:
-    """The batches after this one, opened and encoded beside the work of the device. On a CPU there is no beside.
+    """Opens and encodes the batches after the current one on threads.
 
-    A context manager: what was begun has ended when it is left, so that it never sees the knobs of another trial.
+    A context manager: leaving it waits for the threads, so that none of them sees the knobs of the next trial.
     """
 
     def __init__(self, loaded: LoadedModel, wait: Callable[[Iterable[Picture]], None]) -> None:
-        """``wait`` is called before pictures are opened: others may be decoding them. Several threads may call it."""
-        self.loaded, self._wait = loaded, wait
+        """Start the threads.
+
+        Args:
+            loaded: Encodes the batches.
+            wait: Called, from any of the threads, before pictures are opened; it returns once they are decoded, where
+                other processes decode them.
+        """
+        self._loaded, self._wait = loaded, wait
         self.most = prefetch_depth(loaded.model)
-        """How many of the next batches are worked on while this one is."""
-        self._workers = ThreadPoolExecutor(self.most) if self.most else None
-        self._coming: dict[tuple[str, ...], Future[tuple[OpenedSamples, PreparedBatch | None]]] = {}
+        """How many of the next batches are in preparation at once."""
+        self._threads = ThreadPoolExecutor(self.most) if self.most else None
+        self._pending: dict[tuple[str, ...], Future[tuple[OpenedSamples, PreparedBatch | None]]] = {}
 
     def __enter__(self) -> BatchPrefetcher:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._workers is not None:
-            self._workers.shutdown(wait=True, cancel_futures=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
 
     def take(
-        self, asked: Sequence[Sample], left: Sequence[Sample]
-    ) -> tuple[OpenedSamples, Callable[[], PreparedBatch]]:
-        """This batch, and a start on those of the same size that will follow if all goes well.
+        self, samples: Sequence[Sample], remaining: Sequence[Sample]
+    ) -> tuple[OpenedSamples, PreparedBatch | None]:
+        """This batch, prepared if it was started before; and start on those that follow at the same size.
 
         Args:
-            asked: This batch.
-            left: All that comes after it.
+            samples: This batch.
+            remaining: All samples after it, in order.
         """
-        coming, self._coming = self._coming, {}
-        waiting = coming.pop(_names(asked), None)
-        if self._workers is not None:
-            for batch in islice(batched(left, max(1, len(asked))), self.most):
-                known = coming.pop(_names(batch), None)
-                self._coming[_names(batch)] = known or self._workers.submit(self._prepare, batch)
-        for other in coming.values():  # of another size, from before the sizes changed
-            other.cancel()
-        opened, prepared = waiting.result() if waiting is not None else (self._open(asked), None)
-        if prepared is None:
-            return opened, partial(self.loaded.prepare, opened.readable)
-        return opened, partial(_same, prepared)
+        earlier, self._pending = self._pending, {}
+        ready = earlier.pop(_ids(samples), None)
+        if self._threads is not None:
+            for batch in islice(batched(remaining, max(1, len(samples))), self.most):
+                started = earlier.pop(_ids(batch), None)
+                self._pending[_ids(batch)] = started or self._threads.submit(self._prepare, batch)
+        for outdated in earlier.values():  # of another batch size, from before it changed
+            outdated.cancel()
+        return ready.result() if ready is not None else (self._open(samples), None)
 
-    def _open(self, asked: Sequence[Sample]) -> OpenedSamples:
-        self._wait(one.prompt.picture for one in asked)
-        return open_pictures(asked)
+    def _open(self, samples: Sequence[Sample]) -> OpenedSamples:
+        self._wait(sample.prompt.picture for sample in samples)
+        return open_pictures(samples)
 
-    def _prepare(self, asked: Sequence[Sample]) -> tuple[OpenedSamples, PreparedBatch | None]:
-        opened = self._open(asked)
-        return opened, self.loaded.prepare(opened.readable) if opened.readable else None
+    def _prepare(self, samples: Sequence[Sample]) -> tuple[OpenedSamples, PreparedBatch | None]:
+        opened = self._open(samples)
+        return opened, self._loaded.prepare(opened.readable) if opened.readable else None
 
 
 def prefetch_depth(model: AbstractModel) -> int:
-    """Batches that are encoded beside the work of the device, each by a thread of its own.
+    """How many batches are encoded ahead, each on a thread of its own; 0 on a CPU.
 
-    Cutting a batch's images takes a core longer than the device needs to look at them; a quarter of the cores leaves
-    room for other trials of the host. One thread where the encoding is a library's: its tokenizers change when they
-    pad, and two threads must not do that at once.
+    Cutting a batch's images takes one core longer than the GPU takes to look at them; a quarter of the cores leaves
+    room for the other trials of the host. One thread where a library does the encoding: its tokenizers change state
+    when they pad, which two threads must not do at once.
     """
     if not model.device.startswith("cuda"):
         return 0
     return max(1, min(MOST_AHEAD, (os.cpu_count() or 1) // 4)) if isinstance(model, RowwiseVision) else 1
 
 
-def _same(prepared: PreparedBatch) -> PreparedBatch:
-    return prepared
+def _ids(samples: Sequence[Sample]) -> tuple[str, ...]:
+    return tuple(sample.example.id for sample in samples)
 
 
-def _names(asked: Sequence[Sample]) -> tuple[str, ...]:
-    return tuple(one.example.id for one in asked)
-
-
-def batched(asked: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+def batched(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
     """Consecutive batches; the last may be smaller."""
-    return (asked[start : start + size] for start in range(0, len(asked), size))
+    return (samples[start : start + size] for start in range(0, len(samples), size))

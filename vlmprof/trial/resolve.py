@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, final
 
 from vlmprof import registry
 from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
+from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Example
+from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.surfaces import Anatomy, TokenCounts
 from vlmprof.tasks.task import DataSource, Task
 from vlmprof.trial.engine_selection import engine_faults
@@ -48,21 +49,28 @@ class ResolvedTrial:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job file that passed every check."""
+    """A job that passed every check."""
 
     spec: SweepSpec
     plans: tuple[TrialPlan, ...]
+    """Its trials, in the order in which they are run without Ray."""
     notes: tuple[str, ...]
     """What its author should know although nothing is wrong."""
+    submitted: SubmittedJob
+    """Its text, as it is stored with the results, and the folder that its relative paths start from."""
 
 
-def prepare(path: Path) -> Job:
-    """Read, check and expand a job file. No weights, no GPU, no cluster.
+def prepare(job: JobSource) -> Job:
+    """Read, check and expand a job. No weights, no GPU, no cluster.
+
+    Args:
+        job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping. Messages call it by its
+            path, or ``job``.
 
     Raises:
-        SpecError: with every fault of the file: its form, unknown names, values that a model cannot take.
+        SpecError: with every fault of the job: its form, unknown names, values that a model cannot take.
     """
-    found = survey(path)
+    found = survey(job)
     anatomies: dict[ModelSpec, Anatomy] = {}
     faults = [*found.faults, *_model_faults(found, anatomies), *_load_faults(found)]
     faults += dict.fromkeys(_knob_faults(found, anatomies))  # one may be of all values alike
@@ -74,7 +82,8 @@ def prepare(path: Path) -> Job:
     plans = by_load(expand(found.spec, fingerprints, revisions))
     if conflicts := _point_faults(plans, anatomies):
         raise SpecError(found.source, conflicts)
-    return Job(spec=found.spec, plans=plans, notes=tuple(_notes(anatomies)))
+    notes = tuple(_notes(anatomies))
+    return Job(spec=found.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(found.text))
 
 
 def resolve(plan: TrialPlan) -> ResolvedTrial:

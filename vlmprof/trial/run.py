@@ -1,8 +1,8 @@
 """``run_trial``: one knob configuration of one model on one task. No ray, no file: values in, values out.
 
-Three passes over one loaded model, inside the knobs' contexts: a few requests are counted (what do the knobs really
-do), all samples are scored at whatever batch is safe, fixed requests are timed at the batch the job names. The model
-leaves as it came, also on error.
+Three passes over one loaded model with the knobs applied: hooks count what a few requests really compute, all samples
+are scored at whatever batch size is safe, and fixed requests are timed at the batch size that the job names. The model
+is left as it came, also after an error.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from vlmprof.trial.outcome import (
 )
 from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.progress import Progress
-from vlmprof.trial.resolve import ResolvedTrial, subset_of
-from vlmprof.trial.samples import open_pictures
-from vlmprof.trial.score_pass import samples_of_shard, score, score_and_audit
+from vlmprof.trial.resolve import ResolvedTrial
+from vlmprof.trial.samples import open_pictures, samples_of
+from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 from vlmprof.trial.worst_case_probe import Sizer
 
 COUNTED_REQUESTS = 2
+"""Requests whose work is counted by hooks before anything is scored or timed."""
 
 
 def run_trial(
@@ -46,44 +47,51 @@ def run_trial(
     loaded: LoadedModel,
     sizer: Sizer,
     report: Callable[[Progress], None],
-    chunks: PartialResults | None = None,
+    partial_results: PartialResults | None = None,
 ) -> TrialOutcome:
-    """Run one configuration on a loaded model; ``chunks`` brings what was answered before and takes what is.
+    """Run one configuration on a loaded model.
+
+    Args:
+        resolved: The configuration.
+        loaded: The model, without knobs; it is left as it came.
+        sizer: Answers requests for batch sizes.
+        report: Called with the progress after every batch, and when a phase begins.
+        partial_results: Brings the answers of earlier attempts and takes new ones; None keeps none.
 
     Raises:
         OutOfMemory: not even one sample fits.
         Mismatch: what ran is not what was asked for, or the stages do not add up.
         Uncollected: the collector refuses an answer.
     """
-    plan, model = resolved.plan, loaded.model
-    asked, chunks = _asked(resolved), chunks or PartialResults.discarding()
-    sound = chunks.sound(asked)
-    whole, crops_known = ModelParts.of(model), resolved.anatomy.crops_known
+    plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
+    samples = samples_of(resolved)
+    usable = partial_results.not_quarantined(samples)
+    parts = ModelParts.of(model)
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(whole, sound[:COUNTED_REQUESTS], model, report, crops_known=crops_known)
-        began, given = time.perf_counter(), ScoreResult()
-        _own_peak(model.device)
+        counts, flops = _count(parts, usable[:COUNTED_REQUESTS], model, report, resolved.anatomy.crops_known)
+        began = time.perf_counter()
+        _reset_peak(model.device)
+        result = ScoreResult()
         if "accuracy" in plan.measure:
-            cap = output_tokens or resolved.task.max_new_tokens
-            given = score_and_audit(resolved, asked, loaded, cap, sizer, report, chunks=chunks)
-        seconds = time.perf_counter() - began
-        peak = read_peak(model.device)
+            result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
+        seconds, peak = time.perf_counter() - began, read_peak(model.device)
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        sessions = (TimingPass(plan.timing, model, _work(resolved, sound, loaded, length)).run(seconds, report),)
+        timing_pass = TimingPass(plan.timing, model, _timing_requests(resolved, usable, loaded, length))
+        sessions = (timing_pass.run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
         flops=flops,
-        audit=given.audit,
-        scored=given.scored,
-        scored_by=given.scored_by,
-        merged=given.merged,
+        audit=result.audit,
+        scored=result.scored,
+        scored_by=result.scored_by,
+        merged=result.merged,
         engine=loaded.engine.describe(),
-        score_seconds=given.seconds,
-        batch_size=max((one.batch_size for one in given.scored), default=None),
+        score_seconds=result.seconds,
+        batch_size=max((answered.batch_size for answered in result.scored), default=None),
         sessions=sessions,
         timing_output_tokens=length,
         peak=peak,
@@ -95,100 +103,111 @@ def score_part(
     loaded: LoadedModel,
     sizer: Sizer,
     report: Callable[[Progress], None],
-    chunks: PartialResults,
+    partial_results: PartialResults,
     part: slice,
 ) -> None:
-    """Answer some of a configuration's samples, for the trial itself to go on from; all of them are sent.
+    """Answer one shard of a configuration's samples and send all answers; the trial itself starts from them.
 
     Args:
         resolved: The configuration.
-        loaded: A loaded model.
-        sizer: Answers batch sizes.
-        report: Told how far it has come.
-        chunks: Bring what was answered before, and take what is.
-        part: Which blocks of samples.
+        loaded: The model, without knobs.
+        sizer: Answers requests for batch sizes.
+        report: Called with the progress.
+        partial_results: Brings the answers of earlier attempts, and takes new ones.
+        part: Which blocks of samples; see ``score_pass.samples_of_shard``.
 
     Raises:
         OutOfMemory: not even one sample fits.
         Uncollected: the collector refuses an answer.
     """
-    mine = [one for one in samples_of_shard(resolved, _asked(resolved), part) if not chunks.alone(one)]
-
-    def done(count: int) -> None:
-        report(Progress(phase="score", done=count, total=len(mine)))
-
+    shard = samples_of_shard(resolved, samples_of(resolved), part)
     with knobs_applied(resolved, loaded.model):
-        cap = loaded.model.output_tokens or resolved.task.max_new_tokens
-        _own_peak(loaded.model.device)
-        for _ in score(resolved, mine, loaded, cap, sizer, done, chunks=chunks):
+        _reset_peak(loaded.model.device)
+        samples = [sample for sample in shard if not partial_results.is_suspect(sample)]
+        for _ in _score_pass(resolved, loaded, samples, sizer, report, partial_results).scored():
             pass
-        chunks.flush()
+        partial_results.flush()
+
+
+def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Progress], None]) -> TrialOutcome:
+    """The outcome with one more timing session, on a model that was loaded anew.
+
+    Raises:
+        OutOfMemory: a request does not fit.
+        Mismatch: the stages do not add up.
+    """
+    quarantined = {answered.example.id for answered in outcome.scored if answered.quarantined}
+    usable = [sample for sample in samples_of(outcome.resolved) if sample.example.id not in quarantined]
+    requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens)
+    timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
+    return replace(outcome, sessions=(*outcome.sessions, timing_pass.run(0.0, report)))
+
+
+def _score_pass(
+    resolved: ResolvedTrial,
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    sizer: Sizer,
+    report: Callable[[Progress], None],
+    partial_results: PartialResults,
+) -> ScorePass:
+    """Inside ``knobs_applied``, because a knob may set the length of answers."""
+    return ScorePass(
+        resolved=resolved,
+        loaded=loaded,
+        samples=samples,
+        max_new_tokens=loaded.model.output_tokens or resolved.task.max_new_tokens,
+        sizer=sizer,
+        report=report,
+        partial_results=partial_results,
+    )
 
 
 @contextmanager
 def knobs_applied(resolved: ResolvedTrial, model: AbstractModel) -> Iterator[None]:
-    """The model with every knob of a plan at its value."""
+    """Inside a ``with`` block the model has every knob of the plan at its value."""
     with ExitStack() as knobs:
         for setting in resolved.settings:
             knobs.enter_context(setting.knob.applied(model, setting.value))
         yield
 
 
-def _own_peak(device: str) -> None:
-    """From here on the peak is this trial's: what another left in the allocator's cache is no part of it."""
+def _reset_peak(device: str) -> None:
+    """Start the peak of this trial: what earlier trials left in the allocator's cache is given back first."""
     release()
     reset_peak(device)
 
 
 def _count(
-    whole: ModelParts,
-    asked: Sequence[Sample],
+    parts: ModelParts,
+    samples: Sequence[Sample],
     model: AbstractModel,
     report: Callable[[Progress], None],
-    *,
     crops_known: bool,
 ) -> tuple[ModelCounts, Flops]:
-    """Let hooks see a prefill and a decode step of a few requests; nothing is scored or timed."""
-    report(Progress(phase="count", done=0, total=len(asked)))
+    """Let hooks count a prefill and a decode step of a few requests; nothing is scored or timed."""
+    report(Progress(phase="count", done=0, total=len(samples)))
     first, second = [], []
-    with counted(whole) as counts:
+    with counted(parts) as counts:
 
-        def certified(prompt: Prompt, length: int) -> None:
+        def generate_and_compare(prompt: Prompt, length: int) -> None:
             before = replace(counts)
             run = generate(model, [prompt], max_new_tokens=length, stop_at_eos=False)
-            require_counts_match(before, counts, whole, run, crops_known=crops_known)
+            require_counts_match(before, counts, parts, run, crops_known=crops_known)
 
-        for one in open_pictures(asked).readable:
-            spent = [count_flops(partial(certified, one.prompt, length)) for length in (1, 2)]
-            first.append(spent[0])
-            second.append(spent[1] - spent[0])  # counts, unlike times, may be subtracted
+        for sample in open_pictures(samples).readable:
+            flops = [count_flops(partial(generate_and_compare, sample.prompt, length)) for length in (1, 2)]
+            first.append(flops[0])
+            second.append(flops[1] - flops[0])  # counts, unlike times, may be subtracted
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
-def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Progress], None]) -> TrialOutcome:
-    """The outcome with one timing session more, of a model that was loaded anew.
-
-    Raises:
-        OutOfMemory: a request does not fit.
-        Mismatch: the stages do not add up.
-    """
-    plan = outcome.resolved.plan
-    left_out = {one.example.id for one in outcome.scored if one.quarantined}
-    sound = [one for one in _asked(outcome.resolved) if one.example.id not in left_out]
-    work = _work(outcome.resolved, sound, loaded, outcome.timing_output_tokens)
-    session = TimingPass(plan.timing, loaded.model, work, len(outcome.sessions)).run(0.0, report)
-    return replace(outcome, sessions=(*outcome.sessions, session))
-
-
-def _asked(resolved: ResolvedTrial) -> list[Sample]:
-    family = resolved.plan.model.family
-    return [Sample(example=one, prompt=resolved.task.ask(one, family)) for one in subset_of(resolved)]
-
-
-def _work(resolved: ResolvedTrial, asked: Sequence[Sample], loaded: LoadedModel, length: int) -> TimingRequests:
+def _timing_requests(
+    resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, length: int
+) -> TimingRequests:
     size = resolved.plan.timing.batch_size
-    readable = open_pictures(asked[: size * resolved.plan.timing.requests]).readable
-    prompts = [one.prompt for one in readable]
+    readable = open_pictures(samples[: size * resolved.plan.timing.requests]).readable
+    prompts = [sample.prompt for sample in readable]
     requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
     configured = partial(knobs_applied, resolved, loaded.model)
     return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

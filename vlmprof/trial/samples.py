@@ -1,4 +1,4 @@
-"""The samples of a trial on their way from a question to a score."""
+"""The samples of a trial: asked, their pictures opened, their answers judged."""
 
 from __future__ import annotations
 
@@ -9,37 +9,49 @@ from typing import TYPE_CHECKING
 
 from vlmprof.records import Example, Generation
 from vlmprof.trial.outcome import OpenedSamples, Sample, ScoredSample
-from vlmprof.trial.resolve import ResolvedTrial
+from vlmprof.trial.resolve import ResolvedTrial, subset_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def open_pictures(asked: Sequence[Sample]) -> OpenedSamples:
+def samples_of(resolved: ResolvedTrial) -> list[Sample]:
+    """The trial's subset, each example with the prompt that its model family is given."""
+    family = resolved.plan.model.family
+    return [Sample(example=example, prompt=resolved.task.ask(example, family)) for example in subset_of(resolved)]
+
+
+def open_pictures(samples: Sequence[Sample]) -> OpenedSamples:
     """Decode every picture once, before anything is batched or timed.
 
-    A picture that cannot be read costs its sample, which is counted and named, and nobody else's.
+    A picture that cannot be read fails its own sample, which is counted and named, and no other.
     """
     readable, broken = [], []
-    for one in asked:
+    for sample in samples:
         try:
-            image = one.prompt.picture.load()
+            image = sample.prompt.picture.load()
         except Exception as error:  # whatever a decoder raises: the sample is failed, not the trial
-            reason = f"{type(error).__name__}: {error}"
-            broken.append(ScoredSample(example=one.example, generation=None, score=None, batch_size=0, error=reason))
+            broken.append(failed_sample(sample.example, f"{type(error).__name__}: {error}"))
             continue
-        picture = replace(one.prompt.picture, load=partial(_same, image))
-        readable.append(replace(one, prompt=replace(one.prompt, picture=picture)))
+        picture = replace(sample.prompt.picture, load=partial(_already_open, image))
+        readable.append(replace(sample, prompt=replace(sample.prompt, picture=picture)))
     return OpenedSamples(readable=tuple(readable), broken=tuple(broken))
 
 
 def judge_answer(resolved: ResolvedTrial, example: Example, generation: Generation, batch_size: int) -> ScoredSample:
-    """An answer with what the task's metric says of it."""
+    """An answer with the verdict of the task's metric."""
     verdict = resolved.task.metric.judge(generation.text, example)
     return ScoredSample(
         example=example, generation=generation, score=verdict.score, parsed=verdict.parsed, batch_size=batch_size
     )
 
 
-def _same(image: Image) -> Image:
+def failed_sample(example: Example, error: str, *, quarantined: bool = False, batch_size: int = 0) -> ScoredSample:
+    """A sample without an answer, and why."""
+    return ScoredSample(
+        example=example, generation=None, score=None, batch_size=batch_size, error=error, quarantined=quarantined
+    )
+
+
+def _already_open(image: Image) -> Image:
     return image

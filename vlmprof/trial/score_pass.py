@@ -1,6 +1,6 @@
-"""The score pass: every sample answered once, at whatever batch is safe, then audited at batch 1.
+"""The score pass: every sample is answered once, at whatever batch size is safe, and some again at batch 1.
 
-``score_and_audit`` gives all answers of a trial and their audit: computed now, or cut from those of an earlier trial of
+``ScorePass.run`` gives all answers of a trial and their audit: computed now, or cut from those of an earlier trial of
 this process that allowed longer answers and is otherwise the same.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from typing import final
 
 from vlmprof.engine.vision_cache import PreparedBatch
 from vlmprof.errors import OutOfMemory
@@ -18,194 +19,182 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import PastAnswers, Sample, ScoredSample, ScoreResult
 from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.prefetch import BatchPrefetcher
-from vlmprof.trial.progress import Progress
+from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
 from vlmprof.trial.samples import judge_answer
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
 
 
-def score(  # noqa: PLR0913 (what to score and with what, and by name what is known of it)
-    resolved: ResolvedTrial,
-    asked: Sequence[Sample],
-    loaded: LoadedModel,
-    max_new_tokens: int,
-    sizer: Sizer,
-    report: Callable[[int], None],
-    *,
-    chunks: PartialResults | None = None,
-) -> Iterator[ScoredSample]:
-    """Answer and score all samples, the longest prompts first: what fits them fits all that follow.
+def _ignore(progress: Progress) -> None:
+    """For a pass whose progress nobody watches."""
 
-    What ``chunks`` knows already is not scored again.
 
-    Raises:
-        OutOfMemory: not even one sample fits.
-        Uncollected: the collector refuses an answer.
-    """
-    chunks = chunks or PartialResults.discarding()
-    everything = _longest_first(resolved, asked)
-    known = chunks.known(resolved, everything, loaded)
-    yield from known.values()
-    left, done = [one for one in everything if one.example.id not in known], len(known)
-    report(done)
-    if not left:
-        return
-    sizing = WorstCaseProbe(
-        resolved, everything, loaded, max_new_tokens, sizer
-    )  # of all: a resumed trial asks as it did before
-    with (
-        chunks,
-        PicturePrefetcher(
-            [one.prompt.picture for one in left], reader_processes(resolved, loaded.model.device)
-        ) as ahead,
-        BatchPrefetcher(loaded, ahead.wait) as following,
-    ):
-        for answered in _batches(resolved, left, following, max_new_tokens, sizing, chunks):
-            chunks.add(answered)
-            yield from answered
-            done += len(answered)
-            report(done)
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePass:
+    """The score pass of one configuration, on a loaded model whose knobs are already applied."""
+
+    resolved: ResolvedTrial
+    loaded: LoadedModel
+    samples: Sequence[Sample]
+    max_new_tokens: int
+    """The longest answer, an end-of-sequence token included."""
+    sizer: Sizer
+    report: Callable[[Progress], None] = _ignore
+    partial_results: PartialResults = field(default_factory=PartialResults.discarding)
+    """Brings the answers of earlier attempts, and takes those of this one."""
+
+    def run(self) -> ScoreResult:
+        """Answer, score and audit all samples.
+
+        Raises:
+            OutOfMemory: not even one sample fits.
+            Uncollected: the collector refuses an answer.
+        """
+        plan = self.resolved.plan
+        past = self.loaded.recall(plan, self.max_new_tokens)
+        if past is not None:
+            scored = tuple(self._judge_again(answered) for answered in past.scored)
+            checked = audit(self.resolved, self.samples, scored, past.audited)
+            return ScoreResult(scored=scored, audit=checked, scored_by=past.trial)
+        began = time.perf_counter()
+        by_id = {answered.example.id: answered for answered in self.scored()}
+        seconds = time.perf_counter() - began
+        # In the order of the subset, which neither batches nor interruptions change.
+        scored = tuple(by_id[sample.example.id] for sample in self.samples)
+        self._tell("audit", 0, plan.audit_samples)
+        audited = audited_answers(self.resolved, self.samples, scored, self.loaded, self.max_new_tokens)
+        answers = PastAnswers(trial=plan.id, cap=self.max_new_tokens, scored=scored, audited=audited)
+        self.loaded.remember(plan, answers)
+        checked = audit(self.resolved, self.samples, scored, audited)
+        return ScoreResult(scored=scored, audit=checked, merged=self.partial_results.merged(), seconds=seconds)
+
+    def scored(self) -> Iterator[ScoredSample]:
+        """Answer and score all samples, the longest prompts first: a batch that fits them fits all that follow.
+
+        Samples that ``partial_results`` has answers for are not answered again.
+
+        Raises:
+            OutOfMemory: not even one sample fits.
+            Uncollected: the collector refuses an answer.
+        """
+        ordered = longest_first(self.resolved, self.samples)
+        kept = self.partial_results.restore(self.resolved, ordered, self.loaded)
+        yield from kept.values()
+        remaining, done = [sample for sample in ordered if sample.example.id not in kept], len(kept)
+        self._tell("score", done, len(self.samples))
+        if not remaining:
+            return
+        # From all samples and not from the remaining ones, so that a resumed trial requests the size it had before.
+        probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer)
+        pictures = [sample.prompt.picture for sample in remaining]
+        with (
+            self.partial_results,
+            PicturePrefetcher(pictures, reader_processes(self.resolved, self.loaded.model.device)) as decoded,
+            BatchPrefetcher(self.loaded, decoded.wait) as prefetcher,
+        ):
+            for answered in self._batches(remaining, prefetcher, probe):
+                self.partial_results.add(answered)
+                yield from answered
+                done += len(answered)
+                self._tell("score", done, len(self.samples))
+
+    def _batches(
+        self, remaining: Sequence[Sample], prefetcher: BatchPrefetcher, probe: WorstCaseProbe
+    ) -> Iterator[Sequence[ScoredSample]]:
+        """Batch by batch. Samples that a process may have died of come last, each in a batch of its own."""
+        is_suspect = self.partial_results.is_suspect
+        queue = [sample for sample in remaining if not is_suspect(sample)]
+        while queue:
+            size = probe.size(len(queue))
+            batch, later = queue[:size], queue[size:]
+            self.partial_results.announce([*batch, *later[: prefetcher.most * size]])
+            yield from self._answer_batch(batch, later, prefetcher, probe)
+            queue = later
+        for sample in filter(is_suspect, remaining):
+            self.partial_results.flush()
+            self.partial_results.announce([sample])
+            yield from self._answer_batch([sample], [], prefetcher, probe)
+
+    def _answer_batch(
+        self, batch: Sequence[Sample], later: Sequence[Sample], prefetcher: BatchPrefetcher, probe: WorstCaseProbe
+    ) -> Iterator[Sequence[ScoredSample]]:
+        opened, prepared = prefetcher.take(batch, later)
+        yield opened.broken
+        yield from self._answer_despite_memory(opened.readable, prepared, probe)
+
+    def _answer_despite_memory(
+        self, samples: Sequence[Sample], prepared: PreparedBatch | None, probe: WorstCaseProbe
+    ) -> Iterator[Sequence[ScoredSample]]:
+        """Answer a batch; where memory fails, once more at the same size, then in halves.
+
+        Raises:
+            OutOfMemory: one sample alone does not fit, or the batch size that the job pins.
+        """
+        pieces, retried, most = [(samples, prepared)], False, len(samples)
+        while pieces:
+            piece, ready = pieces.pop(0)
+            failure = None
+            if len(piece) <= most:
+                try:
+                    yield self._answer(piece, ready)
+                    continue
+                except OutOfMemory as error:
+                    failure = error
+            if failure is not None and not retried:
+                # The allocator can fail while a block that fits is free (pytorch issue 189504), so one failure proves
+                # nothing.
+                retried = True
+                pieces.insert(0, (piece, None))
+                continue
+            if failure is not None:
+                probe.failed(len(piece), failure)
+                most = len(piece) - 1
+            half = (len(piece) + 1) // 2
+            pieces[:0] = [(part, None) for part in (piece[:half], piece[half:]) if part]
+
+    def _answer(self, samples: Sequence[Sample], prepared: PreparedBatch | None) -> list[ScoredSample]:
+        if not samples:
+            return []
+        batch = self.loaded.prepare(samples) if prepared is None else prepared
+        generations = self.loaded.answer(batch, self.max_new_tokens)
+        return [
+            judge_answer(self.resolved, sample.example, generation, len(samples))
+            for sample, generation in zip(samples, generations, strict=True)
+        ]
+
+    def _judge_again(self, answered: ScoredSample) -> ScoredSample:
+        assert answered.generation is not None, "only complete answers are kept"
+        return judge_answer(self.resolved, answered.example, answered.generation, answered.batch_size)
+
+    def _tell(self, phase: Phase, done: int, total: int) -> None:
+        self.report(Progress(phase=phase, done=done, total=total))
 
 
 def reader_processes(resolved: ResolvedTrial, device: str) -> int:
-    """Processes that decode ahead: as the job says, else two beside a GPU and none where they would share its cores."""
-    said = resolved.plan.readers
-    return said if said is not None else 2 * (device == "cuda")
+    """Processes that decode pictures ahead: as the job says; else two where a GPU computes, none on a CPU."""
+    asked_for = resolved.plan.readers
+    return asked_for if asked_for is not None else 2 * (device == "cuda")
 
 
-def _batches(
-    resolved: ResolvedTrial,
-    left: Sequence[Sample],
-    following: BatchPrefetcher,
-    max_new_tokens: int,
-    sizing: WorstCaseProbe,
-    chunks: PartialResults,
-) -> Iterator[Sequence[ScoredSample]]:
-    """Batch by batch; what a process may have died of comes last, one at a time."""
-    together = [one for one in left if not chunks.alone(one)]
-    while together:
-        size = sizing.size(len(together))
-        batch, then = together[:size], together[size:]
-        chunks.announce([*batch, *then[: following.most * size]])
-        opened, prepared = following.take(batch, then)
-        yield opened.broken
-        yield from _survive(resolved, opened.readable, following.loaded, prepared, max_new_tokens, sizing)
-        together = then
-    for one in filter(chunks.alone, left):
-        chunks.flush()
-        chunks.announce([one])
-        opened, prepared = following.take([one], [])
-        yield opened.broken
-        yield from _survive(resolved, opened.readable, following.loaded, prepared, max_new_tokens, sizing)
-
-
-def _survive(
-    resolved: ResolvedTrial,
-    asked: Sequence[Sample],
-    loaded: LoadedModel,
-    prepared: Callable[[], PreparedBatch],
-    max_new_tokens: int,
-    sizing: WorstCaseProbe,
-) -> Iterator[Sequence[ScoredSample]]:
-    """Answer a batch whatever the memory says: once more at the same size, then in halves; a pinned one as it is.
-
-    Raises:
-        OutOfMemory: one sample alone, or the batch that the job pins, does not fit.
-    """
-    pieces, retried, most = [(asked, prepared)], False, len(asked)
-    while pieces:
-        piece, ready = pieces.pop(0)
-        failure = None
-        if len(piece) <= most:
-            try:
-                yield _answer(resolved, piece, loaded, ready, max_new_tokens)
-                continue
-            except OutOfMemory as error:
-                failure = error
-        again = partial(loaded.prepare, piece)
-        if failure is not None and not retried:
-            # The allocator can fail while a block that fits is free (pytorch issue 189504): one failure proves nothing.
-            retried = True
-            pieces.insert(0, (piece, again))
-            continue
-        if failure is not None:
-            sizing.failed(len(piece), failure)
-            most = len(piece) - 1
-        half = (len(piece) + 1) // 2
-        pieces[:0] = [(part, partial(loaded.prepare, part)) for part in (piece[:half], piece[half:]) if part]
-
-
-def _answer(
-    resolved: ResolvedTrial,
-    asked: Sequence[Sample],
-    loaded: LoadedModel,
-    prepared: Callable[[], PreparedBatch],
-    max_new_tokens: int,
-) -> list[ScoredSample]:
-    if not asked:
-        return []
-    pairs = zip(asked, loaded.answer(prepared, asked, max_new_tokens), strict=True)
-    return [judge_answer(resolved, one.example, generation, len(asked)) for one, generation in pairs]
-
-
-def samples_of_shard(resolved: ResolvedTrial, asked: Sequence[Sample], part: slice) -> list[Sample]:
+def samples_of_shard(resolved: ResolvedTrial, samples: Sequence[Sample], part: slice) -> list[Sample]:
     """The samples of one shard: every so many blocks of the order in which samples are scored.
 
     A block is as long as a batch can be, so the batches of all shards are those of a score pass that is not split
-    (where the sizer chooses a divisor of ``batch.max``, or the job pins a size); shorter where there are few samples.
+    (where the sizer chooses a divisor of ``batch.max``, or the job pins a size); blocks are shorter where there are few
+    samples.
     """
-    ordered = _longest_first(resolved, asked)
+    ordered = longest_first(resolved, samples)
     most = resolved.plan.batch_size or resolved.plan.batch_max
     block = max(1, min(most, len(ordered) // part.step))
-    return [one for start in range(0, len(ordered), block)[part] for one in ordered[start : start + block]]
+    return [sample for start in range(0, len(ordered), block)[part] for sample in ordered[start : start + block]]
 
 
-def _longest_first(resolved: ResolvedTrial, asked: Sequence[Sample]) -> list[Sample]:
-    def length(one: Sample) -> int:
-        picture = one.prompt.picture
-        return planned_counts(resolved, picture.height, picture.width).vision_tokens + len(one.prompt.text)
+def longest_first(resolved: ResolvedTrial, samples: Sequence[Sample]) -> list[Sample]:
+    """The order in which samples are scored: by vision tokens and characters of the prompt, most first."""
 
-    return sorted(asked, key=length, reverse=True)
+    def length(sample: Sample) -> int:
+        picture = sample.prompt.picture
+        return planned_counts(resolved, picture.height, picture.width).vision_tokens + len(sample.prompt.text)
 
-
-def score_and_audit(  # noqa: PLR0913 (as of the score pass)
-    resolved: ResolvedTrial,
-    asked: Sequence[Sample],
-    loaded: LoadedModel,
-    cap: int,
-    sizer: Sizer,
-    report: Callable[[Progress], None],
-    *,
-    chunks: PartialResults | None = None,
-) -> ScoreResult:
-    """Answer and score all samples, and audit the answers.
-
-    Raises:
-        OutOfMemory: not even one sample fits.
-        Uncollected: the collector refuses an answer.
-    """
-    chunks = chunks or PartialResults.discarding()
-    plan = resolved.plan
-    known = loaded.recall(plan, cap)
-    if known is not None:
-        scored = tuple(_rescored(resolved, one) for one in known.scored)
-        checked = audit(resolved, asked, scored, known.audited)
-        return ScoreResult(scored=scored, audit=checked, scored_by=known.trial)
-
-    def done(count: int) -> None:
-        report(Progress(phase="score", done=count, total=len(asked)))
-
-    began = time.perf_counter()
-    found = {one.example.id: one for one in score(resolved, asked, loaded, cap, sizer, done, chunks=chunks)}
-    seconds = time.perf_counter() - began
-    scored = tuple(found[one.example.id] for one in asked)  # in an order that no batch and no interruption decides
-    report(Progress(phase="audit", done=0, total=plan.audit_samples))
-    audited = audited_answers(resolved, asked, scored, loaded, cap)
-    loaded.remember(plan, PastAnswers(trial=plan.id, cap=cap, scored=scored, audited=audited))
-    checked = audit(resolved, asked, scored, audited)
-    return ScoreResult(scored=scored, audit=checked, merged=chunks.merged(), seconds=seconds)
-
-
-def _rescored(resolved: ResolvedTrial, one: ScoredSample) -> ScoredSample:
-    assert one.generation is not None, "only complete answers are kept"
-    return judge_answer(resolved, one.example, one.generation, one.batch_size)
+    return sorted(samples, key=length, reverse=True)

@@ -1,10 +1,10 @@
 """The timing pass of one configuration: fixed requests, exact length, the job's batch size, until the median is known.
 
-One session holds the host's timing lock; warms up until windows agree; then times blocks of repeats, each followed by
-one generation of the canary: the same model as loaded, without knobs, on the first request. The canary is what a
-drift of the machine is told by, and what configurations of other trials are compared through: their ratio to it is
-free of the drift. A block that was disturbed is kept, marked with its cause, and followed by another; values are never
-looked at for that. The protocol and its simulations: docs/measurement.md.
+A session holds the host's timing lock, warms up until windows agree, then times blocks of repeats, each followed by one
+generation of the canary: the same model as loaded, without knobs, on the first request. The canary shows a drift of the
+machine, and configurations of different trials are compared by their ratio to it, which is free of that drift. A
+disturbed block is kept, marked with its cause, and followed by another one; whether a block is disturbed never depends
+on its times. The protocol and its simulations: docs/measurement.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, host_bound
 from vlmprof.measure.clock import clock_for
-from vlmprof.measure.clock_check import products, require_true
+from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.energy import Energy, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
@@ -41,9 +41,9 @@ from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, k
 from vlmprof.trial.progress import Phase, Progress
 
 STAGE_SUM_TOLERANCE = 0.02
-"""Rule 3: stages that do not add up to the whole are not stages of it."""
+"""Stages that do not add up to the whole are not stages of it: the measurement is invalid."""
 CLOCK_TOLERANCE_MS = 0.05
-"""Reading the clock takes time too, which is no share of anything."""
+"""Allowed in any case: reading the clock takes time, which belongs to no stage."""
 ATTEMPTS = 3
 BLOCK = 5
 CANARY_TOKENS = 2
@@ -59,14 +59,15 @@ class TimingRequests:
     length: int
     """Tokens generated for each prompt, exact."""
     configured: Callable[[], AbstractContextManager[None]]
-    """Enters the trial's knobs; outside of it the model is as loaded."""
+    """Applies the trial's knobs inside a ``with`` block; outside of it the model is as loaded."""
     engine: AbstractEngine = EAGER
-    """Makes the tokens that are timed. Operations are counted with the eager one: a replay dispatches nothing."""
+    """Generates the tokens that are timed. Operations are counted with the eager engine, since a replay dispatches
+    none."""
 
 
 @final
 class TimingPass:
-    """One session in the making."""
+    """Runs one timing session."""
 
     def __init__(self, timing: Timing, model: AbstractModel, work: TimingRequests, session: int = 0) -> None:
         self.timing, self.model, self.session = timing, model, session
@@ -81,7 +82,7 @@ class TimingPass:
 
         Args:
             load_seconds: How long the device has been at work just before.
-            report: Told of each phase, never within a block.
+            report: Called with each phase, never within a block.
 
         Raises:
             OutOfMemory: a request does not fit.
@@ -94,13 +95,13 @@ class TimingPass:
         with exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
             if self.model.device.startswith("cuda"):
-                require_true(self.clock, products(self.model.device), self.model.synchronize)
+                require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
             with self.configured():
                 operations, decode_bytes = self._work()
-                release()  # what the score pass left with the allocator is not this pass's
+                release()  # what the score pass left in the allocator does not belong to this peak
                 reset_peak(self.model.device)
                 warmup, warm = self._warm_up(load_seconds)
-                peak = read_peak(self.model.device)  # the repeats do the same; the canary may need more
+                peak = read_peak(self.model.device)  # the repeats need no more; the canary may
             self._warm_canary()
             tell("time")
             blocks, stopped = self._blocks()
@@ -125,7 +126,7 @@ class TimingPass:
         times: list[float] = []
         began = time.monotonic()
         while len(times) < 4 * self.timing.warmup:
-            times.append(statistics.fmean(one.stages.end_to_end_ms for one in self._repeat(0, 0)))
+            times.append(statistics.fmean(timed.stages.end_to_end_ms for timed in self._repeat(0, 0)))
             loaded = load_seconds + time.monotonic() - began
             enough = len(times) >= self.timing.warmup and loaded >= self.timing.warmup_seconds
             if enough and settled(times):
@@ -136,7 +137,7 @@ class TimingPass:
         try:
             for _ in range(CANARY_WARMUP):
                 self._canary(0)
-        except OutOfMemory:  # the model as loaded may need more than this configuration does
+        except OutOfMemory:  # the model without knobs may need more memory than this configuration
             self.canary = False
 
     def _blocks(self) -> tuple[list[TimingBlock], str]:
@@ -164,16 +165,16 @@ class TimingPass:
         return "precision" if precise and level else ""
 
     def _block(self, index: int, size: int, earlier: Sequence[TimingBlock]) -> TimingBlock:
-        clean = [block.clock_mhz for block in earlier if not block.disturbed and block.clock_mhz]
+        undisturbed_mhz = [block.clock_mhz for block in earlier if not block.disturbed and block.clock_mhz]
         with self.configured():
             before = disturbance.read(self.model.device, self.gpu)
             first = sum(len(block.repeats_ms) for block in earlier)
-            timed = [one for repeat in range(first, first + size) for one in self._repeat(index, repeat)]
+            timed = [timed for repeat in range(first, first + size) for timed in self._repeat(index, repeat)]
             after = disturbance.read(self.model.device, self.gpu)
-        why = disturbance.causes(before, after, statistics.median(clean) if clean else None)
+        why = disturbance.causes(before, after, statistics.median(undisturbed_mhz) if undisturbed_mhz else None)
         capped = [reading.gpu.power_capped_ns or 0 if reading.gpu else 0 for reading in (before, after)]
         return TimingBlock(
-            timed=tuple(replace(one, disturbed=why) for one in timed),
+            timed=tuple(replace(generation, disturbed=why) for generation in timed),
             canary=self._canary(index) if self.canary else None,
             disturbed=why,
             clock_mhz=after.gpu.sm_clock_mhz if after.gpu else None,
@@ -182,18 +183,20 @@ class TimingPass:
 
     def _repeat(self, block: int, repeat: int) -> list[TimedGeneration]:
         return [
-            self._sound(request, self.length, block=block, repeat=repeat, index=index)
+            self._valid_generation(request, self.length, block=block, repeat=repeat, index=index)
             for index, request in enumerate(self.requests)
         ]
 
     def _canary(self, block: int) -> TimedGeneration:
-        return self._sound(self.requests[0], CANARY_TOKENS, block=block, repeat=-1, index=0)
+        return self._valid_generation(self.requests[0], CANARY_TOKENS, block=block, repeat=-1, index=0)
 
-    def _sound(self, request: Sequence[Prompt], length: int, *, block: int, repeat: int, index: int) -> TimedGeneration:
-        """One generation whose stages add up, and how many were thrown away for it.
+    def _valid_generation(
+        self, request: Sequence[Prompt], length: int, *, block: int, repeat: int, index: int
+    ) -> TimedGeneration:
+        """One generation whose stages add up, and how many were discarded before it.
 
-        On a busy host a process can be put aside between two readings of the clock. Such a run is told by the identity
-        it breaks, not by its length, so running it again biases nothing; a clock that is wrong never comes right.
+        On a busy host the process can be descheduled between two readings of the clock. Such a run is recognised by its
+        broken sum and not by its length, so repeating it introduces no bias; a wrong clock fails every time.
         """
         broken: list[StageTimes] = []
         while len(broken) < ATTEMPTS:
@@ -221,7 +224,7 @@ class TimingPass:
         return self._generate(self.requests[0], self.length, clock).stages
 
     def _generate(self, request: Sequence[Prompt], length: int, clock: Clock | None) -> Run:
-        """Exactly so many tokens for each prompt."""
+        """Exactly ``length`` tokens for each prompt."""
         return generate(self.model, request, max_new_tokens=length, stop_at_eos=False, clock=clock, engine=self.engine)
 
     def _work(self) -> tuple[dict[Stage, int] | None, int | None]:
@@ -244,7 +247,7 @@ class TimingPass:
         return "energy_seconds is 0"
 
     def _host_bound(self, blocks: Sequence[TimingBlock]) -> HostBound | None:
-        firsts = [one.stages for block in kept_blocks(blocks) for one in block.timed if one.request == 0]
+        firsts = [timed.stages for block in kept_blocks(blocks) for timed in block.timed if timed.request == 0]
         steps = [gap for stages in firsts for gap in stages.step_ms]
         if not steps:
             return None
@@ -253,5 +256,5 @@ class TimingPass:
 
 
 def stage_sum_error(stages: StageTimes) -> float:
-    """How far the stages are from end-to-end, as a share of it."""
+    """Difference of the sum of the stages from end-to-end, as a share of end-to-end."""
     return abs(stages.stage_sum_ms - stages.end_to_end_ms) / stages.end_to_end_ms

@@ -1,8 +1,8 @@
-"""The batch size of a score pass: asks the sizer, and makes the probes it wants, on the real model with real pixels.
+"""The batch size of a score pass: requested from the sizer, and probed on the real model with real pixels.
 
-A probe is the worst batch this configuration can meet: the image with the most vision tokens and the longest question
-of the trial's samples, in every row, to the full length of an answer. Limits: rows are alike, so a mixture of experts
-routes them alike; what memory depends on is the number of tokens, not where they go.
+A probe runs the worst batch that this configuration can meet: in every row the image with the most vision tokens and
+the longest question of the trial's samples, to the full length of an answer. Limit: all rows are equal, so a mixture of
+experts routes them equally; memory depends on the number of tokens and not on their experts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vlmprof.batch_size.protocol import Demand, Outcome, ProbeResult, SizeReply,
 from vlmprof.batch_size.search import HARD
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.vision_cache import features_computed_for_each_row
+from vlmprof.engine.vision_cache import prepare_each_row
 from vlmprof.errors import OutOfMemory
 from vlmprof.measure.memory import reset_peak
 from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, memory_capped, read_headroom
@@ -39,7 +39,7 @@ from vlmprof.trial.samples import open_pictures
 
 
 class Sizer(Protocol):
-    """What a trial needs of the batch sizer; see ``batch_size.sizer.BatchSizer``."""
+    """The part of the batch sizer that a trial uses; see ``batch_size.sizer.BatchSizer``."""
 
     def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply: ...
     def renew(self, memory_key: str, configuration: str, token: int) -> None: ...
@@ -48,19 +48,19 @@ class Sizer(Protocol):
 
 @final
 class CountingSizer:
-    """A sizer that counts the probes and failures of one trial."""
+    """A sizer that counts the requests and results of one trial."""
 
     def __init__(self, sizer: Sizer) -> None:
-        """Nothing has been counted."""
+        """Count from zero."""
         self._sizer = sizer
         self._results: list[ProbeResult] = []
         self._source: Source | None = None
 
     def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        reply = self._sizer.ask(request, about)
-        if reply.action == "use":
-            self._source = reply.source
-        return reply
+        answer = self._sizer.ask(request, about)
+        if answer.action == "use":
+            self._source = answer.source
+        return answer
 
     def renew(self, memory_key: str, configuration: str, token: int) -> None:
         self._sizer.renew(memory_key, configuration, token)
@@ -93,24 +93,24 @@ class _ProbeAttempt:
 
 @final
 class WorstCaseProbe:
-    """The sizes of one score pass."""
+    """The batch sizes of one score pass: requested from the sizer, probed here where it wants a probe."""
 
     def __init__(
-        self, resolved: ResolvedTrial, asked: Sequence[Sample], loaded: LoadedModel, max_new_tokens: int, sizer: Sizer
+        self, resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, max_new_tokens: int, sizer: Sizer
     ) -> None:
         """Nothing runs yet.
 
         Args:
             resolved: The trial.
-            asked: Its samples.
+            samples: Its samples.
             loaded: The loaded model, its knobs applied.
             max_new_tokens: The longest answer.
             sizer: Shared with other trials or not.
         """
-        self._plan, self._bench, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
+        self._plan, self._loaded, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
         self._device = loaded.model.device
-        self._worst = worst_case_sample(resolved, asked)
-        self._memory_key, self._about = memory_key_of(resolved, loaded)
+        self._worst = worst_case_sample(resolved, samples)
+        self._memory_key, self._about = memory_key_of(resolved.plan, loaded.model)
         picture = self._worst.prompt.picture
         self._counts = planned_counts(resolved, picture.height, picture.width)
         demand = demand_of(resolved, self._worst, loaded, max_new_tokens)
@@ -125,20 +125,20 @@ class WorstCaseProbe:
         self._size: int | None = None
         self._fresh = True
 
-    def size(self, left: int) -> int:
-        """The size of the next batch, at most what is left; probes are made here.
+    def size(self, remaining: int) -> int:
+        """The size of the next batch, at most ``remaining``; probes are made here.
 
         Raises:
             OutOfMemory: not even one sample fits.
         """
         if self._plan.batch_size is not None:
-            return min(left, self._plan.batch_size)
+            return min(remaining, self._plan.batch_size)
         if self._size is None:
-            self._size = self._settled()
+            self._size = self._request()
             self._fresh = False
         if not self._size:
             raise OutOfMemory(1, "not even one sample fits")
-        return min(left, self._size)
+        return min(remaining, self._size)
 
     def failed(self, size: int, error: OutOfMemory) -> None:
         """A batch of the score pass did not fit, twice; the next size will be another.
@@ -152,7 +152,7 @@ class WorstCaseProbe:
             raise error
         self._size = None
 
-    def _settled(self) -> int:
+    def _request(self) -> int:
         while True:
             room = self._room()
             question = self._question
@@ -168,13 +168,13 @@ class WorstCaseProbe:
             self._probe(answer, room)
 
     def _rule_of_thumb(self, room: MemoryHeadroom) -> int | None:
-        """What the family would guess; measured at once, and never used unmeasured."""
-        counts, rule = self._counts, self._bench.model.sample_bytes
-        each = rule(counts.crops, counts.vision_tokens + len(self._worst.prompt.text), self._cap)
-        return None if each is None else max(1, int((room.usable_bytes - room.held_bytes) / each))
+        """The batch size that the family's estimate gives: where probing starts, never used without a probe."""
+        counts, estimate = self._counts, self._loaded.model.sample_bytes
+        sample_bytes = estimate(counts.crops, counts.vision_tokens + len(self._worst.prompt.text), self._cap)
+        return None if sample_bytes is None else max(1, int((room.usable_bytes - room.held_bytes) / sample_bytes))
 
     def _room(self) -> MemoryHeadroom | None:
-        """On a GPU, of a process that holds nothing it does not use."""
+        """What is free now; on a GPU after giving back what this process holds unused."""
         if self._device.startswith("cuda"):
             release()
         return read_headroom(self._device)
@@ -184,11 +184,11 @@ class WorstCaseProbe:
         prompts = [opened.prompt] * answer.size
         with _gpu_probe_lock(self._device), self._leased(answer), memory_capped(self._device, room, HARD):
             tried = self._tried(prompts)
-            if tried.outcome == "out_of_memory":  # one failure proves nothing, as in the score pass
+            if tried.outcome == "out_of_memory":  # One failure proves nothing: see score_pass.
                 tried = self._tried(prompts)
-        self._bench.engine.forget()
+        self._loaded.engine.forget()
         release()
-        if self._fresh:  # the peak of the pass is to be the pass's own; one that is under way keeps what it has
+        if self._fresh:  # The peak of the score pass must not contain probes made before it.
             reset_peak(self._device)
         told = self._told(answer.size, tried.outcome, worst_case=True, room=room)
         told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes, seconds=tried.seconds)
@@ -197,21 +197,16 @@ class WorstCaseProbe:
         self._sizer.tell(told)
 
     def _tried(self, prompts: Sequence[Any]) -> _ProbeAttempt:
-        peaks, loaded = PhasePeaks(self._device), self._bench
+        peaks, loaded = PhasePeaks(self._device), self._loaded
         began = time.perf_counter()
         try:
+            batch = prepare_each_row(loaded.model, prompts)
             generate(
-                loaded.model,
-                prompts,
-                max_new_tokens=self._cap,
-                stop_at_eos=False,
-                clock=peaks,
-                engine=loaded.engine,
-                look=features_computed_for_each_row,
+                loaded.model, batch, max_new_tokens=self._cap, stop_at_eos=False, clock=peaks, engine=loaded.engine
             )
         except OutOfMemory as error:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
-        return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.found)
+        return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.peak_bytes)
 
     def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: MemoryHeadroom | None) -> ProbeResult:
         return ProbeResult(
@@ -228,36 +223,36 @@ class WorstCaseProbe:
 
     @contextmanager
     def _leased(self, answer: SizeReply) -> Iterator[None]:
-        """The lease is renewed for the length of a ``with`` block: a long probe is not taken for a dead one."""
-        over = threading.Event()
+        """Renew the lease inside a ``with`` block, so that a long probe is not taken for a dead one."""
+        finished = threading.Event()
 
         def renew() -> None:
-            while not over.wait(LEASE_S / 3):
+            while not finished.wait(LEASE_S / 3):
                 self._sizer.renew(self._memory_key, self._question.configuration, answer.token)
 
-        beat = threading.Thread(target=renew, daemon=True)
-        beat.start()
+        renewal = threading.Thread(target=renew, daemon=True)
+        renewal.start()
         try:
             yield
         finally:
-            over.set()
-            beat.join()
+            finished.set()
+            renewal.join()
 
 
-def worst_case_sample(resolved: ResolvedTrial, asked: Sequence[Sample]) -> Sample:
-    """A sample that is none: the image with the most vision tokens, with the longest question."""
+def worst_case_sample(resolved: ResolvedTrial, samples: Sequence[Sample]) -> Sample:
+    """A synthetic worst-case sample: the largest image with the longest question."""
 
-    def tokens(one: Sample) -> tuple[int, int]:
-        counts = planned_counts(resolved, one.prompt.picture.height, one.prompt.picture.width)
+    def tokens(sample: Sample) -> tuple[int, int]:
+        counts = planned_counts(resolved, sample.prompt.picture.height, sample.prompt.picture.width)
         return counts.vision_tokens, counts.crops
 
-    longest = max(asked, key=lambda one: len(one.prompt.text))
-    largest = max(asked, key=tokens)
+    longest = max(samples, key=lambda sample: len(sample.prompt.text))
+    largest = max(samples, key=tokens)
     return replace(largest, prompt=replace(largest.prompt, text=longest.prompt.text))
 
 
 def demand_of(resolved: ResolvedTrial, worst: Sample, loaded: LoadedModel, max_new_tokens: int) -> Demand:
-    """What the worst sample asks of the device, with the knobs as they are now."""
+    """How much the worst-case sample takes of each axis that memory grows with, with the knobs as they are now."""
     picture = worst.prompt.picture
     counts = planned_counts(resolved, picture.height, picture.width)
     model = loaded.model
@@ -274,7 +269,7 @@ def demand_of(resolved: ResolvedTrial, worst: Sample, loaded: LoadedModel, max_n
 
 @contextmanager
 def _gpu_probe_lock(device: str) -> Iterator[None]:
-    """Nobody else probes on this GPU of this host for the length of a ``with`` block."""
+    """Inside a ``with`` block no other process of this host probes on this GPU."""
     name = str(torch.cuda.get_device_properties(device).uuid)
     lock = Path(tempfile.gettempdir()) / f"vlmprof-probe-{os.getuid()}-{name}.lock"
     with FileLock(str(lock)):

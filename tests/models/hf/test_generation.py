@@ -35,7 +35,7 @@ def ours(model: LoadedVlm, prompts: list[Prompt]) -> list[list[int]]:
 
 def the_library_s(model: LoadedVlm, prompts: list[Prompt]) -> list[list[int]]:
     """The same from one call of the processor with padding, and one of ``generate``."""
-    texts = [model._turn(prompt.text) for prompt in prompts]
+    texts = [model._render_chat(prompt.text) for prompt in prompts]
     pictures = [[prompt.picture.load()] for prompt in prompts]
     model._processor.tokenizer.padding_side = "left"
     inputs = model._processor(text=texts, images=pictures, padding=True, return_tensors="pt")

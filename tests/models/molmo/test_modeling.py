@@ -146,7 +146,7 @@ def test_dense_text_models(make_config, processor, make_picture, kind):
     [
         (lambda b: b.update(image_token_pooling=b["image_token_pooling"][:-1]), "40 image tokens but there are 39"),
         (lambda b: b.pop("image_masks"), "need image_masks and image_token_pooling"),
-        (lambda b: b.update(image_features=torch.zeros(32, 32)), "pass one of them"),
+        (lambda b: b.update(image_features=torch.zeros(32, 32)), "pass only one of them"),
         (lambda b: b.update(inputs_embeds=torch.zeros(*b.pop("input_ids").shape, 32)), "images need input_ids"),
     ],
 )

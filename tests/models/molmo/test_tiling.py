@@ -96,7 +96,7 @@ def test_refused_tiling():
     ("sizes", "match"),
     [
         ({"crop_px": 330}, "whole number"),
-        ({"margin_left": 12, "margin_right": 12}, "leave nothing"),
+        ({"margin_left": 12, "margin_right": 12}, "leave no patches"),
         ({"margin_left": 3}, "multiples of the pooling size"),
         ({"pool": 5}, "multiples of the pooling size"),
         ({"pool": 0}, "must be positive"),

@@ -1,1 +1,1 @@
-"""How the demo model was trained: run it again, or train a variant."""
+"""The training code of the demo model, to reproduce it or to train a variant."""

@@ -1,9 +1,9 @@
-"""Scenes drawn, tiled and tokenised once, then kept as a few dense tensors: training never waits for pictures.
+"""The training data as dense tensors: scenes are rendered, tiled and tokenized once, before training.
 
-Drawing a scene costs more than a training step spends on it, and worker processes that pipe pixels are slower still
-(measured on a GPU: 4 steps a second, all of it waiting). So each scene is tiled once, under one cap on crops drawn
-from its number, and all scenes of one tiling form a bucket whose batches are dense. On a GPU the buckets move there
-whole.
+Rendering a scene takes longer than a training step spends on it, and worker processes that send pixels through pipes
+are slower still (measured on a GPU: 4 steps a second, all of that time spent waiting). So each scene is tiled once,
+under one limit on crops that depends on its number, and all scenes of one tiling form a bucket whose batches are dense.
+For training on a GPU, whole buckets are moved there.
 """
 
 from collections import Counter, defaultdict
@@ -36,7 +36,8 @@ class SceneBatch:
     """Scenes of one tiling with all their questions; the first dimension is the scene.
 
     `pixels` uint8 (n, crops, patches, values), `masks` (n, crops, patches), `labels` (n, tokens, heads),
-    `tokens`, `targets` (n, questions, tokens), `types` (n, questions), -1 where a scene has fewer questions.
+    `tokens`, `targets` (n, questions, tokens), `types` (n, questions), with -1 as padding for scenes with fewer
+    questions.
     """
 
     tiling: Tiling
@@ -48,7 +49,7 @@ class SceneBatch:
     types: Tensor
 
     def __len__(self) -> int:
-        """Scenes in it."""
+        """Number of scenes."""
         return len(self.pixels)
 
     def pick(self, rows: Tensor | slice) -> "SceneBatch":
@@ -57,21 +58,21 @@ class SceneBatch:
 
     @staticmethod
     def merged(parts: Sequence["SceneBatch"]) -> list["SceneBatch"]:
-        """One bucket a tiling, from parts that were drawn apart."""
-        together: dict[tuple[int, int], list[SceneBatch]] = {}
+        """One bucket per tiling, from buckets that were built separately."""
+        by_tiling: dict[tuple[int, int], list[SceneBatch]] = {}
         for part in sorted(parts, key=lambda part: part.tiling):
-            together.setdefault(part.tiling, []).append(part)
+            by_tiling.setdefault(part.tiling, []).append(part)
         return [
-            SceneBatch(tiling=tiling, **{name: torch.cat([getattr(part, name) for part in same]) for name in _TENSORS})
-            for tiling, same in together.items()
+            SceneBatch(tiling=tiling, **{name: torch.cat([getattr(part, name) for part in group]) for name in _TENSORS})
+            for tiling, group in by_tiling.items()
         ]
 
     def to(self, device: torch.device | str) -> "SceneBatch":
-        """A copy on a device."""
+        """A copy on the given device."""
         return SceneBatch(tiling=self.tiling, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def state(self) -> dict[str, Any]:
-        """Plain values, for `torch.save`."""
+        """The fields as a dictionary, for `torch.save`."""
         return {"tiling": self.tiling, **{name: getattr(self, name) for name in _TENSORS}}
 
 
@@ -81,14 +82,18 @@ _TENSORS: Final = ("pixels", "masks", "labels", "tokens", "targets", "types")
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What all images of a tiling share: the tokens before the questions and the patches each vision token pools."""
+    """What all images of a tiling have in common.
+
+    `prefix` (tokens,) are the ids before the questions, `windows` (vision tokens, patches) the patches that each vision
+    token pools.
+    """
 
     prefix: Tensor
     windows: Tensor
 
     @classmethod
     def of(cls, tiling: Tiling) -> "Layout":
-        """The layout of a tiling of the demo model."""
+        """The layout of a tiling, for the demo model."""
         tokenizer, geometry = build_tokenizer(), demo_image_processor().geometry
         ids = dict(zip(_ID_NAMES, tokenizer.convert_tokens_to_ids(IMAGE_TOKENS[:4]), strict=True))
         prefix = [tokenizer.bos_token_id, *image_token_ids(tiling, geometry, ids)]
@@ -96,13 +101,13 @@ class Layout:
 
 
 def build_corpus(split: str, numbers: Iterable[int], difficulty: str, caps: Sequence[int]) -> list[SceneBatch]:
-    """One dense bucket a tiling. Scene `n` is tiled under `caps[n % len(caps)]`; repeat a cap to weigh it."""
+    """One dense bucket per tiling. Scene `n` is tiled under `caps[n % len(caps)]`; repeat a cap to weight it."""
     processor, tokenizer = demo_image_processor(), build_tokenizer()
     rows: dict[Tiling, list[dict[str, np.ndarray]]] = defaultdict(list)
     for number in numbers:
-        scene, asked = scene_questions(split, number, difficulty)
+        scene, questions = scene_questions(split, number, difficulty)
         tiling = select_tiling(scene.height, scene.width, caps[number % len(caps)], processor.geometry)
-        rows[tiling].append(_picture_row(scene, tiling, processor) | _text_row(asked, tokenizer))
+        rows[tiling].append(_picture_row(scene, tiling, processor) | _text_row(questions, tokenizer))
     return [
         SceneBatch(
             tiling=tiling,
@@ -113,10 +118,10 @@ def build_corpus(split: str, numbers: Iterable[int], difficulty: str, caps: Sequ
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Bytes to what the image processor returns, to within half a grey level."""
+    """Pixel bytes -> the values that the image processor returns, to within half a grey level."""
     mean, std = _pixel_statistics(str(pixels.device))
-    normal: Tensor = ((pixels.float() / 255).unflatten(-1, (-1, 3)) - mean).div(std).flatten(-2)
-    return normal
+    values: Tensor = ((pixels.float() / 255).unflatten(-1, (-1, 3)) - mean).div(std).flatten(-2)
+    return values
 
 
 @lru_cache(maxsize=4)
@@ -126,7 +131,7 @@ def _pixel_statistics(device: str) -> tuple[Tensor, Tensor]:
 
 
 def describe(corpus: list[SceneBatch]) -> str:
-    """One line: scenes and questions, and the scenes of each tiling."""
+    """One line: the number of scenes and questions, and the scenes of each tiling."""
     tilings = Counter({f"{batch.tiling[0]}x{batch.tiling[1]}": len(batch) for batch in corpus})
     questions = sum(int((batch.types >= 0).sum()) for batch in corpus)
     return f"{sum(tilings.values())} scenes, {questions} questions, tilings {dict(tilings.most_common())}"
@@ -144,11 +149,11 @@ def _picture_row(scene: Scene, tiling: Tiling, processor: MolmoImageProcessor) -
     }
 
 
-def _text_row(asked: Sequence[Question], tokenizer: Any) -> dict[str, np.ndarray]:
+def _text_row(questions: Sequence[Question], tokenizer: Any) -> dict[str, np.ndarray]:
     tokens = np.full((MAX_QUESTIONS, MAX_TOKENS), tokenizer.pad_token_id, dtype=np.int16)
     targets = np.full((MAX_QUESTIONS, MAX_TOKENS), IGNORE, dtype=np.int16)
     types = np.full(MAX_QUESTIONS, -1, dtype=np.int8)
-    for i, question in enumerate(asked):
+    for i, question in enumerate(questions):
         prompt = tokenizer(f" User: {question.text} Assistant:", add_special_tokens=False)["input_ids"]
         answer = tokenizer(f" {question.answer}", add_special_tokens=False)["input_ids"]
         tokens[i, : len(prompt) + len(answer)] = prompt + answer

@@ -1,7 +1,7 @@
-"""The demo model two ways: asked as a user would, and as training sees it, many questions in one sequence.
+"""Correctness of the demo model's answers, computed in two ways: with `generate`, and packed as in training.
 
-Both must give the same verdicts, or what training watched says nothing of what a user gets. The numbers of the model
-card come from a sweep (`card.py`).
+Packed evaluation puts many questions into one sequence. Both ways must agree, otherwise the accuracies printed during
+training would not hold for users of the model. The numbers of the model card come from a sweep (`demo/card.py`).
 """
 
 from pathlib import Path
@@ -28,21 +28,22 @@ def load(directory: Path = WEIGHTS) -> tuple[MolmoForConditionalGeneration, Any]
 
 @torch.no_grad()
 def generated_verdicts(model: MolmoForConditionalGeneration, processor: Any, n: int) -> list[bool]:
-    """Whether `generate` answers each of the first `n` held-out questions right, asked alone as a user would."""
-    found = []
+    """Whether `generate` answers each of the first `n` held-out questions right, with one question per prompt."""
+    correct = []
     for scene, question in held_out(n):
         inputs = processor(text=f" User: {question.text} Assistant:", images=scene.render())
         tokens = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        found.append(processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == question.answer)
-    return found
+        answer = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        correct.append(answer == question.answer)
+    return correct
 
 
 def packed_verdicts(model: MolmoForConditionalGeneration, n: int) -> list[bool]:
-    """The same questions by the packed way, scene by scene."""
-    found: list[bool] = []
+    """The same for packed questions, one scene at a time."""
+    correct: list[bool] = []
     number = 0
-    while len(found) < n:
+    while len(correct) < n:
         (batch,) = build_corpus("held_out", [number], "full", (MAX_CROPS,))
-        found += verdicts(model, batch)[batch.types >= 0].tolist()
+        correct += verdicts(model, batch)[batch.types >= 0].tolist()
         number += 1
-    return found[:n]
+    return correct[:n]

@@ -1,8 +1,8 @@
-"""Every expert computed for every token, for training alone.
+"""An experts implementation that computes every expert for every token, for training only.
 
-The kernels that compute only the chosen experts sort tokens by expert, which for experts of width 64 costs more than
-the products saved, and in shapes that no CUDA graph can hold. Here the weights of the experts that were not chosen are
-zero: the same sum, in two large products of fixed shape.
+Kernels that compute only the selected experts sort tokens by expert. For experts of width 64 this costs more than the
+matrix products it saves, and its shapes depend on the data, which a CUDA graph does not allow. Here the weights of
+unselected experts are zero: the sum is the same, from two large matrix products of fixed shape.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ NAME = "vlmprof_dense"
 
 
 def dense_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """The weighted sum of the chosen experts.
+    """The weighted sum of the selected experts.
 
     Args:
         experts: Module with ``gate_up_proj`` (experts, 2 * width, hidden) and ``down_proj`` (experts, hidden, width).
         hidden: (tokens, hidden).
-        top_k_index: (tokens, k), the experts chosen.
+        top_k_index: (tokens, k), the selected experts.
         top_k_weights: (tokens, k), their weights.
 
     Returns:
@@ -36,5 +36,5 @@ def dense_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weigh
 
 
 def register() -> None:
-    """Let ``set_experts_implementation`` find it under ``NAME``."""
+    """Register ``dense_experts`` under ``NAME`` for ``set_experts_implementation``."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, dense_experts)

@@ -1,4 +1,4 @@
-"""Write a trained model as it ships: bf16 weights, processor and tokenizer in one directory, and their hash."""
+"""Write a trained model in the packaged format: bf16 weights, processor and tokenizer in one directory."""
 
 import copy
 import hashlib
@@ -12,15 +12,18 @@ from vlmprof.demo.tokenizer import build_tokenizer
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
 
-WEIGHTS: Final = Path(__file__).parent / "weights"
+WEIGHTS: Final = Path(__file__).parents[1] / "weights"
 
 
 def export(model: MolmoForConditionalGeneration, directory: Path) -> str:
-    """Save and return the sha256 of the weights file. bf16 halves the size; load as float32 for exact batches."""
+    """Save the model; returns the sha256 of the weights file.
+
+    bf16 halves the size. Load the weights as float32, so that answers do not depend on the batch size.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
     MolmoProcessor(image_processor=demo_image_processor(), tokenizer=build_tokenizer()).save_pretrained(directory)
-    # safetensors writes for the owner alone; a package is read by others.
+    # safetensors creates files that only the owner can read; a package must be readable by all users.
     (directory / "model.safetensors").chmod(0o644)
     return weights_sha256(directory)
 

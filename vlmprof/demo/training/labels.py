@@ -1,8 +1,8 @@
-"""Dense labels for training: what each pooled vision token of a scene should know.
+"""Dense labels for training: what each pooled vision token of a scene should encode.
 
-Trained on answers alone, so small a model learns which answers are common and never learns to look (measured:
-chance level after thousands of steps). Five throw-away heads on the pooled tokens cure that within about a thousand
-steps. They are used in training only; neither the heads nor these labels ship.
+Trained on answers alone, a model this small learns only the distribution of the answers and ignores the image
+(measured: chance level after thousands of steps). Five auxiliary heads on the pooled tokens solve this within about a
+thousand steps. The heads and these labels are used in training only and are not packaged.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ from vlmprof.models.molmo.tiling import Geometry, Tiling
 from vlmprof.tasks._shapes.scenes import COLOURS, SHAPES, Scene, Shape
 
 IGNORE: Final = -100
-# Head name to number of classes. The last class of the first four is "nothing here".
+# Head -> number of classes. The last class of the first four is background ("nothing here").
 HEADS: Final[dict[str, int]] = {
     "colour": len(COLOURS) + 1,
     "kind": len(SHAPES) + 1,
@@ -24,20 +24,21 @@ HEADS: Final[dict[str, int]] = {
 _COLUMN: Final = {head: i for i, head in enumerate(HEADS)}
 _COLOUR_ID: Final = {colour: i for i, colour in enumerate(COLOURS)}
 _KIND_ID: Final = {kind: i for i, kind in enumerate(SHAPES)}
-# A token shows an object that covers this share of it; between the two it is asked nothing.
-_SHOWS_SHARE: Final = 0.2
-_HINTS_SHARE: Final = 0.04
-# Below this height in canvas pixels a digit is a smudge, and a label would teach guessing.
-_READABLE_DIGIT_PX: Final = 4.8
+# A token is labelled with an object that covers at least the first share of it; below the second share it counts as
+# background, and in between it has no label.
+_LABELLED_SHARE: Final = 0.2
+_AMBIGUOUS_SHARE: Final = 0.04
+# Below this height in canvas pixels a digit is illegible, and a label would train the model to guess.
+_LEGIBLE_DIGIT_PX: Final = 4.8
 _CAP_HEIGHT_SHARE: Final = 0.72
 
 
 def dense_labels(scene: Scene, tiling: Tiling, geometry: Geometry) -> np.ndarray:
-    """int8 labels of shape (vision tokens, heads): the global view's tokens first, then the stitched grid's."""
+    """int8 labels of shape (vision tokens, heads): tokens of the global view, then of the stitched grid of crops."""
     side = geometry.pooled_per_side
-    whole = _grid_labels(scene, (side, side), geometry)
-    whole[:, _COLUMN["place"]] = np.arange(side * side)
-    return np.concatenate([whole, _grid_labels(scene, geometry.pooled_grid(tiling), geometry)])
+    global_view = _grid_labels(scene, (side, side), geometry)
+    global_view[:, _COLUMN["place"]] = np.arange(side * side)
+    return np.concatenate([global_view, _grid_labels(scene, geometry.pooled_grid(tiling), geometry)])
 
 
 def _grid_labels(scene: Scene, grid: tuple[int, int], geometry: Geometry) -> np.ndarray:
@@ -62,21 +63,21 @@ def _grid_labels(scene: Scene, grid: tuple[int, int], geometry: Geometry) -> np.
 
 
 def _overlap(start: float, end: float, cells: int) -> np.ndarray:
-    """How much of each of `cells` unit intervals lies between start and end."""
+    """The part of each of `cells` unit intervals that lies between start and end."""
     low = np.arange(cells)
     covered: np.ndarray = np.clip(np.minimum(end, low + 1) - np.maximum(start, low), 0.0, 1.0)
     return covered
 
 
 def _label_cover(labels: np.ndarray, covered: np.ndarray, share: np.ndarray, shape: Shape) -> None:
-    """The object that covers most of a token gives it its colour and kind."""
-    wins = share > covered
-    shows = wins & (share >= _SHOWS_SHARE)
-    hints = wins & (share >= _HINTS_SHARE) & ~shows
-    labels[shows, _COLUMN["colour"]] = _COLOUR_ID[shape.colour]
-    labels[shows, _COLUMN["kind"]] = _KIND_ID[shape.kind]
-    labels[hints, : _COLUMN["kind"] + 1] = IGNORE
-    covered[wins] = share[wins]
+    """Colour and kind of a token are those of the object that covers most of it; updates `labels` and `covered`."""
+    largest = share > covered
+    labelled = largest & (share >= _LABELLED_SHARE)
+    ambiguous = largest & (share >= _AMBIGUOUS_SHARE) & ~labelled
+    labels[labelled, _COLUMN["colour"]] = _COLOUR_ID[shape.colour]
+    labels[labelled, _COLUMN["kind"]] = _KIND_ID[shape.kind]
+    labels[ambiguous, : _COLUMN["kind"] + 1] = IGNORE
+    covered[largest] = share[largest]
 
 
 def _label_centre(labels: np.ndarray, centre: tuple[float, float], shape: Shape) -> None:
@@ -89,9 +90,9 @@ def _label_centre(labels: np.ndarray, centre: tuple[float, float], shape: Shape)
 def _label_digits(labels: np.ndarray, scene: Scene, scale: float, offset: tuple[int, int], cell_px: int) -> None:
     if scene.plate is None:
         return
-    readable = scene.plate.font_px * _CAP_HEIGHT_SHARE * scale >= _READABLE_DIGIT_PX
+    legible = scene.plate.font_px * _CAP_HEIGHT_SHARE * scale >= _LEGIBLE_DIGIT_PX
     for digit, (x, y) in zip(scene.plate.digits, scene.plate.digit_centres(), strict=True):
         row = min(int((y * scale + offset[0]) / cell_px), labels.shape[0] - 1)
         column = min(int((x * scale + offset[1]) / cell_px), labels.shape[1] - 1)
         free = labels[row, column, _COLUMN["digit"]] == HEADS["digit"] - 1
-        labels[row, column, _COLUMN["digit"]] = int(digit) if readable and free else IGNORE
+        labels[row, column, _COLUMN["digit"]] = int(digit) if legible and free else IGNORE

@@ -1,7 +1,8 @@
-"""One training step: its losses in shapes that depend on no value, and the step held in CUDA graphs.
+"""One training step: its losses, with shapes that depend on no tensor value, and its capture in CUDA graphs.
 
-At these sizes a step is thousands of small kernels, and a GPU that is told of each of them waits most of the time.
-Captured once for each bucket of scenes, a step is one launch. On a CPU the same function runs as it stands.
+At these sizes a step consists of thousands of small kernels, and a GPU would wait for their launches most of the time.
+Captured once for each bucket of scenes, a step is a single graph launch. On a CPU the same functions run
+without graphs.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ _WARM_UPS: Final = 2
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controls:
-    """What changes from step to step, in tensors whose place in memory does not."""
+    """Values that change from step to step, in tensors at fixed addresses, as CUDA graphs require."""
 
     gates: Tensor
-    """(blocks,), 0 for a block that is left out of this step."""
+    """(blocks,), 0 for a block that is skipped in this step, else 1."""
     rate: Tensor
-    """() learning rate."""
+    """(), the learning rate."""
     dense: Tensor
-    """() weight of the dense loss."""
+    """(), the weight of the dense loss."""
 
     @classmethod
     def on(cls, device: str, blocks: int) -> Controls:
-        """Every block in, nothing learnt."""
+        """Initial values: all blocks run, and the learning rate is 0."""
         return cls(
             gates=torch.ones(blocks, device=device),
             rate=torch.zeros((), device=device),
@@ -53,7 +54,7 @@ class Controls:
 def step_losses(
     model: MolmoForConditionalGeneration, heads: DenseHeads, batch: SceneBatch, controls: Controls, recipe: Recipe
 ) -> Tensor:
-    """The weighted losses of a step that answers questions, in the order of ``LOSSES``."""
+    """The weighted losses of a step of the joint stage, (4,) in the order of ``LOSSES``."""
     features = image_features(model, batch)
     with gated(model, controls.gates):
         packed = answer_logits(model, batch, features)
@@ -61,35 +62,35 @@ def step_losses(
     dense = controls.dense * heads.loss(features, batch.labels.flatten(0, 1))
     probabilities = [logits.float().softmax(-1) for logits in packed.router_logits]
     top_k = model.config.text.num_experts_per_tok
-    balance = recipe.balance_weight * torch.stack([imbalance(one, top_k) for one in probabilities]).mean()
-    sharp = recipe.concentration_weight * torch.stack([concentration(one) for one in probabilities]).mean()
-    return torch.stack([dense, answer, balance, sharp])
+    balance = recipe.balance_weight * torch.stack([imbalance(router, top_k) for router in probabilities]).mean()
+    peaked = recipe.concentration_weight * torch.stack([concentration(router) for router in probabilities]).mean()
+    return torch.stack([dense, answer, balance, peaked])
 
 
 def vision_losses(
     model: MolmoForConditionalGeneration, heads: DenseHeads, batch: SceneBatch, controls: Controls
 ) -> Tensor:
-    """Those of a step in which only the image side learns, in the order of ``LOSSES``."""
+    """The losses of a step of the vision stage, (4,) in the order of ``LOSSES``; all but the dense loss are 0."""
     dense = controls.dense * heads.loss(image_features(model, batch), batch.labels.flatten(0, 1))
-    nothing = torch.zeros_like(dense)
-    return torch.stack([dense, nothing, nothing, nothing])
+    zero = torch.zeros_like(dense)
+    return torch.stack([dense, zero, zero, zero])
 
 
 def imbalance(probabilities: Tensor, top_k: int) -> Tensor:
-    """How unevenly a router of (tokens, experts) spreads its tokens: 1 where all experts get the same.
+    """How unevenly a router with probabilities (tokens, experts) distributes tokens: 1 for a uniform distribution.
 
-    Source: Fedus, Zoph and Shazeer 2022, "Switch Transformers", equation 4, with each of the top k counted.
+    Source: Fedus, Zoph and Shazeer 2022, "Switch Transformers", equation 4, counting each of the top k.
     """
-    chosen = probabilities.topk(top_k, dim=-1).indices
-    load = torch.zeros_like(probabilities).scatter(1, chosen, 1.0 / top_k).mean(0)
+    selected = probabilities.topk(top_k, dim=-1).indices
+    load = torch.zeros_like(probabilities).scatter(1, selected, 1.0 / top_k).mean(0)
     return probabilities.shape[-1] * (load * probabilities.mean(0)).sum()
 
 
 def concentration(probabilities: Tensor) -> Tensor:
-    """Nats by which a router of (tokens, experts) is surer than chance, mean over tokens.
+    """Maximum entropy minus the entropy of a router's probabilities (tokens, experts), in nats, mean over tokens.
 
-    Without a price on it, a router puts nearly all weight on its first choice, and the further experts, which cost as
-    much, are for nothing.
+    Without a penalty on it, a router puts nearly all weight on its first choice, and the other selected experts, which
+    cost as much compute, contribute almost nothing.
     """
     entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(-1)
     return math.log(probabilities.shape[-1]) - entropy.mean()
@@ -97,7 +98,7 @@ def concentration(probabilities: Tensor) -> Tensor:
 
 @contextmanager
 def gated(model: MolmoForConditionalGeneration, gates: Tensor) -> Iterator[None]:
-    """Blend each block's output with its input: 1 runs the block, 0 leaves it out."""
+    """Interpolate between each block's input (gate 0, the block is skipped) and its output (gate 1)."""
 
     def hook(gate: Tensor) -> Callable[[Any, Any, Any], Any]:
         return lambda block, inputs, output: inputs[0] + gate * (output - inputs[0])
@@ -111,32 +112,34 @@ def gated(model: MolmoForConditionalGeneration, gates: Tensor) -> Iterator[None]
             handle.remove()
 
 
-def learn(losses: Tensor, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-    """One update of the parameters; their gradients stay where they are in memory."""
-    found = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    new = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-    torch._foreach_copy_(gradients, new)
+def update_parameters(
+    losses: Tensor, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, clip_norm: float
+) -> None:
+    """One optimizer step; gradients are written into the existing ``grad`` tensors, whose addresses do not change."""
+    computed = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+    buffers = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, computed, strict=True)]
+    torch._foreach_copy_(buffers, gradients)
     torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
 
 
 @lru_cache(maxsize=1)
-def _side_stream() -> Any:
-    """The stream of all captures: memory that was freed on one stream serves no other, and would pile up."""
+def _capture_stream() -> Any:
+    """One stream for all captures: memory freed on one stream is not reused on another and would accumulate."""
     return torch.cuda.Stream()
 
 
 @final
 class CapturedStep:
-    """A step on one bucket of scenes as a CUDA graph: ``replay`` with other rows and controls launches nothing anew.
+    """A step on one bucket of scenes as a CUDA graph; ``replay`` runs it for any rows and ``Controls``.
 
     Args:
-        losses: rows -> losses, in shapes that depend on no value.
-        update: losses -> nothing; changes ``parameters`` in place.
-        parameters: What learns.
-        rows: (scenes,) an example of what ``losses`` gets.
-        pool: Memory that all graphs share, since only one runs at a time.
+        losses: Rows -> losses, with shapes that depend on no tensor value.
+        update: Updates ``parameters`` in place from the losses.
+        parameters: The trained parameters.
+        rows: (scenes,), an example of the argument of ``losses``.
+        pool: Memory pool that all graphs share, because only one runs at a time.
     """
 
     def __init__(
@@ -149,10 +152,10 @@ class CapturedStep:
     ) -> None:
         self._rows = rows.clone()
         self._graph = torch.cuda.CUDAGraph()
-        stream = _side_stream()
+        stream = _capture_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):  # libraries make their handles and choose their kernels; nothing is learnt
+            for _ in range(_WARM_UPS):  # libraries create handles and select kernels; no parameter changes
                 torch.autograd.grad(losses(self._rows).sum(), parameters, allow_unused=True)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(self._graph, pool=pool, stream=stream):
@@ -161,7 +164,7 @@ class CapturedStep:
             self._losses = self._losses.detach()
 
     def replay(self, rows: Tensor) -> Tensor:
-        """Take the step on these scenes; the losses, in memory that the next replay writes over."""
+        """Run the step on these scenes; returns the losses in a tensor that the next replay overwrites."""
         self._rows.copy_(rows)
         self._graph.replay()
         return self._losses

@@ -1,1 +1,1 @@
-"""What the family ``transformers_vlm`` is made of: introspection, vision budgets, the loaded model."""
+"""Implementation of the family ``transformers_vlm``: introspection, vision budgets, the loaded model."""

@@ -1,8 +1,8 @@
-"""Batches for any model of transformers: prompts joined, vision features kept, and the decode step as a function.
+"""Batches for any model of transformers: collating prompts, holding vision features, and inputs of a decode step.
 
-A processor that sees a whole batch may give an image another size, or another padding, because of its neighbours. So
-every prompt is processed by itself, with the budget of its own image, and joined here: sequences padded on the left,
-everything else padded at the end of each axis with the zeros that the processors use themselves.
+A processor that is given a whole batch may resize or pad an image differently because of its neighbours. So every
+prompt is processed separately, with the budget of its own image, and collated here: sequences are padded on the left,
+everything else at the end of each axis with zeros, as the processors do themselves.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vlmprof.decoding import StepInputs
 from vlmprof.errors import ModelError
 
 LEFT_PADDED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-"""Inputs with an entry for every token of the sequence."""
+"""Inputs with one entry per token of the sequence."""
 
 POOLING = "image_token_pooling"
-"""Molmo2: the patches behind each vision token, numbered through all crops of a batch; -1 is none."""
+"""Molmo2: indices of the patches that each vision token pools, counted over all crops of a batch; -1: no patch."""
 
 
 def collate(rows: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
-    """Join processed prompts, each a batch of one.
+    """Join processed prompts, each a batch of one, into one batch.
 
     Args:
-        rows: What the processor made of every prompt; all have the same names.
-        pad_id: Fills ``input_ids``; everything else is filled with 0.
+        rows: The processor's output for every prompt; all have the same keys.
+        pad_id: The padding of ``input_ids``; everything else is padded with 0.
     """
     longest = max(row["input_ids"].shape[1] for row in rows)
     joined = {}
@@ -39,52 +39,57 @@ def collate(rows: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tens
             fill = pad_id if name == "input_ids" else 0
             tensors = [torch.nn.functional.pad(t, (longest - t.shape[1], 0), value=fill) for t in tensors]
         if name == POOLING:
-            tensors = _renumbered(tensors, [row["pixel_values"] for row in rows])
-        joined[name] = torch.cat(_same_shape(tensors))
+            tensors = _offset_patch_indices(tensors, [row["pixel_values"] for row in rows])
+        joined[name] = torch.cat(_pad_to_same_shape(tensors))
     return joined
 
 
-def _renumbered(windows: Sequence[Tensor], pixels: Sequence[Tensor]) -> list[Tensor]:
-    """(tokens, patches a token) each, moved behind the (crops, patches, pixels) of the prompts before."""
-    moved, before = [], 0
+def _offset_patch_indices(windows: Sequence[Tensor], pixels: Sequence[Tensor]) -> list[Tensor]:
+    """Make the patch indices of each prompt count over the whole batch.
+
+    Args:
+        windows: (tokens, patches per token) of each prompt; -1 stays -1.
+        pixels: (crops, patches, pixels) of each prompt.
+    """
+    shifted, offset = [], 0
     for window, crops in zip(windows, pixels, strict=True):
-        moved.append(torch.where(window >= 0, window + before, window))
-        before += crops.shape[0] * crops.shape[1]
-    return moved
+        shifted.append(torch.where(window >= 0, window + offset, window))
+        offset += crops.shape[0] * crops.shape[1]
+    return shifted
 
 
-def _same_shape(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _pad_to_same_shape(tensors: Sequence[Tensor]) -> list[Tensor]:
     sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
     padded = []
     for tensor in tensors:
-        missing = [size - have for size, have in zip(sizes, tensor.shape[1:], strict=True)]
-        ends = [edge for size in reversed(missing) for edge in (0, size)]
-        padded.append(torch.nn.functional.pad(tensor, ends) if any(missing) else tensor)
+        missing = [size - length for size, length in zip(sizes, tensor.shape[1:], strict=True)]
+        padding = [edge for size in reversed(missing) for edge in (0, size)]
+        padded.append(torch.nn.functional.pad(tensor, padding) if any(missing) else tensor)
     return padded
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """As long as the language model's places for it."""
+    """Vision features of a batch; ``len`` is the number of feature vectors, one for each vision token."""
 
     output: Any
     """What ``get_image_features`` returned: pooled features, and for some models those of deeper layers."""
     inputs: Mapping[str, Tensor]
-    """The whole batch on the device: the library still asks for some of it beside the features."""
+    """The whole batch on the device: transformers reads some inputs besides the features."""
 
     def __len__(self) -> int:
-        """Feature vectors, one for each vision token."""
+        """Number of feature vectors."""
         return sum(part.numel() // part.shape[-1] for part in _pooled(self.output))
 
 
 def split_rows(inputs: Mapping[str, Tensor], rows: int) -> list[dict[str, Tensor]]:
-    """A batch of ``rows`` prompts of one image each as that many batches of one."""
+    """Split a batch of ``rows`` prompts, each with one image, into batches of one."""
     return [{name: tensor[row : row + 1] for name, tensor in inputs.items()} for row in range(rows)]
 
 
-def join(parts: Sequence[Features], inputs: Mapping[str, Tensor]) -> Features:
-    """The features of several batches of one as those of a whole, images in order."""
+def join_features(parts: Sequence[Features], inputs: Mapping[str, Tensor]) -> Features:
+    """Join the features of several batches of one, images in order."""
     output = parts[0].output
     output.pooler_output = [image for part in parts for image in _pooled(part.output)]
     return Features(output=output, inputs=inputs)
@@ -95,31 +100,31 @@ def _pooled(output: Any) -> list[Tensor]:
     return [pooled] if isinstance(pooled, torch.Tensor) else list(pooled)
 
 
-CHANGING = ("input_ids", "position_ids", "attention_mask", "past_key_values")
-"""What differs from one decode step to the next; all else that the library prepares for one holds for all."""
+PER_STEP_INPUTS = ("input_ids", "position_ids", "attention_mask", "past_key_values")
+"""Inputs that differ between decode steps; everything else that transformers prepares is the same for every step."""
 
 
 def step_inputs(model: Any, ids: Tensor, next_tokens: Tensor, carried: Mapping[str, Any]) -> StepInputs:
-    """What the next decode step takes, as the library itself would prepare it.
+    """The inputs of the next decode step, as transformers itself prepares them.
 
     Args:
-        model: The library's.
+        model: The model of transformers.
         ids: (batch, tokens) prompt and answer so far.
-        next_tokens: (batch,) the greedy choice that is fed next.
-        carried: What the library hands from one forward to the next.
+        next_tokens: (batch,) the tokens that are fed next.
+        carried: The keyword arguments that transformers passes from one forward to the next.
 
     Raises:
-        ModelError: the library leaves the positions to the model's own memory.
+        ModelError: transformers prepares no positions, because the model keeps track of them itself.
     """
-    whole = torch.cat([ids, next_tokens[:, None]], dim=1)
-    inputs = model.prepare_inputs_for_generation(whole, next_sequence_length=1, **carried)
+    extended = torch.cat([ids, next_tokens[:, None]], dim=1)
+    inputs = model.prepare_inputs_for_generation(extended, next_sequence_length=1, **carried)
     mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
     if positions is None:
-        raise ModelError(f"{type(model).__name__} is given no positions for its decode step; use engine: eager")
+        raise ModelError(f"{type(model).__name__} prepares no positions for its decode step; use engine: eager")
     cached = ids.shape[1]
     return StepInputs(
         ids=inputs["input_ids"],
         positions=positions,
         mask=ids.new_ones(len(ids), cached) if mask is None else mask[:, :cached],
-        constants={name: value for name, value in inputs.items() if name not in CHANGING and value is not None},
+        constants={name: value for name, value in inputs.items() if name not in PER_STEP_INPUTS and value is not None},
     )

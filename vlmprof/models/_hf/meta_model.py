@@ -1,6 +1,6 @@
-"""A model without weights: its modules on the meta device, built from its configuration in a second.
+"""A model without weights: its modules on the meta device, built from its configuration in about a second.
 
-Nothing is guessed from a configuration's names: what is looked for in a loaded model is looked for in the skeleton.
+Nothing is inferred from names in the configuration: the same inspection runs on the meta model and on a loaded one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     """The configuration of a checkpoint.
 
     Raises:
-        ModelError: it cannot be read, or is of no model that turns images and text into text.
+        ModelError: it cannot be read, or is not the configuration of an image-text-to-text model.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
@@ -32,7 +32,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, **options(checkpoint))
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_unreadable(checkpoint, error)) from None
+        raise ModelError(_config_error(checkpoint, error)) from None
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in KNOWN and not remote:
         raise ModelError(
@@ -43,15 +43,15 @@ def read_config(checkpoint: Checkpoint) -> Any:
 
 
 def build_meta_model(config: Any, *, trust_remote_code: bool = False) -> Any:
-    """The model on the meta device.
+    """Build the model on the meta device.
 
     Raises:
-        ModelError: transformers cannot build it here; says why.
+        ModelError: transformers cannot build it here; the message says why.
     """
     from transformers import AutoModelForImageTextToText
 
     try:
-        with _quiet(), torch.device("meta"):
+        with _quiet_transformers(), torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
     except (ImportError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -60,19 +60,19 @@ def build_meta_model(config: Any, *, trust_remote_code: bool = False) -> Any:
 
 @lru_cache(maxsize=16)
 def meta_model_modules(checkpoint: Checkpoint, fingerprint: str) -> tuple[Any, ModelModules]:
-    """The skeleton of a checkpoint and its parts; remembered by fingerprint, a plan describes a model many times."""
+    """The meta model of a checkpoint and its modules. Cached, because a plan describes the same model many times."""
     model = build_meta_model(read_config(checkpoint), trust_remote_code=checkpoint.trust_remote_code)
     return model, find_modules(model)
 
 
 @lru_cache(maxsize=16)
 def read_processor(checkpoint: Checkpoint, fingerprint: str) -> Any:
-    """Tokenizer, chat template and image processor; remembered, for describing only: a loaded model has its own."""
+    """The processor for describing a checkpoint. Cached and shared; a loaded model has a processor of its own."""
     return load_processor(checkpoint)
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
-    """Tokenizer, chat template and image processor of a checkpoint, on PIL where torchvision is missing.
+    """Load tokenizer, chat template and image processor; the processor's PIL version where torchvision is missing.
 
     Raises:
         ModelError: it cannot be read here, needs torchvision, or has no chat template.
@@ -82,19 +82,19 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     allow_missing_video_processors()
     backend = {} if has_torchvision() else {"backend": "pil"}
     try:
-        with _quiet():
+        with _quiet_transformers():
             processor = AutoProcessor.from_pretrained(checkpoint.path, **backend, **options(checkpoint))
     except (OSError, ValueError, ImportError, TypeError, AttributeError, KeyError) as error:
-        raise ModelError(_no_processor(checkpoint, error)) from None
+        raise ModelError(_processor_error(checkpoint, error)) from None
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise ModelError(
-            f"{checkpoint.path}: its {type(processor).__name__} has no chat template, so it is not known how the model"
-            " is asked about an image; add chat_template.jinja to the checkpoint, or take its instruction-tuned variant"
+            f"{checkpoint.path}: its {type(processor).__name__} has no chat template, which is needed to build a"
+            " prompt about an image; add chat_template.jinja to the checkpoint, or use its instruction-tuned variant"
         )
     return processor
 
 
-def _no_processor(checkpoint: Checkpoint, error: Exception) -> str:
+def _processor_error(checkpoint: Checkpoint, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not has_torchvision() and ("torchvision" in str(error).lower() or "Pil" in str(error)):
         return (
@@ -104,19 +104,19 @@ def _no_processor(checkpoint: Checkpoint, error: Exception) -> str:
     return f"{checkpoint.path}: its processor cannot be read: {reason}"
 
 
-def _unreadable(checkpoint: Checkpoint, error: Exception) -> str:
+def _config_error(checkpoint: Checkpoint, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "trust_remote_code" in str(error):
         return (
-            f"{checkpoint.path} brings Python code of its own, which is not run unless the job says so: add"
-            " 'trust_remote_code: true' beside the checkpoint if you have read that code"
+            f"{checkpoint.path} contains Python code, which is not run unless the job allows it: add"
+            " 'trust_remote_code: true' to the model in the job if you have read that code"
         )
     return f"{checkpoint.path}: its configuration cannot be read: {reason}"
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's advice on classes and defaults: what matters of it is raised or recorded here."""
+def _quiet_transformers() -> Iterator[None]:
+    """Silence warnings of transformers about classes and defaults; what matters is raised or recorded by vlmprof."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

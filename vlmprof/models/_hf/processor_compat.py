@@ -1,10 +1,10 @@
 """Image-only processors on a machine without torchvision.
 
-Processors that also have a slot for videos (Qwen-VL, InternVL, LLaVA-OneVision, GLM-V, ERNIE) cannot be constructed
-there: every video processor of transformers 5 is written on torchvision. Their image side runs on PIL. Two seams of
-``ProcessorMixin`` are enough: an empty video slot is accepted, and loading one gives nothing. With torchvision
-installed neither is touched, because there the slot must be filled. SmolVLM's processor moreover asks for num2words,
-which it uses to say how many frames a video has.
+Processors with a video processor (Qwen-VL, InternVL, LLaVA-OneVision, GLM-V, ERNIE) cannot be constructed there,
+because every video processor of transformers 5 needs torchvision; their image processors can run on PIL. Two patches of
+``ProcessorMixin`` are enough: None is accepted as a video processor, and loading one returns None. With torchvision
+installed nothing is patched, because the video processor is then required. SmolVLM's processor also imports num2words,
+which it only uses to spell out the number of frames of a video; ``str`` replaces it where it is missing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import Any, final
 
-SLOT = "video_processor"
+VIDEO_ARGUMENT = "video_processor"
 
 
 def has_torchvision() -> bool:
@@ -22,7 +22,7 @@ def has_torchvision() -> bool:
 
 
 def allow_missing_video_processors() -> None:
-    """Let processors load without their video side where torchvision is missing. Calling it again changes nothing."""
+    """Let processors load without a video processor where torchvision is missing. Repeated calls change nothing."""
     from transformers import processing_utils
     from transformers.processing_utils import ProcessorMixin
 
@@ -35,19 +35,19 @@ def allow_missing_video_processors() -> None:
     check = ProcessorMixin.check_argument_for_proper_class
 
     @wraps(check)
-    def accept_an_empty_slot(self: Any, argument_name: str, argument: Any) -> Any:
-        return None if argument_name == SLOT and argument is None else check(self, argument_name, argument)
+    def accept_missing_video(self: Any, argument_name: str, argument: Any) -> Any:
+        return None if argument_name == VIDEO_ARGUMENT and argument is None else check(self, argument_name, argument)
 
-    ProcessorMixin.check_argument_for_proper_class = accept_an_empty_slot
+    ProcessorMixin.check_argument_for_proper_class = accept_missing_video
     ProcessorMixin._vlmprof_no_video = True
     mapping = processing_utils.MODALITY_TO_AUTOPROCESSOR_MAPPING
-    mapping._MAPPING_NAMES = {**mapping._MAPPING_NAMES, SLOT: (__name__, "NoVideo")}
+    mapping._MAPPING_NAMES = {**mapping._MAPPING_NAMES, VIDEO_ARGUMENT: (__name__, "NoVideo")}
 
 
 @final
 class NoVideo:
-    """Stands where ``AutoVideoProcessor`` would, and loads nothing."""
+    """Replaces ``AutoVideoProcessor``; loading it returns None."""
 
     @staticmethod
     def from_pretrained(*args: Any, **kwargs: Any) -> None:
-        """Fill the slot with nothing, whatever the checkpoint says."""
+        """Return None, whatever the checkpoint contains."""

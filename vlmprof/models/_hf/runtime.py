@@ -1,9 +1,9 @@
-"""A loaded image-text-to-text model: the token maker that the engine drives, with the surfaces that knobs touch.
+"""A loaded image-text-to-text model: the ``TokenMaker`` that engines drive, with the surfaces that knobs act on.
 
-The stages of one generation are kept apart: ``see`` runs the vision side once; ``prefill`` lets the library prepare
-everything (positions, masks, cache) and replays those features, so the vision tower does not run again; ``step`` feeds
-one token with what the library carries from forward to forward. A loop that only extends ids and mask is wrong for
-models with three-dimensional rotary positions.
+The stages of one generation are separate: ``see`` runs the vision side once; ``prefill`` lets transformers prepare
+positions, masks and cache and reuses those features, so that the vision tower does not run again; ``step`` feeds one
+token with the keyword arguments that transformers passes from forward to forward. A loop that only extended ids and
+mask would be wrong for models with three-dimensional rotary positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import ProcessorMixin
 from vlmprof.decoding import Mark, StepInputs, unmarked
 from vlmprof.errors import Mismatch
 from vlmprof.models._hf.anatomy import budget_of
-from vlmprof.models._hf.batching import Features, collate, join, split_rows, step_inputs
+from vlmprof.models._hf.batching import Features, collate, join_features, split_rows, step_inputs
 from vlmprof.models._hf.introspection import find_modules, marking_connectors
 from vlmprof.models._hf.loading import load_model
 from vlmprof.models._hf.meta_model import load_processor
@@ -36,12 +36,12 @@ from vlmprof.surfaces import Router, TokenCounts
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorBatch:
-    """Prompts of a batch as the processor left them, on the host or, once transferred, on the device."""
+    """The processed prompts of a batch, on the host or, after ``transfer``, on the device."""
 
     inputs: Mapping[str, Tensor]
     encodings: tuple[Encoding, ...]
     budgets: tuple[int | None, ...]
-    """What each image was allowed, in the unit of the processor."""
+    """The vision budget of each image, in the unit of the processor; None where the processor has no known budget."""
 
 
 @final
@@ -54,7 +54,7 @@ class GenerationState:
     ids: Tensor
     """(batch, tokens) prompt and answer so far, padded on the left."""
     carried: Mapping[str, Any]
-    """What the library hands from one forward to the next: cache, mask, positions."""
+    """The keyword arguments that transformers passes from one forward to the next: cache, mask, positions."""
 
 
 @final
@@ -94,8 +94,8 @@ class LoadedVlm(AbstractModel):
 
     @property
     def image_token_id(self) -> int | None:
-        found: int = self._image_token_id
-        return found
+        token_id: int = self._image_token_id
+        return token_id
 
     @property
     def device(self) -> str:
@@ -121,25 +121,25 @@ class LoadedVlm(AbstractModel):
     def see(self, batch: ProcessorBatch, mark: Mark = unmarked) -> Features:
         with marking_connectors(self._parts.connectors, mark):
             if isinstance(self._budget, Pinpoints) and len(set(batch.budgets)) > 1:
-                # The tower reads the list of resolutions from one configuration: images that differ go one by one.
+                # The tower reads one list of resolutions per call, so images with different budgets run one by one.
                 rows = zip(split_rows(batch.inputs, len(batch.budgets)), batch.budgets, strict=True)
-                return join([self._see(row, value) for row, value in rows], batch.inputs)
-            return self._see(batch.inputs, batch.budgets[0])
+                return join_features([self._image_features(row, value) for row, value in rows], batch.inputs)
+            return self._image_features(batch.inputs, batch.budgets[0])
 
     @torch.inference_mode()
     def prefill(
         self, batch: ProcessorBatch, features: Features, max_new_tokens: int, cache: Any = None
     ) -> GenerationState:
-        given = {} if cache is None else {"past_key_values": cache}
-        # The library's own preparation, up to the point where its loop would begin; the engine's loop begins there.
-        with self._replaying(features):
+        cache_argument = {} if cache is None else {"past_key_values": cache}
+        # ``generate`` prepares its inputs as usual, but ``custom_generate`` replaces its loop by one forward.
+        with self._reuse_features(features):
             state: GenerationState = self._model.generate(
                 **features.inputs,
-                **given,
+                **cache_argument,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=0,
-                custom_generate=_first_forward,
+                custom_generate=_prefill_only,
             )
         return state
 
@@ -147,7 +147,7 @@ class LoadedVlm(AbstractModel):
     def step(self, state: GenerationState) -> GenerationState:
         ids = torch.cat([state.ids, state.next_tokens[:, None]], dim=1)
         inputs = self._model.prepare_inputs_for_generation(ids, next_sequence_length=1, **state.carried)
-        return _advanced(self._model, ids, self._model(**inputs, return_dict=True), state.carried)
+        return _next_state(self._model, ids, self._model(**inputs, return_dict=True), state.carried)
 
     def step_inputs(self, state: GenerationState) -> StepInputs:
         return step_inputs(self._model, state.ids, state.next_tokens, state.carried)
@@ -155,8 +155,8 @@ class LoadedVlm(AbstractModel):
     def next_logits(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, constants: Mapping[str, Any]
     ) -> Tensor:
-        given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "past_key_values": cache}
-        logits: Tensor = self._model(**given, **constants, return_dict=True).logits[:, -1]
+        inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "past_key_values": cache}
+        logits: Tensor = self._model(**inputs, **constants, return_dict=True).logits[:, -1]
         return logits
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -178,63 +178,63 @@ class LoadedVlm(AbstractModel):
 
     def _process(self, prompt: Prompt, value: int | None) -> dict[str, Tensor]:
         picture, budget = prompt.picture, self._budget
-        chosen: Mapping[str, Any] = {}
+        budget_arguments: Mapping[str, Any] = {}
         with ExitStack() as limits:
             if budget is not None and value is not None:
-                chosen = budget.images_kwargs(picture.height, picture.width, value)
+                budget_arguments = budget.images_kwargs(picture.height, picture.width, value)
             if isinstance(budget, Pinpoints) and value is not None:
                 limits.enter_context(budget.limited(value))
-            text = self._turn(prompt.text)
+            text = self._render_chat(prompt.text)
             bos = self._processor.tokenizer.bos_token
-            made = self._processor(
+            processed = self._processor(
                 text=[text],
                 images=[[picture.load()]],
-                images_kwargs=dict(chosen),
+                images_kwargs=dict(budget_arguments),
                 add_special_tokens=not (bos and text.startswith(bos)),
                 return_tensors="pt",
             )
-        return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in processed.items() if isinstance(value, Tensor)}
 
-    def _turn(self, question: str) -> str:
+    def _render_chat(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        turn = [{"role": "user", "content": content}]
-        # Not the processor's own method: SmolVLM's asks its video processor first, which may be missing.
+        messages = [{"role": "user", "content": content}]
+        # Not the processor's own method, because SmolVLM's uses its video processor, which may be missing.
         render = ProcessorMixin.apply_chat_template
-        text: str = render(self._processor, turn, add_generation_prompt=True, tokenize=False)
+        text: str = render(self._processor, messages, add_generation_prompt=True, tokenize=False)
         return text
 
     def _encoding(self, inputs: Mapping[str, Tensor], prompt: Prompt, value: int | None) -> Encoding:
-        places = int((inputs["input_ids"] == self._image_token_id).sum())
-        counts = natural = TokenCounts(tiling=(1, places), crops=1, vision_tokens=places)
+        image_tokens = int((inputs["input_ids"] == self._image_token_id).sum())
+        counts = natural = TokenCounts(tiling=(1, image_tokens), crops=1, vision_tokens=image_tokens)
         if self._budget is not None and value is not None:
             size = prompt.picture.height, prompt.picture.width
             counts = self._budget.count(*size, value)
             natural = self._budget.count(*size, self._budget.trained)
-        if counts.vision_tokens != places:
+        if counts.vision_tokens != image_tokens:
             raise Mismatch(
                 f"an image of {prompt.picture.height} x {prompt.picture.width} was planned as {counts.vision_tokens}"
-                f" vision tokens and became {places}"
+                f" vision tokens but the processor made {image_tokens}"
             )
         return Encoding(
             tiling=counts.tiling,
             natural_tiling=natural.tiling,
             crops=counts.crops,
-            vision_tokens=places,
+            vision_tokens=image_tokens,
             prompt_tokens=inputs["input_ids"].shape[1],
         )
 
-    def _see(self, inputs: Mapping[str, Tensor], value: int | None) -> Features:
+    def _image_features(self, inputs: Mapping[str, Tensor], value: int | None) -> Features:
         encode = self._parts.feature_owner.get_image_features
-        taken = {name: inputs[name] for name in signature(encode).parameters if name in inputs}
+        arguments = {name: inputs[name] for name in signature(encode).parameters if name in inputs}
         dtype = self._model.dtype
-        taken = {name: t.to(dtype) if t.is_floating_point() else t for name, t in taken.items()}
-        with self._resolutions(value):
-            output = encode(**taken, return_dict=True)
-        return Features(output=output, inputs={**inputs, **taken})
+        arguments = {name: t.to(dtype) if t.is_floating_point() else t for name, t in arguments.items()}
+        with self._limit_resolutions(value):
+            output = encode(**arguments, return_dict=True)
+        return Features(output=output, inputs={**inputs, **arguments})
 
     @contextmanager
-    def _resolutions(self, value: int | None) -> Iterator[None]:
-        """The model's list of resolutions cut like the processor's; without it features are packed wrongly."""
+    def _limit_resolutions(self, value: int | None) -> Iterator[None]:
+        """Shorten the model's list of resolutions like the processor's; if they differ, features are packed wrongly."""
         config = self._model.config
         if not isinstance(self._budget, Pinpoints) or value is None:
             yield
@@ -247,15 +247,15 @@ class LoadedVlm(AbstractModel):
             config.image_grid_pinpoints = before
 
     @contextmanager
-    def _replaying(self, features: Features) -> Iterator[None]:
-        """The vision side answers from memory, so that it is not run, and not timed, a second time."""
+    def _reuse_features(self, features: Features) -> Iterator[None]:
+        """Let ``get_image_features`` return these features, so that the vision side is not run and timed again."""
         owner = self._parts.feature_owner
 
-        @wraps(owner.get_image_features)  # the library reads the signature to know which inputs it may pass on
-        def remembered(*args: Any, **kwargs: Any) -> Any:
+        @wraps(owner.get_image_features)  # transformers reads the signature to choose the inputs that it passes
+        def cached_features(*args: Any, **kwargs: Any) -> Any:
             return features.output
 
-        owner.get_image_features = remembered
+        owner.get_image_features = cached_features
         try:
             yield
         finally:
@@ -263,35 +263,35 @@ class LoadedVlm(AbstractModel):
 
 
 def load_vlm(checkpoint: Checkpoint, device: str) -> LoadedVlm:
-    """Load a checkpoint, every tensor accounted for.
+    """Load a checkpoint onto a device, refusing missing, unexpected or misshapen tensors.
 
     Raises:
-        ModelError: the files cannot be read, are of a refused kind, or do not fill the model exactly.
+        ModelError: the files cannot be read, are in a refused format, or do not match the model's parameters exactly.
     """
     model = load_model(checkpoint)
     model.eval().to(device)
     loaded = LoadedVlm(model, load_processor(checkpoint), device)
     if loaded.routers and loaded.decoder._can_set_experts_implementation():
-        # On the decoder: on a wrapper the library refuses it, or accepts and ignores it. Set for prefill and decode
-        # alike; the library's own generation would change it between the two on a GPU.
+        # Set on the decoder: most wrapper classes of transformers refuse the call, or accept and ignore it. It holds
+        # for prefill and decode; ``generate`` of transformers would switch kernels between the two on a GPU.
         loaded.decoder.set_experts_implementation(checkpoint.experts_kernel or EXPERTS_KERNELS[0])
     return loaded
 
 
-def _first_forward(model: Any, input_ids: Tensor, generation_config: Any, **prepared: Any) -> GenerationState:
+def _prefill_only(model: Any, input_ids: Tensor, generation_config: Any, **prepared: Any) -> GenerationState:
     for unused in ("logits_processor", "stopping_criteria", "synced_gpus", "streamer", "assistant_model"):
         prepared.pop(unused, None)
     output = model._prefill(input_ids, generation_config, prepared)
-    return _advanced(model, input_ids, output, prepared)
+    return _next_state(model, input_ids, output, prepared)
 
 
-def _advanced(model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any]) -> GenerationState:
-    following = model._update_model_kwargs_for_generation(output, dict(carried), is_encoder_decoder=False)
-    return GenerationState(next_tokens=output.logits[:, -1].argmax(-1), ids=ids, carried=following)
+def _next_state(model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any]) -> GenerationState:
+    next_arguments = model._update_model_kwargs_for_generation(output, dict(carried), is_encoder_decoder=False)
+    return GenerationState(next_tokens=output.logits[:, -1].argmax(-1), ids=ids, carried=next_arguments)
 
 
 def _eos_ids(model: Any, processor: Any) -> frozenset[int]:
-    named = model.generation_config.eos_token_id
-    if named is None:
-        named = processor.tokenizer.eos_token_id
-    return frozenset(named if isinstance(named, list) else [named])
+    eos_token_id = model.generation_config.eos_token_id
+    if eos_token_id is None:
+        eos_token_id = processor.tokenizer.eos_token_id
+    return frozenset(eos_token_id if isinstance(eos_token_id, list) else [eos_token_id])

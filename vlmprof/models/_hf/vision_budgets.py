@@ -1,8 +1,8 @@
-"""How much of an image a model may look at, by the class of its image processor.
+"""Vision budgets: limits on the crops, pixels or tokens of an image, by the class of the image processor.
 
-What unit a budget has, which values are legal and how a value reaches the preprocessing is decided by the image
-processor, not by the model around it: InternVL and GOT-OCR share one. Counts are computed from image sizes alone, and
-the loaded model compares them with what the processor really made of every prompt.
+The unit of a budget, its legal values and how a value is passed to the preprocessing depend on the image processor, not
+on the model around it: InternVL and GOT-OCR share one. Counts are computed from image sizes alone, and the loaded model
+compares them with what the processor made of every prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IDEFICS_LARGEST_PX = 4096
 
 
 class Budget(Protocol):
-    """One image processor's way to look at less of an image."""
+    """How one kind of image processor limits what it makes of an image."""
 
     unit: ClassVar[str]
     surfaces: ClassVar[frozenset[type]]
@@ -39,7 +39,7 @@ class Budget(Protocol):
         ...
 
     def values(self) -> Sequence[int]:
-        """The budgets to choose from for a number of vision tokens, ascending."""
+        """The budgets that a target for vision tokens can choose from, ascending."""
         ...
 
     def count(self, height: int, width: int, value: int) -> TokenCounts:
@@ -47,14 +47,14 @@ class Budget(Protocol):
         ...
 
     def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
-        """What a call of the processor is told."""
+        """The ``images_kwargs`` of a call of the processor under a budget."""
         ...
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SquareTiles:
-    """Idefics3, SmolVLM: the longest edge becomes a whole number of tiles; a global view comes on top of any split."""
+    """Idefics3, SmolVLM: the longest edge becomes a whole number of tiles; a split image also gets a global view."""
 
     processor: Any
     unit: ClassVar[str] = "crops"
@@ -87,21 +87,21 @@ class SquareTiles:
         return int(self.processor.image_processor.size["longest_edge"])
 
     def _longest_edge(self, height: int, width: int, value: int) -> int:
-        """The largest edge, up to the trained one, whose tiles fit under the cap."""
-        whole_tiles = range(self._tile_px, self._trained_px, self._tile_px)
-        for edge in (self._trained_px, *reversed(whole_tiles)):
+        """The largest legal size of the longest edge, up to the trained one, whose tiles are within the budget."""
+        tile_multiples = range(self._tile_px, self._trained_px, self._tile_px)
+        for edge in (self._trained_px, *reversed(tile_multiples)):
             if math.prod(self._tiling(height, width, edge)) <= value:
                 return edge
         return self._tile_px
 
     def _tiling(self, height: int, width: int, edge: int) -> tuple[int, int]:
-        from transformers.models.idefics3 import image_processing_pil_idefics3 as library
+        from transformers.models.idefics3 import image_processing_pil_idefics3 as idefics3
 
         if not self.processor.image_processor.do_image_splitting:
             return 1, 1
-        # The library's own rounding, step by step: a pixel less here is a row of tiles less there.
-        height, width = library._resize_output_size_rescale_to_max_len(height, width, max_len=edge)
-        height, width = library._resize_output_size_scale_below_upper_bound(height, width, max_len=IDEFICS_LARGEST_PX)
+        # The rounding of transformers, step by step: a difference of one pixel can be a row of tiles.
+        height, width = idefics3._resize_output_size_rescale_to_max_len(height, width, max_len=edge)
+        height, width = idefics3._resize_output_size_scale_below_upper_bound(height, width, max_len=IDEFICS_LARGEST_PX)
         aspect = width / height
         if width >= height:
             cols = -(-width // self._tile_px)
@@ -113,7 +113,7 @@ class SquareTiles:
 @final
 @dataclass(frozen=True, eq=False)
 class BestCanvas:
-    """InternVL and the others on GOT-OCR's processor: the grid of at most n crops nearest to the image's shape."""
+    """GOT-OCR's processor (InternVL and others): the grid of at most n crops nearest to the image's aspect ratio."""
 
     processor: Any
     unit: ClassVar[str] = "crops"
@@ -132,23 +132,23 @@ class BestCanvas:
 
         size = self.processor.image_processor.size
         cols, rows = get_optimal_tiled_canvas(
-            (height, width), (size["height"], size["width"]), self._fewest(value), value
+            (height, width), (size["height"], size["width"]), self._min_patches(value), value
         )
         crops = rows * cols + (1 if rows * cols > 1 else 0)
         tokens = crops * self.processor.image_seq_length
         return TokenCounts(tiling=(rows, cols), crops=crops, vision_tokens=tokens)
 
     def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
-        return {"crop_to_patches": True, "min_patches": self._fewest(value), "max_patches": value}
+        return {"crop_to_patches": True, "min_patches": self._min_patches(value), "max_patches": value}
 
-    def _fewest(self, value: int) -> int:
+    def _min_patches(self, value: int) -> int:
         return min(int(self.processor.image_processor.min_patches), value)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class MergedPatches:
-    """Qwen-VL and its kin: an image keeps its shape and is resized to at most so many pixels."""
+    """Qwen-VL and similar: an image keeps its aspect ratio and is resized to at most the given number of pixels."""
 
     processor: Any
     unit: ClassVar[str] = "pixels"
@@ -156,7 +156,7 @@ class MergedPatches:
 
     @property
     def lowest(self) -> int:
-        """Pixels behind one vision token."""
+        """Pixels per vision token."""
         image_processor = self.processor.image_processor
         return int((image_processor.patch_size * image_processor.merge_size) ** 2)
 
@@ -169,9 +169,9 @@ class MergedPatches:
 
     def count(self, height: int, width: int, value: int) -> TokenCounts:
         size = self._size(value)
-        named = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"], "size": size}
+        size_arguments = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"], "size": size}
         image_processor = self.processor.image_processor
-        patches = image_processor.get_number_of_image_patches(height, width, named)
+        patches = image_processor.get_number_of_image_patches(height, width, size_arguments)
         tokens = int(patches) // image_processor.merge_size**2
         return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
 
@@ -179,17 +179,17 @@ class MergedPatches:
         return {"size": self._size(value)}
 
     def _size(self, value: int) -> dict[str, int]:
-        fewest = int(self.processor.image_processor.size["shortest_edge"])
-        # A picture below the minimum is enlarged, each side up to a whole square, which can double a side of one
-        # square: a quarter of the cap is the most that is sure to stay under it. The trained pair is left alone.
-        lowered = fewest if value == self.trained else min(fewest, value // 4)
-        return {"shortest_edge": max(1, lowered), "longest_edge": value}
+        trained_minimum = int(self.processor.image_processor.size["shortest_edge"])
+        # Images below the minimum are enlarged, with each side rounded up to whole squares, which can double a side of
+        # one square. So only a minimum of a quarter of the cap cannot exceed the cap. The trained pair is not changed.
+        minimum = trained_minimum if value == self.trained else min(trained_minimum, value // 4)
+        return {"shortest_edge": max(1, minimum), "longest_edge": value}
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class TwoSizes:
-    """Aria: every crop is a square of one of two sizes, each worth a fixed number of tokens."""
+    """Aria: every crop is a square of one of two sizes, each with a fixed number of tokens."""
 
     processor: Any
     unit: ClassVar[str] = "px a side"
@@ -217,7 +217,7 @@ class TwoSizes:
 @final
 @dataclass(frozen=True, eq=False)
 class OverlappingCrops:
-    """Molmo2: a grid of at most n crops that overlap, and a global view; each is pooled to a token a window."""
+    """Molmo2: a grid of at most n overlapping crops and a global view; each window of patches becomes one token."""
 
     processor: Any
     unit: ClassVar[str] = "crops"
@@ -232,24 +232,24 @@ class OverlappingCrops:
         return range(self.lowest, self.trained + 1)
 
     def count(self, height: int, width: int, value: int) -> TokenCounts:
-        return _overlapping(self.processor.image_processor, height, width, value)
+        return _overlapping_counts(self.processor.image_processor, height, width, value)
 
     def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
         return {"max_crops": value}
 
 
 @lru_cache(maxsize=4096)
-def _overlapping(image_processor: Any, height: int, width: int, value: int) -> TokenCounts:
+def _overlapping_counts(image_processor: Any, height: int, width: int, value: int) -> TokenCounts:
     grid, crops = image_processor.get_image_grid_and_crops(height, width, {"max_crops": value})
-    low_rows, low_cols, rows, cols = (int(side) for side in grid)
-    # The rows and columns of pooled windows name the tiling as well as the crops do.
-    return TokenCounts(tiling=(rows, cols), crops=int(crops), vision_tokens=low_rows * low_cols + rows * cols)
+    global_rows, global_cols, rows, cols = (int(side) for side in grid)
+    # The grid of pooled windows identifies the tiling as well as the grid of crops would.
+    return TokenCounts(tiling=(rows, cols), crops=int(crops), vision_tokens=global_rows * global_cols + rows * cols)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Pinpoints:
-    """LLaVA-NeXT, LLaVA-OneVision: the best of a list of resolutions; a cap removes the large ones from the list."""
+    """LLaVA-NeXT, LLaVA-OneVision: the best fit in a list of resolutions; a budget removes the large ones."""
 
     processor: Any
     unit: ClassVar[str] = "crops"
@@ -257,14 +257,14 @@ class Pinpoints:
 
     @property
     def lowest(self) -> int:
-        return min(map(self._crops, self._all))
+        return min(map(self._crops, self._all_pinpoints))
 
     @property
     def trained(self) -> int:
-        return max(map(self._crops, self._all))
+        return max(map(self._crops, self._all_pinpoints))
 
     def values(self) -> Sequence[int]:
-        return sorted(set(map(self._crops, self._all)))
+        return sorted(set(map(self._crops, self._all_pinpoints)))
 
     def count(self, height: int, width: int, value: int) -> TokenCounts:
         from transformers.image_processing_utils import select_best_resolution
@@ -278,16 +278,16 @@ class Pinpoints:
         return TokenCounts(tiling=(rows, cols), crops=1 + rows * cols, vision_tokens=int(tokens))
 
     def images_kwargs(self, height: int, width: int, value: int) -> Mapping[str, Any]:
-        return {}  # said at call time it is silently wrong: the placeholders are counted from the attribute
+        return {}  # as a call argument it would be silently wrong, because placeholders are counted from the attribute
 
     def pinpoints(self, value: int) -> list[list[int]]:
         """The resolutions of at most ``value`` crops."""
-        return [list(size) for size in self._all if self._crops(size) <= value]
+        return [list(size) for size in self._all_pinpoints if self._crops(size) <= value]
 
     @contextmanager
     def limited(self, value: int) -> Iterator[None]:
-        """The processor with only these resolutions."""
-        image_processor, before = self.processor.image_processor, self._all
+        """Restrict the processor to these resolutions for the length of the block."""
+        image_processor, before = self.processor.image_processor, self._all_pinpoints
         image_processor.image_grid_pinpoints = self.pinpoints(value)
         try:
             yield
@@ -295,7 +295,7 @@ class Pinpoints:
             image_processor.image_grid_pinpoints = before
 
     @property
-    def _all(self) -> list[list[int]]:
+    def _all_pinpoints(self) -> list[list[int]]:
         pinpoints: list[list[int]] = self.processor.image_processor.image_grid_pinpoints
         return pinpoints
 
@@ -325,11 +325,11 @@ BY_IMAGE_PROCESSOR: Mapping[str, type[Budget]] = {
 
 
 def budget_class(image_processor: str) -> type[Budget] | None:
-    """The kind of budget that an image processor of this class name has; None for one that is not known."""
+    """The budget class for an image processor of this class name; None where there is no entry for it."""
     return BY_IMAGE_PROCESSOR.get(image_processor.removesuffix("Pil").removesuffix("Fast"))
 
 
 @lru_cache(maxsize=65536)
 def budget_within(budget: Budget, height: int, width: int, target: int) -> int:
-    """The budget under which an image has the most vision tokens that a target allows."""
+    """The budget that gives an image the most vision tokens within the target."""
     return largest_within(budget.values(), lambda value: budget.count(height, width, value).vision_tokens, target)

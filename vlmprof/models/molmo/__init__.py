@@ -1,7 +1,7 @@
 """Molmo v1 and MolmoE (allenai/MolmoE-1B-0924, Molmo-7B-D, Molmo-7B-O), native: no remote code.
 
-This module is the family leaf. It imports neither torch nor transformers: what a checkpoint is made of is read from
-its JSON files, and only ``load`` reaches for the weights.
+This module holds the constant ``FAMILY``. It imports neither torch nor transformers: a checkpoint is described from its
+JSON files, and only ``load`` reads weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vlmprof.surfaces import Anatomy
 
 @final
 class Molmo(AbstractFamily):
-    """Any Molmo v1 checkpoint: a Hub id or a local folder, in the Hub's layout or in transformers' own."""
+    """Any Molmo v1 checkpoint: a Hub id or a local folder, in the layout of the Hub files or of transformers."""
 
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
         return read_anatomy("molmo", checkpoint)

@@ -1,7 +1,7 @@
-"""What a Molmo checkpoint is made of, from its JSON files alone: no torch, no transformers, no weights.
+"""Describes a Molmo checkpoint from its JSON files alone: no torch, no transformers, no weights.
 
-A local folder is read as it is. A Hub id is looked up among the released models first, so that a job can be checked
-and planned without a network, then in the local cache and on the Hub.
+A local folder is read directly. A Hub id is looked up first among the released models, so that a job can be checked and
+planned without a network, then in the local cache and on the Hub.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vlmprof.errors import ModelError, suggestion
-from vlmprof.models._decoding import left_out
+from vlmprof.models._decoding import ignored_settings
 from vlmprof.models._fingerprint import folder_fingerprint
 from vlmprof.models._implementations import EXPERTS_KERNELS
 from vlmprof.models.family import Checkpoint
@@ -22,14 +22,14 @@ from vlmprof.models.molmo.hub_config import is_flat, read_flat
 from vlmprof.models.molmo.tiling import Geometry, tiling_counts, token_counts
 from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, ExpertsKernel, PixelBudget, TokenCounts
 
-FILES = frozenset({".json", ".safetensors"})
-"""What a checkpoint is identified by."""
+FINGERPRINT_SUFFIXES = frozenset({".json", ".safetensors"})
+"""Suffixes of the files that the fingerprint of a checkpoint covers."""
 
 TRAINED_MAX_CROPS = 12
-"""Of every released Molmo v1; a checkpoint's own processor configuration wins."""
+"""The cap of every released Molmo v1; used where a checkpoint has no processor configuration."""
 
 ATTENTION_KERNELS = ("sdpa", "eager", "flash_attention_2")
-"""What the classes of this family declare; a test compares."""
+"""The kernels that the model classes of this family declare; a test compares the two."""
 
 ARCHITECTURES = {"olmoe": "MolmoE", "qwen2": "Molmo (Qwen2)", "olmo2": "Molmo (OLMo2)"}
 
@@ -56,8 +56,8 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
         ModelError: no such checkpoint, one that is not a Molmo v1, or one with settings that are not supported.
     """
     if not checkpoint.path:
-        known = ", ".join(RELEASED)
-        raise ModelError(f"{family}: name a checkpoint, a local folder or a Hub id such as one of {known}")
+        released = ", ".join(RELEASED)
+        raise ModelError(f"{family}: name a checkpoint, a local folder or a Hub id such as one of {released}")
     folder = Path(checkpoint.path).expanduser()
     if folder.is_dir():
         return _from_folder(family, folder)
@@ -69,9 +69,9 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
 
 def _from_folder(family: str, folder: Path) -> Anatomy:
     config = _nested(_json(folder / "config.json"), str(folder))
-    anatomy = _anatomy(family, config, _max_crops(folder), folder_fingerprint(folder, FILES))
+    anatomy = _anatomy(family, config, _max_crops(folder), folder_fingerprint(folder, FINGERPRINT_SUFFIXES))
     generation = folder / "generation_config.json"
-    return replace(anatomy, decoding_left_out=left_out(_json(generation) if generation.is_file() else {}))
+    return replace(anatomy, decoding_left_out=ignored_settings(_json(generation) if generation.is_file() else {}))
 
 
 def _from_hub(family: str, checkpoint: Checkpoint) -> Anatomy:
@@ -83,7 +83,9 @@ def _from_hub(family: str, checkpoint: Checkpoint) -> Anatomy:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         hint = suggestion(checkpoint.path, list(RELEASED))
-        raise ModelError(f"'{checkpoint.path}' is no folder here, and the Hub gave nothing ({reason}){hint}") from None
+        raise ModelError(
+            f"'{checkpoint.path}' is not a folder here, and cannot be read from the Hub ({reason}){hint}"
+        ) from None
     config = _nested(_json(Path(path)), checkpoint.path)
     return _anatomy(family, config, TRAINED_MAX_CROPS, _hub_identity(checkpoint))
 
@@ -102,7 +104,7 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
     )
     dense = "num_experts" not in text
     architecture = ARCHITECTURES[kind]
-    lacks: dict[type, str] = {PixelBudget: f"{architecture} cuts images into crops of one size; use max_crops"}
+    lacks: dict[type, str] = {PixelBudget: f"{architecture} cuts images into crops of a fixed size; use max_crops"}
     if dense:
         lacks[ExpertRouting] = f"{architecture} is dense, it routes no experts"
         lacks[ExpertsKernel] = f"{architecture} is dense, it has no experts to compute"
@@ -119,13 +121,13 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
         experts_kernels=() if dense else EXPERTS_KERNELS,
         provides=frozenset(SURFACES) - set(lacks),
         lacks=lacks,
-        count_tokens=_counter(geometry),
+        count_tokens=_token_counter(geometry),
         count_tiling=_tiling_counter(geometry),
         only_eager="",
     )
 
 
-def _counter(geometry: Geometry) -> Any:
+def _token_counter(geometry: Geometry) -> Any:
     def count(height: int, width: int, max_crops: int) -> TokenCounts:
         counts = token_counts(height, width, max_crops, geometry)
         return TokenCounts(tiling=counts.tiling, crops=counts.crops, vision_tokens=counts.vision_tokens)
@@ -163,11 +165,11 @@ def _json(path: Path) -> Mapping[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}; a checkpoint folder holds it") from None
+        raise ModelError(f"{path} cannot be read: {error.strerror}; a checkpoint folder must contain it") from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no JSON object")
+        raise ModelError(f"{path} does not hold a JSON object")
     return values
 
 

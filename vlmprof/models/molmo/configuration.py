@@ -1,6 +1,6 @@
-"""Configuration of Molmo v1, nested as transformers saves it. Every size is free, so a tiny model is the same class.
+"""Configuration of Molmo v1, nested as transformers saves it. All sizes are free, so tiny models use the same class.
 
-``MolmoConfig.from_dict`` also reads the Hub's flat files, see ``hub_config.py``.
+``MolmoConfig.from_dict`` also reads the flat files of the Hub checkpoints, see ``hub_config.py``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"olmoe": OlmoeConfig, "olmo2"
 
 @final
 class MolmoVisionConfig(PreTrainedConfig):
-    """The CLIP ViT that looks at crops. Defaults: ViT-L/14-336 with the 23 blocks that the checkpoints hold.
+    """The CLIP ViT that encodes crops. Defaults: ViT-L/14-336 with the 23 blocks that the checkpoints hold.
 
     ``vision_feature_layers`` are the blocks whose outputs are concatenated, in that order; negative ones count from
-    the last. Blocks above the highest of them change nothing: they are loaded, and skipped unless
-    ``run_unused_layers``, which exists to time the tower as the original runs it.
+    the last. Blocks above the highest of them do not affect the output: they are loaded but skipped, unless
+    ``run_unused_layers`` is set, which is for timing the tower as the original code runs it.
     """
 
     model_type: ClassVar[str] = "molmo_vision"
@@ -45,7 +45,7 @@ class MolmoVisionConfig(PreTrainedConfig):
     run_unused_layers: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the trained layers and refuse sizes that cannot be built."""
+        """Fill in the default feature layers and refuse sizes that do not fit together."""
         if self.vision_feature_layers is None:
             self.vision_feature_layers = [-2, -9]
         super().__post_init__(**kwargs)
@@ -70,16 +70,16 @@ class MolmoVisionConfig(PreTrainedConfig):
 
 @final
 class MolmoConfig(PreTrainedConfig):
-    """A whole Molmo v1. Every size is free; the defaults are MolmoE-1B's.
+    """Configuration of a complete Molmo v1 model. The defaults are those of MolmoE-1B.
 
-    ``text_config.vocab_size`` counts all embedding rows, the ``additional_vocab_size`` rows behind the base table
-    included; the output layer has only the base rows. Ids of special tokens may be None (unknown on the Hub for some
-    models): the processor takes them from its tokenizer, the model needs ``image_patch_id``.
+    ``text_config.vocab_size`` counts all embedding rows, including the ``additional_vocab_size`` rows after the base
+    table; the output layer has only the base rows. Ids of special tokens may be None where the Hub files do not hold
+    them: the processor takes them from its tokenizer, but the model needs ``image_patch_id``.
     """
 
     model_type: ClassVar[str] = "molmo"
     attribute_map: ClassVar[dict[str, str]] = {"image_token_id": "image_patch_id"}
-    # The declarative form of transformers 5.2x is not used: it is missing from the oldest version we support.
+    # The declarative form of transformers 5.2x is not used, because the oldest supported version lacks it.
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
         "text_config": PreTrainedConfig,
         "vision_config": MolmoVisionConfig,
@@ -103,7 +103,7 @@ class MolmoConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Build the sub-configurations and check what spans them."""
+        """Build the sub-configurations and check settings that depend on both."""
         if not isinstance(self.text_config, PreTrainedConfig):
             self.text_config = _text_config(self.text_config)
         if not isinstance(self.vision_config, PreTrainedConfig):
@@ -120,12 +120,12 @@ class MolmoConfig(PreTrainedConfig):
 
     @property
     def text(self) -> Any:
-        """``text_config``, typed loosely because three classes share the place."""
+        """``text_config``, typed ``Any`` because it is one of three classes."""
         return self.text_config
 
     @property
     def vision(self) -> MolmoVisionConfig:
-        """``vision_config``, built."""
+        """``vision_config`` as an object."""
         return cast(MolmoVisionConfig, self.vision_config)
 
     @property
@@ -146,10 +146,10 @@ class MolmoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read our own nested form, or the Hub's flat one.
+        """Read the nested form, or the flat form of the Hub checkpoints.
 
         Raises:
-            ModelError: listing every setting of a flat config that the native model does not compute.
+            ModelError: lists every setting of a flat config that the native model does not implement.
         """
         return super().from_dict(read_flat(config_dict) if is_flat(config_dict) else config_dict, **kwargs)
 

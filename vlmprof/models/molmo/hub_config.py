@@ -1,8 +1,9 @@
-"""Reader of the Hub's flat ``config.json``: to the nested form that ``MolmoConfig`` takes.
+"""Translates the flat ``config.json`` of the Hub checkpoints into the nested form that ``MolmoConfig`` takes.
 
-The Hub's checkpoints were written for remote code, with every setting in one flat object, in one of two spellings:
-OLMo's (``d_model``, ``n_layers``, ...; MolmoE) and Hugging Face's (``hidden_size``, ...; the 7B and 72B models). What
-the native model does not compute is refused, all faults at once. Source of the keys: allenai/molmo ``olmo/config.py``.
+The Hub checkpoints were written for remote code, with every setting in one flat object, under one of two sets of names:
+OLMo's (``d_model``, ``n_layers``, ...; MolmoE) and Hugging Face's (``hidden_size``, ...; the 7B and 72B models).
+Settings that the native model does not implement are refused, all of them in one error. Source of the keys:
+allenai/molmo ``olmo/config.py``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 from vlmprof.errors import ModelError
 
 _SPECIAL_IDS: dict[tuple[str, int], int] = {("olmoe", 50304): 50280, ("qwen2", 152064): 152064}
-"""(text model, base rows of the embedding) -> id of <im_start>; end, patch and column follow. Released models only."""
+"""(text model, base rows of the embedding) -> id of <im_start>; the ids of <im_end>, <im_patch> and <im_col> follow it.
 
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    # key of the flat config: the values the native model computes. An absent key means the first of them.
+Released models only."""
+
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    # key of the flat config: the values that the native model implements. An absent key means the first of them.
     "activation_type": ("swiglu",),
     "alibi": (False,),
     "attn_logit_softcapping": (None, 0.0),
@@ -39,7 +42,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_col_tokens": (True,),
     "weight_tying": (False,),
 }
-_PLAIN_VISION: dict[str, tuple[Any, ...]] = {
+_SUPPORTED_VISION: dict[str, tuple[Any, ...]] = {
     "image_model_type": ("openai",),
     "image_mlp_activations": ("quick_gelu",),
     "resize_mode": ("default",),
@@ -47,38 +50,38 @@ _PLAIN_VISION: dict[str, tuple[Any, ...]] = {
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
-    """Whether this is the Hub's flat form."""
+    """Whether this is the flat form of the Hub checkpoints."""
     return "text_config" not in values and ("d_model" in values or "hidden_size" in values)
 
 
 def read_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the Hub's flat ``config.json`` into the nested form.
+    """Translate a flat ``config.json`` into the nested form.
 
     Raises:
         ModelError: listing every unsupported setting with its value and what is supported.
     """
     tower = flat.get("vision_backbone") or {}
-    faults = [*_unsupported(flat, _PLAIN), *_unsupported(tower, _PLAIN_VISION)]
+    faults = [*_unsupported(flat, _SUPPORTED), *_unsupported(tower, _SUPPORTED_VISION)]
     is_moe = flat.get("block_type") == "moe"
-    # The original MoE code falls back to interleaved rotary; only this value selects the one that we compute.
+    # The original MoE code defaults to interleaved rotary embeddings; the native model implements only 'llama'.
     rotary = flat.get("rope_impl", "cockatoo" if is_moe else "llama")
     if rotary != "llama":
         faults.append(f"rope_impl is {rotary!r}; supported: 'llama' (half-rotation)")
     pools = [flat.get("image_pooling_h", 2), flat.get("image_pooling_w", 2)]
     if pools[0] != pools[1]:
         faults.append(f"image_pooling_h, image_pooling_w are {pools}; supported: equal")
-    kind = _text_kind(flat, is_moe, faults)
+    kind = _text_model_type(flat, is_moe, faults)
     if faults:
         raise ModelError("this Molmo configuration is not supported:\n" + "\n".join(f"  {f}" for f in faults))
     left, right = flat.get("overlap_margins", (4, 4))
-    base_rows = _first(flat, "embedding_size", "vocab_size")
+    base_rows = _first_present(flat, "embedding_size", "vocab_size")
     first_id = _SPECIAL_IDS.get((kind, base_rows))
     names = ("image_start_id", "image_end_id", "image_patch_id", "image_col_id")
     return {
         "text_config": _flat_text(flat, kind),
         "vision_config": _flat_vision(flat, tower),
         "adapter_intermediate_size": _inner_width(flat),
-        "additional_vocab_size": _first(flat, "additional_vocab_size", default=128),
+        "additional_vocab_size": _first_present(flat, "additional_vocab_size", default=128),
         "margin_left": left,
         "margin_right": right,
         "pool_size": pools[0],
@@ -96,7 +99,7 @@ def _unsupported(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...
     ]
 
 
-def _text_kind(flat: Mapping[str, Any], is_moe: bool, faults: list[str]) -> str:
+def _text_model_type(flat: Mapping[str, Any], is_moe: bool, faults: list[str]) -> str:
     norms = bool(flat.get("attention_layer_norm")), bool(flat.get("qkv_bias")), bool(flat.get("norm_after"))
     if is_moe and norms == (True, False, False):
         return "olmoe"
@@ -111,7 +114,7 @@ def _text_kind(flat: Mapping[str, Any], is_moe: bool, faults: list[str]) -> str:
     return ""
 
 
-def _first(flat: Mapping[str, Any], *keys: str, default: Any = None) -> Any:
+def _first_present(flat: Mapping[str, Any], *keys: str, default: Any = None) -> Any:
     for key in keys:
         if flat.get(key) is not None:
             return flat[key]
@@ -121,32 +124,33 @@ def _first(flat: Mapping[str, Any], *keys: str, default: Any = None) -> Any:
 
 
 def _inner_width(flat: Mapping[str, Any]) -> int:
-    """Width of the gated MLP. The flat files count gate and up together, hence the half."""
-    width = _first(flat, "d_model", "hidden_size") * flat.get("mlp_ratio", 4)
-    return int(_first(flat, "mlp_hidden_size", "intermediate_size", default=width)) // 2
+    """Inner width of the gated MLP: half of the flat setting, which counts gate and up projections together."""
+    width = _first_present(flat, "d_model", "hidden_size") * flat.get("mlp_ratio", 4)
+    return int(_first_present(flat, "mlp_hidden_size", "intermediate_size", default=width)) // 2
 
 
 def _flat_text(flat: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    heads = _first(flat, "n_heads", "num_attention_heads")
+    heads = _first_present(flat, "n_heads", "num_attention_heads")
     text: dict[str, Any] = {
         "model_type": kind,
-        "vocab_size": _first(flat, "embedding_size", "vocab_size") + _first(flat, "additional_vocab_size", default=128),
-        "hidden_size": _first(flat, "d_model", "hidden_size"),
+        "vocab_size": _first_present(flat, "embedding_size", "vocab_size")
+        + _first_present(flat, "additional_vocab_size", default=128),
+        "hidden_size": _first_present(flat, "d_model", "hidden_size"),
         "intermediate_size": _inner_width(flat),
-        "num_hidden_layers": _first(flat, "n_layers", "num_hidden_layers"),
+        "num_hidden_layers": _first_present(flat, "n_layers", "num_hidden_layers"),
         "num_attention_heads": heads,
-        "num_key_value_heads": _first(flat, "n_kv_heads", "num_key_value_heads", default=heads),
+        "num_key_value_heads": _first_present(flat, "n_kv_heads", "num_key_value_heads", default=heads),
         "rms_norm_eps": flat.get("layer_norm_eps", 1e-5),
-        "max_position_embeddings": _first(flat, "max_sequence_length", "max_position_embeddings", default=4096),
+        "max_position_embeddings": _first_present(flat, "max_sequence_length", "max_position_embeddings", default=4096),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(flat.get("rope_theta", 10000.0))},
-        # Left to the whole model: a padding row would be excluded from training, and its id may lie outside the table.
+        # Set on the full model only: a padding row would be excluded from training, and its id may exceed the table.
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
     }
     if kind == "olmoe":
         text |= {
-            "num_experts": _first(flat, "moe_num_experts"),
-            "num_experts_per_tok": _first(flat, "moe_top_k"),
-            "norm_topk_prob": False,  # softmax over all experts, top-k of it, never renormalised
+            "num_experts": _first_present(flat, "moe_num_experts"),
+            "num_experts_per_tok": _first_present(flat, "moe_top_k"),
+            "norm_topk_prob": False,  # softmax over all experts, then top-k, never renormalised
         }
     return text
 

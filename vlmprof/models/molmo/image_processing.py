@@ -1,8 +1,8 @@
-"""From pictures to Molmo's crops, without torchvision.
+"""Molmo's image preprocessing, without torchvision.
 
 Per image: a global view (the whole image letterboxed onto one crop) and overlapping crops of a larger letterboxed
-canvas. Crops of a batch are stacked flat, and every image token is described by the patches that it pools, in token
-order. The result is bit-identical to the trained preprocessing, quirks included.
+canvas. The crops of a batch are concatenated along one axis, and for every image token, in token order, the indices of
+the patches that it pools are given. The result is bit-identical to the preprocessing used in training, quirks included.
 
 Source: allenai/molmo ``olmo/data/model_preprocessor.py``, mode overlap-and-resize-c2.
 """
@@ -30,17 +30,17 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @final
 class MolmoImageProcessor(BaseImageProcessor):
-    """Pictures to crops, masks and pooling windows.
+    """Turns images into crops, masks and pooling windows.
 
     Args:
-        max_crops: cap on high-resolution crops per image, unless a call says otherwise.
+        max_crops: default cap on high-resolution crops per image.
         crop_size: side of a crop in pixels.
         patch_size: side of a patch in pixels.
         overlap_margins: left and right margins in patches.
         pool_size: patches per side of a pooling window.
         image_mean: subtracted from each channel in [0, 1].
         image_std: divides each channel afterwards.
-        kwargs: what else a ``preprocessor_config.json`` holds. The Hub's spellings of the sizes are read too.
+        kwargs: other settings of a ``preprocessor_config.json``. The Hub's names of the sizes are read too.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values", "image_masks", "image_token_pooling"]
@@ -91,19 +91,19 @@ class MolmoImageProcessor(BaseImageProcessor):
         return_tensors: str | None = "pt",
         **_: Any,
     ) -> BatchFeature:
-        """Turn pictures into flat model inputs.
+        """Turn images into model inputs, with the crops of all images on one axis.
 
         Args:
             images: PIL images (EXIF rotation is applied) or uint8 arrays (height, width, 3).
             max_crops: cap on crops per image; the processor's own when None.
-            tiling: (rows, cols) for every image, whatever its size, or one for each image. Equal work on every image,
-                for timing; the model was not trained on it.
+            tiling: (rows, cols) for every image, whatever its size, or one for each image. One tiling for all images
+                makes them equal work, for timing; the model was not trained on it.
             return_tensors: "pt" or "np".
 
         Returns:
             ``pixel_values`` (crops, patches, values), ``image_masks`` (crops, patches), ``image_token_pooling`` (image
-            tokens, window) with indices into the whole batch's patches, ``image_tilings`` (images, 2) and
-            ``image_num_crops`` (images,), the global views counted.
+            tokens, window) with indices into the patches of the whole batch, ``image_tilings`` (images, 2) and
+            ``image_num_crops`` (images,), global views included.
 
         Raises:
             ValueError: if an image is not RGB uint8, or a cap or tiling is not positive.
@@ -112,14 +112,14 @@ class MolmoImageProcessor(BaseImageProcessor):
         geometry, cap = self.geometry, self.max_crops if max_crops is None else max_crops
         parts: dict[str, list[Array]] = {"pixel_values": [], "image_masks": [], "image_token_pooling": []}
         tilings: list[Tiling] = []
-        cut: dict[tuple[int, Tiling], tuple[Array, Array]] = {}  # questions of a batch may share a picture
+        done: dict[tuple[int, Tiling], tuple[Array, Array]] = {}  # prompts of a batch may share an image
         crops = 0
-        for picture, given in zip(pictures, _one_each(tiling, len(pictures)), strict=True):
+        for picture, given in zip(pictures, _tiling_per_picture(tiling, len(pictures)), strict=True):
             pixels = rgb_array(picture)
             chosen = given or select_tiling(pixels.shape[0], pixels.shape[1], cap, geometry)
-            if (id(picture), chosen) not in cut:
-                cut[id(picture), chosen] = self._views(pixels, chosen)
-            views, masks = cut[id(picture), chosen]
+            if (id(picture), chosen) not in done:
+                done[id(picture), chosen] = self._views(pixels, chosen)
+            views, masks = done[id(picture), chosen]
             parts["pixel_values"].append(views)
             parts["image_masks"].append(masks)
             parts["image_token_pooling"].append(pooling_windows(chosen, geometry) + crops * geometry.patches_per_crop)
@@ -132,9 +132,9 @@ class MolmoImageProcessor(BaseImageProcessor):
 
     def _views(self, pixels: Array, tiling: Tiling) -> tuple[Array, Array]:
         geometry = self.geometry
-        whole, _ = self._letterbox(pixels, (geometry.crop_px, geometry.crop_px))
+        global_view, _ = self._letterbox(pixels, (geometry.crop_px, geometry.crop_px))
         canvas, mask = self._letterbox(pixels, geometry.canvas_px(tiling))
-        views = [to_patches(whole, geometry.patch_px)]
+        views = [to_patches(global_view, geometry.patch_px)]
         masks = []
         for row in range(tiling[0]):
             for col in range(tiling[1]):
@@ -142,15 +142,15 @@ class MolmoImageProcessor(BaseImageProcessor):
                 window = np.s_[top : top + geometry.crop_px, left : left + geometry.crop_px]
                 views.append(to_patches(canvas[window], geometry.patch_px))
                 masks.append(to_patches(mask[window], geometry.patch_px).mean(-1))
-        # The global view comes first but its mask last, as -1: the trained preprocessing is off by one crop, the
-        # weights know it, and putting it right moves the logits.
+        # The global view comes first but its mask last, as -1: the original preprocessing is off by one crop. The model
+        # was trained with that, and correcting it would change the logits.
         masks.append(np.full(geometry.patches_per_crop, -1, dtype=np.float32))
         return np.stack(views), np.stack(masks)
 
     def _letterbox(self, pixels: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-        """Scale into ``size``, centre on black, normalise; return pixels (h, w, 3) and the share of image (h, w, 1)."""
+        """Scale into ``size``, centre on black, normalise; return pixels (h, w, 3) and image mask (h, w, 1)."""
         height, width = pixels.shape[:2]
-        # In float32 like the training code: double precision truncates to another size now and then.
+        # In float32 like the training code: double precision sometimes truncates to another size.
         scale = min(np.float32(size[0]) / np.float32(height), np.float32(size[1]) / np.float32(width))
         scaled = int(np.float32(height) * scale), int(np.float32(width) * scale)
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
@@ -164,20 +164,20 @@ class MolmoImageProcessor(BaseImageProcessor):
         canvas[inside] = image.clamp(0, 1).permute(1, 2, 0).numpy()
         mask = np.zeros((*size, 1), dtype=np.float32)
         mask[inside] = 1
-        # Padding is black before this line, hence not zero after it.
+        # The padding is black, so it is normalised to a value other than zero.
         canvas -= np.array(self.image_mean, dtype=np.float32)
         canvas /= np.array(self.image_std, dtype=np.float32)
         return canvas, mask
 
 
-def _one_each(tiling: Tiling | Sequence[Tiling] | None, pictures: int) -> Sequence[Tiling | None]:
+def _tiling_per_picture(tiling: Tiling | Sequence[Tiling] | None, pictures: int) -> Sequence[Tiling | None]:
     if tiling is None or isinstance(tiling[0], int):
         return [cast("Tiling | None", tiling)] * pictures
     return cast("Sequence[Tiling]", tiling)
 
 
 def rgb_array(picture: Picture) -> Array:
-    """Return a picture as (height, width, 3) uint8, upright.
+    """Return an image as (height, width, 3) uint8, with its EXIF rotation applied.
 
     Raises:
         ValueError: if an array has another shape or type.
@@ -187,7 +187,7 @@ def rgb_array(picture: Picture) -> Array:
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(
             f"an image array must be (height, width, 3) of uint8; got {picture.shape} of {picture.dtype}. "
-            "PIL.Image.fromarray(...).convert('RGB') makes one from most others"
+            "PIL.Image.fromarray(...).convert('RGB') converts most others"
         )
     return picture
 
@@ -213,11 +213,11 @@ def pooling_windows(tiling: Tiling, geometry: Geometry) -> npt.NDArray[np.int64]
     crop = 1 + crop_row[:, None] * tiling[1] + crop_col[None, :]
     row = np.broadcast_to((np.arange(rows) - stride * crop_row)[:, None], crop.shape)
     col = np.broadcast_to((np.arange(cols) - stride * crop_col)[None, :], crop.shape)
-    everywhere = np.arange(side * side)
+    global_cells = np.arange(side * side)
     crops = np.concatenate([np.zeros(side * side, dtype=np.int64), crop.ravel()])
-    top = np.concatenate([everywhere // side, row.ravel()]) * geometry.pool
-    left = np.concatenate([everywhere % side, col.ravel()]) * geometry.pool
+    top = np.concatenate([global_cells // side, row.ravel()]) * geometry.pool
+    left = np.concatenate([global_cells % side, col.ravel()]) * geometry.pool
     corner = crops * geometry.patches_per_crop + top * geometry.patches_per_side + left
     steps = np.arange(geometry.pool)
-    within = (steps[:, None] * geometry.patches_per_side + steps[None, :]).ravel()
-    return cast("npt.NDArray[np.int64]", (corner[:, None] + within[None, :]).astype(np.int64))
+    offsets = (steps[:, None] * geometry.patches_per_side + steps[None, :]).ravel()
+    return cast("npt.NDArray[np.int64]", (corner[:, None] + offsets[None, :]).astype(np.int64))

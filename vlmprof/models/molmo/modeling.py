@@ -1,7 +1,7 @@
-"""Molmo v1 and MolmoE on transformers 5: the image side of ``vision.py`` in front of a text model of the library.
+"""Molmo v1 and MolmoE on transformers 5: the vision modules of ``vision.py`` with a text model of transformers.
 
-The text models are the library's own (OLMoE for MolmoE, Qwen2 for 7B-D and 72B, OLMo2 for 7B-O), so every knob that
-works on those works here: ``model.decoder_layers`` are the blocks, ``layer.mlp.gate.top_k`` a MoE block's routing.
+The text models are those of transformers (OLMoE for MolmoE, Qwen2 for 7B-D and 72B, OLMo2 for 7B-O), so every knob that
+works on them works here: ``model.decoder_layers`` are the blocks, ``layer.mlp.gate.top_k`` is the top-k of a MoE block.
 
 Source of the architecture: allenai/molmo ``olmo/model.py``.
 """
@@ -24,7 +24,7 @@ from vlmprof.models.molmo.text_models import TEXT_MODELS
 from vlmprof.models.molmo.vision import MolmoAdapter, MolmoPreTrainedModel, MolmoVisionModel
 
 IMAGE_INPUTS = ("pixel_values", "image_masks", "image_token_pooling", "image_features")
-"""Arguments of ``forward`` that matter until the prompt is in the cache, and are dropped after."""
+"""Arguments of ``forward`` that are only used until the prompt is in the cache, and are dropped afterwards."""
 
 
 @final
@@ -52,7 +52,7 @@ class MolmoModel(MolmoPreTrainedModel):
             image_token_pooling: (image tokens, window) patch indices, in token order over the whole batch.
 
         Returns:
-            (image tokens, text hidden_size): exactly the features that the text model receives.
+            (image tokens, text hidden_size), the features that are added to the token embeddings.
         """
         patches = self.vision_tower(pixel_values)
         features: Tensor = self.multi_modal_projector(patches, image_masks, image_token_pooling)
@@ -61,7 +61,7 @@ class MolmoModel(MolmoPreTrainedModel):
     def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """Return token embeddings (batch, sequence, hidden) with features added at the image tokens.
 
-        Added, not put in place of: the <im_patch> embedding itself is part of the sum.
+        Added, not substituted: the <im_patch> embedding itself is part of the sum.
 
         Raises:
             ValueError: if the prompt does not have one image token for each feature.
@@ -69,11 +69,11 @@ class MolmoModel(MolmoPreTrainedModel):
         if self.config.image_patch_id is None:
             raise ValueError("config.image_patch_id is None; set it to the tokenizer's id of '<im_patch>'")
         embeds = self.get_input_embeddings()(input_ids)
-        places = input_ids == self.config.image_patch_id
-        _check_count(places, image_features)
-        # Index arithmetic instead of boolean assignment: no wait for the device, and it can be captured in a graph.
-        order = (places.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
-        return torch.where(places[..., None], embeds + image_features.to(embeds.dtype)[order], embeds)
+        is_image = input_ids == self.config.image_patch_id
+        _check_count(is_image, image_features)
+        # Index arithmetic instead of boolean assignment: no device synchronisation, and a CUDA graph can capture it.
+        order = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
+        return torch.where(is_image[..., None], embeds + image_features.to(embeds.dtype)[order], embeds)
 
     def image_features_of(
         self,
@@ -82,11 +82,11 @@ class MolmoModel(MolmoPreTrainedModel):
         image_token_pooling: Tensor | None,
         image_features: Tensor | None,
     ) -> Tensor | None:
-        """Return the features given, or compute them from pixels, or None when there is no image."""
+        """Return the given features, or compute them from pixels, or return None when there is no image."""
         if pixel_values is None:
             return image_features
         if image_features is not None:
-            raise ValueError("got pixel_values and image_features; pass one of them, features replace pixels")
+            raise ValueError("got pixel_values and image_features; pass only one of them, features replace pixels")
         if image_masks is None or image_token_pooling is None:
             raise ValueError("pixel_values need image_masks and image_token_pooling; the processor returns all three")
         return self.get_image_features(pixel_values, image_masks, image_token_pooling)
@@ -109,7 +109,7 @@ class MolmoModel(MolmoPreTrainedModel):
         tokens = input_ids if input_ids is not None else inputs_embeds
         if image_features is not None:
             if input_ids is None or inputs_embeds is not None:
-                raise ValueError("images need input_ids, to know where their tokens are; got inputs_embeds")
+                raise ValueError("images need input_ids, which hold the positions of image tokens; got inputs_embeds")
             inputs_embeds, input_ids = self.merge(input_ids, image_features), None
         if position_ids is None and tokens is not None:
             position_ids = _positions(attention_mask, tokens.shape[1])
@@ -124,7 +124,7 @@ class MolmoModel(MolmoPreTrainedModel):
 
 @final
 class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
-    """Molmo with its output layer: text continues from images and a prompt.
+    """Molmo with its output layer: generates text from images and a prompt.
 
     ``forward`` takes:
 
@@ -132,14 +132,14 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         pixel_values: (crops of the batch, patches, patch values).
         image_masks: (crops, patches), see ``MolmoAdapter.forward``.
         image_token_pooling: (image tokens of the batch, window), see ``MolmoAdapter.forward``.
-        image_features: (image tokens of the batch, hidden), in place of pixels: what ``get_image_features`` gave.
-        image_tilings: accepted so that the processor's output can be passed whole; not used.
-        image_num_crops: likewise.
-        attention_mask: (batch, sequence so far), 0 at padding. Positions are counted from it.
-        position_ids: (batch, sequence), in place of counting.
-        past_key_values: the cache; the prompt's images are in it after the first step.
+        image_features: (image tokens of the batch, hidden), in place of pixels: the result of ``get_image_features``.
+        image_tilings: accepted so that the whole output of the processor can be passed; not used.
+        image_num_crops: accepted for the same reason; not used.
+        attention_mask: (batch, sequence so far), 0 at padding. Positions are computed from it.
+        position_ids: (batch, sequence), in place of computed positions.
+        past_key_values: the KV cache; after the first step it includes the prompt's images.
         inputs_embeds: (batch, sequence, hidden), in place of ``input_ids`` for prompts without images.
-        labels: (batch, sequence), -100 where nothing is to be learned (image tokens and padding always).
+        labels: (batch, sequence), -100 at positions without a target (always for image tokens and padding).
         use_cache: whether to fill a cache.
         logits_to_keep: 0 for all positions, n for the last n, or a tensor of positions.
         kwargs: passed to the text model: ``output_hidden_states``, ``output_attentions``, and for MolmoE
@@ -181,10 +181,10 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> MolmoOutput:
-        """Predict the next token at every position; the class says what the arguments are.
+        """Predict the next token at every position; the docstring of the class describes the arguments.
 
         Returns:
-            ``logits`` (batch, kept positions, output_vocab_size) and what was asked for.
+            ``logits`` (batch, kept positions, output_vocab_size) and the optional outputs that were requested.
 
         Raises:
             ValueError: if image inputs contradict each other or the prompt.
@@ -235,7 +235,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor | None, Tensor | None]:
         aux_loss = None
         rows = router_logits[0].shape[0] if router_logits else 0
-        # In a cached step the mask is longer than what was routed; balance is a matter of training, so leave it.
+        # In a decode step the mask covers more tokens than were routed; this loss is for training, so it is skipped.
         if router_logits and (attention_mask is None or attention_mask.numel() == rows):
             top_k = self.config.text.num_experts_per_tok
             aux_loss = load_balancing_loss_func(router_logits, self.config.text.num_experts, top_k, attention_mask)
@@ -261,7 +261,7 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         images = [name for name in IMAGE_INPUTS if kwargs.get(name) is not None]
         if expand_size > 1 and images:
-            # The library repeats every tensor along its first dimension: for images that is not the batch.
+            # transformers repeats every tensor along its first dimension, which is not the batch for image inputs.
             raise ValueError(
                 f"beams or several sequences per prompt ({expand_size}) are not supported with images "
                 f"({', '.join(images)}); repeat the prompts and images in the batch instead"
@@ -270,27 +270,28 @@ class MolmoForConditionalGeneration(MolmoPreTrainedModel, GenerationMixin):
         return expanded
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save under the native tensor names.
+        """Save with the native tensor names.
 
-        Not all renames of the Hub's layout invert: transformers would write a mixture that only this class reads.
+        Some renamings of the Hub layout are not invertible: transformers would write a mixture that only this class
+        reads.
         """
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
 
 def _positions(attention_mask: Tensor | None, length: int) -> Tensor | None:
-    """Positions of the last ``length`` tokens, padding not counted, as in the original; None without a plain mask."""
+    """Positions of the last ``length`` tokens, padding not counted, as in the original; None without a 2-D mask."""
     if attention_mask is None or attention_mask.dim() != 2:
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
 
-def _check_count(places: Tensor, image_features: Tensor) -> None:
-    # A wrong count would shift later features without a sign. Looking waits for the device, which a graph cannot.
-    if torch.compiler.is_compiling() or (places.is_cuda and torch.cuda.is_current_stream_capturing()):
+def _check_count(is_image: Tensor, image_features: Tensor) -> None:
+    # A wrong count would silently shift later features. Counting synchronises, which graph capture does not allow.
+    if torch.compiler.is_compiling() or (is_image.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
-    found = int(places.sum())
-    if found != image_features.shape[0]:
+    image_tokens = int(is_image.sum())
+    if image_tokens != image_features.shape[0]:
         raise ValueError(
-            f"the prompt has {found} image tokens but there are {image_features.shape[0]} image features; pass the "
-            "input_ids and image inputs that one processor call returned, with the same max_crops"
+            f"the prompt has {image_tokens} image tokens but there are {image_features.shape[0]} image features; pass "
+            "the input_ids and image inputs that one processor call returned, with the same max_crops"
         )

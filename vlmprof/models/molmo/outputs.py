@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ModelOutput
 @final
 @dataclass
 class MolmoOutput(ModelOutput):
-    """Logits, and what else was asked for. ``image_features`` can be passed to another ``forward``."""
+    """Logits and the optional outputs that were requested. ``image_features`` can be passed to another ``forward``."""
 
     loss: Tensor | None = None
     aux_loss: Tensor | None = None

@@ -1,4 +1,4 @@
-"""From prompts and pictures to Molmo's inputs: BOS, the image's tokens, then the prompt, padded on the left.
+"""Turns prompts and images into Molmo's inputs: BOS, the image's tokens, then the prompt, padded on the left.
 
 The image always comes first, one per prompt: the released models were trained so, and the original code mixes up the
 positions of a second image. Source: allenai/molmo ``olmo/data/model_preprocessor.py`` and ``data_formatter.py``.
@@ -36,7 +36,7 @@ IMAGE_TOKENS = {"start": "<im_start>", "end": "<im_end>", "patch": "<im_patch>",
 
 
 def image_token_ids(tiling: Tiling, geometry: Geometry, ids: Mapping[str, int]) -> list[int]:
-    """Return the token ids that stand for one image: the global view's block, then the stitched grid's.
+    """Return the token ids of one image: the block of the global view, then that of the stitched grid.
 
     Args:
         tiling: (rows, cols) of crops.
@@ -52,7 +52,7 @@ def image_token_ids(tiling: Tiling, geometry: Geometry, ids: Mapping[str, int]) 
 
 @final
 class MolmoProcessor(ProcessorMixin):
-    """Prompts and pictures to model inputs. Loadable by ``AutoProcessor``, which finds this class by its name."""
+    """Prompts and images to model inputs. ``AutoProcessor`` can load it, since it finds this class by name."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
@@ -75,7 +75,7 @@ class MolmoProcessor(ProcessorMixin):
 
     @property
     def bos_id(self) -> int:
-        """Id that starts every sequence: the tokenizer's BOS, or its EOS, which Molmo uses in that place.
+        """Id that starts every sequence: the tokenizer's BOS, or else its EOS, which Molmo then uses as BOS.
 
         Raises:
             ValueError: if the tokenizer has neither.
@@ -96,16 +96,16 @@ class MolmoProcessor(ProcessorMixin):
         return_tensors: str | None = "pt",
         **others: Any,
     ) -> BatchFeature:
-        """Encode prompts, each with at most one picture.
+        """Encode prompts, each with at most one image.
 
         Args:
-            text: prompts as the model shall read them; ``apply_chat_template`` makes " User: ... Assistant:".
-            images: a picture, or one entry per prompt: a picture, a list of one, or None for a prompt without.
+            text: complete prompts; ``apply_chat_template`` makes " User: ... Assistant:".
+            images: an image, or one entry per prompt: an image, a list of one, or None for a prompt without an image.
             max_crops: cap on high-resolution crops per image; the image processor's own when None.
             tiling: (rows, cols) for every image, or one for each, see ``MolmoImageProcessor.preprocess``.
             padding: whether to pad on the left to the longest sequence. Without, all must be equally long.
             return_tensors: "pt" or "np".
-            others: what transformers passes to every processor and Molmo has no use for; anything else is refused.
+            others: arguments that transformers passes to every processor and Molmo ignores; anything else is refused.
 
         Returns:
             ``input_ids`` and ``attention_mask`` (batch, sequence), and with images the image processor's outputs.
@@ -113,7 +113,7 @@ class MolmoProcessor(ProcessorMixin):
         Raises:
             ValueError: if the numbers of prompts and images differ, a prompt has several images, or lengths differ
                 without padding.
-            TypeError: for an argument that is not understood.
+            TypeError: for an argument that is not known.
         """
         _refuse_others(others)
         prompts = [text] if isinstance(text, str) else list(text)
@@ -133,11 +133,11 @@ class MolmoProcessor(ProcessorMixin):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def encode_text(self, text: Sequence[str], tilings: Sequence[Tiling]) -> BatchFeature:
-        """Encode prompts with one picture each whose features are known: as a call, without anything of the pixels.
+        """Encode prompts with one image each, without pixel inputs, for images whose features are already computed.
 
         Args:
             text: as in a call.
-            tilings: (rows, cols) that each picture was cut into.
+            tilings: (rows, cols) that each image was cut into.
         """
         rows = [self._sequence(prompt, tiling) for prompt, tiling in zip(text, tilings, strict=True)]
         return BatchFeature(data=self._left_padded(rows, padding=True), tensor_type="pt")
@@ -150,7 +150,7 @@ class MolmoProcessor(ProcessorMixin):
         longest = max(map(len, rows))
         if not padding and any(len(row) != longest for row in rows):
             raise ValueError(f"sequences of {sorted(set(map(len, rows)))} tokens need padding=True to be a batch")
-        # Which id pads does not matter, the mask hides it; without a padding token any known one will do.
+        # The id of padding does not matter, because it is masked; without a padding token any valid id will do.
         pad = self.bos_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         return {
             "input_ids": np.array([[pad] * (longest - len(row)) + row for row in rows], dtype=np.int64),
@@ -159,11 +159,11 @@ class MolmoProcessor(ProcessorMixin):
 
 
 def _refuse_others(others: Mapping[str, Any]) -> None:
-    harmless = ("add_special_tokens", "videos", "audio", "text_kwargs", "images_kwargs")
-    wrong = {key: value for key, value in others.items() if key not in harmless or (key not in harmless[:1] and value)}
-    if wrong:
+    ignored = ("add_special_tokens", "videos", "audio", "text_kwargs", "images_kwargs")
+    refused = {key: value for key, value in others.items() if key not in ignored or (key not in ignored[:1] and value)}
+    if refused:
         raise TypeError(
-            f"MolmoProcessor does not understand {', '.join(wrong)}; it takes text, images, max_crops, tiling, padding "
+            f"MolmoProcessor does not take {', '.join(refused)}; it takes text, images, max_crops, tiling, padding "
             "and return_tensors"
         )
 

@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes find the native Molmo, whatever a checkpoint says about remote code."""
+"""Registers the native Molmo with the Auto classes of transformers, also for checkpoints that name remote code."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vlmprof.models.molmo.weights import register_weight_rules
 def register(*, force: bool = False) -> bool:
     """Register configuration, models and processors under the type "molmo". Calling it again changes nothing.
 
-    Registered for both model classes: checkpoints of the Hub name ``AutoModelForCausalLM`` in their ``auto_map``, and
-    would ask to run their remote code there otherwise.
+    Registered for both model classes: Hub checkpoints name ``AutoModelForCausalLM`` in their ``auto_map``, and without
+    this transformers would ask to run their remote code.
 
     Args:
-        force: whether to take the place of a Molmo v1 that transformers itself may bring one day.
+        force: whether to replace a Molmo v1 that a future transformers may contain.
 
     Returns:
         Whether "molmo" now means the classes of this package.
     """
-    known = CONFIG_MAPPING["molmo"] if "molmo" in CONFIG_MAPPING else None  # noqa: SIM401 (its get skips registered ones)
-    if known not in (None, MolmoConfig) and not force:
+    registered = CONFIG_MAPPING["molmo"] if "molmo" in CONFIG_MAPPING else None  # noqa: SIM401 (its get() ignores registered classes)
+    if registered not in (None, MolmoConfig) and not force:
         return False
     AutoConfig.register("molmo", MolmoConfig, exist_ok=True)
     for auto_model in (AutoModelForImageTextToText, AutoModelForCausalLM):

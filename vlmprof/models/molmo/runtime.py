@@ -1,4 +1,4 @@
-"""A loaded Molmo: the token maker that the engine drives, with the surfaces that knobs touch."""
+"""A loaded Molmo: the ``TokenMaker`` that engines drive, with the surfaces that knobs act on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vlmprof.surfaces import Router, largest_within
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MolmoBatch:
-    """Prompts of a batch as the processor left them, on the host or, once transferred, on the device."""
+    """The processed prompts of a batch, on the host or, after ``transfer``, on the device."""
 
     inputs: Mapping[str, Tensor]
     encodings: tuple[Encoding, ...]
@@ -58,8 +58,8 @@ class LoadedMolmo(AbstractModel):
         self.tiling: tuple[int, int] | None = None
         self.output_tokens: int | None = None
         self.eos_ids = frozenset({processor.tokenizer.eos_token_id})
-        gates = (getattr(layer.mlp, "gate", None) for layer in model.decoder_layers)
-        self._routers = [gate for gate in gates if gate is not None]
+        routers = (getattr(layer.mlp, "gate", None) for layer in model.decoder_layers)
+        self._routers = [router for router in routers if router is not None]
 
     @property
     def decoder(self) -> Any:
@@ -83,31 +83,31 @@ class LoadedMolmo(AbstractModel):
 
     @property
     def image_token_id(self) -> int | None:
-        found: int | None = self._model.config.image_patch_id
-        return found
+        token_id: int | None = self._model.config.image_patch_id
+        return token_id
 
     @property
     def device(self) -> str:
         return self._device
 
     def encode(self, prompts: Sequence[Prompt]) -> MolmoBatch:
-        texts = [self._turn(prompt.text) for prompt in prompts]
+        texts = [self._render_chat(prompt.text) for prompt in prompts]
         pictures = [prompt.picture.load() for prompt in prompts]
-        chosen: dict[str, Any] = {"max_crops": self.max_crops}
+        tiling_arguments: dict[str, Any] = {"max_crops": self.max_crops}
         if self.tiling or self.vision_tokens is not None:
-            chosen = {"tiling": [self._tiling(prompt) for prompt in prompts]}
-        inputs = self._processor(text=texts, images=pictures, return_tensors="pt", **chosen)
+            tiling_arguments = {"tiling": [self._requested_tiling(prompt) for prompt in prompts]}
+        inputs = self._processor(text=texts, images=pictures, return_tensors="pt", **tiling_arguments)
         lengths = inputs["attention_mask"].sum(1).tolist()
         tilings = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
         rows = zip(tilings, prompts, lengths, strict=True)
         return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
     def feature_key(self, prompt: Prompt) -> Hashable:
-        return self._cut(prompt)
+        return self._encoded_tiling(prompt)
 
     def encode_text(self, prompts: Sequence[Prompt]) -> MolmoBatch:
-        tilings = [self._cut(prompt) for prompt in prompts]
-        inputs = self._processor.encode_text([self._turn(prompt.text) for prompt in prompts], tilings)
+        tilings = [self._encoded_tiling(prompt) for prompt in prompts]
+        inputs = self._processor.encode_text([self._render_chat(prompt.text) for prompt in prompts], tilings)
         lengths = inputs["attention_mask"].sum(1).tolist()
         rows = zip(tilings, prompts, lengths, strict=True)
         return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
@@ -185,8 +185,8 @@ class LoadedMolmo(AbstractModel):
         )
         return CachedRows(next_tokens=output.logits[:, -1].argmax(-1), cache=output.past_key_values, mask=mask)
 
-    def _tiling(self, prompt: Prompt) -> tuple[int, int]:
-        """One tiling for all images, or for each the largest under the cap that stays within the target."""
+    def _requested_tiling(self, prompt: Prompt) -> tuple[int, int]:
+        """The tiling set for all images, or else the largest under ``max_crops`` within the target of vision tokens."""
         if self.tiling:
             return self.tiling
         geometry, target = self._processor.image_processor.geometry, self.vision_tokens or 0
@@ -195,17 +195,17 @@ class LoadedMolmo(AbstractModel):
         best = largest_within(caps, lambda cap: token_counts(height, width, cap, geometry).vision_tokens, target)
         return token_counts(height, width, best, geometry).tiling
 
-    def _cut(self, prompt: Prompt) -> tuple[int, int]:
-        """The tiling that ``encode`` gives this prompt's image, from its size alone."""
+    def _encoded_tiling(self, prompt: Prompt) -> tuple[int, int]:
+        """The tiling that ``encode`` uses for this prompt's image, computed from the image size alone."""
         if self.tiling or self.vision_tokens is not None:
-            rows, cols = self._tiling(prompt)
+            rows, cols = self._requested_tiling(prompt)
             return rows, cols
         geometry = self._processor.image_processor.geometry
         return token_counts(prompt.picture.height, prompt.picture.width, self.max_crops, geometry).tiling
 
-    def _turn(self, question: str) -> str:
-        turn = [{"role": "user", "content": question}]
-        text: str = self._processor.apply_chat_template(turn, add_generation_prompt=True)
+    def _render_chat(self, question: str) -> str:
+        messages = [{"role": "user", "content": question}]
+        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
         return text
 
     def _encoding(self, tiling: tuple[int, int], prompt: Prompt, length: int) -> Encoding:
@@ -221,17 +221,17 @@ class LoadedMolmo(AbstractModel):
 
 
 def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
-    """Load a checkpoint, every tensor accounted for.
+    """Load a checkpoint onto a device, refusing missing, unexpected or misshapen tensors.
 
     Raises:
         ModelError: the files cannot be read, or do not hold exactly the tensors of the configuration.
     """
     register()
-    disable_progress_bar()  # a sweep has a display of its own
+    disable_progress_bar()  # a sweep shows its own progress
     revision = {"revision": checkpoint.revision} if checkpoint.revision else {}
     require_package(checkpoint.attention)
-    chosen = {"attn_implementation": checkpoint.attention} if checkpoint.attention else {}
-    model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **chosen, **revision)
+    attention = {"attn_implementation": checkpoint.attention} if checkpoint.attention else {}
+    model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **attention, **revision)
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False, **revision)
     except (OSError, ValueError) as error:
@@ -239,6 +239,6 @@ def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
     model.eval().to(device)
     loaded = LoadedMolmo(model, processor, device)
     if loaded.routers:
-        # For prefill and decode alike: the library's own generation would change it between the two on a GPU.
+        # Holds for prefill and decode; ``generate`` of transformers would switch kernels between the two on a GPU.
         loaded.decoder.set_experts_implementation(checkpoint.experts_kernel or EXPERTS_KERNELS[0])
     return loaded

@@ -1,7 +1,7 @@
-"""The text models of the Molmo family: the library's classes under names of ours.
+"""The text models of the Molmo family: subclasses of transformers' classes with names of their own.
 
-transformers maps a checkpoint's tensor names by class name; only with its own name can a text model read Molmo's files
-without changing how the library reads other models.
+transformers selects the renaming of a checkpoint's tensors by class name, so a class name used only here lets a text
+model read Molmo's files without changing how transformers loads other models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class MolmoOlmoeModel(OlmoeModel):
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
-        # The library looks for its decorator in the class's source file, and this is not it.
+        # transformers searches the source file of the class for a decorator, which is in the parent's file.
         return True
 
 
@@ -28,7 +28,7 @@ class MolmoQwen2Model(Qwen2Model):
 
 @final
 class MolmoOlmo2Model(Olmo2Model):
-    """The text model of Molmo-7B-O: norms after the sub-layers, where the Hub's names say before."""
+    """The text model of Molmo-7B-O: norms follow the sub-layers, although the Hub's tensor names suggest otherwise."""
 
 
 TEXT_MODELS: dict[str, type[PreTrainedModel]] = {

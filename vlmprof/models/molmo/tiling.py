@@ -1,8 +1,8 @@
-"""How Molmo cuts an image into crops, and how many tokens that makes. Pure integer arithmetic.
+"""How Molmo cuts an image into crops, and how many tokens that gives. Pure integer arithmetic.
 
 An image is letterboxed onto a canvas of ``rows x cols`` overlapping crops, plus one global view of the whole image.
-Overlap margins are dropped again when the crops' features are stitched, so the canvas yields one seamless grid of
-pooled cells. Everything here is known without pixels and without weights: a planner can price a sweep with it.
+Overlap margins are dropped when the crops' features are stitched together, so the canvas gives one contiguous grid of
+pooled cells. It needs neither pixels nor weights, so the planner can compute the cost of a sweep with it.
 
 Source of the formulas: the closed form was derived from allenai/molmo ``olmo/data/model_preprocessor.py`` and checked
 against 28,089 rows produced by it; a third of that table is a test.
@@ -20,12 +20,12 @@ Tiling = tuple[int, int]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """The sizes that fix a Molmo image layout. Margins are counted in patches, ``pool`` in patches per side.
+    """The sizes behind Molmo's layout of an image. Margins are counted in patches, ``pool`` in patches per side.
 
     The defaults are those of every released Molmo v1 (336 px crops of 24 x 24 patches, 12 x 12 pooled tokens).
 
     Raises:
-        ValueError: if the crop is not a whole number of patches, or margins and pooling do not line up.
+        ValueError: if the crop is not a whole number of patches, or margins are not multiples of the pooling size.
     """
 
     crop_px: int = 336
@@ -42,7 +42,7 @@ class Geometry:
             raise ValueError(f"a crop of {self.crop_px} px is not a whole number of {self.patch_px} px patches")
         if self.usable_patches < 1:
             raise ValueError(
-                f"overlap margins ({self.margin_left}, {self.margin_right}) leave nothing of a crop of "
+                f"overlap margins ({self.margin_left}, {self.margin_right}) leave no patches of a crop of "
                 f"{self.patches_per_side} patches a side; their sum must be smaller than that"
             )
         odd = [n for n in (self.patches_per_side, self.margin_left, self.margin_right) if n % self.pool]
@@ -59,7 +59,7 @@ class Geometry:
 
     @property
     def patches_per_crop(self) -> int:
-        """Patches of one crop: what the vision tower sees per crop, class token aside."""
+        """Patches of one crop: what the vision tower encodes per crop, without the class token."""
         return self.patches_per_side**2
 
     @property
@@ -74,7 +74,7 @@ class Geometry:
 
     @property
     def margin_px(self) -> int:
-        """Both margins together, in pixels: what a canvas is larger than its crops' strides."""
+        """Both margins together, in pixels: the size of a canvas beyond its crops' strides."""
         return (self.margin_left + self.margin_right) * self.patch_px
 
     @property
@@ -96,7 +96,7 @@ class Geometry:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MolmoTokenCounts:
-    """What one image costs. ``crops`` counts the global view; ``vision_tokens`` are those that carry a feature."""
+    """Crops and tokens of one image. ``crops`` includes the global view; ``vision_tokens`` are those with a feature."""
 
     tiling: Tiling
     crops: int
@@ -120,7 +120,7 @@ def natural_tiling(height: int, width: int, geometry: Geometry) -> Tiling:
     if height < 1 or width < 1:
         raise ValueError(f"an image must have at least 1 x 1 pixel; got {height} x {width}")
     down, across = height - geometry.margin_px, width - geometry.margin_px
-    # A side shorter than the margins falls to one crop, whatever the other side: the trained models do the same.
+    # If either side is shorter than the margins there is a single crop, as in the preprocessing used in training.
     if down < 0 or across < 0:
         return 1, 1
     return max(1, -(-down // geometry.usable_px)), max(1, -(-across // geometry.usable_px))
@@ -130,8 +130,8 @@ def select_tiling(height: int, width: int, max_crops: int, geometry: Geometry) -
     """Return the (rows, cols) of high-resolution crops for an image of the full size ``height x width``.
 
     The natural tiling if it fits under the cap; otherwise the one that downscales least, ties to fewer crops and then
-    to fewer rows. Among the largest scale s the smallest tiling is (ceil(s u), ceil(s v)), with u and v the image in
-    strides, so rows, columns and tokens never shrink when the cap grows.
+    to fewer rows. At the largest scale s the smallest tiling is (ceil(s u), ceil(s v)), with u and v the image in
+    strides, so rows, columns and tokens never decrease when the cap grows.
 
     Args:
         height: image height in pixels.
@@ -167,7 +167,7 @@ def _tilings(max_crops: int) -> tuple[Tiling, ...]:
 
 
 def tiling_counts(tiling: Tiling, geometry: Geometry) -> MolmoTokenCounts:
-    """Return what a given ``tiling`` costs.
+    """Return the crops and tokens of an image under a given ``tiling``.
 
     ``vision_tokens`` = pooled cells of the global view + of the stitched grid; the sequence adds a column token after
     each pooled row and a start and an end token around each of the two blocks. BOS and prompt are not included.
@@ -188,5 +188,5 @@ def tiling_counts(tiling: Tiling, geometry: Geometry) -> MolmoTokenCounts:
 
 
 def token_counts(height: int, width: int, max_crops: int, geometry: Geometry) -> MolmoTokenCounts:
-    """Return what an image of ``height x width`` pixels costs under the cap ``max_crops``; see ``tiling_counts``."""
+    """Return the crops and tokens of a ``height x width`` image under the cap ``max_crops``; see ``tiling_counts``."""
     return tiling_counts(select_tiling(height, width, max_crops, geometry), geometry)

@@ -1,7 +1,7 @@
-"""The image side of Molmo v1: a CLIP tower and the connector that turns its patches into token embeddings.
+"""The vision modules of Molmo v1: a CLIP tower and the connector that turns its patches into token embeddings.
 
-Images travel flat: crops of a whole batch are stacked, and features come back one row per image token, in token
-order; nothing is padded through the tower.
+The crops of a whole batch are on one axis, without padding, and features are returned with one row per image token, in
+token order.
 
 Source of the architecture: allenai/molmo ``olmo/model.py`` and ``olmo/image_vit.py``.
 """
@@ -21,7 +21,7 @@ from vlmprof.models.molmo.configuration import MolmoConfig, MolmoVisionConfig
 
 
 class MolmoPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know about all Molmo modules."""
+    """Base class of all Molmo modules: the attributes that transformers reads."""
 
     config_class = MolmoConfig
     base_model_prefix = "model"
@@ -41,7 +41,7 @@ class MolmoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
-        # The library looks for its decorator in the class's source file; ours composes a class that has it.
+        # transformers searches the source file of the class for a decorator, which is in that of the text model.
         return True
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class MolmoVisionModel(MolmoPreTrainedModel):
         start = self.class_embedding.expand(patches.shape[0], 1, -1)
         hidden = self.pre_ln(torch.cat([start, patches], dim=1) + self.positional_embedding)
         wanted = self.config.feature_layer_indices
-        # Outputs of blocks above the highest wanted one reach nothing; running them is only of use to time them.
+        # Blocks above the highest wanted one do not affect the output; they are run only for timing.
         depth = len(self.layers) if self.config.run_unused_layers else max(wanted) + 1
         outputs: dict[int, Tensor] = {}
         for index, layer in enumerate(self.layers[:depth]):
@@ -116,8 +116,8 @@ class MolmoPooling(nn.Module):
         query = self.q_proj(windows.mean(dim=1)).view(tokens, 1, self.num_heads, -1).float()
         key = self.k_proj(windows).view(tokens, window, self.num_heads, -1).float()
         value = self.v_proj(windows).view(tokens, window, self.num_heads, -1).float()
-        # One query against four keys: products and sums in fp32, as the original attends. The fused kernels would put
-        # tokens * heads on a grid axis that CUDA limits to 65,535, which a batch of a few images exceeds.
+        # One query against four keys: products and sums in fp32, as in the original. Fused kernels would put tokens *
+        # heads on a grid axis that CUDA limits to 65,535, which a batch of a few images exceeds.
         weights = ((query * key).sum(-1) * query.shape[-1] ** -0.5).softmax(dim=1)
         pooled = (weights[..., None] * value).sum(dim=1).flatten(1)
         output: Tensor = self.o_proj(pooled.to(windows.dtype))
@@ -155,16 +155,16 @@ class MolmoAdapter(nn.Module):
     def forward(self, features: Tensor, image_masks: Tensor, image_token_pooling: Tensor) -> Tensor:
         """Return one embedding per image token.
 
-        Windows are gathered before they are pooled, so cells that no token asks for cost nothing (the original pools
-        all of them and drops up to 38 % afterwards).
+        Windows are gathered before they are pooled, so cells that no token uses cost nothing (the original pools all of
+        them and drops up to 38 % afterwards).
 
         Args:
             features: (crops, patches, features) from the tower.
             image_masks: (crops, patches), the share of each patch that is image: 0 is padding, below 1 is partly
-                padding. The trained preprocessing gives each crop its successor's mask, and -1 to the last.
+                padding. In the preprocessing used in training each crop has the mask of the next one, the last -1.
             image_token_pooling: (tokens, window), indices into the crops' patches, flattened over the batch.
         """
-        # Never compare pixels or halves with a sentinel: in bf16 real pixels round to it, and images vanish.
+        # Do not compare pixels or half-precision values with a sentinel: in bf16 real pixels can round to it.
         padded, partly = image_masks == 0, (image_masks < 1) & (image_masks != 0)
         kinds = torch.stack([padded, partly], dim=-1).to(features.dtype)
         features = (features + kinds @ self.pad_embed.to(features.dtype)).flatten(0, 1)

@@ -1,9 +1,9 @@
-"""From the Hub's tensor names to ours, and loading that tolerates nothing missing and nothing left over.
+"""Maps the tensor names of the Hub files to native ones, and loads only checkpoints that match the model exactly.
 
-The Hub's Molmo files carry OLMo's names (``model.transformer.blocks.3.att_proj``, ``model.vision_backbone...``), fused
-projections and one tensor per expert. transformers converts while it reads, from the rules below: first every rename
-that matches, in order, then at most one fusing or splitting. Files that we saved have native names, which no rule
-matches.
+The Hub files of Molmo use OLMo's names (``model.transformer.blocks.3.att_proj``, ``model.vision_backbone...``), fused
+projections and one tensor per expert. transformers converts while it reads, by the rules below: first every renaming
+that matches, in order, then at most one fusing or splitting. Files saved by vlmprof have native names, which match no
+rule.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _LISTED_KEYS = 6
 
 
 def whole_model_rules() -> list[WeightTransform]:
-    """Rules that apply to every Molmo: where the parts go, and the names inside the image side."""
+    """Rules that apply to every Molmo: the top-level modules, and the names inside the vision modules."""
     renames = {
-        r"^model\.transformer\.ff_out\.": "lm_head.",  # dense models; MolmoE's file says lm_head already
+        r"^model\.transformer\.ff_out\.": "lm_head.",  # dense models; MolmoE's file already uses lm_head
         r"^model\.transformer\.ln_f\.": "model.language_model.norm.",
         r"^model\.transformer\.blocks\.": "model.language_model.layers.",
         r"^model\.transformer\.wte\.": "model.language_model.wte.",
@@ -58,10 +58,10 @@ def whole_model_rules() -> list[WeightTransform]:
 
 
 def text_model_rules(*, norm_after: bool) -> list[WeightTransform]:
-    """Rules for one text model, scoped to it by its class name.
+    """Rules for one text model, registered under its class name.
 
     Args:
-        norm_after: whether the two norms follow their sub-layers (7B-O). The Hub's names do not tell.
+        norm_after: whether the two norms follow their sub-layers (7B-O). The Hub's tensor names do not differ.
     """
     attention_norm, mlp_norm = (
         ("post_attention_layernorm", "post_feedforward_layernorm")
@@ -69,7 +69,7 @@ def text_model_rules(*, norm_after: bool) -> list[WeightTransform]:
         else ("input_layernorm", "post_attention_layernorm")
     )
     renames = {
-        # MolmoE groups a block's tensors under attn. and mlp., the dense models do not.
+        # MolmoE has attn. and mlp. in the names of a block's tensors, the dense models do not.
         r"\.attn\.attn_norm\.": f".{attention_norm}.",
         r"\.mlp\.ff_norm\.": f".{mlp_norm}.",
         r"\.attn_norm\.": f".{attention_norm}.",
@@ -87,9 +87,9 @@ def text_model_rules(*, norm_after: bool) -> list[WeightTransform]:
         WeightConverter(
             "self_attn.att_proj",
             ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-            operations=[Split(dim=0)],  # sized like the targets: key and value are narrower under grouped attention
+            operations=[Split(dim=0)],  # sizes of the targets: keys and values are narrower in grouped-query attention
         ),
-        # Up first: the dense original computes silu(second half) * first half.
+        # Up before gate: the original dense models compute silu(second half) * first half.
         WeightConverter(
             "mlp.ff_proj.weight", ["mlp.up_proj.weight", "mlp.gate_proj.weight"], operations=[Chunk(dim=0)]
         ),
@@ -109,7 +109,7 @@ def _renamings(renames: dict[str, str]) -> list[WeightTransform]:
 
 
 def register_weight_rules() -> None:
-    """Teach transformers to read the Hub's Molmo files with our classes. Calling it again changes nothing."""
+    """Register the rules with transformers, for the classes of this package. Calling it again changes nothing."""
     rules = {
         "MolmoForConditionalGeneration": whole_model_rules(),
         "MolmoOlmoeModel": text_model_rules(norm_after=False),
@@ -121,17 +121,17 @@ def register_weight_rules() -> None:
 
 
 def load_strict(path: str | os.PathLike[str], **kwargs: Any) -> MolmoForConditionalGeneration:
-    """Load a checkpoint, and refuse one that does not fill every parameter exactly once.
+    """Load a checkpoint; refuse one whose tensors do not match the model's parameters exactly.
 
     Args:
-        path: folder or Hub name, in the Hub's layout or our own.
-        kwargs: passed to ``from_pretrained``; ``dtype`` and ``device_map`` above all.
+        path: folder or Hub id, in the layout of the Hub files or the native one.
+        kwargs: passed to ``from_pretrained``, such as ``dtype`` and ``device_map``.
 
     Raises:
-        ModelError: naming the tensors that are missing, left over or of another shape.
+        ModelError: names the tensors that are missing, unexpected or of another shape.
     """
     register_weight_rules()
-    # Let other shapes pass here, to name them below: transformers' own error points to its log.
+    # Mismatched shapes are listed below; the error of transformers only refers to its log.
     options = {**kwargs, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         model, report = MolmoForConditionalGeneration.from_pretrained(path, **options)
@@ -146,7 +146,7 @@ def load_strict(path: str | os.PathLike[str], **kwargs: Any) -> MolmoForConditio
         "missing": report["missing_keys"],
         "not expected": report["unexpected_keys"],
         "of another shape": [
-            f"{key} ({list(found)} instead of {list(expected)})" for key, found, expected in report["mismatched_keys"]
+            f"{key} ({list(shape)} instead of {list(expected)})" for key, shape, expected in report["mismatched_keys"]
         ],
     }
     lines = [f"  {len(keys)} {kind}: {_listed(sorted(keys))}" for kind, keys in faults.items() if keys]

@@ -1,1 +1,1 @@
-"""Where the rows and pictures of a task come from: files, index, decoding, cache."""
+"""Reading the rows and pictures of a task: files, index, decoding, cache, prefetch."""

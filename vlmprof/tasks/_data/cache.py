@@ -1,9 +1,9 @@
-"""The cache of decoded pictures: one Arrow file a picture, mapped into memory, in a folder of bounded size.
+"""The cache of decoded pictures: one memory-mapped Arrow file per picture, in a folder of limited size.
 
-A picture whose pixels compress well (a page of text) is stored compressed by LZ4, any other plain, so that reading it
-copies nothing: the image lies on the mapped file. Writers may be many processes: a file appears whole or not at all,
-and equal keys hold equal pixels. When the folder is over its bound, the files that were used longest ago go; a process
-that has one of them mapped keeps it.
+A picture whose pixels compress well (a page of text) is stored with LZ4 compression. Any other is stored uncompressed,
+so that reading it copies nothing: the image uses the mapped file as its buffer. Several processes may write at the same
+time: files are renamed into place when complete, and equal keys hold equal pixels. When the folder exceeds its size
+limit, the least recently used files are deleted; a process that has one of them mapped can still read it.
 """
 
 from __future__ import annotations
@@ -19,44 +19,47 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FOLDER, BOUND = "VLMPROF_CACHE", "VLMPROF_CACHE_GIB"
+FOLDER_VARIABLE, LIMIT_VARIABLE = "VLMPROF_CACHE", "VLMPROF_CACHE_GIB"
 DEFAULT_GIB = 8.0
-WORTH_COMPRESSING = 0.7
-"""A picture is stored compressed when that takes at most this share."""
-_STRETCH_BYTES = 2**18
+MAX_COMPRESSED_SHARE = 0.7
+"""A picture is stored compressed when compression reduces it to at most this share of its size."""
+_PROBE_BYTES = 2**18
+"""Bytes of a picture that are compressed to estimate how well the whole compresses."""
 _SCHEMA = pa.schema([("width", pa.int32()), ("height", pa.int32()), ("pixels", pa.large_binary())])
 
 
 def cache_folder() -> Path:
     """``$VLMPROF_CACHE``, or ``vlmprof`` in the user's cache folder."""
-    told = os.environ.get(FOLDER)
-    return Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmprof"
+    configured = os.environ.get(FOLDER_VARIABLE)
+    if configured:
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmprof"
 
 
 @final
 class PixelCache:
-    """Decoded pictures by key."""
+    """Decoded pictures by key, on disk."""
 
-    def __init__(self, folder: Path, bound_bytes: int) -> None:
-        """Nothing is made before the first picture is put.
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        """The folder is created when the first picture is stored.
 
         Args:
-            folder: Where the files lie; shared by all processes of a machine.
-            bound_bytes: Most bytes there may be; 0 keeps nothing.
+            folder: Folder of the files; shared by all processes of a machine.
+            limit_bytes: Maximum total size of the files; 0 stores nothing.
         """
-        self._folder, self._bound = folder, bound_bytes
-        self._bytes: int | None = None
+        self._folder, self._limit_bytes = folder, limit_bytes
+        self._used_bytes: int | None = None
 
     @staticmethod
     def default() -> PixelCache:
-        """The cache of this process, as the environment says now."""
-        return _cache(str(cache_folder() / "pictures"), os.environ.get(BOUND, str(DEFAULT_GIB)))
+        """The cache that the environment variables configure at the time of the call."""
+        return _cache(str(cache_folder() / "pictures"), os.environ.get(LIMIT_VARIABLE, str(DEFAULT_GIB)))
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def get(self, key: str) -> Image | None:
-        """The picture, or None where it is not kept."""
+        """The picture, or None when it is not in the cache."""
         from PIL import Image
 
         path = self._path(key)
@@ -65,22 +68,25 @@ class PixelCache:
                 row = pa.ipc.open_file(source).get_batch(0)
         except FileNotFoundError:
             return None
-        with suppress(FileNotFoundError):  # another process made room: what is mapped stays
-            os.utime(path)  # used now, so that it goes last
+        with suppress(FileNotFoundError):  # another process deleted it to free space; the mapping stays valid
+            os.utime(path)  # mark it as recently used
         width, height, pixels = (column[0] for column in row.columns)
         size = width.as_py(), height.as_py()
         return Image.frombuffer("RGB", size, pixels.as_buffer(), "raw", "RGB", 0, 1)
 
     def put(self, key: str, image: Image) -> Image:
-        """Keep an RGB picture, where there is room for it; the picture itself comes back."""
+        """Store an RGB picture unless it alone exceeds the size limit; returns the picture."""
         pixels = image.tobytes()
-        if len(pixels) > self._bound:
+        if len(pixels) > self._limit_bytes:
             return image
         self._folder.mkdir(parents=True, exist_ok=True)
         written = self._write(key, image.size, pixels)
-        self._bytes = sum(size for _, size, _ in self._entries()) if self._bytes is None else self._bytes + written
-        if self._bytes > self._bound:
-            self._bytes = self._make_room()
+        if self._used_bytes is None:
+            self._used_bytes = sum(size for _, size, _ in self._entries())
+        else:
+            self._used_bytes += written
+        if self._used_bytes > self._limit_bytes:
+            self._used_bytes = self._evict()
         return image
 
     def _write(self, key: str, size: tuple[int, int], pixels: bytes) -> int:
@@ -93,34 +99,34 @@ class PixelCache:
         partial.replace(self._path(key))
         return written
 
-    def _make_room(self) -> int:
-        """Drop what was used longest ago until a tenth of the bound is free; how much is left."""
-        found = self._entries()
-        left = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if left <= 0.9 * self._bound:
+    def _evict(self) -> int:
+        """Delete the least recently used files until a tenth of the limit is free; returns the bytes still in use."""
+        entries = self._entries()
+        used_bytes = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if used_bytes <= 0.9 * self._limit_bytes:
                 break
             Path(path).unlink(missing_ok=True)
-            left -= size
-        return left
+            used_bytes -= size
+        return used_bytes
 
     def _entries(self) -> list[tuple[int, int, str]]:
-        """(time of last use, bytes, path) of what there is."""
-        found = []
+        """(time of last use, bytes, path) of every file in the folder."""
+        entries = []
         for entry in os.scandir(self._folder):
-            with suppress(FileNotFoundError):  # another process made room at the same time
-                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
-        return found
+            with suppress(FileNotFoundError):  # another process evicts files at the same time
+                entries.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+        return entries
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.arrow"
 
 
 def _compresses(pixels: bytes) -> bool:
-    """Whether a stretch from the middle compresses well, which says enough of the whole."""
-    start = max(len(pixels) // 2 - _STRETCH_BYTES // 2, 0)
-    stretch = pixels[start : start + _STRETCH_BYTES]
-    return len(pa.compress(stretch, codec="lz4", asbytes=True)) <= WORTH_COMPRESSING * len(stretch)
+    """Whether a piece from the middle compresses well, as an estimate for the whole picture."""
+    start = max(len(pixels) // 2 - _PROBE_BYTES // 2, 0)
+    piece = pixels[start : start + _PROBE_BYTES]
+    return len(pa.compress(piece, codec="lz4", asbytes=True)) <= MAX_COMPRESSED_SHARE * len(piece)
 
 
 @lru_cache(maxsize=4)

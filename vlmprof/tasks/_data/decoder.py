@@ -1,4 +1,4 @@
-"""The process behind ``tasks._data.prefetch``: decodes the picture that each line of its input names."""
+"""Worker process of ``tasks._data.prefetch``: decodes one picture per line of standard input into the cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from vlmprof.tasks._data.pictures import StoredPicture
 
 
 def main() -> None:
-    """Serve until standard input closes."""
+    """Decode pictures until standard input closes; prints the key of each, or an empty line when it failed."""
     for line in sys.stdin:
         stored = StoredPicture(**json.loads(line))
         try:
             stored()
-        except Exception:  # a picture that cannot be read fails its own sample, in the process that opens it
+        except Exception:  # the process that opens the picture reports the error, for its own sample
             print("", flush=True)
             continue
         print(stored.key, flush=True)

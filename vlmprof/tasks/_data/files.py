@@ -1,7 +1,7 @@
-"""Where a task's rows lie: files of a pinned commit on the Hub, or files in a folder of the user's.
+"""The files that hold a task's rows: from a pinned commit on the Hub, or from a folder of the user.
 
-Both are the same files, read by the same code: Parquet, JSONL or JSON. Nothing that lies with the data is executed, and
-a branch such as ``main``, which can move between two trials, is never read.
+Both are read by the same code: Parquet, JSONL or JSON. No code from the dataset's repository is executed. A branch such
+as ``main`` is never read, because it can move between two trials.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from pathlib import Path
 
 from vlmprof.errors import UserError
 
-KINDS = (".parquet", ".jsonl", ".json")
+SUFFIXES = (".parquet", ".jsonl", ".json")
 COMMIT_LENGTH = 40
 _SAMPLED_BYTES = 2**20
-"""From a larger file its size, its beginning and its end decide; the end of a Parquet file describes all of it."""
+"""Of a larger file, only size, beginning and end are hashed; the end of a Parquet file holds its metadata."""
 
 
-def local_files(path: Path, patterns: Sequence[str], split: str, download: str) -> tuple[Path, ...]:
-    """The files of a split under a path of the user's, sorted.
+def local_files(path: Path, patterns: Sequence[str], split: str, download_hint: str) -> tuple[Path, ...]:
+    """The files of a split under a local path, sorted.
 
     Args:
         path: A file, or a folder that holds either the repository's own layout or files named after the split.
         patterns: Globs of the repository's layout.
         split: Name of the split.
-        download: How to get the data, for the error.
+        download_hint: How to get the data, for the error message.
 
     Raises:
-        UserError: nothing is there; it says what was looked for and how to get it.
+        UserError: no file matches; the message says which files were looked for and how to get them.
     """
     if path.is_file():
         return (path,)
-    named = [f"{split}*{kind}" for kind in KINDS]
-    for pattern in (*patterns, *named, *(f"data/{name}" for name in named)):
-        found = tuple(sorted(file for file in path.glob(pattern) if file.suffix in KINDS))
-        if found:
-            return found
-    wanted = " or ".join(dict.fromkeys([*patterns, f"{split}*.parquet", f"{split}*.jsonl"]))
-    missing = f"there is no file {wanted} in {path}" if path.is_dir() else f"there is nothing at {path}"
-    raise UserError(f"{missing}; {download}")
+    by_split = [f"{split}*{suffix}" for suffix in SUFFIXES]
+    for pattern in (*patterns, *by_split, *(f"data/{name}" for name in by_split)):
+        matches = tuple(sorted(file for file in path.glob(pattern) if file.suffix in SUFFIXES))
+        if matches:
+            return matches
+    expected = " or ".join(dict.fromkeys([*patterns, f"{split}*.parquet", f"{split}*.jsonl"]))
+    problem = f"there is no file {expected} in {path}" if path.is_dir() else f"there is nothing at {path}"
+    raise UserError(f"{problem}; {download_hint}")
 
 
-def hub_files(repository: str, revision: str, patterns: Sequence[str], download: str) -> tuple[Path, ...]:
+def hub_files(repository: str, revision: str, patterns: Sequence[str], download_hint: str) -> tuple[Path, ...]:
     """The files of a split at a commit of a dataset repository on the Hub, downloaded once.
 
     Raises:
@@ -52,32 +52,32 @@ def hub_files(repository: str, revision: str, patterns: Sequence[str], download:
 
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=[*patterns]))
-    except Exception as error:  # whatever the network, the Hub or its rights say: the way out is the same
+    except Exception as error:  # network, Hub or access rights: the remedy is the same for all
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        raise UserError(f"{repository} at {revision} cannot be read ({reason}); {download}") from error
-    found = tuple(sorted(file for pattern in patterns for file in folder.glob(pattern)))
-    if not found:
-        raise UserError(f"{repository} at {revision} has no file {' or '.join(patterns)}; {download}")
-    return found
+        raise UserError(f"{repository} at {revision} cannot be read ({reason}); {download_hint}") from error
+    matches = tuple(sorted(file for pattern in patterns for file in folder.glob(pattern)))
+    if not matches:
+        raise UserError(f"{repository} at {revision} has no file {' or '.join(patterns)}; {download_hint}")
+    return matches
 
 
 def pinned(revision: str, task: str, repository: str) -> str:
-    """A commit, checked.
+    """The revision, checked to be a full commit hash.
 
     Raises:
-        UserError: it is none, so that it could move.
+        UserError: it is not a commit hash, for example a branch, which can move.
     """
     if len(revision) == COMMIT_LENGTH and not set(revision) - set("0123456789abcdef"):
         return revision
-    said = f"revision '{revision}' can move" if revision else "no commit of it is known to vlmprof"
+    problem = f"revision '{revision}' can move" if revision else "vlmprof has no default commit for it"
     raise UserError(
-        f"task '{task}' reads {repository}: {said}; name a commit of {COMMIT_LENGTH} hexadecimal digits as 'revision:'"
-        " (on the dataset's page under Files, History), or a local copy as 'path:'"
+        f"task '{task}' reads {repository}: {problem}; name a commit of {COMMIT_LENGTH} hexadecimal digits"
+        " as 'revision:' (on the dataset's page under Files, History), or a local copy as 'path:'"
     )
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """Identity of local files, by name and content: equal for a copy elsewhere."""
+    """Identity of local files by name and content; a copy in another folder has the same one."""
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

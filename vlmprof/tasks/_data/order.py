@@ -1,4 +1,4 @@
-"""The seeded order of a split: the same in every process, on every machine and for every configuration."""
+"""The seeded order of a split; identical in every process, on every machine and for every configuration."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from vlmprof.records import Example
 
 
 def by_id(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Ordered by a hash of seed and id: how the examples were listed does not matter."""
+    """Ordered by a hash of seed and id, independent of the order of the input."""
     return sorted(examples, key=lambda example: (_rank(example.id, seed), example.id))
 
 
 def by_position(examples: Sequence[Example], seed: int) -> list[Example]:
     """A seeded permutation of the list."""
-    listed = list(examples)
-    random.Random(seed).shuffle(listed)
-    return listed
+    shuffled = list(examples)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled
 
 
-def spread(ordered: Sequence[Example]) -> list[Example]:
-    """The same examples, so that every beginning holds the question types in their shares of the whole.
+def stratified(ordered: Sequence[Example]) -> list[Example]:
+    """The same examples, reordered so that every prefix has the question types in the proportions of the whole.
 
-    The ``k``-th of ``m`` examples of a type goes to the place ``(k + 1/2) / m`` of the way; ties keep their order.
+    The ``k``-th of ``m`` examples of a type (``k`` from 0) goes to relative position ``(k + 1/2) / m``; ties keep their
+    order.
     """
     sizes = Counter(example.question_type for example in ordered)
-    seen: defaultdict[str, int] = defaultdict(int)
-    places = []
+    counts: defaultdict[str, int] = defaultdict(int)
+    positions = []
     for index, example in enumerate(ordered):
         kind = example.question_type
-        # Compared as whole numbers: (2k + 1) / (2m) in floats would order by rounding.
-        places.append(((2 * seen[kind] + 1) * len(ordered) // (2 * sizes[kind]), index))
-        seen[kind] += 1
-    return [ordered[index] for _, index in sorted(places)]
+        # Integer arithmetic: with floats, rounding of (2k + 1) / (2m) would decide the order.
+        positions.append(((2 * counts[kind] + 1) * len(ordered) // (2 * sizes[kind]), index))
+        counts[kind] += 1
+    return [ordered[index] for _, index in sorted(positions)]
 
 
-def _rank(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+def _rank(sample_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\0{sample_id}".encode()).digest()

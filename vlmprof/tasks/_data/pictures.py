@@ -1,8 +1,8 @@
-"""Pictures that lie in files: their size from the header alone, their pixels once.
+"""Pictures in files: the size is read from the header alone, and the pixels are decoded once.
 
-A ``StoredPicture`` picture knows where its encoded bytes are: an image file, or a cell of a Parquet file. Called, it
-gives the RGB image, turned as its camera says. What was decoded is kept in the cache (``tasks._data.cache``), so that
-the next configuration decodes nothing.
+A ``StoredPicture`` holds the location of its encoded bytes: an image file, or a cell of a Parquet file. Calling it
+returns the RGB image, with the camera's rotation applied. Decoded pictures are kept in the cache
+(``tasks._data.cache``), so that later configurations need not decode them again.
 """
 
 from __future__ import annotations
@@ -23,85 +23,85 @@ from vlmprof.tasks._data.cache import PixelCache
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_ORIENTATION, _TURNED = 274, frozenset({5, 6, 7, 8})
-"""The EXIF tag of a camera's rotation, and its values that swap width and height."""
+_ORIENTATION_TAG, _TRANSPOSED = 274, frozenset({5, 6, 7, 8})
+"""The EXIF orientation tag, and those of its values that swap width and height."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPicture:
-    """Where a picture lies."""
+    """The location of an encoded picture; ``tasks._data.decoder`` receives it as JSON."""
 
     path: str
     """An image file, or a Parquet file."""
     key: str
-    """Identity of the encoded bytes, by which the decoded picture is cached."""
+    """Identity of the encoded bytes; the cache key of the decoded picture."""
     column: str = ""
     """Column of the Parquet file; empty for an image file."""
     group: int = 0
     """Row group of the Parquet file."""
     row: int = 0
-    """Row inside its group."""
+    """Row within the group."""
 
     def __call__(self) -> Image:
-        """The RGB image: from the cache, or decoded and put there.
+        """The RGB image, from the cache or else decoded and cached.
 
         Raises:
-            OSError: there is no such file, or it is no picture.
+            OSError: the file does not exist, or is not a picture.
         """
         cache = PixelCache.default()
-        found = cache.get(self.key)
-        return found if found is not None else cache.put(self.key, self.decode())
+        cached = cache.get(self.key)
+        return cached if cached is not None else cache.put(self.key, self.decode())
 
     def decode(self) -> Image:
-        """The RGB image, decoded now.
+        """The RGB image, decoded without the cache.
 
         Raises:
-            OSError: as for a call.
+            OSError: the file does not exist, or is not a picture.
         """
         from PIL import Image, ImageOps
 
         with Image.open(io.BytesIO(self.encoded())) as image:
-            turned = ImageOps.exif_transpose(image) if _orientation(image) else image
-            return turned.convert("RGB")
+            upright = ImageOps.exif_transpose(image) if _orientation(image) else image
+            return upright.convert("RGB")
 
     def encoded(self) -> bytes:
-        """The bytes of the file or of the cell."""
+        """The encoded bytes: the file's, or the cell's."""
         if not self.column:
             return Path(self.path).read_bytes()
         cell = _group(self.path, self.group, self.column)[self.row].as_py()
         return image_bytes(cell)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
+        """The fields as JSON values, to send to another process."""
         return asdict(self)
 
 
 def header_size(encoded: bytes | Path) -> tuple[int, int]:
-    """(width, height) as the picture will have once it is turned, without decoding it.
+    """(width, height) after the camera's rotation is applied, read without decoding the picture.
 
     Raises:
-        OSError: it is no picture.
+        OSError: it is not a picture.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) in _TURNED else (width, height)
+        return (height, width) if _orientation(image) in _TRANSPOSED else (width, height)
 
 
 def _orientation(image: Image) -> int | None:
-    """The camera's rotation, as far as the header tells it; None where it tells none."""
+    """The EXIF orientation from the header; None when the header has none."""
     if image.format == "PNG" and "exif" not in image.info:
-        return None  # asked for it, Pillow would decode the whole picture to look behind it
-    found = image.getexif().get(_ORIENTATION)
-    return found if isinstance(found, int) else None
+        return None  # Pillow would decode the whole picture to search for EXIF data after the pixels
+    orientation = image.getexif().get(_ORIENTATION_TAG)
+    return orientation if isinstance(orientation, int) else None
 
 
 def image_bytes(cell: Any) -> bytes:
-    """The encoded picture of a cell: bytes, or the pair of bytes and a name that the Hub's files hold.
+    """The encoded picture of a cell: bytes, or the struct of bytes and path that files of the Hub hold.
 
-    Empty where the cell holds none.
+    Empty when the cell has no picture.
     """
     if isinstance(cell, Mapping):
         cell = cell.get("bytes")
@@ -110,8 +110,8 @@ def image_bytes(cell: Any) -> bytes:
 
 @lru_cache(maxsize=2)
 def _group(path: str, group: int, column: str) -> pa.ChunkedArray:
-    # Neighbours are asked for next to each other more often than not; two groups bound the memory.
+    # Consecutive requests mostly fall into the same row group; keeping only two limits the memory.
     with pq.ParquetFile(path) as file:
         if column not in file.schema_arrow.names:
-            raise UserError(f"{path} has no column '{column}' any more")
+            raise UserError(f"{path} no longer has a column '{column}'")
         return file.read_row_group(group, columns=[column]).column(0)

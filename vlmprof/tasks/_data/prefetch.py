@@ -1,11 +1,11 @@
-"""Pictures decoded ahead of the model, by processes of their own.
+"""Prefetching: pictures are decoded by worker processes before the model needs them.
 
-A worker is a plain child process that is told one picture at a time on its standard input, decodes it into the cache
-(``tasks._data.cache``) and says so. The cache is the way back too: no pixels go through a pipe. A worker ends when its
-input closes, so none outlives the process that started it, however that one ends; it inherits nothing of a GPU, of Ray
-or of torch. At most ``WINDOW`` pictures are decoded before they are wanted.
+A worker is a plain child process. It receives one picture at a time on its standard input, decodes it into the cache
+(``tasks._data.cache``) and confirms on its standard output. The pixels are passed through the cache and not through a
+pipe. A worker ends when its input closes, so it never outlives the process that started it, even if that one crashes;
+it inherits no state of a GPU, of Ray or of torch. At most ``WINDOW`` pictures are decoded ahead of demand.
 
-While latency is timed no worker runs: a decoder beside the clock would be measured too.
+No worker runs while latency is timed: its CPU load would distort the measurement.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from vlmprof.tasks._data.cache import PixelCache
 from vlmprof.tasks._data.pictures import StoredPicture
 
 WINDOW = 256
-"""Pictures ahead of what was asked for: several of the largest batches."""
+"""Maximum number of pictures decoded ahead of demand: several of the largest batches."""
 COMMAND = (sys.executable, "-m", "vlmprof.tasks._data.decoder")
 
 
 @final
 class PicturePrefetcher:
-    """Decodes pictures in the order they will be wanted in; a context manager that leaves no process behind."""
+    """Decodes pictures in the order of their use; a context manager that ends all its processes on exit."""
 
     def __init__(self, pictures: Sequence[Picture], workers: int) -> None:
-        """Nothing starts before the context is entered.
+        """Processes start when the context is entered.
 
         Args:
-            pictures: In the order in which they will be wanted. Those that lie in no file are nobody's work.
-            workers: Processes; 0 decodes when a picture is opened, in this process.
+            pictures: In the order of their use. Pictures that are not stored in files are skipped.
+            workers: Number of processes; with 0, pictures are decoded in this process when they are opened.
         """
         stored = [picture.load for picture in pictures if isinstance(picture.load, StoredPicture)]
         cache = PixelCache.default()
-        self._jobs = [one for one in dict.fromkeys(stored) if one.key not in cache] if workers else []
-        self._place = {one.key: place for place, one in enumerate(self._jobs)}
+        self._jobs = [picture for picture in dict.fromkeys(stored) if picture.key not in cache] if workers else []
+        self._positions = {picture.key: position for position, picture in enumerate(self._jobs)}
         self._workers = min(workers, len(self._jobs))
         self._processes: list[subprocess.Popen[str]] = []
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._next = self._wanted = 0
+        self._next = self._requested = 0
         self._done: set[str] = set()
         self._ended = False
 
@@ -67,7 +67,7 @@ class PicturePrefetcher:
             self._ended = True
             self._changed.notify_all()
         for process in self._processes:
-            process.kill()  # what it was writing has another name until it is whole
+            process.kill()  # safe: an unfinished file still has its temporary name
             process.wait()
         for thread in self._threads:
             thread.join()
@@ -75,16 +75,16 @@ class PicturePrefetcher:
             self._close(process)
 
     def wait(self, pictures: Iterable[Picture]) -> None:
-        """Until the workers are through with these pictures, well or not: opening one says which."""
+        """Block until the workers have processed these pictures; opening a failed one raises its error."""
         keys = [picture.load.key for picture in pictures if isinstance(picture.load, StoredPicture)]
-        places = [self._place[key] for key in keys if key in self._place]
+        positions = [self._positions[key] for key in keys if key in self._positions]
         with self._changed:
-            self._wanted = max([self._wanted, *(place + 1 for place in places)])
+            self._requested = max([self._requested, *(position + 1 for position in positions)])
             self._changed.notify_all()
-            self._changed.wait_for(lambda: all(key in self._done for key in keys if key in self._place))
+            self._changed.wait_for(lambda: all(key in self._done for key in keys if key in self._positions))
 
     def _serve(self, process: subprocess.Popen[str]) -> None:
-        """Hand out pictures to one worker until there are no more, or it is gone."""
+        """Send pictures to one worker until none remain or the prefetcher is closed."""
         assert process.stdin is not None and process.stdout is not None
         while (job := self._take()) is not None:
             try:
@@ -92,7 +92,7 @@ class PicturePrefetcher:
                 process.stdin.flush()
                 process.stdout.readline()
             except (OSError, ValueError):
-                pass  # the worker was ended: whoever opens the picture decodes it
+                pass  # the worker has ended: the picture is decoded when it is opened
             with self._changed:
                 self._done.add(job.key)
                 self._changed.notify_all()
@@ -100,13 +100,13 @@ class PicturePrefetcher:
     @staticmethod
     def _close(process: subprocess.Popen[str]) -> None:
         for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):  # what was not sent to a worker that is gone
+            with suppress(OSError):  # unsent data for a worker that has ended
                 if pipe is not None:
                     pipe.close()
 
     def _take(self) -> StoredPicture | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._next < self._wanted + WINDOW)
+            self._changed.wait_for(lambda: self._ended or self._next < self._requested + WINDOW)
             if self._ended or self._next >= len(self._jobs):
                 return None
             self._next += 1

@@ -1,1 +1,1 @@
-"""The data set `shapes_qa`: drawn scenes and questions about them."""
+"""The dataset `shapes_qa`: procedurally drawn scenes and questions about them."""

@@ -1,11 +1,11 @@
 """The questions of `shapes_qa`: six types, balanced answers, ten human-like answers each, ids that never change.
 
-`colour`, `count`, `position`, `comparison` ask for what the picture shows; `reading` asks for digits that only the
-high-resolution crops show; `code` asks for a memorised word (shape, colour, size, ground -> code word), which no
-pixel tells: that is where experts earn their keep. `position` and `reading` answers are longer than one token, so that
-an output cap matters.
+`colour`, `count`, `position` and `comparison` ask for visible properties; `reading` asks for digits that are legible
+only in the high-resolution crops; `code` asks for a memorised word (shape, colour, size, background -> code word) that
+the picture does not show, which needs the capacity of the experts. `position` and `reading` answers are longer than one
+token, so that a limit on output tokens has an effect.
 
-The two splits draw from disjoint ranges of scene seeds; a test also compares the hashes of the scenes.
+The two splits use disjoint ranges of scene seeds; a test also compares the hashes of the scenes.
 """
 
 import random
@@ -23,17 +23,17 @@ CODE_WORDS: Final = (
 )
 # Scene seeds of each split. Ids are positions in the range, so a longer split keeps the ids of a shorter one.
 SPLITS: Final[dict[str, range]] = {"held_out": range(0, 1_000_000), "train": range(1_000_000, 1_000_000_000)}
-HUMANS: Final = 10
-_LARGER: Final = {word: rank for rank, word in enumerate(SIZES)}
+ANSWERS_PER_QUESTION: Final = 10
+_SIZE_RANK: Final = {word: rank for rank, word in enumerate(SIZES)}
 _CODE_TABLE_SEED: Final = 720
-# Centres closer than this share of the side are neither left nor right, neither above nor below.
+# Minimum distance of centres, as a share of the side, for left or right and for above or below to be unambiguous.
 _CLEAR_SHARE: Final = 0.08
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question about one scene, the right answer and the answers of ten imagined people."""
+    """A question about one scene, the right answer and the answers of ten simulated annotators."""
 
     id: str
     type: str
@@ -53,22 +53,22 @@ CODES: Final = _code_table()
 
 
 def held_out(n: int, seed: int = 0) -> Iterator[tuple[Scene, Question]]:
-    """The first `n` held-out questions; a seed below 100 starts at another, disjoint stretch of scenes."""
+    """The first `n` held-out questions; each seed below 100 starts at a different, disjoint range of scenes."""
     if not 0 <= seed < 100:
         raise ValueError(f"seed must be in 0..99, not {seed}")
     return islice(questions("held_out", first=seed * 10_000), n)
 
 
 def train(difficulty: str = "full", first: int = 0) -> Iterator[tuple[Scene, Question]]:
-    """Training questions without end (a billion scenes), from scene number `first` on."""
+    """A practically endless stream of training questions (a billion scenes), from scene number `first` on."""
     return questions("train", first=first, difficulty=difficulty)
 
 
 def questions(split: str, first: int = 0, difficulty: str = "full") -> Iterator[tuple[Scene, Question]]:
     """All questions of a split, scene by scene, in the order of their ids."""
     for number in range(first, len(SPLITS[split])):
-        scene, asked = scene_questions(split, number, difficulty)
-        yield from ((scene, question) for question in asked)
+        scene, about_scene = scene_questions(split, number, difficulty)
+        yield from ((scene, question) for question in about_scene)
 
 
 def scene_questions(split: str, number: int, difficulty: str = "full") -> tuple[Scene, tuple[Question, ...]]:
@@ -76,16 +76,21 @@ def scene_questions(split: str, number: int, difficulty: str = "full") -> tuple[
     seed = SPLITS[split][number]
     scene = make_scene(seed, difficulty)
     rng = random.Random(f"shapes_qa/questions/{difficulty}/{seed}")
-    drafts = [draft for ask in _ASK for draft in ask(rng, scene)]
+    drafts = [draft for generate in _GENERATORS for draft in generate(rng, scene)]
     return scene, tuple(
         Question(
-            id=f"{split}/{number:06d}/q{i}", type=kind, text=text, answer=answer, answers=_humans(rng, kind, answer)
+            id=f"{split}/{number:06d}/q{i}",
+            type=kind,
+            text=text,
+            answer=answer,
+            answers=_annotator_answers(rng, kind, answer),
         )
         for i, (kind, text, answer) in enumerate(drafts)
     )
 
 
 _Draft: TypeAlias = tuple[str, str, str]
+"""Type, text and answer of a question."""
 
 
 def _colour(rng: random.Random, scene: Scene) -> list[_Draft]:
@@ -97,7 +102,7 @@ def _colour(rng: random.Random, scene: Scene) -> list[_Draft]:
 
 
 def _count(rng: random.Random, scene: Scene) -> list[_Draft]:
-    # The first kind drawn is the one whose number of copies is uniform.
+    # The first kind is the one whose number of copies is drawn uniformly.
     kind = scene.shapes[0].kind
     plural = "crosses" if kind == "cross" else f"{kind}s"
     return [("count", f"how many {plural} are there?", str(len(scene.of_kind(kind))))]
@@ -121,19 +126,19 @@ def _comparison(rng: random.Random, scene: Scene) -> list[_Draft]:
     singles = scene.unique_shapes()
     if len(singles) < 2:
         return []
-    one, two = rng.sample(singles, 2)
+    a, b = rng.sample(singles, 2)
     relations = [
-        ("left of", (two.x_px - one.x_px) / scene.width, _CLEAR_SHARE),
-        ("above", (two.y_px - one.y_px) / scene.height, _CLEAR_SHARE),
-        ("larger than", float(_LARGER[one.size] - _LARGER[two.size]), 0.5),
+        ("left of", (b.x_px - a.x_px) / scene.width, _CLEAR_SHARE),
+        ("above", (b.y_px - a.y_px) / scene.height, _CLEAR_SHARE),
+        ("larger than", float(_SIZE_RANK[a.size] - _SIZE_RANK[b.size]), 0.5),
     ]
-    clear = [(words, lead) for words, lead, least in relations if abs(lead) > least]
+    clear = [(words, difference) for words, difference, minimum in relations if abs(difference) > minimum]
     if not clear:
         return []
-    words, lead = rng.choice(clear)
-    # Order the pair after choosing the answer: yes and no stay balanced whatever the layout.
+    words, difference = rng.choice(clear)
+    # The answer is chosen before the order of the pair, so that yes and no are balanced for every layout.
     yes = rng.random() < 0.5
-    first, second = (one, two) if (lead > 0) == yes else (two, one)
+    first, second = (a, b) if (difference > 0) == yes else (b, a)
     return [("comparison", f"is the {first.kind} {words} the {second.kind}?", "yes" if yes else "no")]
 
 
@@ -143,7 +148,7 @@ def _reading(rng: random.Random, scene: Scene) -> list[_Draft]:
 
 def _code(rng: random.Random, scene: Scene) -> list[_Draft]:
     singles = scene.unique_shapes()
-    # The size is in the question, colour and ground only in the picture: the model must look, then remember.
+    # The question names the size; colour and background are only in the picture: the model needs both image and memory.
     return [
         (
             "code",
@@ -154,28 +159,29 @@ def _code(rng: random.Random, scene: Scene) -> list[_Draft]:
     ]
 
 
-_ASK: Final = (_colour, _count, _position, _comparison, _reading, _code)
+_GENERATORS: Final = (_colour, _count, _position, _comparison, _reading, _code)
 
 
-def _humans(rng: random.Random, kind: str, answer: str) -> tuple[str, ...]:
-    """Ten answers of which seven to ten agree: the VQA v2 metric then gives the right answer full marks."""
+def _annotator_answers(rng: random.Random, kind: str, answer: str) -> tuple[str, ...]:
+    """Ten answers of which seven to ten agree: the VQA v2 metric then scores the right answer with 1."""
     agreeing = rng.choice((7, 8, 9, 9, 10, 10))
-    answers = [answer] * agreeing + [_slip(rng, kind, answer) for _ in range(HUMANS - agreeing)]
+    answers = [answer] * agreeing + [_wrong_answer(rng, kind, answer) for _ in range(ANSWERS_PER_QUESTION - agreeing)]
     rng.shuffle(answers)
     return tuple(answers)
 
 
-def _slip(rng: random.Random, kind: str, answer: str) -> str:
+def _wrong_answer(rng: random.Random, kind: str, answer: str) -> str:
     """A plausible human mistake, never the right answer."""
     if kind == "count":
         return str(max(0, int(answer) + rng.choice((-1, 1))))
     if kind == "reading":
-        place = rng.randrange(len(answer))
-        return answer[:place] + str((int(answer[place]) + rng.randint(1, 9)) % 10) + answer[place + 1 :]
-    others: dict[str, tuple[str, ...]] = {
+        position = rng.randrange(len(answer))
+        digit = (int(answer[position]) + rng.randint(1, 9)) % 10
+        return answer[:position] + str(digit) + answer[position + 1 :]
+    candidates: dict[str, tuple[str, ...]] = {
         "colour": tuple(COLOURS),
         "position": ("top left", "top right", "bottom left", "bottom right"),
         "comparison": ("yes", "no"),
         "code": tuple(CODE_WORDS),
     }
-    return rng.choice([other for other in others[kind] if other != answer])
+    return rng.choice([candidate for candidate in candidates[kind] if candidate != answer])

@@ -1,12 +1,12 @@
-"""The scenes of `shapes_qa`: coloured shapes and a small number plate on a plain or noisy ground, drawn by Pillow.
+"""The scenes of `shapes_qa`: coloured shapes and a small number plate on a plain or noisy background, drawn by Pillow.
 
-A `Scene` is a description; pixels are made only by `render()`, so sizes, splits and hashes cost nothing. Everything
-follows from an integer seed through `random.Random`, whose stream Python keeps stable across versions, processes
-and hash seeds.
+A `Scene` is a description; only `render()` computes pixels, so sizes, splits and hashes are cheap. Everything is
+derived from an integer seed through `random.Random`, whose sequence Python keeps stable across versions, processes and
+hash seeds.
 
 Limits: the plate is drawn with the font bundled in Pillow, so its pixels may change with the Pillow (FreeType)
-version; shape outlines have been stable but are not promised either. Descriptions, questions, answers and ids never
-change.
+version; shape outlines have been stable so far but are not guaranteed either. Descriptions, questions, answers and ids
+never change.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ COLOURS: Final[dict[str, Rgb]] = {
     "pink": (250, 145, 195),
 }
 SHAPES: Final = ("circle", "square", "triangle", "diamond", "cross", "ring")
-# Radius as a share of the short side, per size word. The ranges leave gaps, so that a size word is never ambiguous.
+# Radius as a share of the short side, per size. The gaps between the ranges make sizes unambiguous.
 SIZES: Final[dict[str, tuple[float, float]]] = {
     "small": (0.095, 0.108),
     "medium": (0.135, 0.15),
@@ -43,7 +43,7 @@ SIZES: Final[dict[str, tuple[float, float]]] = {
 BACKGROUNDS: Final[tuple[Rgb, ...]] = ((24, 24, 28), (70, 70, 74), (122, 120, 116), (176, 176, 180), (232, 230, 226))
 SIDE_PX: Final = (64, 192)
 MAX_ASPECT: Final = 2.0
-# Digits are scaled with the long side: 3.6 px tall in a 64 px global view (a smudge), 6 to 9 px in a full tiling.
+# Digits scale with the long side: 3.6 px tall in a 64 px global view (illegible), 6 to 9 px in a full tiling.
 PLATE_FONT_SHARE: Final = 0.078
 PLATE_ADVANCE_SHARE: Final = 0.125
 PLATE_MIN_LONG_SIDE_PX: Final = 112
@@ -55,7 +55,7 @@ _PLACEMENT_TRIES: Final = 30
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One object: its centre and radius in pixels of the scene."""
+    """One object, with centre and radius in pixels of the scene."""
 
     kind: str
     colour: str
@@ -74,7 +74,7 @@ class Shape:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plate:
-    """A light plate with dark digits, one every `advance_px`."""
+    """A light plate with dark digits, spaced `advance_px` apart."""
 
     digits: str
     left_px: int
@@ -97,7 +97,7 @@ class Plate:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A picture as a description. Equal scenes render to equal pixels on one Pillow version."""
+    """The description of a picture. Equal scenes render to equal pixels with the same Pillow version."""
 
     width: int
     height: int
@@ -108,12 +108,12 @@ class Scene:
     plate: Plate | None
 
     def digest(self) -> str:
-        """A hash of the description alone: the same on every machine and Pillow version."""
+        """A hash of the description: the same on every machine and with every Pillow version."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def render(self) -> Image.Image:
         """The scene as an RGB image of `width` x `height` pixels."""
-        image = Image.fromarray(self._ground())
+        image = Image.fromarray(self._background_pixels())
         draw = ImageDraw.Draw(image)
         for shape in self.shapes:
             _DRAW[shape.kind](draw, shape, COLOURS[shape.colour])
@@ -126,28 +126,29 @@ class Scene:
         return tuple(shape for shape in self.shapes if shape.kind == kind)
 
     def unique_shapes(self) -> tuple[Shape, ...]:
-        """The shapes whose kind occurs once: what a question can name without ambiguity."""
+        """The shapes whose kind occurs once, so that a question can refer to them unambiguously."""
         return tuple(shape for shape in self.shapes if len(self.of_kind(shape.kind)) == 1)
 
-    def _ground(self) -> np.ndarray:
-        ground = np.empty((self.height, self.width, 3), dtype=np.int16)
-        ground[:] = self.background
+    def _background_pixels(self) -> np.ndarray:
+        pixels = np.empty((self.height, self.width, 3), dtype=np.int16)
+        pixels[:] = self.background
         if self.noise_amplitude:
-            # randbytes, because NumPy does not promise its distributions across versions and Python promises this
-            # one.
+            # randbytes, because Python guarantees its sequence across versions; NumPy gives no such guarantee.
             raw = random.Random(self.noise_seed).randbytes(self.width * self.height)
             noise = np.frombuffer(raw, dtype=np.uint8).reshape(self.height, self.width, 1).astype(np.int16)
-            ground += noise % (2 * self.noise_amplitude + 1) - self.noise_amplitude
-        return ground.clip(0, 255).astype(np.uint8)
+            pixels += noise % (2 * self.noise_amplitude + 1) - self.noise_amplitude
+        return pixels.clip(0, 255).astype(np.uint8)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """How crowded a scene is: the steps of a curriculum."""
+    """How crowded a scene is; one level of the training curriculum."""
 
     repeats: tuple[int, int]
+    """Range of the number of copies of the first kind."""
     singles: tuple[int, int]
+    """Range of the number of further kinds, which occur once each."""
     sizes: tuple[str, ...]
 
 
@@ -159,18 +160,18 @@ DIFFICULTIES: Final[dict[str, Difficulty]] = {
 
 
 def make_scene(seed: int, difficulty: str = "full") -> Scene:
-    """The scene of a seed. The number of objects of the repeated kind is uniform, so that counts are balanced."""
+    """The scene of a seed. The number of copies of the first kind is uniform, so that counts are balanced."""
     rng = random.Random(f"shapes_qa/scene/{difficulty}/{seed}")
-    rules = DIFFICULTIES[difficulty]
+    limits = DIFFICULTIES[difficulty]
     width, height = _image_size(rng)
     background = rng.choice(BACKGROUNDS)
     noise_amplitude = rng.choice((0, 0, 6, 12))
-    kinds = rng.sample(SHAPES, 1 + rng.randint(*rules.singles))
-    wanted = [kinds[0]] * rng.randint(*rules.repeats) + kinds[1:]
+    kinds = rng.sample(SHAPES, 1 + rng.randint(*limits.singles))
+    to_place = [kinds[0]] * rng.randint(*limits.repeats) + kinds[1:]
     plate, shapes = None, None
     while shapes is None:
         plate = _place_plate(rng, width, height)
-        shapes = _place_shapes(rng, (width, height), wanted, rules.sizes, plate)
+        shapes = _place_shapes(rng, (width, height), to_place, limits.sizes, plate)
     return Scene(
         width=width,
         height=height,
@@ -206,20 +207,20 @@ def _place_plate(rng: random.Random, width: int, height: int) -> Plate | None:
 def _place_shapes(
     rng: random.Random, size: tuple[int, int], kinds: list[str], size_words: tuple[str, ...], plate: Plate | None
 ) -> tuple[Shape, ...] | None:
-    """Shapes that touch neither each other nor the plate, or None where they did not fit."""
-    taken = [plate.box] if plate else []
+    """Shapes that touch neither each other nor the plate, or None when they do not fit."""
+    occupied = [plate.box] if plate else []
     shapes: list[Shape] = []
     for kind in kinds:
-        shape = _place_shape(rng, size, kind, rng.choice(size_words), taken)
+        shape = _place_shape(rng, size, kind, rng.choice(size_words), occupied)
         if shape is None:
             return None
-        taken.append(shape.box)
+        occupied.append(shape.box)
         shapes.append(shape)
     return tuple(shapes)
 
 
 def _place_shape(
-    rng: random.Random, size: tuple[int, int], kind: str, size_word: str, taken: list[Box]
+    rng: random.Random, size: tuple[int, int], kind: str, size_word: str, occupied: list[Box]
 ) -> Shape | None:
     colour = rng.choice(tuple(COLOURS))
     radius_px = math.ceil(rng.uniform(*SIZES[size_word]) * min(size))
@@ -232,14 +233,14 @@ def _place_shape(
             y_px=rng.randint(radius_px + 1, size[1] - radius_px - 2),
             radius_px=radius_px,
         )
-        if not any(_overlap(shape.box, other) for other in taken):
+        if not any(_overlap(shape.box, other) for other in occupied):
             return shape
     return None
 
 
-def _overlap(one: Box, two: Box) -> bool:
-    apart = one[2] + _GAP_PX < two[0] or two[2] + _GAP_PX < one[0]
-    return not (apart or one[3] + _GAP_PX < two[1] or two[3] + _GAP_PX < one[1])
+def _overlap(a: Box, b: Box) -> bool:
+    apart = a[2] + _GAP_PX < b[0] or b[2] + _GAP_PX < a[0]
+    return not (apart or a[3] + _GAP_PX < b[1] or b[3] + _GAP_PX < a[1])
 
 
 @lru_cache(maxsize=32)
@@ -262,7 +263,7 @@ def _ring(draw: ImageDraw.ImageDraw, shape: Shape, fill: Rgb) -> None:
 
 
 def _square(draw: ImageDraw.ImageDraw, shape: Shape, fill: Rgb) -> None:
-    # 0.86 keeps its area near the circle's, so that no kind looks larger than the others.
+    # 0.86 makes its area similar to the circle's, so that no kind looks larger than the others.
     r = 0.86 * shape.radius_px
     draw.rectangle((shape.x_px - r, shape.y_px - r, shape.x_px + r, shape.y_px + r), fill=fill)
 

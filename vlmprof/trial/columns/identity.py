@@ -1,4 +1,4 @@
-"""Rows that need no model and no torch: who a trial is, and the trials that did not run to their end."""
+"""Identity columns, and the rows of trials that did not run to their end. Needs no model and no torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vlmprof.store.schema import SCHEMA_VERSION
 from vlmprof.trial.load_key import load_arguments
 
 
-def unfinished(plan: TrialPlan, state: State, error: BaseException, trace: str, about: Row) -> TrialResult:
-    """The row of a trial that did not run to its end: no objective, but the reason."""
+def unfinished(plan: TrialPlan, state: State, error: BaseException, trace: str, run_columns: Row) -> TrialResult:
+    """The row of a trial that did not run to its end: the reason, and no objectives."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
     reason = f"{type(error).__name__}: {first}".rstrip(": ")
-    row = {**identity(plan), **about, "state": state, "error": reason}
+    row = {**identity(plan), **run_columns, "state": state, "error": reason}
     return TrialResult(trial=plan.id, knobs=tuple(dict(plan.point)), state=state, row=row, trace=trace)
 
 
 def lost(plan: TrialPlan, reason: str) -> TrialResult:
-    """The row of a trial that took its process with it as often as it was allowed to."""
+    """The row of a trial whose process has died as often as is allowed."""
     row = {**identity(plan), "state": "failed", "error": reason}
     return TrialResult(trial=plan.id, knobs=tuple(dict(plan.point)), state="failed", row=row)
 

@@ -1,7 +1,7 @@
-"""What the timing sessions of a trial gave -> its columns of ``trials`` and its rows of ``timings``.
+"""The latency columns of ``trials`` and the rows of ``timings``, from the timing sessions of a trial.
 
-Estimates are made of undisturbed blocks where there were any (``trial.session.kept_blocks``). Definitions are those of
-docs/measurement.md.
+Estimates use undisturbed blocks where there are any (``trial.outcome.kept_blocks``). docs/measurement.md defines every
+column.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ NAMED_TAILS = {"p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def latency_columns(outcome: TrialOutcome, device_name: str) -> Cells:
-    """The columns of the timing pass; none where nothing was timed."""
+    """The columns of the timing pass; empty where nothing was timed."""
     sessions = outcome.sessions
     if not sessions:
         return {}
     return {
         "timing_batch_size": outcome.resolved.plan.timing.batch_size,
         "timing_output_tokens": outcome.timing_output_tokens,
-        "timing_requests": len({one.request for one in outcome.timed}),
+        "timing_requests": len({timed.request for timed in outcome.timed}),
         **_estimate(sessions),
         **_stages(sessions),
         **_tails(outcome.timed),
@@ -45,7 +45,7 @@ def latency_columns(outcome: TrialOutcome, device_name: str) -> Cells:
 
 def canary_ms(outcome: TrialOutcome) -> float | None:
     """The canary's median over all sessions; None where there is none."""
-    times = [one.stages.end_to_end_ms for session in outcome.sessions for one in _canaries(session)]
+    times = [timed.stages.end_to_end_ms for session in outcome.sessions for timed in _canaries(session)]
     return statistics.median(times) if times else None
 
 
@@ -53,25 +53,25 @@ def timing_rows(outcome: TrialOutcome) -> Iterator[Row]:
     """Every timed generation as it was measured: disturbed blocks and canaries too."""
     for session in outcome.sessions:
         for block in session.blocks:
-            for one in (*block.timed, *([block.canary] if block.canary else [])):
-                yield _row(outcome, one)
+            for timed in (*block.timed, *([block.canary] if block.canary else [])):
+                yield _row(outcome, timed)
 
 
-def _row(outcome: TrialOutcome, one: TimedGeneration) -> Row:
-    stages = one.stages
+def _row(outcome: TrialOutcome, timed: TimedGeneration) -> Row:
+    stages = timed.stages
     return {
         "trial": outcome.resolved.plan.id,
-        "session": one.session,
-        "block": one.block,
-        "canary": one.repeat < 0,
-        "repeat": None if one.repeat < 0 else one.repeat,
-        "request": one.request,
-        "batch_size": len(one.generations),
+        "session": timed.session,
+        "block": timed.block,
+        "canary": timed.repeat < 0,
+        "repeat": None if timed.repeat < 0 else timed.repeat,
+        "request": timed.request,
+        "batch_size": len(timed.generations),
         "output_tokens": stages.decode_steps + 1,
         **{f"{stage}_ms": getattr(stages, f"{stage}_ms") for stage in STAGES},
         "step_ms": stages.step_ms,
         "end_to_end_ms": stages.end_to_end_ms,
-        "disturbed": one.disturbed or None,
+        "disturbed": timed.disturbed or None,
     }
 
 
@@ -109,13 +109,13 @@ def _stages(sessions: Sequence[TimingSession]) -> Cells:
 
 def _by_repeat(block: TimingBlock) -> Iterable[list[StageTimes]]:
     grouped: dict[int, list[StageTimes]] = {}
-    for one in block.timed:
-        grouped.setdefault(one.repeat, []).append(one.stages)
+    for timed in block.timed:
+        grouped.setdefault(timed.repeat, []).append(timed.stages)
     return grouped.values()
 
 
 def _median_of_means(repeats: Sequence[Sequence[StageTimes]], name: str) -> float | None:
-    measured = [[value for one in repeat if (value := getattr(one, name)) is not None] for repeat in repeats]
+    measured = [[value for stages in repeat if (value := getattr(stages, name)) is not None] for repeat in repeats]
     return _median(statistics.fmean(values) for values in measured if values)
 
 
@@ -125,7 +125,7 @@ def _median(values: Iterable[float]) -> float | None:
 
 
 def _tails(timed: Sequence[TimedGeneration]) -> Cells:
-    times = [one.stages.end_to_end_ms for one in timed]
+    times = [timed.stages.end_to_end_ms for timed in timed]
     largest = timeseries.largest_valid_percentile(len(times))
     return {
         **{f"latency_ms_{name}": timeseries.percentile_of(times, share) for name, share in NAMED_TAILS.items()},
@@ -135,8 +135,8 @@ def _tails(timed: Sequence[TimedGeneration]) -> Cells:
 
 
 def _throughput(outcome: TrialOutcome) -> Cells:
-    seconds = sum(one.stages.end_to_end_ms for one in outcome.timed) / 1e3
-    samples = sum(len(one.generations) for one in outcome.timed)
+    seconds = sum(timed.stages.end_to_end_ms for timed in outcome.timed) / 1e3
+    samples = sum(len(timed.generations) for timed in outcome.timed)
     return {
         "timing_samples_per_s": samples / seconds,
         "timing_tokens_per_s": samples * outcome.timing_output_tokens / seconds,
@@ -158,8 +158,8 @@ def _trust(outcome: TrialOutcome) -> Cells:
         "blocks_disturbed_kept": sum(bool(block.disturbed) for block in kept),
         "disturbed_by": ", ".join(reasons) or None,
         "power_limited": any(block.power_limited for block in blocks),
-        "timings_redone": sum(one.redone for block in blocks for one in block.timed),
-        "stage_sum_error": max(stage_sum_error(one.stages) for one in outcome.timed),
+        "timings_redone": sum(timed.redone for block in blocks for timed in block.timed),
+        "stage_sum_error": max(stage_sum_error(timed.stages) for timed in outcome.timed),
     }
 
 
@@ -189,7 +189,7 @@ def _canary(sessions: Sequence[TimingSession]) -> Cells:
 
 
 def _drift(session: TimingSession) -> float | None:
-    times = [one.stages.end_to_end_ms for one in _canaries(session)]
+    times = [timed.stages.end_to_end_ms for timed in _canaries(session)]
     third = len(times) // 3
     return statistics.median(times[-third:]) / statistics.median(times[:third]) - 1 if third else None
 
@@ -206,7 +206,7 @@ def _energy(outcome: TrialOutcome) -> Cells:
     windows = [session.energy for session in outcome.sessions if session.energy]
     if not windows:
         return {"energy_missing": outcome.sessions[0].energy_missing}
-    batch = next(len(one.generations) for one in outcome.timed if one.request == 0)
+    batch = next(len(timed.generations) for timed in outcome.timed if timed.request == 0)
     samples = sum(window.rounds for window in windows) * batch
     joules = sum(window.joules for window in windows)
     return {
@@ -252,7 +252,7 @@ def _operations(session: TimingSession) -> dict[str, float]:
 
 
 def _request_zero(outcome: TrialOutcome) -> dict[str, float | None]:
-    firsts = [one.stages for one in outcome.timed if one.request == 0]
+    firsts = [timed.stages for timed in outcome.timed if timed.request == 0]
     return {
         "vision": _median(stages.vision_ms + (stages.connector_ms or 0.0) for stages in firsts),
         "prefill": _median(stages.prefill_ms for stages in firsts),

@@ -1,7 +1,8 @@
-"""How good the answers of a trial were: the columns of ``trials`` that its metric fills.
+"""The quality columns of ``trials``: counts of answers, and the metric's value with its interval.
 
-Where a sample failed there is no value at all: a number over whichever samples did not fail is not this
-configuration's. A corpus metric is computed once over all samples; its column is ``score``, never ``accuracy``.
+Where a sample failed there is no value at all: a mean over the samples that did not fail would be of another set than
+that of the other configurations. A corpus metric is computed once over all samples; its column is ``score``, never
+``accuracy``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vlmprof.trial.outcome import ScoredSample, TrialOutcome
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusScore:
-    """What a corpus metric made of all answers together; empty for a metric that judges each alone."""
+    """The value of a corpus metric over all answers; empty for a metric that judges each answer by itself."""
 
     parts: Numbers | None
     """(samples, k) contributions; None also where a sample failed."""
@@ -28,33 +29,33 @@ class CorpusScore:
 
     @staticmethod
     def of(outcome: TrialOutcome) -> CorpusScore:
-        """The corpus metric over a trial's answers, if it has one and they are complete."""
+        """The corpus metric over a trial's answers, where the task has one and every sample is answered."""
         corpus = outcome.resolved.task.metric.corpus
-        answered = [(one.generation.text, one.example) for one in outcome.scored if one.generation is not None]
-        if corpus is None or not answered or len(answered) < len(outcome.scored):
+        pairs = [(sample.generation.text, sample.example) for sample in outcome.scored if sample.generation is not None]
+        if corpus is None or not pairs or len(pairs) < len(outcome.scored):
             return CorpusScore(parts=None, each={})
-        examples = [example for _, example in answered]
-        parts = corpus.parts([text for text, _ in answered], examples)
-        values = corpus.each(parts).tolist() if corpus.each else []
+        examples = [example for _, example in pairs]
+        parts = corpus.parts([text for text, _ in pairs], examples)
+        values = corpus.per_sample(parts).tolist() if corpus.per_sample else []
         return CorpusScore(
             parts=parts, each={example.id: value for example, value in zip(examples, values, strict=False)}
         )
 
-    def own(self, one: ScoredSample) -> Row:
+    def own(self, answered: ScoredSample) -> Row:
         """The score of a sample, for its row."""
-        return {"score": self.each.get(one.example.id, one.score)}
+        return {"score": self.each.get(answered.example.id, answered.score)}
 
 
-def quality(outcome: TrialOutcome, together: CorpusScore) -> dict[str, Scalar | None]:
+def quality(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scalar | None]:
     """Counts, rates, the metric's value and its interval."""
     if not outcome.scored:
         return {"samples": 0}
     metric = outcome.resolved.task.metric
-    answers = [one.generation for one in outcome.scored if one.generation is not None]
+    answers = [answered.generation for answered in outcome.scored if answered.generation is not None]
     counts = {
         "empty": sum(not answer.text.strip() for answer in answers),
         "cut": sum(answer.end == "cap" for answer in answers),
-        "unparsable": sum(one.generation is not None and not one.parsed for one in outcome.scored),
+        "unparsable": sum(answered.generation is not None and not answered.parsed for answered in outcome.scored),
     }
     return {
         "samples": len(outcome.scored),
@@ -64,36 +65,36 @@ def quality(outcome: TrialOutcome, together: CorpusScore) -> dict[str, Scalar | 
         "metric": metric.name,
         "metric_kind": metric.kind,
         "batch_size": outcome.batch_size,
-        "samples_quarantined": sum(one.quarantined for one in outcome.scored),
-        "quarantined": " ".join(one.example.id for one in outcome.scored if one.quarantined) or None,
+        "samples_quarantined": sum(answered.quarantined for answered in outcome.scored),
+        "quarantined": " ".join(answered.example.id for answered in outcome.scored if answered.quarantined) or None,
         "samples_per_s": _throughput(outcome),
         "scored_by": outcome.scored_by,
         "samples_resumed": outcome.merged.samples,
         "score_processes": None if outcome.scored_by else outcome.merged.processes,
         "score_mixed": outcome.merged.mixed or None,
-        **(_value(outcome, together) if len(answers) == len(outcome.scored) else {}),
+        **(_value(outcome, corpus_score) if len(answers) == len(outcome.scored) else {}),
     }
 
 
 def _throughput(outcome: TrialOutcome) -> float | None:
     """Of the samples that this process scored in its own time; None where it scored none."""
-    scored = len(outcome.scored) - outcome.merged.samples - sum(one.quarantined for one in outcome.scored)
+    scored = len(outcome.scored) - outcome.merged.samples - sum(answered.quarantined for answered in outcome.scored)
     return scored / outcome.score_seconds if scored and not outcome.scored_by else None
 
 
-def _value(outcome: TrialOutcome, together: CorpusScore) -> dict[str, Scalar | None]:
-    clusters = [one.example.cluster for one in outcome.scored]
+def _value(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scalar | None]:
+    clusters = [answered.example.cluster for answered in outcome.scored]
     corpus = outcome.resolved.task.metric.corpus
     if corpus is None:
-        scores = [one.score for one in outcome.scored if one.score is not None]
+        scores = [answered.score for answered in outcome.scored if answered.score is not None]
         mean = mean_interval(scores, clusters)
         ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
         return {f"{name}{end}": value for name in ("accuracy", "score") for end, value in ends.items()}
-    if together.parts is None:
+    if corpus_score.parts is None:
         return {}
-    interval = bootstrap_interval(together.parts, corpus.combine, clusters)
+    interval = bootstrap_interval(corpus_score.parts, corpus.combine, clusters)
     return {
-        "score": corpus.value(together.parts),
+        "score": corpus.value(corpus_score.parts),
         "score_low": interval.low if interval else None,
         "score_high": interval.high if interval else None,
     }

@@ -1,4 +1,4 @@
-"""What a trial produced -> rows of the three tables. The arithmetic of a row lives here and nowhere else."""
+"""The rows of the three tables, from what a trial produced. No other module computes a column of a finished trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
-from vlmprof.records import Generation, Observation, Row
+from vlmprof.records import Effect, Generation, Observation, Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
@@ -21,46 +21,46 @@ from vlmprof.trial.columns.quality import CorpusScore, quality
 from vlmprof.trial.outcome import ScoredSample, TimedGeneration, TrialOutcome
 
 UNCOUNTED_ATTENTION = {"flash_attention_2", "flex_attention"}
-"""Attention kernels of other packages or compilers: torch's counter would take their operations for nothing."""
+"""Attention kernels of other packages or compilers: torch's FLOP counter counts none of their operations."""
 
 
-def finished(outcome: TrialOutcome, model: AbstractModel, about: Row) -> TrialResult:
+def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> TrialResult:
     """The rows of a trial that ran to its end.
 
     Raises:
         Mismatch: a knob did not do what it was set to.
     """
     resolved = outcome.resolved
-    seen = _observed(outcome, model.kernels)
-    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, seen) for s in resolved.settings}
-    lies = sorted(name for name, effect in effects.items() if effect == "mismatch")
-    if lies:
-        raise Mismatch(f"{', '.join(lies)}: what ran is not what was set; seen: {seen}")
-    failed = [one for one in outcome.scored if one.generation is None]
-    together = CorpusScore.of(outcome)
+    observed = _observed(outcome, model.kernels)
+    effects = _effects(outcome, observed)
+    failed = [answered for answered in outcome.scored if answered.generation is None]
+    corpus_score = CorpusScore.of(outcome)
     state: State = "failed" if failed else "done"
-    about_device = environment(model.device)
+    device_columns = environment(model.device)
     row = {
         **identity(resolved.plan),
-        **about,
+        **run_columns,
         "state": state,
         "error": _failure(failed, len(outcome.scored)),
         "architecture": resolved.anatomy.architecture,
         "decoding_left_out": resolved.anatomy.decoding_left_out or None,
         "split": resolved.task.split(resolved.plan.task.split),
-        "work_key": _work_key(outcome, seen),
+        "work_key": _work_key(outcome, observed),
         **{f"effect_{name}": effect for name, effect in effects.items()},
-        **quality(outcome, together),
+        **quality(outcome, corpus_score),
         **_audit(outcome),
-        **_achieved_by_knob(outcome, seen),
-        **_achieved(outcome, seen),
+        **_achieved_by_knob(outcome, observed),
+        **_achieved(outcome, observed),
         **_peak(outcome),
-        **latency_columns(outcome, str(about_device["device"])),
-        **seen.loaded,
+        **latency_columns(outcome, str(device_columns["device"])),
+        **observed.loaded,
         **outcome.engine,
-        **about_device,
+        **device_columns,
     }
-    samples = tuple({**_sample_row(resolved.plan.id, one, seen), **together.own(one)} for one in outcome.scored)
+    samples = tuple(
+        {**_sample_row(resolved.plan.id, answered, observed), **corpus_score.own(answered)}
+        for answered in outcome.scored
+    )
     return TrialResult(
         trial=resolved.plan.id,
         knobs=tuple(effects),
@@ -71,25 +71,39 @@ def finished(outcome: TrialOutcome, model: AbstractModel, about: Row) -> TrialRe
     )
 
 
+def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, Effect]:
+    """Knob -> its effect.
+
+    Raises:
+        Mismatch: a knob did not do what it was set to.
+    """
+    resolved = outcome.resolved
+    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
+    mismatches = sorted(name for name, effect in effects.items() if effect == "mismatch")
+    if mismatches:
+        raise Mismatch(f"{', '.join(mismatches)}: what ran is not what was set; observed: {observed}")
+    return effects
+
+
 def _observed(outcome: TrialOutcome, loaded: Mapping[str, str]) -> Observation:
     answers = _answers(outcome)
-    seen = answers or [generation for one in outcome.timed for generation in one.generations]
+    observed = answers or [generation for timed in outcome.timed for generation in timed.generations]
     return Observation(
-        capped_share=_mean(generation.encoding.capped for generation in seen) or 0.0,
-        crops_max=max(generation.encoding.crops for generation in seen),
+        capped_share=_mean(generation.encoding.capped for generation in observed) or 0.0,
+        crops_max=max(generation.encoding.crops for generation in observed),
         blocks_executed=outcome.counts.blocks_executed,
         experts_per_token=outcome.counts.experts_per_token,
         tokens_max=max((generation.tokens for generation in answers), default=0),
         cut_share=_mean(generation.end == "cap" for generation in answers) or 0.0,
-        vision_tokens_max=max(generation.encoding.vision_tokens for generation in seen),
-        tilings=frozenset(generation.encoding.tiling for generation in seen),
+        vision_tokens_max=max(generation.encoding.vision_tokens for generation in observed),
+        tilings=frozenset(generation.encoding.tiling for generation in observed),
         routing=outcome.counts.routing,
         loaded=loaded,
     )
 
 
 def _answers(outcome: TrialOutcome) -> list[Generation]:
-    return [one.generation for one in outcome.scored if one.generation is not None]
+    return [answered.generation for answered in outcome.scored if answered.generation is not None]
 
 
 def _failure(failed: Sequence[ScoredSample], samples: int) -> str | None:
@@ -99,7 +113,7 @@ def _failure(failed: Sequence[ScoredSample], samples: int) -> str | None:
 
 
 def _peak(outcome: TrialOutcome) -> dict[str, int | None]:
-    """The most that any process of the score pass reserved; none where their devices differ."""
+    """The largest peak of the processes that scored; no column where their devices differ."""
     merged = outcome.merged
     if outcome.peak is None or outcome.scored_by or "device" in merged.mixed:
         return {}
@@ -121,105 +135,109 @@ def _audit(outcome: TrialOutcome) -> dict[str, float | int | None]:
     }
 
 
-def _achieved_by_knob(outcome: TrialOutcome, seen: Observation) -> dict[str, float | int | None]:
-    """What each knob's surface really did, beside what was requested of it."""
-    achieved = _achieved(outcome, seen)
+def _achieved_by_knob(outcome: TrialOutcome, observed: Observation) -> dict[str, float | int | None]:
+    """What each knob's surface really did, next to what was requested."""
+    achieved = _achieved(outcome, observed)
     length = achieved["tokens_generated"] or outcome.timing_output_tokens
     by_surface: dict[Any, float | int | None] = {
         ExpertRouting: achieved["experts_per_token"],
         DecoderStack: achieved["blocks_executed"],
         OutputBudget: length,
     }
-    # Every other surface is about what the vision side makes of an image; what was loaded is a word with a column of
-    # its own name, not a number.
+    # Every other surface changes the number of vision tokens. Knobs of loading have a column of their own name, which
+    # holds a word and not a number.
     settings = [s for s in outcome.resolved.settings if not s.knob.load_argument]
     return {f"achieved_{s.name}": by_surface.get(s.knob.needs, achieved["vision_tokens"]) for s in settings}
 
 
-def _achieved(outcome: TrialOutcome, seen: Observation) -> dict[str, Any]:
+def _achieved(outcome: TrialOutcome, observed: Observation) -> dict[str, Any]:
     answers = _answers(outcome)
-    every = answers or [generation for one in outcome.timed for generation in one.generations]
+    every = answers or [generation for timed in outcome.timed for generation in timed.generations]
     return {
         "vision_tokens": _mean(generation.encoding.vision_tokens for generation in every),
         "crops": _mean(generation.encoding.crops for generation in every),
-        "capped_share": seen.capped_share,
+        "capped_share": observed.capped_share,
         "prompt_tokens": _mean(generation.encoding.prompt_tokens for generation in every),
         "tokens_generated": _mean(generation.tokens for generation in answers),
-        "experts_per_token": seen.experts_per_token,
-        "blocks_executed": len(seen.blocks_executed),
-        **_counted(outcome, seen),
+        "experts_per_token": observed.experts_per_token,
+        "blocks_executed": len(observed.blocks_executed),
+        **_counted(outcome, observed),
     }
 
 
-def _counted(outcome: TrialOutcome, seen: Observation) -> dict[str, float | str | None]:
-    """What hooks saw inside the model, mean over the counted requests."""
-    counts, known = outcome.counts, not UNCOUNTED_ATTENTION & set(seen.loaded["attention"].split("+"))
-    whole = outcome.counts.prompts or None  # none: a family that does not show its modules
+def _counted(outcome: TrialOutcome, observed: Observation) -> dict[str, float | str | None]:
+    """Counts of hooks inside the model, mean over the counted requests."""
+    counts, countable = outcome.counts, not UNCOUNTED_ATTENTION & set(observed.loaded["attention"].split("+"))
+    prompts = outcome.counts.prompts or None  # 0: a family whose modules are not accessible
     return {
-        "vit_crops": counts.crops / whole if whole else None,
-        "vit_patches": counts.patches / whole if whole else None,
-        "lm_image_tokens": counts.image_tokens / whole if whole else None,
-        "experts_by_router": " ".join(f"{experts:g}" for experts, _ in seen.routing.values()) or None,
-        "flops_first_token": outcome.flops.first_token if known else None,
-        "flops_decode_step": outcome.flops.decode_step if known else None,
+        "vit_crops": counts.crops / prompts if prompts else None,
+        "vit_patches": counts.patches / prompts if prompts else None,
+        "lm_image_tokens": counts.image_tokens / prompts if prompts else None,
+        "experts_by_router": " ".join(f"{experts:g}" for experts, _ in observed.routing.values()) or None,
+        "flops_first_token": outcome.flops.first_token if countable else None,
+        "flops_decode_step": outcome.flops.decode_step if countable else None,
     }
 
 
-def _work_key(outcome: TrialOutcome, seen: Observation) -> str:
-    """Equal for configurations that did the same work on every sample, whatever they were asked for."""
+def _work_key(outcome: TrialOutcome, observed: Observation) -> str:
+    """Equal for configurations that computed the same on every sample, whatever their settings."""
     work = [
-        sorted([one.example.id, *one.generation.encoding.tiling] for one in outcome.scored if one.generation),
-        [[*generation.encoding.tiling] for one in _each_request(outcome) for generation in one.generations],
-        seen.blocks_executed,
-        sorted(seen.routing.items()),
-        seen.tokens_max if seen.cut_share else None,
+        sorted(
+            [answered.example.id, *answered.generation.encoding.tiling]
+            for answered in outcome.scored
+            if answered.generation
+        ),
+        [[*generation.encoding.tiling] for timed in _each_request(outcome) for generation in timed.generations],
+        observed.blocks_executed,
+        sorted(observed.routing.items()),
+        observed.tokens_max if observed.cut_share else None,
         outcome.timing_output_tokens,
         outcome.resolved.plan.model_fingerprint,
-        seen.loaded,
+        observed.loaded,
     ]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
 
 def _each_request(outcome: TrialOutcome) -> list[TimedGeneration]:
-    """One timed generation of each request: how often it was repeated is no matter of the work."""
-    return list({one.request: one for one in outcome.timed}.values())
+    """One timed generation of each request: the number of repeats does not belong to the work."""
+    return list({timed.request: timed for timed in outcome.timed}.values())
 
 
-def _sample_row(trial: str, one: ScoredSample, seen: Observation) -> Row:
+def _sample_row(trial: str, answered: ScoredSample, observed: Observation) -> Row:
     row: dict[str, float | int | str | None] = {
         "trial": trial,
-        "sample": one.example.id,
-        "cluster": one.example.cluster,
-        "question_type": one.example.question_type,
-        "score": one.score,
-        "batch_size": one.batch_size,
-        "error": one.error or None,
+        "sample": answered.example.id,
+        "cluster": answered.example.cluster,
+        "question_type": answered.example.question_type,
+        "score": answered.score,
+        "batch_size": answered.batch_size,
+        "error": answered.error or None,
     }
-    if one.generation is None:
+    if answered.generation is None:
         return {**row, "end": "failed"}
-    encoding = one.generation.encoding
+    encoding = answered.generation.encoding
     return {
         **row,
-        "prediction": one.generation.text,
-        "parsed": one.parsed,
-        "end": one.generation.end,
-        "tokens_generated": one.generation.tokens,
+        "prediction": answered.generation.text,
+        "parsed": answered.parsed,
+        "end": answered.generation.end,
+        "tokens_generated": answered.generation.tokens,
         "tiling_rows": encoding.tiling[0],
         "tiling_cols": encoding.tiling[1],
         "capped": encoding.capped,
         "crops": encoding.crops,
         "vision_tokens": encoding.vision_tokens,
         "prompt_tokens": encoding.prompt_tokens,
-        "effective_key": _effective_key(one.generation, seen),
+        "effective_key": _effective_key(answered.generation, observed),
     }
 
 
-def _effective_key(generation: Generation, seen: Observation) -> str:
-    """Equal for configurations that did the same work on this sample, whatever they were asked for."""
+def _effective_key(generation: Generation, observed: Observation) -> str:
+    """Equal for configurations that computed the same on this sample, whatever their settings."""
     encoding = generation.encoding
-    cap = generation.tokens if generation.end == "cap" else None  # a cap that did not cut is no setting of its own
-    routing = sorted(seen.routing.items())
-    work = [encoding.tiling, encoding.prompt_tokens, seen.blocks_executed, routing, cap, seen.loaded]
+    cap = generation.tokens if generation.end == "cap" else None  # a cap that cut nothing makes no difference
+    routing = sorted(observed.routing.items())
+    work = [encoding.tiling, encoding.prompt_tokens, observed.blocks_executed, routing, cap, observed.loaded]
     return hashlib.sha256(canonical(work).encode()).hexdigest()[:12]
 
 

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from vlmprof.cli.run_display import LiveDisplay, PlainDisplay, display
 from vlmprof.monitor.live_state import Snapshot
+from vlmprof.report.run_display import LiveDisplay, PlainDisplay, display
 from vlmprof.trial.progress import Progress
 
 NAMES = {"a": "demo top_k=1", "b": "demo top_k=4"}
