@@ -132,7 +132,7 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
     from vlmprof.sweep.cluster import LOCAL, set_ray_environment
 
     if not inline:
-        set_ray_environment(address, verbose=verbose)  # before the first import of Ray, which the next line may be
+        set_ray_environment(address, verbose=verbose)  # before the first import of Ray
     elif "ray" not in sys.modules:  # a later run in this process may need it
         set_ray_environment(LOCAL, verbose=verbose)
     from vlmprof.monitor.loggers import LoggerOptions

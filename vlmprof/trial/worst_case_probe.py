@@ -57,10 +57,10 @@ class CountingSizer:
         self._source: Source | None = None
 
     def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        reply = self._sizer.ask(request, about)
-        if reply.action == "use":
-            self._source = reply.source
-        return reply
+        answer = self._sizer.ask(request, about)
+        if answer.action == "use":
+            self._source = answer.source
+        return answer
 
     def renew(self, memory_key: str, configuration: str, token: int) -> None:
         self._sizer.renew(memory_key, configuration, token)
