@@ -1,8 +1,14 @@
-"""Fixtures for the whole suite: no network, one thread, a tiny random checkpoint, one Ray cluster for all of it."""
+"""Fixtures for the whole suite: no network, one thread, a tiny random checkpoint, one Ray cluster for all of it.
+
+By default pytest-xdist runs the tests in two processes, file by file. Files whose tests carry the mark ``ray`` or
+``serial`` all go to the same process, one after the other, so that one Ray cluster serves them and no two of them
+measure time or kill processes at once. ``-n 0`` runs everything in this process, for a debugger.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -14,9 +20,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from tests.skips import pytest_collectreport, pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_collectreport", "pytest_runtest_logreport", "pytest_sessionfinish", "pytest_terminal_summary"]
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 SCRATCH = Path(tempfile.mkdtemp(prefix="vlmprof-tests-"))
@@ -45,6 +58,41 @@ os.environ |= {
     "PYTHONPATH": os.pathsep.join(filter(None, [PLUGIN, os.environ.get("PYTHONPATH")])),
 }
 sys.path.insert(0, PLUGIN)
+
+
+ONE_AFTER_THE_OTHER = re.compile(r"\bpytest\.mark\.(ray|serial)\b")
+ROOT = Path(__file__).parents[1]
+
+
+@cache
+def is_serial(file: Path) -> bool:
+    """Whether a test in this file starts processes that others must not meet, or measures time."""
+    return ONE_AFTER_THE_OTHER.search(file.read_text()) is not None
+
+
+class ByFile(LoadScopeScheduling):
+    """Tests of one file run in one process, where they share fixtures; all ``ray`` and ``serial`` files in the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "one after the other" if is_serial(ROOT / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Serial files first, as they take longest; and nobody uses the cluster without saying so in his own file."""
+    items.sort(key=lambda item: not is_serial(item.path))
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
+            raise pytest.UsageError(f"{item.nodeid} uses the cluster and lacks the mark 'ray'")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

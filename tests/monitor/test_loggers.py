@@ -145,7 +145,7 @@ def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
     LoggerOptions().require(inline=True)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("default")  # MLflow's own
 def test_mlflow_itself_keeps_the_numbers_under_the_trials_id(tmp_path, tiny_checkpoint, monkeypatch):
     mlflow = pytest.importorskip("mlflow")

@@ -134,7 +134,7 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
     assert "has ended already: stopped" in terminal("stop", "stopped")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_local_data_travel_and_the_workers_read_them(
     tmp_path: Path, tiny_checkpoint: Path, storage: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def inline(job: Job) -> Path:
 
 
 # tests/faults kills processes by default, tests/trial/test_partial_results.py finds samples that kill
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kill_9_in_the_middle_of_a_score_pass_and_a_sample_that_kills(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
@@ -92,7 +92,7 @@ def test_kill_9_in_the_middle_of_a_score_pass_and_a_sample_that_kills(
     assert max(scored_twice.values()) <= 12, "an answer that was kept was given again"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sample_that_hangs_in_a_batch_is_found_and_a_trial_that_only_hangs_is_timed_out(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
@@ -113,7 +113,7 @@ def test_a_sample_that_hangs_in_a_batch_is_found_and_a_trial_that_only_hangs_is_
     assert "vlmprof_test_plugin.py" in timed_out, "where it hangs"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_broken_accelerator_is_tried_again_once(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
     knobs = {"trouble": ["lose"]}
     job = small_job(tmp_path, tiny_checkpoint, knobs=knobs, measure=["accuracy"], resources=ONE_WORKER)
