@@ -95,12 +95,18 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Two cores are shared with Ray; and one thread makes fp32 sums come out the same in every process."""
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two cores are shared with Ray; and one thread makes fp32 sums come out the same in every process.
+
+    For each file anew: a trial that runs in this process sets the number that its job asks for.
+    """
     import torch
 
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +115,15 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.checkpoints import tiny_checkpoint as written
 
     return written(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> Any:
+    """The tiny checkpoint on the CPU, loaded once for each file that does not say which other model it wants."""
+    from tests.contracts.knob_contract import demo_checkpoint
+    from vlmprof import registry
+
+    return registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.knob_contract import fingerprint, logits
-from tests.models.hf.families import ask
+from tests.models._hf.families import ask
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import ModelError

@@ -143,7 +143,7 @@ class StrategyContract:
     @final
     def test_another_process_proposes_the_same(self, make: Make, name: str) -> None:
         """A sweep that goes on must find its trials again: neither hashes nor the clock may decide."""
-        space = {"max_crops": [1, 2, 4], "attention": ["sdpa", "eager"], "active_blocks": [[0, 1], [3]]}
+        space: Space = {"max_crops": [1, 2, 4], "attention": ["sdpa", "eager"], "active_blocks": [[0, 1], [3]]}
         command = [sys.executable, "-c", ELSEWHERE, name, json.dumps(space)]
         elsewhere = {**os.environ, "PYTHONHASHSEED": "7"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=elsewhere)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.contracts.knob_contract import KnobContract
 from tests.contracts.load_knob_contract import LoadKnobContract
-from tests.models.hf.recipes import RECIPES, make
+from tests.models._hf.recipes import RECIPES, make
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
 from vlmprof.models.family import AbstractModel, Checkpoint

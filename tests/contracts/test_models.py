@@ -14,8 +14,8 @@ import pytest
 
 from tests.contracts.knob_contract import demo_prompts
 from tests.contracts.model_contract import POOL, ModelContract
-from tests.models.hf.families import BY_NAME, ask
-from tests.models.hf.recipes import make
+from tests.models._hf.families import BY_NAME, ask
+from tests.models._hf.recipes import make
 from vlmprof import registry
 from vlmprof.models.family import Checkpoint
 from vlmprof.records import Prompt

@@ -7,8 +7,8 @@ from functools import cache
 
 import pytest
 
-from tests.models.hf.families import ASKED, BY_NAME, EVERY, Family, ask
-from tests.models.hf.recipes import make
+from tests.models._hf.families import ASKED, BY_NAME, EVERY, Family, ask
+from tests.models._hf.recipes import make
 from vlmprof.models.family import Checkpoint
 from vlmprof.records import Prompt
 

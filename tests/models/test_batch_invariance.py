@@ -8,7 +8,7 @@ import pytest
 
 from tests.contracts.knob_contract import demo_prompts
 from tests.contracts.model_contract import batches_hold
-from tests.models.hf.families import EVERY, Family, ask
+from tests.models._hf.families import EVERY, Family, ask
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.models.family import AbstractModel, Checkpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.hf.families import Family
-from tests.models.hf.recipes import RECIPES
+from tests.models._hf.families import Family
+from tests.models._hf.recipes import RECIPES
 from vlmprof import registry
 from vlmprof.models._support_matrix import KNOBS, NATIVE, FamilyRow, family_table
 from vlmprof.surfaces import SURFACES

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.measure.test_flops import uncounted
-from tests.models.hf.families import Family, ask
+from tests.models._hf.families import Family, ask
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.kernels import DecodeKernels
 from vlmprof.engine.static_engine import StaticEngine

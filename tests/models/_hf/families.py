@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.models.hf.recipes import RECIPES, Recipe
+from tests.models._hf.recipes import RECIPES, Recipe
 from vlmprof import registry
 from vlmprof.models._hf.runtime import LoadedVlm
 from vlmprof.models.family import Checkpoint
