@@ -94,6 +94,11 @@ QUICK = {"loader", "overhead", "store"}
 """Those that take seconds; the others build models or a cluster, and run with the exhaustive tests."""
 
 
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    ray = [pytest.mark.ray] if name == "two_gpus" else []
+    return ray if name in QUICK else [pytest.mark.exhaustive, *ray]
+
+
 def commands() -> set[str]:
     """The benchmarks that are started from the command line; the other files are their parts."""
     files = (file for file in HERE.glob("*.py") if not file.stem.startswith("test_"))
@@ -139,7 +144,7 @@ def test_each_says_how_it_is_used() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.exhaustive]) for name in SMOKES],
+    [pytest.param(name, marks=marks(name)) for name in SMOKES],
 )
 def test_it_runs_at_a_tiny_size(name: str, tmp_path: Path) -> None:
     smoke, out = SMOKES[name], tmp_path / "report.json"

@@ -99,7 +99,8 @@ class PlotContract:
         figure.canvas.draw()
         words = [text for text in written if text.get_visible() and text.get_text().strip()]
         assert len(words) > 5
-        assert {text.get_text(): text.get_fontsize() for text in words if text.get_fontsize() < READABLE_POINTS} == {}
+        sizes = [(text.get_text(), float(text.get_fontsize())) for text in words]
+        assert [text for text, points in sizes if points < READABLE_POINTS] == []
         page = figure.bbox.padded(1.0)
         boxes = [(text.get_text(), text.get_window_extent()) for text in words]
         assert [text for text, box in boxes if box.x0 < page.x0 or box.x1 > page.x1] == []

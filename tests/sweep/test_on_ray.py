@@ -151,6 +151,7 @@ def _wait_for(condition: Callable[[], bool], driver: subprocess.Popen[str]) -> N
     raise AssertionError("nothing happened for two minutes")
 
 
+@pytest.mark.exhaustive  # tests/cli/test_run.py has the same without Ray
 def test_the_command_line_says_with_3_that_trials_failed(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
     path = job_file(tmp_path, tiny_checkpoint, knobs={"trouble": ["none", "raise"]}, resources=ONE_WORKER)
     done = vlmprof("run", str(path), "--address", cluster, cwd=tmp_path)
