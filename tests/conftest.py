@@ -127,6 +127,15 @@ def model(tiny_checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The results folder of the small job in a plain loop: the reference for sweeps on Ray."""
+    from tests.jobs import small_job
+    from tests.sweep.sweeps import inline
+
+    return inline(small_job(tmp_path_factory.mktemp("inline"), tiny_checkpoint))
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """The address of one Ray cluster for all tests: two CPUs, loopback only, gone when the session ends."""
     TOKEN.write_text(secrets.token_hex(32))

@@ -12,11 +12,9 @@ import pandas as pd
 import pytest
 
 from tests.jobs import small_job
-from tests.sweep.sweeps import Silent, run, samples, what_was_measured
+from tests.sweep.sweeps import Silent, inline, run, samples, what_was_measured
 from vlmprof.store import tables
-from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import read
-from vlmprof.sweep.inline import run_inline
 from vlmprof.trial.resolve import Job, resolve, subset_of
 
 pytestmark = pytest.mark.ray
@@ -49,14 +47,6 @@ def alike(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
     """Equal in all that has a value; a column without any has no type to compare."""
     frames = [frame.dropna(axis="columns", how="all").reset_index(drop=True) for frame in (ours, theirs)]
     pd.testing.assert_frame_equal(*frames, check_dtype=False)
-
-
-def inline(job: Job) -> Path:
-    collector = Collector(job.spec.folder, job.spec.name, wait_s=1)
-    collector.open_run([plan.id for plan in job.plans], {})
-    run_inline(job.plans, 0, collector, Silent(), gpus=0)
-    collector.close()
-    return job.spec.folder
 
 
 # tests/faults kills processes by default, tests/trial/test_partial_results.py finds samples that kill
