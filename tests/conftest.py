@@ -46,6 +46,10 @@ DASHBOARD_PORT = _free_port()
 SECRET = "hf_" + secrets.token_hex(20)
 """In the environment of the cluster's processes, where a user's would be; it must reach no table and no log."""
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has whatever it starts in the background ignore interrupts, and so would all that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before ray, torch or transformers are imported anywhere: all of them read these once.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
