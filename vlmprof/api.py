@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlmprof.analyze.status import SweepStatus
-    from vlmprof.job.strict_yaml import JobSource
     from vlmprof.analyze.watch_state import SweepView
+    from vlmprof.job.strict_yaml import JobSource
     from vlmprof.monitor.live_state import Display
     from vlmprof.monitor.loggers import LoggerOptions
     from vlmprof.store.manifest import TableName

@@ -43,6 +43,7 @@ def test_one_at_a_time_holds_the_others_at_their_fullest(tmp_path):
 
 def test_an_objective_without_interval_has_none(tmp_path):
     table = one_at_a_time(read_rows(tmp_path, small_grid()), MEMORY)
+    assert len(table) == 4
     assert all(math.isnan(low) for low in table["low"])
 
 

@@ -233,12 +233,12 @@ def made_up_memory(loaded: LoadedModel) -> Iterator[None]:
     room = MemoryHeadroom(usable_bytes=1000 * MIB, held_bytes=400 * MIB, total_bytes=1000 * MIB)
     with (
         mock.patch.object(type(loaded.model), "see", limited),
-        mock.patch.multiple(rooms, read_taken=taken, reset_peak=begin),
+        mock.patch.multiple(rooms, read_memory_taken=taken, reset_peak=begin),
         mock.patch.multiple(
             worst_case_probe,
-            read_room=lambda device: room,
-            capped=lambda device, room, share: nullcontext(),
-            _alone_on=lambda device: nullcontext(),
+            read_headroom=lambda device: room,
+            memory_capped=lambda device, room, share: nullcontext(),
+            _gpu_probe_lock=lambda device: nullcontext(),
         ),
     ):
         yield

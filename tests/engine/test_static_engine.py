@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
+from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
 from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
@@ -22,12 +21,6 @@ from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Prompt
 
 NEW = 9
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LoadedMolmo:
-    loaded: LoadedMolmo = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,6 @@ from vlmprof.records import Prompt
 CONTRACTION = re.compile(r"mm|matmul|(?<!bi)linear|conv|attention|dot|einsum|baddbmm")
 
 
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> AbstractModel:
-    loaded: AbstractModel = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
-
-
 class Seen(TorchDispatchMode):
     """Every operation below the composite ones, as the counter meets them."""
 

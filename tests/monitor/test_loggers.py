@@ -197,7 +197,7 @@ def log_both(logger, plans):
         logger.log(EndedTrial(plan=plan, state=state, values=VALUES))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("default")  # MLflow's own
 def test_mlflow_itself_keeps_the_numbers_under_the_trials_id(tmp_path, plans, monkeypatch):
     mlflow = pytest.importorskip("mlflow")

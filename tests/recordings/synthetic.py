@@ -58,7 +58,7 @@ def _run(works: list[ScheduledTrial], lanes: int, chance: random.Random) -> list
     while free:
         now, lane, last = heapq.heappop(free)
         if last is not None:
-            schedule.ended(last, worker_lives=True)
+            schedule.ended(last, worker_alive=True)
         work = schedule.next(last)
         if work is None:
             continue

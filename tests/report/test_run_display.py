@@ -1,3 +1,5 @@
+"""The display of a run: live on a terminal, in lines elsewhere."""
+
 import io
 
 from rich.console import Console

@@ -16,6 +16,8 @@ from vlmprof.store.filesystem import results_folder
 from vlmprof.store.lease import LeaseTimings, acquire, list_claims, read_claims
 from vlmprof.store.process_identity import ProcessIdentity
 
+pytestmark = pytest.mark.serial
+
 QUICK = LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3)
 ELSEWHERE = ProcessIdentity(host="node-7", pid=4711, since="2026-08-01T10:00:00+00:00", kernel="another", born="1")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlmprof.plan.point import Point
+if TYPE_CHECKING:
+    from vlmprof.plan.point import Point
 
 Space = Mapping[str, Sequence[Any]]
 """Knob -> the values the job lists, in the job's order."""

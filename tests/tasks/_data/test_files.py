@@ -16,11 +16,6 @@ from vlmprof.tasks.task import DataSource, Task
 PATTERN = "data/validation-*.parquet"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLMPROF_CACHE", str(tmp_path / "cache"))
-
-
 def bound(name: str, **said: Any) -> Task:
     task = registry.load("tasks", name).at(DataSource(**said))
     assert isinstance(task, Task)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.contracts.knob_contract import fingerprint, logits, observe
-from tests.models.hf.built import with_only, with_silent, with_top_k
-from tests.models.hf.families import Family, ask
-from tests.models.hf.test_generation import ours
+from tests.models._hf.built import with_only, with_silent, with_top_k
+from tests.models._hf.families import Family, ask
+from tests.models._hf.test_generation import ours
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
 from vlmprof.measure.model_counts import ModelParts, counted

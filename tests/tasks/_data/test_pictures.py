@@ -21,12 +21,6 @@ from vlmprof.tasks._data.prefetch import PicturePrefetcher
 IMAGE = Columns(required=("n",))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VLMPROF_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Picture]:
     write_parquet(tmp_path / "p.parquet", [{"n": n, "image": {"bytes": picture(n), "path": ""}} for n in range(17)])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from tests.jobs import small_job
-from tests.models.hf.families import Family
+from tests.models._hf.families import Family
 from vlmprof import registry
 from vlmprof.errors import KnobValueError, ModelError, SpecError
 from vlmprof.job.spec import ModelSpec

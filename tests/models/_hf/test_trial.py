@@ -9,7 +9,7 @@ import pytest
 
 from tests.contracts.knob_contract import fingerprint
 from tests.jobs import small_job
-from tests.models.hf.families import Family
+from tests.models._hf.families import Family
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.trial.columns.row import finished
 from vlmprof.trial.executor import Executor

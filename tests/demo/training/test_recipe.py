@@ -30,14 +30,6 @@ from vlmprof.tasks._shapes.questions import scene_questions
 from vlmprof.tasks._shapes.scenes import COLOURS, SHAPES, Scene, Shape
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def corpus():
     return build_corpus("train", range(24), "few", (4, 1))

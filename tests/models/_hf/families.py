@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.models.hf.recipes import RECIPES, Recipe
+from tests.models._hf.recipes import RECIPES, Recipe
 from vlmprof import registry
 from vlmprof.models._hf.runtime import LoadedVlm
 from vlmprof.models.family import Checkpoint
@@ -15,6 +16,17 @@ from vlmprof.records import Picture, Prompt
 from vlmprof.surfaces import Anatomy
 
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
+ONE_OF_EACH_KIND = {
+    "qwen2_5_vl",  # dense; an image keeps its shape and is resized to a budget of pixels
+    "qwen3_vl_moe",  # vision features are added in several decoder blocks; experts
+    "llava_next_olmoe",  # tiles of the grids that are listed in its configuration; experts, no renormalising
+    "idefics3_olmoe",  # rows and columns of crops, with a token of its own for each place
+    "ernie4_5_vl_moe",  # text and images are routed apart
+}
+"""What the default run tests; the other architectures repeat these mechanisms and are tested by ``-m exhaustive``."""
+EVERY = [
+    pytest.param(name, marks=[] if name in ONE_OF_EACH_KIND else [pytest.mark.exhaustive], id=name) for name in BY_NAME
+]
 ASKED = [
     ("what colour is the cat", 90, 60),
     ("how many dog are there left of the tree", 64, 64),
