@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from vlmprof.analyze.status import Phase
-from vlmprof.monitor.live_state import TrialLabel
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.schema import STAGES
+
+if TYPE_CHECKING:
+    from vlmprof.monitor.live_state import TrialLabel
 
 Kind = Literal["counter", "gauge", "histogram"]
 MILLISECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)
