@@ -18,6 +18,7 @@ ALLOWED = {
     "no browser here": "the watch page is looked at in Chromium where there is one; its data are tested without",
     "no git repository here": "an exported tree has no list of files to compare docs/index.md with",
     "could not import 'mlflow'": "mlflow is an optional dependency that [dev] does not bring",
+    "could not import 'wandb'": "so is wandb",
 }
 """The beginning of a reason -> why the run may pass all the same."""
 

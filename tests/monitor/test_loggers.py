@@ -229,7 +229,7 @@ def chunks_of(log: bytes):
             data = b""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("default")  # wandb's own
 def test_wandb_itself_keeps_the_numbers_under_the_trials_id(tmp_path, plans, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
