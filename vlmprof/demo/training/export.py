@@ -12,7 +12,7 @@ from vlmprof.demo.tokenizer import build_tokenizer
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import MolmoProcessor
 
-WEIGHTS: Final = Path(__file__).parent / "weights"
+WEIGHTS: Final = Path(__file__).parents[1] / "weights"
 
 
 def export(model: MolmoForConditionalGeneration, directory: Path) -> str:
