@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,14 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, tiny_checkpoint: Path, h
     path = job_file(tmp_path, tiny_checkpoint, knobs={"trouble": ["slow"], "max_crops": [1, 2, 3, 4]})
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     driver = subprocess.Popen(command_line("run", "--inline", str(path)), cwd=tmp_path, text=True, **quiet)
-    while not starts(tmp_path / "results") and driver.poll() is None:
-        pass
-    driver.send_signal(how)
-    _, said = driver.communicate(timeout=60)
+    try:
+        while not starts(tmp_path / "results") and driver.poll() is None:
+            time.sleep(0.01)
+        driver.send_signal(how)
+        _, said = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        driver.communicate()
     assert driver.returncode == 130
     assert f"Resume: vlmprof run {path}" in said
     assert "Traceback" not in said
