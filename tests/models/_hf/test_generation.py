@@ -14,7 +14,7 @@ from vlmprof.errors import Mismatch
 from vlmprof.measure.clock import HostClock
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
-from vlmprof.models._hf.runtime import LoadedVlm
+from vlmprof.models._hf.runtime import LoadedVlm, _render_chat
 from vlmprof.records import Prompt
 
 NEW = 8
@@ -33,7 +33,7 @@ def ours(model: LoadedVlm, prompts: list[Prompt]) -> list[list[int]]:
 
 def the_library_s(model: LoadedVlm, prompts: list[Prompt]) -> list[list[int]]:
     """The same from one call of the processor with padding, and one of ``generate``."""
-    texts = [model._render_chat(prompt.text) for prompt in prompts]
+    texts = [_render_chat(model._processor, prompt.text) for prompt in prompts]
     pictures = [[prompt.picture.load()] for prompt in prompts]
     model._processor.tokenizer.padding_side = "left"
     inputs = model._processor(text=texts, images=pictures, padding=True, return_tensors="pt")
