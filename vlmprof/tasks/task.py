@@ -37,6 +37,19 @@ class DataSource:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """One row of a task's data as it was read."""
+
+    where: str
+    """The file and the number of the row, counted from 1."""
+    example: Example | None = None
+    """None where the row is faulty, or not part of the task."""
+    fault: str = ""
+    """Why no example can be made of it; empty for a sound row."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One dataset."""
 
@@ -56,6 +69,12 @@ class Task:
     order: Literal["id", "position"] = "id"
     """How the seeded order is computed. ``id``: from a hash of each id, independent of how the data are listed or
     sharded. ``position``: a permutation of the list, for a list that never changes."""
+    notes: tuple[str, ...] = ()
+    """What is done to the data that a reader of the results has to know."""
+    published: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Split -> number of questions, as published."""
+    rows: Callable[[str], Iterable[TaskRow]] | None = None
+    """Split -> its rows with their faults, for ``vlmprof data check``; None for a task without files."""
     at: Callable[[DataSource], Task] | None = None
     """The same task on the data of a given source; None when the task has only built-in data, or has its source."""
 
