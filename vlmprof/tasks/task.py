@@ -6,7 +6,7 @@ that every configuration answers the same questions and configurations can be co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, final
@@ -110,3 +110,12 @@ class Task:
     def ask(self, example: Example, family: str = "") -> Prompt:
         """The prompt of an example for a model of this family."""
         return Prompt(text=self.styles.get(family, self.prompt)(example), picture=example.picture)
+
+
+def frame_notes(task: str, examples: Sequence[Example]) -> Iterator[str]:
+    """A note where pictures have several frames or pages."""
+    several = [example for example in examples if example.picture.frames > 1]
+    if several:
+        count = f"{len(several)} of {len(examples)} pictures have several frames or pages"
+        first = f"the first is that of sample {several[0].id}, with {several[0].picture.frames}"
+        yield f"{task}: {count}, of which only the first is used; {first}"

@@ -31,14 +31,15 @@ from vlmprof.tasks._data.pictures import StoredPicture, digest_of, image_bytes, 
 
 FORMAT = 2
 """Increase when older index files can no longer be read."""
-_IDENTITY = "\0picture"
 BATCH_ROWS = 64
 """Rows whose pictures are in memory at the same time."""
 MANY_PICTURES, RECHECK_AFTER = 10_000, 10
-"""For so many pictures in files of their own, their identity holds for this many times as long as it took to find."""
+"""So many pictures in files of their own are looked at again after this many times as long as the look has taken."""
+INDEXES_IN_MEMORY = 4
 _SCHEMA = pa.schema(
     [
         ("values", pa.string()),
+        ("name", pa.string()),
         ("path", pa.string()),
         ("digest", pa.string()),
         ("hint", pa.string()),
@@ -106,24 +107,12 @@ def revision_of(files: Sequence[Path], columns: Columns, further: Sequence[Path]
     of_files = fingerprint([*files, *further])
     if not columns.image or all(_holds_its_pictures(file, columns.image) for file in files):
         return of_files
-    asked = (of_files, *map(str, files), str(columns))
-    revision, until = _RECENT.get(asked, ("", 0.0))
-    if time.monotonic() < until:
-        return revision
-    began = time.monotonic()
     digest, pictures = hashlib.sha256(of_files.encode()), 0
     for file in files:
         for name, of_picture in _named_pictures(file, columns):
             digest.update(f"{name}\0{of_picture}\0".encode())
             pictures += 1
-    revision = f"files-{digest.hexdigest()[:16]}" if pictures else of_files
-    if pictures >= MANY_PICTURES:
-        _RECENT[asked] = revision, time.monotonic() + RECHECK_AFTER * (time.monotonic() - began)
-    return revision
-
-
-_RECENT: dict[tuple[str, ...], tuple[str, float]] = {}
-"""(identity and place of the files, columns) -> (revision, until when it holds on the monotonic clock)."""
+    return f"files-{digest.hexdigest()[:16]}" if pictures else of_files
 
 
 def _named_pictures(file: Path, columns: Columns) -> Iterator[tuple[str, str]]:
@@ -134,7 +123,7 @@ def _named_pictures(file: Path, columns: Columns) -> Iterator[tuple[str, str]]:
         return  # the file is of another layout, or damaged: who reads its rows reports that
     for entry in entries:
         if not entry["column"]:
-            yield json.loads(entry["values"])[_IDENTITY], entry["digest"]
+            yield entry["name"], entry["digest"]
 
 
 def _holds_its_pictures(file: Path, image: str) -> bool:
@@ -158,7 +147,26 @@ def _holds_its_pictures(file: Path, image: str) -> bool:
 def _entries(file: Path, columns: Columns) -> list[Entry]:
     """The rows of a file, from the cached index where there is one, and their pictures as they are now."""
     index = cache_folder() / "index" / f"{_key(file, columns)}.parquet"
-    entries, changed = _cached(index), False
+    entries, until = _IN_MEMORY.pop(index, (None, 0.0))
+    began = time.monotonic()
+    if began >= until:
+        entries = _current(index, entries, file, columns)
+        files = sum(not entry["column"] for entry in entries)
+        until = time.monotonic() + RECHECK_AFTER * (time.monotonic() - began) if files >= MANY_PICTURES else 0.0
+    assert entries is not None, "a time is kept only with rows"
+    _IN_MEMORY[index] = entries, until
+    while len(_IN_MEMORY) > INDEXES_IN_MEMORY:
+        del _IN_MEMORY[next(iter(_IN_MEMORY))]
+    return entries
+
+
+_IN_MEMORY: dict[Path, tuple[list[Entry], float]] = {}
+"""Cached index -> its rows, and until when their pictures are taken for unchanged, on the monotonic clock."""
+
+
+def _current(index: Path, known: list[Entry] | None, file: Path, columns: Columns) -> list[Entry]:
+    """The rows as they are now; the cached index is written when it is not so."""
+    entries = known if known is not None else _cached(index)
     if entries is None:
         entries, changed = list(_scan(file, columns)), True
     else:
@@ -217,7 +225,7 @@ def _indexed(entry: Entry) -> IndexedRow:
     picture = Picture(
         width=entry["width"], height=entry["height"], load=load, frames=entry["frames"], fault=entry["fault"]
     )
-    return IndexedRow(values=values, picture=picture, identity=values.pop(_IDENTITY), where=entry["where"])
+    return IndexedRow(values=values, picture=picture, identity=entry["name"], where=entry["where"])
 
 
 def _scan(file: Path, columns: Columns) -> Iterator[Entry]:
@@ -241,8 +249,7 @@ def _index_entry(file: Path, image: str, cell: Any, values: dict[str, Any], know
         identity = digest_of(encoded) if encoded else ""
         place = {"path": str(file), "column": image}
         facts = {**_facts_of(encoded), "digest": identity, "hint": ""} if image else _NO_PICTURE
-    serialized = json.dumps({**values, _IDENTITY: identity}, default=str)
-    return {"values": serialized, **place, **facts}
+    return {"values": json.dumps(values, default=str), "name": identity, **place, **facts}
 
 
 _NO_PICTURE: Entry = {"digest": "", "hint": "", "width": 1, "height": 1, "frames": 1, "fault": ""}
