@@ -46,7 +46,7 @@ def _about_failed_samples(part: pd.DataFrame) -> Iterator[str]:
     some = _count(part, "samples_failed", 0)
     if not some:
         return
-    yield f"in {some} of {len(part)} samples failed, as the job allows: accuracy is over the others (samples_answered)"
+    yield f"in {some} of {len(part)} trials some samples failed: accuracy is over the answered ones (samples_answered)"
     if "failed_set" in part and part["failed_set"].astype("string").fillna("").nunique() > 1:
         yield "not the same samples failed in all trials, so accuracies are over different samples (failed_set)"
 

@@ -2,8 +2,8 @@
 
 The text of each question says how to answer: with a letter, a word or a number. Molmo gets the questions as its own
 evaluation puts them (allenai/molmo ``olmo/data/academic_datasets.py``, ``RealWorldQa``): those with options whole, in
-the style of A-OKVQA's multiple choice; those that ask for a word by their first line, in the style of VQA v2. The rows have no id, so one
-is derived from their content.
+the style of A-OKVQA's multiple choice; those that ask for a word by their first line, in the style of VQA v2. The rows
+have no id, so one is derived from their content.
 """
 
 from __future__ import annotations

@@ -14,11 +14,9 @@ rules, which docs/tasks.md states for users:
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -116,7 +114,7 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image]:
 
     called = _named(source, name)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library may have set it, and what is missing would be grey
-    _leave_sizes_to_us()
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # by itself Pillow warns of half of it, and a library may have lifted it
     try:
         if isinstance(source, bytes) and not source:
             raise PictureError(f"{called}: there is no picture")
@@ -128,17 +126,10 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image]:
     except UnidentifiedImageError:
         raise PictureError(f"{called}: cannot identify it as a picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{called}: more pixels than are decoded: {error}") from None
+        said = str(error).partition(", could be")[0]  # with the number of pixels and the limit
+        raise PictureError(f"{called}: {said}: it is not decoded, so that no file fills the memory") from None
     except Exception as error:  # decoders raise almost anything for a damaged file
         raise PictureError(f"{called}: cannot be decoded ({type(error).__name__}: {error})") from error
-
-
-@lru_cache(maxsize=1)
-def _leave_sizes_to_us() -> None:
-    """Silence Pillow's warning about large pictures, which comes at half of ``MAX_PIXELS``."""
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def _require_sensible_size(size: tuple[int, int], called: str) -> None:
