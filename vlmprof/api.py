@@ -43,6 +43,9 @@ Progress: TypeAlias = "Switch | Callable[[Job], AbstractContextManager[Display]]
 def check(job: JobSource | Job) -> Job:
     """Prove a job right. Needs no weights, no GPU and no cluster.
 
+    Of data that the job names by ``path``, the pictures of the subset are looked at too: whether they are there, and
+    whether the models take them.
+
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping.
 
@@ -53,9 +56,10 @@ def check(job: JobSource | Job) -> Job:
     Raises:
         SpecError: with every fault of the job; ``faults`` holds them one by one.
     """
+    from vlmprof.trial.data_check import with_data_checked
     from vlmprof.trial.resolve import Job, prepare
 
-    return job if isinstance(job, Job) else prepare(job)
+    return job if isinstance(job, Job) else with_data_checked(prepare(job))
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:
@@ -254,11 +258,13 @@ class Results:
         from vlmprof.job.strict_yaml import JobText
         from vlmprof.store.filesystem import results_folder
         from vlmprof.store.submitted_job import JOB, read_job
+        from vlmprof.trial.data_check import with_data_checked
         from vlmprof.trial.resolve import prepare
 
         submitted = read_job(self.where)
         with _working_folder(submitted):
-            found = prepare(JobText(text=submitted.text, source=results_folder(self.where).address(JOB)))
+            source = results_folder(self.where).address(JOB)
+            found = with_data_checked(prepare(JobText(text=submitted.text, source=source)))
         spec = found.spec.model_copy(update={"storage": self.where})
         return replace(found, spec=spec, submitted=submitted)
 

@@ -26,6 +26,10 @@ class Picture:
     height: int
     load: Callable[[], Image]
     """Returns the RGB image; called at every use, may decode or render it."""
+    frames: int = 1
+    """Frames of an animation, or pages, of which the first is the image."""
+    fault: str = ""
+    """Why there is no image, as far as that is known without its pixels; its sample fails. Empty for a sound one."""
 
 
 @final

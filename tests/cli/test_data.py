@@ -52,7 +52,7 @@ def test_tilings_name_the_distinct_caps(questions: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["answers", "doc_vqa"], "hf download lmms-lab/DocVQA"),
+        (["answers", "doc_vqa"], "hf download lmms-lab-encoder/DocVQA"),
         (["answers", "shapes_qa", "--tokenizer", "nowhere"], "there is no nowhere"),
         (["answers", "shapes_qa", "--to", "a.xlsx"], "expected a name that ends in .parquet or .csv"),
         (["answers", "shapes_qa", "--split", "trian"], "did you mean 'train'"),

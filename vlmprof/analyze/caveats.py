@@ -37,7 +37,18 @@ def cautions(part: pd.DataFrame) -> Iterator[str]:
         yield f"in {flipping} of {len(part)} the batch size changed more answers than allowed (see flip_rate)"
     for left_out in sorted(part["decoding_left_out"].dropna().unique()) if "decoding_left_out" in part else ():
         yield f"decoded greedily, without the checkpoint's own {left_out}"
+    yield from _about_failed_samples(part)
     yield from _about_times(part)
+
+
+def _about_failed_samples(part: pd.DataFrame) -> Iterator[str]:
+    """Accuracy over fewer samples than were asked, which a job allows."""
+    some = _count(part, "samples_failed", 0)
+    if not some:
+        return
+    yield f"in {some} of {len(part)} trials some samples failed: accuracy is over the answered ones (samples_answered)"
+    if "failed_set" in part and part["failed_set"].astype("string").fillna("").nunique() > 1:
+        yield "not the same samples failed in all trials, so accuracies are over different samples (failed_set)"
 
 
 def _about_times(part: pd.DataFrame) -> Iterator[str]:

@@ -1,24 +1,27 @@
-"""``vlmprof data``: statistics of a task's data, before any model runs. No GPU, no weights."""
+"""``vlmprof data``: a task's data checked and described, before any model runs. No GPU, no weights.
+
+Exit codes of ``check``: 0 the data are sound, 2 something is wrong with them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from vlmprof.cli.output import out
+from vlmprof.cli.output import err, out, plural
 from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
+    from vlmprof.analyze.data_check import DataFault
     from vlmprof.records import Example
     from vlmprof.tasks.task import Task
 
-app = typer.Typer(
-    no_args_is_help=True, help="Statistics of a task's data: answer lengths, tilings. No GPU, no weights."
-)
+app = typer.Typer(no_args_is_help=True, help="A task's data: checked, answer lengths, tilings. No GPU, no weights.")
 
 Name = Annotated[str, typer.Argument(help="A task; 'vlmprof list tasks' lists all.", show_default=False)]
 SplitName = Annotated[str, typer.Option(help="A split of the task; empty: its default.")]
@@ -33,6 +36,64 @@ FORMATS = {
     "same_as": "{}",
 }
 To = Annotated[Path | None, typer.Option("--to", help="Write the table: a .parquet or a .csv file.")]
+
+
+@app.command("check")
+def check_data(
+    task: Name,
+    split: SplitName = "",
+    path: DataPath = "",
+    revision: Revision = "",
+    metric: MetricName = "",
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="FIELD=COLUMN, where names differ; only for the task 'local'.")
+    ] = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Read headers of pictures only: fast, and less.")] = False,
+    most: Annotated[int, typer.Option(help="Faults that are shown; 0: all.")] = 20,
+    to: To = None,
+) -> None:
+    """Prove that a task's data are as it expects: files, columns, counts, reference answers and every picture."""
+    from vlmprof.analyze.data_check import data_check
+
+    loaded = _task(task, split, path, revision, metric, _pairs(columns or []))
+    found = data_check(loaded, split, pixels=not headers, progress=_progress)
+    out.print(f"{found.task} ({found.split}), {found.revision or 'no revision'}", highlight=False, soft_wrap=True)
+    published = "" if found.published is None else f" of {found.published:,} published"
+    out.print(f"{found.samples:,} samples{published}, {plural(found.pictures, 'picture')}", highlight=False)
+    if found.sizes:
+        common = ", ".join(f"{width}x{height} ({count:,})" for (width, height), count in found.sizes)
+        out.print(f"most frequent sizes: {common}", highlight=False, soft_wrap=True)
+    for note in found.notes:
+        out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    _write([asdict(fault) for fault in found.faults], to)
+    if not found.faults:
+        out.print("no fault" + (" in rows and headers; pixels were not read" if headers else ""))
+        return
+    raise UserError("\n".join(_fault_lines(found.faults, most)))
+
+
+def _fault_lines(faults: Sequence[DataFault], most: int) -> Iterator[str]:
+    yield f"{plural(len(faults), 'fault')}:"
+    shown = faults[:most] if most else faults
+    for fault in shown:
+        place = " ".join(part for part in (fault.where, fault.sample and f"(sample {fault.sample})") if part)
+        yield f"  {place}: {fault.reason}" if place else f"  {fault.reason}"
+    if len(shown) < len(faults):
+        yield f"  and {len(faults) - len(shown)} more; --most 0 shows all, --to writes them to a file"
+
+
+def _progress(samples: Iterable[Any]) -> Iterable[Any]:
+    from rich.progress import track
+
+    return track(samples, "pictures", console=err, transient=True, disable=not err.is_terminal)
+
+
+def _pairs(columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [column.partition("=") for column in columns]
+    wrong = next((column for column, (_, equals, _) in zip(columns, pairs, strict=True) if not equals), None)
+    if wrong is not None:
+        raise UserError(f"--column {wrong}: expected FIELD=COLUMN, such as answers=labels")
+    return tuple(sorted((field, name) for field, _, name in pairs))
 
 
 @app.command("answers")
@@ -106,11 +167,26 @@ def show_tilings(
 
 
 def _examples(name: str, split: str, path: str, revision: str, metric: str) -> tuple[Task, Sequence[Example]]:
+    task = _task(name, split, path, revision, metric)
+    return task, list(task.examples(task.split(split)))
+
+
+def _task(
+    name: str, split: str, path: str, revision: str, metric: str, columns: tuple[tuple[str, str], ...] = ()
+) -> Task:
+    from pydantic import ValidationError
+
     from vlmprof.job.spec import TaskSpec
     from vlmprof.trial.resolve import task_of
 
-    task = task_of(TaskSpec(name=name, split=split, path=path, revision=revision, metric=metric))
-    return task, list(task.examples(task.split(split)))
+    fields = {"name": name, "split": split, "path": path, "revision": revision, "metric": metric, "columns": columns}
+    try:
+        spec = TaskSpec.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(
+            "; ".join(str(detail["msg"]).removeprefix("Value error, ") for detail in error.errors())
+        ) from None
+    return task_of(spec)
 
 
 def _counter(tokenizer: str) -> Callable[[str], int] | None:

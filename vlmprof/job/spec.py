@@ -115,11 +115,14 @@ class TaskSpec(Section):
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
         (), description="Field of a sample: column of the data, where the names differ."
     )
+    failed_samples_allowed: Annotated[float, Field(ge=0, lt=1, strict=False)] = Field(
+        0.0, description="Share of samples that may fail; accuracy is then over the others."
+    )
 
     @serializers.model_serializer(mode="wrap")
     def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # As in ModelSpec: these came later, and an id must not know that they exist.
-        later = ("stratify", "path", "revision", "metric", "columns")
+        later = ("stratify", "path", "revision", "metric", "columns", "failed_samples_allowed")
         return {name: value for name, value in plain(self).items() if value or name not in later}
 
     @validators.model_validator(mode="before")

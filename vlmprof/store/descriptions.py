@@ -41,7 +41,12 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "point": "The knobs and their values, as JSON texts.",
         "work_key": "Equal for trials that did the same work on every sample, whatever they were asked for.",
         "samples": "Questions asked; 0 where accuracy was not measured.",
-        "samples_failed": "Questions without an answer. A trial with any is `failed` and has no accuracy.",
+        "samples_failed": (
+            "Questions without an answer. A trial with more than the job allows (`failed_samples_allowed`, by default "
+            "none) is `failed` and has no accuracy."
+        ),
+        "samples_answered": "Questions with an answer: what `accuracy` and `score` are over.",
+        "failed_set": "Equal for trials in which the same questions failed; null where none did.",
         "samples_quarantined": "Those of the failed that were left out because processes that scored them died.",
         "quarantined": "Their ids, a space between two; null where there are none.",
         "samples_empty": "Answers without text.",

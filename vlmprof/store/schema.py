@@ -108,6 +108,8 @@ _IDENTITY = [
 _SCORE = [
     column("samples", WHOLE, "samples"),
     column("samples_failed", WHOLE, "samples", "lower"),
+    column("samples_answered", WHOLE, "samples"),
+    column("failed_set", TEXT),
     column("samples_quarantined", WHOLE, "samples", "lower"),
     column("quarantined", TEXT),
     column("samples_empty", WHOLE, "samples", "lower"),

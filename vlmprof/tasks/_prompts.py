@@ -31,7 +31,7 @@ def instructed(instruction: str) -> PromptOf:
 
 
 def styled(style: str) -> Mapping[str, PromptOf]:
-    """The prompt for the family ``molmo``, in one of the styles it was trained with."""
+    """The prompt for the family ``molmo``, in one of the styles of its training mixture."""
 
     def prompt(example: Example) -> str:
         question = "\n".join(part for part in (example.context, example.question) if part)

@@ -25,7 +25,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="ai2d",
-    repository="lmms-lab/ai2d",
+    repository="lmms-lab-encoder/ai2d",
     revision="7f7fbf8edcc628605d9e48da01c50b3cc5b3d02d",
     splits={"test": Split(files="data/test-*.parquet", count=3_088)},
     columns=Columns(required=("question", "options", "answer")),

@@ -23,7 +23,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="doc_vqa",
-    repository="lmms-lab/DocVQA",
+    repository="lmms-lab-encoder/DocVQA",
     revision="700643acd865ff3ede094825df884d69d4f7cc10",
     splits={"validation": Split(files="DocVQA/validation-*.parquet", count=5_349)},
     columns=Columns(required=("questionId", "question", "question_types", "answers", "ucsf_document_id")),

@@ -26,7 +26,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="gqa",
-    repository="lmms-lab/GQA",
+    repository="lmms-lab-encoder/GQA",
     revision="97d3b99600e12b5039d04b4d2f28201b089eb640",
     splits={
         "testdev": Split(

@@ -22,7 +22,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="info_vqa",
-    repository="lmms-lab/DocVQA",
+    repository="lmms-lab-encoder/DocVQA",
     revision="700643acd865ff3ede094825df884d69d4f7cc10",
     splits={"validation": Split(files="InfographicVQA/validation-*.parquet", count=2_801)},
     columns=Columns(required=("questionId", "question", "answer_type", "answers")),

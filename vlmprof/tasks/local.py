@@ -7,7 +7,7 @@ columns of other names. The job names the metric. Without ids, the id of a row i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
@@ -16,11 +16,11 @@ from vlmprof import registry
 from vlmprof.errors import UserError, suggestion
 from vlmprof.metrics.exact_match import METRIC
 from vlmprof.records import Example
-from vlmprof.tasks._data.dataset import checked, content_id, numbered, sample
-from vlmprof.tasks._data.files import fingerprint, local_files
-from vlmprof.tasks._data.index import Columns, IndexedRow, read_index
+from vlmprof.tasks._data.dataset import checked, content_id, numbered, read_row, sample
+from vlmprof.tasks._data.files import local_files
+from vlmprof.tasks._data.index import Columns, IndexedRow, read_index, revision_of
 from vlmprof.tasks._prompts import ONE_LETTER, instructed, styled
-from vlmprof.tasks.task import DataSource, Task
+from vlmprof.tasks.task import DataSource, Task, TaskRow
 
 FIELDS = ("id", "image", "question", "answers", "answer", "question_type", "cluster", "choices")
 SPLIT = "all"
@@ -51,8 +51,7 @@ def _from_source(source: DataSource) -> Task:
     unknown = next((field for field, _ in source.columns if field not in FIELDS), None)
     if unknown is not None:
         raise UserError(f"columns: a sample has no field '{unknown}'{suggestion(unknown, FIELDS)}")
-    files = _files(source)
-    return _task(source, fingerprint(files))
+    return _task(source, revision_of(_files(source), _columns(source)))
 
 
 def _task(source: DataSource, revision: str) -> Task:
@@ -61,6 +60,7 @@ def _task(source: DataSource, revision: str) -> Task:
         revision=revision,
         splits=(SPLIT,),
         examples=lambda split: _examples(source, revision),
+        rows=(lambda split: _rows(source)) if source.path else None,
         prompt=_prompt,
         styles={"molmo": styled("vqa2")["molmo"]},
         metric=registry.load("metrics", source.metric) if source.metric else METRIC,
@@ -82,23 +82,39 @@ def _examples(source: DataSource, revision: str) -> tuple[Example, ...]:
     # The revision is part of the cache key because the files may change between two calls.
     if not source.path:
         raise UserError(f"task 'local' needs 'path:' and 'metric:'; {_HOW}")
+    rows = list(_rows(source))
+    fault = next((row for row in rows if row.fault), None)
+    if fault is not None:
+        raise UserError(f"task 'local': {fault.where}: {fault.fault}")
+    examples = [row.example for row in rows if row.example is not None]
+    return checked("local", examples)
+
+
+def _rows(source: DataSource) -> list[TaskRow]:
+    """All rows; those without an id of their own have one by their content."""
     names = _ColumnMap(dict(source.columns))
-    columns = Columns(
+    indexed = read_index(_files(source), _columns(source))
+    rows = [read_row(row, lambda row: _example(row, names)) for row in indexed]
+    if any(names.value(row, "id") is not None for row in indexed):
+        return rows
+    examples = iter(numbered([row.example for row in rows if row.example is not None]))
+    return [row if row.example is None else replace(row, example=next(examples)) for row in rows]
+
+
+def _columns(source: DataSource) -> Columns:
+    names = _ColumnMap(dict(source.columns))
+    return Columns(
         required=(names.column("question"),),
         optional=tuple(names.column(field) for field in FIELDS if field not in ("image", "question")),
         image=names.column("image"),
     )
-    rows = read_index(_files(source), columns)
-    examples = [_example(row, names) for row in rows]
-    has_ids = any(names.value(row, "id") is not None for row in rows)
-    return checked("local", examples if has_ids else numbered(examples))
 
 
 def _example(row: IndexedRow, names: _ColumnMap) -> Example:
     answers = names.value(row, "answers")
     answers = answers if answers is not None else names.value(row, "answer")
     if answers is None or answers == []:
-        raise UserError(f"a row of task 'local' has no answer: {dict(row.values)!r}; {_HOW}")
+        raise UserError(f"the row has no answer: {dict(row.values)!r}; {_HOW}")
     answers = answers if isinstance(answers, list) else [answers]
     question, choices = str(row.values[names.column("question")]), names.value(row, "choices") or []
     row_id, cluster = names.value(row, "id"), names.value(row, "cluster")

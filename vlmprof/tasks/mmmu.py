@@ -1,7 +1,9 @@
 """``mmmu``: MMMU, college questions from thirty subjects (Yue et al., CVPR 2024).
 
 The models receive one picture. A question about several pictures is asked with the first one, and its question type
-says so, which allows excluding it from an analysis; the official count of 900 is kept.
+says so, which allows excluding it from an analysis; the official count of 900 is kept. A reference such as
+``<image 1>`` in a question or an option is rewritten to ``(picture 1)``, for all models: it is no text that they know,
+and near the text of some models' special tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def _molmo(example: Example) -> str:
 
 DATASET = Dataset(
     name="mmmu",
-    repository="lmms-lab/MMMU",  # the thirty subjects of MMMU/MMMU in one table
+    repository="lmms-lab-encoder/MMMU",  # the thirty subjects of MMMU/MMMU in one table
     revision="5f93af86377c18552077e1ffdb193d9f8d2b1343",
     splits={"validation": Split(files="data/validation-*.parquet", count=900)},
     columns=Columns(required=("id", "question", "options", "answer", "question_type"), image="image_1"),
@@ -56,5 +58,9 @@ DATASET = Dataset(
     licence="Apache-2.0",
     pictures="textbooks and the web, dataset's licence",
     clusters="image",
+    notes=(
+        "mmmu: '<image 1>' in questions and options is asked as '(picture 1)', and questions about several pictures are"
+        " asked with the first one",
+    ),
 )
 TASK = DATASET.task()

@@ -22,7 +22,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="ok_vqa",
-    repository="lmms-lab/OK-VQA",
+    repository="lmms-lab-encoder/OK-VQA",
     revision="c9f858961f4095a9aeef615057b0822cce967096",
     splits={"val2014": Split(files="data/val2014-*.parquet", count=5_046)},
     columns=Columns(required=("question_id", "question", "question_type", "answers")),

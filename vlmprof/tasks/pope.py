@@ -27,7 +27,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="pope",
-    repository="lmms-lab/POPE",
+    repository="lmms-lab-encoder/POPE",
     revision="4db1276663dfa5eb8ad16a52d24c31a09e470896",
     splits={"test": Split(files="data/test-*.parquet", count=9_000)},
     columns=Columns(required=("question_id", "question", "answer", "category", "image_source")),

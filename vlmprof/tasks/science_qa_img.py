@@ -29,7 +29,7 @@ def _read(row: IndexedRow) -> Example | None:
 
 DATASET = Dataset(
     name="science_qa_img",
-    repository="lmms-lab/ScienceQA",
+    repository="lmms-lab-encoder/ScienceQA",
     revision="7d5be0f9a868f835ee26f74cba3baa743c1be07d",
     splits={
         "validation": Split(files="ScienceQA-IMG/validation-*.parquet", count=2_097),

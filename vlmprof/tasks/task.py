@@ -6,7 +6,7 @@ that every configuration answers the same questions and configurations can be co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, final
@@ -37,6 +37,19 @@ class DataSource:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """One row of a task's data as it was read."""
+
+    where: str
+    """The file and the number of the row, counted from 1."""
+    example: Example | None = None
+    """None where the row is faulty, or not part of the task."""
+    fault: str = ""
+    """Why no example can be made of it; empty for a sound row."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One dataset."""
 
@@ -56,6 +69,12 @@ class Task:
     order: Literal["id", "position"] = "id"
     """How the seeded order is computed. ``id``: from a hash of each id, independent of how the data are listed or
     sharded. ``position``: a permutation of the list, for a list that never changes."""
+    notes: tuple[str, ...] = ()
+    """What is done to the data that a reader of the results has to know."""
+    published: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Split -> number of questions, as published."""
+    rows: Callable[[str], Iterable[TaskRow]] | None = None
+    """Split -> its rows with their faults, for ``vlmprof data check``; None for a task without files."""
     at: Callable[[DataSource], Task] | None = None
     """The same task on the data of a given source; None when the task has only built-in data, or has its source."""
 
@@ -91,3 +110,12 @@ class Task:
     def ask(self, example: Example, family: str = "") -> Prompt:
         """The prompt of an example for a model of this family."""
         return Prompt(text=self.styles.get(family, self.prompt)(example), picture=example.picture)
+
+
+def frame_notes(task: str, examples: Sequence[Example]) -> Iterator[str]:
+    """A note where pictures have several frames or pages."""
+    several = [example for example in examples if example.picture.frames > 1]
+    if several:
+        count = f"{len(several)} of {len(examples)} pictures have several frames or pages"
+        first = f"the first is that of sample {several[0].id}, with {several[0].picture.frames}"
+        yield f"{task}: {count}, of which only the first is used; {first}"

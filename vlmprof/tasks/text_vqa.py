@@ -22,7 +22,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="text_vqa",
-    repository="lmms-lab/textvqa",
+    repository="lmms-lab-encoder/textvqa",
     revision="2304e3b92026c32f500a14833158dc206373ec0f",  # the Hub's own Parquet conversion
     splits={"validation": Split(files="default/validation/*.parquet", count=5_000)},
     columns=Columns(required=("question_id", "image_id", "question", "answers")),

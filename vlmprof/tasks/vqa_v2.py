@@ -26,7 +26,7 @@ def _read(row: IndexedRow) -> Example:
 
 DATASET = Dataset(
     name="vqa_v2",
-    repository="lmms-lab/VQAv2",
+    repository="lmms-lab-encoder/VQAv2",
     revision="32665d35052eb4a6d4414851c3c829a72754915a",
     splits={"validation": Split(files="data/validation-*.parquet", count=214_354)},
     columns=Columns(required=("question_id", "image_id", "question", "answer_type", "answers")),

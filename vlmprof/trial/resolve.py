@@ -15,7 +15,7 @@ from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand
 from vlmprof.plan.point import TrialPlan
-from vlmprof.records import Example
+from vlmprof.records import Example, Picture
 from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.surfaces import Anatomy, TokenCounts
 from vlmprof.tasks.task import DataSource, Task
@@ -156,10 +156,34 @@ def subset_of(resolved: ResolvedTrial) -> tuple[Example, ...]:
 
 
 def predicted_vision_tokens(resolved: ResolvedTrial) -> float:
-    """Mean vision tokens a sample over the trial's own subset, from image sizes alone."""
-    examples = subset_of(resolved)
-    counts = [planned_counts(resolved, e.picture.height, e.picture.width).vision_tokens for e in examples]
+    """Mean vision tokens a sample over the trial's own subset, from image sizes alone; faulty pictures are left out.
+
+    Raises:
+        UserError: no picture of the subset can be read.
+    """
+    pictures = [judged_picture(resolved, example.picture) for example in subset_of(resolved)]
+    sound = [picture for picture in pictures if not picture.fault]
+    counts = [planned_counts(resolved, picture.height, picture.width).vision_tokens for picture in sound]
+    if not counts:
+        raise UserError(f"task '{resolved.task.name}': no picture of the subset can be read; {pictures[0].fault}")
     return sum(counts) / len(counts)
+
+
+def judged_picture(resolved: ResolvedTrial, picture: Picture) -> Picture:
+    """The picture, with a fault also where it is sound and the model's image processor refuses its size.
+
+    Every use of a picture goes by this fault: what a trial plans, counts, times and scores.
+    """
+    if picture.fault:
+        return picture
+    anatomy = resolved.anatomy
+    try:
+        anatomy.count_tokens(picture.height, picture.width, anatomy.max_crops)  # a knob may count without the processor
+        planned_counts(resolved, picture.height, picture.width)
+    except Exception as error:  # whatever the processor of a checkpoint raises, of this picture alone
+        size = f"{picture.width} x {picture.height} pixels"
+        return replace(picture, fault=f"the model takes no picture of {size} ({type(error).__name__}: {error})")
+    return picture
 
 
 def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCounts:

@@ -16,6 +16,7 @@ from functools import partial
 
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
+from vlmprof.errors import UserError
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import read_peak, reset_peak
@@ -26,6 +27,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     Flops,
     Sample,
+    ScoredSample,
     ScoreResult,
     TimingSession,
     TrialOutcome,
@@ -62,6 +64,7 @@ def run_trial(
         OutOfMemory: not even one sample fits.
         Mismatch: what ran is not what was asked for, or the stages do not add up.
         Uncollected: the collector refuses an answer.
+        UserError: no picture of the subset can be read.
     """
     plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
@@ -69,7 +72,9 @@ def run_trial(
     parts = ModelParts.of(model)
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(parts, usable[:COUNTED_REQUESTS], model, report, resolved.anatomy.crops_known)
+        counts, flops = _count(
+            parts, _first_readable(usable, COUNTED_REQUESTS), model, report, resolved.anatomy.crops_known
+        )
         began = time.perf_counter()
         _reset_peak(model.device)
         result = ScoreResult()
@@ -195,18 +200,37 @@ def _count(
             run = generate(model, [prompt], max_new_tokens=length, stop_at_eos=False)
             require_counts_match(before, counts, parts, run, crops_known=crops_known)
 
-        for sample in open_pictures(samples).readable:
+        for sample in samples:
             flops = [count_flops(partial(generate_and_compare, sample.prompt, length)) for length in (1, 2)]
             first.append(flops[0])
             second.append(flops[1] - flops[0])  # counts, unlike times, may be subtracted
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
+def _first_readable(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The first ``count`` samples whose picture can be read, each with its picture in memory; fewer if there are fewer.
+
+    Raises:
+        UserError: there is none.
+    """
+    readable: list[Sample] = []
+    broken: list[ScoredSample] = []
+    for sample in samples:
+        if len(readable) >= count:
+            break
+        opened = open_pictures([sample])
+        readable += opened.readable
+        broken += opened.broken
+    if broken and not readable:
+        raise UserError(f"none of the {len(samples)} pictures can be read; the first is {broken[0].error}")
+    return readable
+
+
 def _timing_requests(
     resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, length: int
 ) -> TimingRequests:
     size = resolved.plan.timing.batch_size
-    readable = open_pictures(samples[: size * resolved.plan.timing.requests]).readable
+    readable = _first_readable(samples, size * resolved.plan.timing.requests)
     prompts = [sample.prompt for sample in readable]
     requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
     configured = partial(knobs_applied, resolved, loaded.model)

@@ -1,4 +1,7 @@
-"""The samples of a trial: asked, their pictures opened, their answers judged."""
+"""The samples of a trial: asked, their pictures judged and opened, their answers judged.
+
+Every part of a trial takes its pictures from here, so that a faulty one is the same failed sample for all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vlmprof.records import Example, Generation
+from vlmprof.tasks._data.decode import described
 from vlmprof.trial.outcome import OpenedSamples, Sample, ScoredSample
-from vlmprof.trial.resolve import ResolvedTrial, subset_of
+from vlmprof.trial.resolve import ResolvedTrial, judged_picture, subset_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 def samples_of(resolved: ResolvedTrial) -> list[Sample]:
-    """The trial's subset, each example with the prompt that its model family is given."""
+    """The trial's subset, each example with the prompt that its model family is given and with its picture judged."""
     family = resolved.plan.model.family
-    return [Sample(example=example, prompt=resolved.task.ask(example, family)) for example in subset_of(resolved)]
+    asked = ((example, resolved.task.ask(example, family)) for example in subset_of(resolved))
+    return [
+        Sample(example=example, prompt=replace(prompt, picture=judged_picture(resolved, prompt.picture)))
+        for example, prompt in asked
+    ]
 
 
 def open_pictures(samples: Sequence[Sample]) -> OpenedSamples:
@@ -28,10 +36,13 @@ def open_pictures(samples: Sequence[Sample]) -> OpenedSamples:
     """
     readable, broken = [], []
     for sample in samples:
+        if sample.prompt.picture.fault:
+            broken.append(failed_sample(sample.example, sample.prompt.picture.fault))
+            continue
         try:
             image = sample.prompt.picture.load()
         except Exception as error:  # whatever a decoder raises: the sample is failed, not the trial
-            broken.append(failed_sample(sample.example, f"{type(error).__name__}: {error}"))
+            broken.append(failed_sample(sample.example, described(error)))
             continue
         picture = replace(sample.prompt.picture, load=partial(_already_open, image))
         readable.append(replace(sample, prompt=replace(sample.prompt, picture=picture)))

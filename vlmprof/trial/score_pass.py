@@ -23,7 +23,7 @@ from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.prefetch import BatchPrefetcher
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
-from vlmprof.trial.samples import judge_answer
+from vlmprof.trial.samples import judge_answer, open_pictures
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
 
 
@@ -89,7 +89,11 @@ class ScorePass:
         yield from kept.values()
         remaining, done = [sample for sample in ordered if sample.example.id not in kept], len(kept)
         self._tell("score", done, len(self.samples))
-        if not remaining:
+        if all(sample.prompt.picture.fault for sample in remaining):
+            broken = open_pictures(remaining).broken
+            with self.partial_results:
+                self.partial_results.add(broken)
+            yield from broken
             return
         # From all samples and not from the remaining ones, so that a resumed trial requests the size it had before.
         probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer)
@@ -221,10 +225,12 @@ def samples_of_shard(resolved: ResolvedTrial, samples: Sequence[Sample], part: s
 
 
 def longest_first(resolved: ResolvedTrial, samples: Sequence[Sample]) -> list[Sample]:
-    """The order in which samples are scored: by vision tokens and characters of the prompt, most first."""
+    """The order in which samples are scored: most vision tokens and characters of the prompt first, faulty last."""
 
     def length(sample: Sample) -> int:
         picture = sample.prompt.picture
+        if picture.fault:
+            return 0
         return planned_counts(resolved, picture.height, picture.width).vision_tokens + len(sample.prompt.text)
 
     return sorted(samples, key=length, reverse=True)

@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import torch
 from filelock import FileLock
@@ -30,12 +31,15 @@ from vlmprof.engine.vision_cache import prepare_each_row
 from vlmprof.errors import OutOfMemory
 from vlmprof.measure.memory import reset_peak
 from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, memory_capped, read_headroom
-from vlmprof.records import Row
+from vlmprof.records import Prompt, Row
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.memory_key import memory_key_of
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
 from vlmprof.trial.samples import open_pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Sizer(Protocol):
@@ -180,8 +184,7 @@ class WorstCaseProbe:
         return read_headroom(self._device)
 
     def _probe(self, answer: SizeReply, room: MemoryHeadroom) -> None:
-        (opened,) = open_pictures([self._worst]).readable or (self._worst,)
-        prompts = [opened.prompt] * answer.size
+        prompts = [self._worst_prompt()] * answer.size
         with _gpu_probe_lock(self._device), self._leased(answer), memory_capped(self._device, room, HARD):
             tried = self._tried(prompts)
             if tried.outcome == "out_of_memory":  # One failure proves nothing: see score_pass.
@@ -195,6 +198,15 @@ class WorstCaseProbe:
         if tried.outcome == "ran":
             told = replace(told, phases=tuple(tried.phases.items()), peak_bytes=max(tried.phases.values()))
         self._sizer.tell(told)
+
+    def _worst_prompt(self) -> Prompt:
+        """The worst-case prompt with its picture in memory; a blank one of its size where that cannot be decoded."""
+        readable = open_pictures([self._worst]).readable
+        if readable:
+            return readable[0].prompt
+        picture = self._worst.prompt.picture
+        blank = replace(picture, load=partial(_blank, picture.width, picture.height))
+        return replace(self._worst.prompt, picture=blank)
 
     def _tried(self, prompts: Sequence[Any]) -> _ProbeAttempt:
         peaks, loaded = PhasePeaks(self._device), self._loaded
@@ -239,6 +251,12 @@ class WorstCaseProbe:
             renewal.join()
 
 
+def _blank(width: int, height: int) -> Image:
+    from PIL import Image as PillowImage
+
+    return PillowImage.new("RGB", (width, height))
+
+
 def worst_case_sample(resolved: ResolvedTrial, samples: Sequence[Sample]) -> Sample:
     """A synthetic worst-case sample: the largest image with the longest question."""
 
@@ -246,8 +264,9 @@ def worst_case_sample(resolved: ResolvedTrial, samples: Sequence[Sample]) -> Sam
         counts = planned_counts(resolved, sample.prompt.picture.height, sample.prompt.picture.width)
         return counts.vision_tokens, counts.crops
 
-    longest = max(samples, key=lambda sample: len(sample.prompt.text))
-    largest = max(samples, key=tokens)
+    sound = [sample for sample in samples if not sample.prompt.picture.fault]
+    longest = max(sound, key=lambda sample: len(sample.prompt.text))
+    largest = max(sound, key=tokens)
     return replace(largest, prompt=replace(largest.prompt, text=longest.prompt.text))
 
 

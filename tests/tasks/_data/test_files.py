@@ -36,7 +36,10 @@ def test_without_a_network_it_says_what_to_download_and_where_to_put_it() -> Non
     with pytest.raises(UserError) as caught:  # conftest keeps the suite off the network
         bound("doc_vqa").subset("", 3, 0)
     said = str(caught.value)
-    assert "hf download lmms-lab/DocVQA --repo-type dataset --revision 700643acd865ff3ede094825df884d69d4f7cc10" in said
+    assert (
+        "hf download lmms-lab-encoder/DocVQA --repo-type dataset --revision 700643acd865ff3ede094825df884d69d4f7cc10"
+        in said
+    )
     assert "--include 'DocVQA/validation-*.parquet'" in said and "path: FOLDER" in said
 
 
@@ -51,7 +54,7 @@ def test_a_download_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.M
     task = bound("vqa_v2", revision="b" * 40)
     assert len(task.subset("", 4, 0)) == 4
     assert asked == {
-        "repository": "lmms-lab/VQAv2",
+        "repository": "lmms-lab-encoder/VQAv2",
         "repo_type": "dataset",
         "revision": "b" * 40,
         "allow_patterns": [PATTERN],
@@ -68,7 +71,7 @@ def test_a_folder_without_the_data_says_what_was_looked_for(tmp_path: Path, plac
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"data/validation-\*\.parquet|nothing at") as caught:
         bound("vqa_v2", path=str(tmp_path / place))
-    assert "hf download lmms-lab/VQAv2" in str(caught.value)
+    assert "hf download lmms-lab-encoder/VQAv2" in str(caught.value)
 
 
 def test_files_named_after_the_split_will_do(tmp_path: Path) -> None:

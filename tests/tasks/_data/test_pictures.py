@@ -50,7 +50,7 @@ def test_the_second_time_nothing_is_decoded(pictures: list[Picture], monkeypatch
 
 
 def test_the_index_is_read_once(pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmprof.tasks._data.index.header_size", None)  # would fail if a header were read
+    monkeypatch.setattr("vlmprof.tasks._data.index.examine", None)  # would fail if a header were read
     again = read_index([tmp_path / "p.parquet"], IMAGE)
     assert [row.picture.width for row in again] == [one.width for one in pictures]
     assert [row.values["n"] for row in again] == list(range(17))

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from vlmprof.errors import ModelError, suggestion
 from vlmprof.models._decoding import ignored_settings
 from vlmprof.models._fingerprint import folder_fingerprint
@@ -129,10 +131,23 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
 
 def _token_counter(geometry: Geometry) -> Any:
     def count(height: int, width: int, max_crops: int) -> TokenCounts:
+        _require_visible(height, width, geometry)
         counts = token_counts(height, width, max_crops, geometry)
         return TokenCounts(tiling=counts.tiling, crops=counts.crops, vision_tokens=counts.vision_tokens)
 
     return count
+
+
+def _require_visible(height: int, width: int, geometry: Geometry) -> None:
+    """Refuse an image so narrow that its global view has no row or no column of pixels.
+
+    Raises:
+        ValueError: it is so narrow; the image processor could not scale it either.
+    """
+    side = np.float32(geometry.crop_px)
+    scale = min(side / np.float32(height), side / np.float32(width))  # in float32, as the image processor scales
+    if min(int(np.float32(height) * scale), int(np.float32(width) * scale)) < 1:
+        raise ValueError(f"scaled to {geometry.crop_px} pixels, nothing is left of its shorter side")
 
 
 def _tiling_counter(geometry: Geometry) -> Any:

@@ -4,11 +4,18 @@ A picture whose pixels compress well (a page of text) is stored with LZ4 compres
 so that reading it copies nothing: the image uses the mapped file as its buffer. Several processes may write at the same
 time: files are renamed into place when complete, and equal keys hold equal pixels. When the folder exceeds its size
 limit, the least recently used files are deleted; a process that has one of them mapped can still read it.
+
+The cache is optional. Where its folder is full, read-only, damaged or not there, pictures are decoded instead, and one
+line of the log says so. A file whose pixels are not those that were written is deleted, never used.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import tempfile
+import zlib
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -25,15 +32,50 @@ MAX_COMPRESSED_SHARE = 0.7
 """A picture is stored compressed when compression reduces it to at most this share of its size."""
 _PROBE_BYTES = 2**18
 """Bytes of a picture that are compressed to estimate how well the whole compresses."""
-_SCHEMA = pa.schema([("width", pa.int32()), ("height", pa.int32()), ("pixels", pa.large_binary())])
+_SCHEMA = pa.schema(
+    [("width", pa.int32()), ("height", pa.int32()), ("pixels", pa.large_binary()), ("crc32", pa.uint32())]
+)
 
 
 def cache_folder() -> Path:
-    """``$VLMPROF_CACHE``, or ``vlmprof`` in the user's cache folder."""
-    configured = os.environ.get(FOLDER_VARIABLE)
-    if configured:
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmprof"
+    """``$VLMPROF_CACHE``, or ``vlmprof`` in the user's cache folder, or in that of temporary files without a home."""
+    configured = os.environ.get(FOLDER_VARIABLE) or os.environ.get("XDG_CACHE_HOME")
+    if os.environ.get(FOLDER_VARIABLE):
+        return Path(str(configured))
+    try:
+        return (Path(configured) if configured else Path.home() / ".cache") / "vlmprof"
+    except RuntimeError:  # a user without a home folder
+        return Path(tempfile.gettempdir()) / f"vlmprof-{os.getuid()}"
+
+
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file of a cache at once or not at all; where that cannot be done, the cache is done without.
+
+    Raises:
+        Nothing: what a cache holds can be computed again.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        do_without(path.parent, error)
+
+
+def do_without(folder: Path, error: Exception) -> None:
+    """Log that a cache is not used, once for each folder in a process."""
+    if str(folder) not in _DONE_WITHOUT:
+        _DONE_WITHOUT.add(str(folder))
+        reason = f"{type(error).__name__}: {error}"
+        hint = f"set {FOLDER_VARIABLE} to a folder that can be written"
+        logging.getLogger("vlmprof").warning("the cache in %s is done without (%s); %s", folder, reason, hint)
+
+
+_DONE_WITHOUT: set[str] = set()
+"""Folders that have been spoken of."""
 
 
 @final
@@ -56,47 +98,62 @@ class PixelCache:
         return _cache(str(cache_folder() / "pictures"), os.environ.get(LIMIT_VARIABLE, str(DEFAULT_GIB)))
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).is_file()
+        try:
+            return self._path(key).is_file()
+        except OSError:  # a folder that cannot be looked into
+            return False
 
     def get(self, key: str) -> Image | None:
-        """The picture, or None when it is not in the cache."""
-        from PIL import Image
-
+        """The picture, or None when it is not in the cache, or not as it was written."""
         path = self._path(key)
         try:
-            with pa.memory_map(str(path)) as source:
-                row = pa.ipc.open_file(source).get_batch(0)
-        except FileNotFoundError:
+            image = _read(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        with suppress(FileNotFoundError):  # another process deleted it to free space; the mapping stays valid
+        except Exception as error:  # whatever a damaged file makes of its reader
+            do_without(self._folder, error)
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):  # deleted by another process to free space, or read-only: the mapping stays valid
             os.utime(path)  # mark it as recently used
-        width, height, pixels = (column[0] for column in row.columns)
-        size = width.as_py(), height.as_py()
-        return Image.frombuffer("RGB", size, pixels.as_buffer(), "raw", "RGB", 0, 1)
+        return image
 
     def put(self, key: str, image: Image) -> Image:
-        """Store an RGB picture unless it alone exceeds the size limit; returns the picture."""
+        """Store an RGB picture unless it alone exceeds the size limit, or cannot be stored; returns the picture."""
         pixels = image.tobytes()
         if len(pixels) > self._limit_bytes:
             return image
+        try:
+            self._store(key, image.size, pixels)
+        except (OSError, pa.ArrowException) as error:
+            do_without(self._folder, error)
+        return image
+
+    def _store(self, key: str, size: tuple[int, int], pixels: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        written = self._write(key, image.size, pixels)
+        written = self._write(key, size, pixels)
         if self._used_bytes is None:
             self._used_bytes = sum(size for _, size, _ in self._entries())
         else:
             self._used_bytes += written
         if self._used_bytes > self._limit_bytes:
             self._used_bytes = self._evict()
-        return image
 
     def _write(self, key: str, size: tuple[int, int], pixels: bytes) -> int:
         options = pa.ipc.IpcWriteOptions(compression="lz4" if _compresses(pixels) else None)
-        batch = pa.record_batch([[size[0]], [size[1]], pa.array([pixels], pa.large_binary())], schema=_SCHEMA)
+        columns = [[size[0]], [size[1]], pa.array([pixels], pa.large_binary()), [zlib.crc32(pixels)]]
+        batch = pa.record_batch(columns, schema=_SCHEMA)
         partial = self._path(f"{key}.{os.getpid()}.partial")
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA, options=options) as writer:
-            writer.write_batch(batch)
-        written = partial.stat().st_size
-        partial.replace(self._path(key))
+        try:
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA, options=options) as writer:
+                writer.write_batch(batch)
+            written = partial.stat().st_size
+            partial.replace(self._path(key))
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
         return written
 
     def _evict(self) -> int:
@@ -122,6 +179,23 @@ class PixelCache:
         return self._folder / f"{key}.arrow"
 
 
+def _read(path: Path) -> Image:
+    """The picture in a file.
+
+    Raises:
+        ValueError: its pixels are not those that were written.
+    """
+    from PIL import Image
+
+    with pa.memory_map(str(path)) as source:
+        row = pa.ipc.open_file(source).get_batch(0)
+    width, height, pixels, crc32 = (row.column(name)[0] for name in _SCHEMA.names)
+    size, buffer = (width.as_py(), height.as_py()), pixels.as_buffer()
+    if buffer.size != 3 * size[0] * size[1] or zlib.crc32(buffer) != crc32.as_py():
+        raise ValueError(f"{path} is damaged")
+    return Image.frombuffer("RGB", size, buffer, "raw", "RGB", 0, 1)
+
+
 def _compresses(pixels: bytes) -> bool:
     """Whether a piece from the middle compresses well, as an estimate for the whole picture."""
     start = max(len(pixels) // 2 - _PROBE_BYTES // 2, 0)
@@ -131,4 +205,16 @@ def _compresses(pixels: bytes) -> bool:
 
 @lru_cache(maxsize=4)
 def _cache(folder: str, gib: str) -> PixelCache:
-    return PixelCache(Path(folder), int(float(gib) * 2**30))
+    return PixelCache(Path(folder), int(_limit_gib(gib) * 2**30))
+
+
+def _limit_gib(text: str) -> float:
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if math.isfinite(limit) and limit >= 0:
+        return limit
+    said = "%s is %r, which is no number of GiB; %g is used"
+    logging.getLogger("vlmprof").warning(said, LIMIT_VARIABLE, text, DEFAULT_GIB)
+    return DEFAULT_GIB

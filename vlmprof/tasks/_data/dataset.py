@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any, final
 from vlmprof.errors import UserError
 from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
-from vlmprof.tasks._data.files import fingerprint, hub_files, local_files, pinned
-from vlmprof.tasks._data.index import Columns, IndexedRow, read_index
-from vlmprof.tasks.task import DataSource, PromptOf, Task
+from vlmprof.tasks._data.files import hub_files, local_files, pinned
+from vlmprof.tasks._data.index import Columns, IndexedRow, read_index, revision_of
+from vlmprof.tasks.task import DataSource, PromptOf, Task, TaskRow
 
 Read = Callable[[IndexedRow], Example | None]
 """Row -> its example, or None when the row is not part of the task."""
@@ -80,6 +81,10 @@ class Dataset:
     join: Join | None = None
     content_ids: bool = False
     """The rows have no id: ``content_id`` makes one, and rows with equal content get a running number."""
+    edition: str = ""
+    """Changed when vlmprof asks or reads the same data differently; part of a trial's identity unless empty."""
+    notes: tuple[str, ...] = ()
+    """What vlmprof does to the data that a reader of the results has to know."""
     obtain: str = ""
     """How to get the data when they are not on the Hub."""
 
@@ -94,6 +99,8 @@ class Dataset:
             metric=self.metric,
             max_new_tokens=self.max_new_tokens,
             styles=self.styles,
+            notes=self.notes,
+            published=MappingProxyType({name: split.count for name, split in self.splits.items()}),
             at=self._from_source,
         )
 
@@ -122,20 +129,34 @@ class Dataset:
         if not source.path and not self.repository:
             raise UserError(f"task '{self.name}' needs 'path:', a folder with its data; {self._download_hint()}")
         if source.path:
-            revision = fingerprint(self._local_files(source))
+            revision = revision_of(self._local_files(source), self.columns, self._local_pictures(source))
         else:
             revision = pinned(source.revision or self.revision, self.name, self.repository)
-        return replace(self.task(), revision=revision, examples=lambda split: examples_at(self, source, split), at=None)
+        if self.edition:
+            revision = f"{revision}-{self.edition}"
+        return replace(
+            self.task(),
+            revision=revision,
+            examples=lambda split: examples_at(self, source, split, revision),
+            rows=lambda split: read_rows(self, source, split),
+            at=None,
+        )
 
     def _local_files(self, source: DataSource) -> list[Path]:
         """The files of all splits that exist locally; at least one split must."""
         files: list[Path] = []
         for split in self.splits:
-            try:
+            with suppress(UserError):  # a split that the job does not use may be missing
                 files += self.files(source, split)
-            except UserError:
-                continue  # a split that the job does not use may be missing
         return sorted(set(files)) or list(self.files(source, next(iter(self.splits))))
+
+    def _local_pictures(self, source: DataSource) -> list[Path]:
+        """The files that hold the pictures of these, where they are separate and exist."""
+        files: list[Path] = []
+        for split in self.splits if self.join is not None else ():
+            with suppress(UserError):  # who reads the pictures reports that they are missing
+                files += self.files(source, split, pictures=True)
+        return sorted(set(files))
 
     def _download_hint(self) -> str:
         """How to get the data, for error messages."""
@@ -151,17 +172,47 @@ class Dataset:
 
 
 @lru_cache(maxsize=4)
-def examples_at(dataset: Dataset, source: DataSource, split: str) -> tuple[Example, ...]:
+def examples_at(dataset: Dataset, source: DataSource, split: str, revision: str = "") -> tuple[Example, ...]:
     """All examples of a split, each with a unique id.
+
+    Args:
+        dataset: The task.
+        source: Where its data are.
+        split: Name of the split.
+        revision: Identity of the data: other data are read anew.
 
     Raises:
         UserError: the data cannot be read, or are not what the task expects.
     """
+    examples = []
+    for row in read_rows(dataset, source, split):
+        if row.fault:
+            raise UserError(f"task '{dataset.name}': {row.where}: {row.fault}")
+        examples += [] if row.example is None else [row.example]
+    return checked(dataset.name, numbered(examples) if dataset.content_ids else examples)
+
+
+def read_rows(dataset: Dataset, source: DataSource, split: str) -> Iterator[TaskRow]:
+    """The rows of a split, each with its example or with what is wrong with it.
+
+    Raises:
+        UserError: a file cannot be read, or is not of the task's layout.
+    """
     rows = read_index(dataset.files(source, split), dataset.columns)
     if dataset.join is not None:
         rows = _joined(rows, dataset.join, dataset.files(source, split, pictures=True))
-    examples = [example for row in rows if (example := dataset.read(row)) is not None]
-    return checked(dataset.name, numbered(examples) if dataset.content_ids else examples)
+    return (read_row(row, dataset.read) for row in rows)
+
+
+def read_row(row: IndexedRow, read: Read) -> TaskRow:
+    """The example of a row, or what is wrong with the row."""
+    try:
+        return TaskRow(where=row.where, example=read(row))
+    except UserError as error:
+        return TaskRow(where=row.where, fault=str(error))
+    except Exception as error:  # a value of another type than the task expects
+        values = ", ".join(f"{name}: {value!r}" for name, value in row.values.items())
+        return TaskRow(where=row.where, fault=f"{type(error).__name__}: {error} (in the row {values[:300]})")
 
 
 def checked(task: str, examples: Sequence[Example]) -> tuple[Example, ...]:

@@ -6,7 +6,6 @@ as ``main`` is never read, because it can move between two trials.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from vlmprof.errors import UserError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
 COMMIT_LENGTH = 40
-_SAMPLED_BYTES = 2**20
-"""Of a larger file, only size, beginning and end are hashed; the end of a Parquet file holds its metadata."""
 
 
 def local_files(path: Path, patterns: Sequence[str], split: str, download_hint: str) -> tuple[Path, ...]:
@@ -74,16 +71,3 @@ def pinned(revision: str, task: str, repository: str) -> str:
         f"task '{task}' reads {repository}: {problem}; name a commit of {COMMIT_LENGTH} hexadecimal digits"
         " as 'revision:' (on the dataset's page under Files, History), or a local copy as 'path:'"
     )
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """Identity of local files by name and content; a copy in another folder has the same one."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_SAMPLED_BYTES))
-            stream.seek(max(size - _SAMPLED_BYTES, 0))
-            digest.update(stream.read(_SAMPLED_BYTES))
-    return f"files-{digest.hexdigest()[:16]}"

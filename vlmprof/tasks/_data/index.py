@@ -1,16 +1,19 @@
 """The index of a split: its rows with the size of every picture, built once and cached as Parquet.
 
-Building it reads the headers of all pictures, hence all files. The cached index is keyed by the files' names, sizes and
-modification times, so that later processes start without reading the files again. It holds the columns that a task
-needs, but not the pictures.
+Building it reads the headers of all pictures, hence all files. The cached index is keyed by the content of the files,
+so that later processes start without reading the pictures again. It holds the columns that a task needs, but not the
+pictures. Pictures in files of their own have a digest of their content and a hint when to compute it again
+(``tasks._data.identity``): whenever an index is read, every such file is looked at, and one that was replaced, deleted
+or put in place is read anew. A cache that cannot be used is done without.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
-import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,26 +24,39 @@ import pyarrow.parquet as pq
 
 from vlmprof.errors import UserError, suggestion
 from vlmprof.records import Picture
-from vlmprof.tasks._data.cache import cache_folder
-from vlmprof.tasks._data.pictures import StoredPicture, header_size, image_bytes
+from vlmprof.tasks._data.cache import cache_folder, do_without, write_cached
+from vlmprof.tasks._data.decode import RULES, described, examine
+from vlmprof.tasks._data.identity import content_digest, fingerprint, hint_of, read_with_hint
+from vlmprof.tasks._data.pictures import StoredPicture, digest_of, image_bytes, key_of
 
-FORMAT = 1
+FORMAT = 2
 """Increase when older index files can no longer be read."""
-_IDENTITY = "\0picture"
 BATCH_ROWS = 64
 """Rows whose pictures are in memory at the same time."""
+MANY_PICTURES, RECHECK_AFTER = 10_000, 10
+"""So many pictures in files of their own are looked at again after this many times as long as the look has taken."""
+INDEXES_IN_MEMORY = 4
 _SCHEMA = pa.schema(
     [
         ("values", pa.string()),
+        ("name", pa.string()),
         ("path", pa.string()),
-        ("key", pa.string()),
+        ("digest", pa.string()),
+        ("hint", pa.string()),
         ("column", pa.string()),
         ("group", pa.int32()),
         ("row", pa.int32()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("frames", pa.int32()),
+        ("fault", pa.string()),
+        ("where", pa.string()),
     ]
 )
+_FACTS = ("digest", "hint", "width", "height", "frames", "fault")
+"""What is known of a picture in a file of its own."""
+Entry = dict[str, Any]
+"""A row of the index."""
 
 
 @final
@@ -52,6 +68,8 @@ class IndexedRow:
     picture: Picture
     identity: str
     """Identity of the picture: a digest of its bytes, or its path in the row."""
+    where: str = ""
+    """The file and the number of the row, counted from 1, for messages."""
 
 
 @final
@@ -75,47 +93,181 @@ def read_index(files: Sequence[Path], columns: Columns) -> list[IndexedRow]:
     Raises:
         UserError: a column is missing, or a file cannot be read.
     """
-    index = cache_folder() / "index" / f"{_key(files, columns)}.parquet"
-    if not index.is_file():
-        rows = [row for file in files for row in _scan(file, columns)]
-        index.parent.mkdir(parents=True, exist_ok=True)
-        partial = index.with_suffix(f".{os.getpid()}.partial")
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
-        partial.replace(index)
-    return [_indexed(row) for row in pq.read_table(index).to_pylist()]
+    return [_indexed(entry) for file in files for entry in _entries(file, columns)]
 
 
-def _indexed(row: Mapping[str, Any]) -> IndexedRow:
-    values = json.loads(row["values"])
-    location = {name: row[name] for name in ("path", "key", "column", "group", "row")}
-    picture = Picture(width=row["width"], height=row["height"], load=StoredPicture(**location))
-    return IndexedRow(values=values, picture=picture, identity=values.pop(_IDENTITY))
+def revision_of(files: Sequence[Path], columns: Columns, further: Sequence[Path] = ()) -> str:
+    """Identity of a task's local data: every byte of its files, and of the pictures that these name.
+
+    Args:
+        files: Parquet, JSONL or JSON, with the rows.
+        columns: The columns that the task reads.
+        further: Other files that the rows are joined with.
+    """
+    of_files = fingerprint([*files, *further])
+    if not columns.image or all(_holds_its_pictures(file, columns.image) for file in files):
+        return of_files
+    digest, pictures = hashlib.sha256(of_files.encode()), 0
+    for file in files:
+        for name, of_picture in _named_pictures(file, columns):
+            digest.update(f"{name}\0{of_picture}\0".encode())
+            pictures += 1
+    return f"files-{digest.hexdigest()[:16]}" if pictures else of_files
 
 
-def _scan(file: Path, columns: Columns) -> Iterator[dict[str, Any]]:
+def _named_pictures(file: Path, columns: Columns) -> Iterator[tuple[str, str]]:
+    """(name in the row, digest) of the pictures of a file that are files of their own."""
+    try:
+        entries = _entries(file, columns)
+    except UserError:
+        return  # the file is of another layout, or damaged: who reads its rows reports that
+    for entry in entries:
+        if not entry["column"]:
+            yield entry["name"], entry["digest"]
+
+
+def _holds_its_pictures(file: Path, image: str) -> bool:
+    """Whether every picture of a Parquet file is in the file, by its schema and statistics alone."""
+    if file.suffix != ".parquet":
+        return False
+    try:
+        with pq.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            kind = table.schema_arrow.field(image).type if image in names else None
+            groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
+    except (OSError, pa.ArrowException):
+        return True  # who reads its rows reports that it is damaged
+    if kind is None or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    encoded = [chunk.statistics for chunk in chunks if chunk.path_in_schema == f"{image}.bytes"]
+    return bool(encoded) and all(known is not None and known.null_count == 0 for known in encoded)
+
+
+def _entries(file: Path, columns: Columns) -> list[Entry]:
+    """The rows of a file, from the cached index where there is one, and their pictures as they are now."""
+    index = cache_folder() / "index" / f"{_key(file, columns)}.parquet"
+    entries, until = _IN_MEMORY.pop(index, (None, 0.0))
+    began = time.monotonic()
+    if began >= until:
+        entries = _current(index, entries, file, columns)
+        files = sum(not entry["column"] for entry in entries)
+        until = time.monotonic() + RECHECK_AFTER * (time.monotonic() - began) if files >= MANY_PICTURES else 0.0
+    assert entries is not None, "a time is kept only with rows"
+    _IN_MEMORY[index] = entries, until
+    while len(_IN_MEMORY) > INDEXES_IN_MEMORY:
+        del _IN_MEMORY[next(iter(_IN_MEMORY))]
+    return entries
+
+
+_IN_MEMORY: dict[Path, tuple[list[Entry], float]] = {}
+"""Cached index -> its rows, and until when their pictures are taken for unchanged, on the monotonic clock."""
+
+
+def _current(index: Path, known: list[Entry] | None, file: Path, columns: Columns) -> list[Entry]:
+    """The rows as they are now; the cached index is written when it is not so."""
+    entries = known if known is not None else _cached(index)
+    if entries is None:
+        entries, changed = list(_scan(file, columns)), True
+    else:
+        changed = _refresh(entries)
+    if changed:
+        table = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(entries, schema=_SCHEMA), table)
+        write_cached(index, table.getvalue())
+    return entries
+
+
+def _cached(index: Path) -> list[Entry] | None:
+    """The rows of a cached index; None where there is none that can be read."""
+    try:
+        if index.is_file():
+            table = pq.read_table(index)
+            return table.to_pylist() if table.schema.equals(_SCHEMA) else None
+    except (OSError, pa.ArrowException, ValueError) as error:
+        do_without(index.parent, error)
+    return None
+
+
+def _refresh(entries: Sequence[Entry]) -> bool:
+    """Read every picture anew whose file is not as it was, and say whether there was one."""
+    fresh: dict[str, Entry] = {}
+    for entry in entries:
+        if entry["column"]:
+            continue
+        path = entry["path"]
+        if path not in fresh:
+            as_it_was = _is_as_it_was(entry)
+            fresh[path] = {name: entry[name] for name in _FACTS} if as_it_was else _facts_of_file(path)
+    changed = False
+    for entry in entries:
+        facts = None if entry["column"] else fresh[entry["path"]]
+        if facts is not None and any(entry[name] != facts[name] for name in _FACTS):
+            entry.update(facts)
+            changed = True
+    return changed
+
+
+def _is_as_it_was(entry: Entry) -> bool:
+    try:
+        hint = hint_of(Path(entry["path"]).stat())
+    except (OSError, ValueError):
+        return False
+    return bool(hint) and hint == entry["hint"]
+
+
+def _indexed(entry: Entry) -> IndexedRow:
+    values = json.loads(entry["values"])
+    place = {name: entry[name] for name in ("path", "column", "group", "row", "digest")}
+    if not entry["column"]:
+        place |= {"group": 0, "row": 0}  # one picture, although several rows name it
+    load = StoredPicture(**place, key=key_of(entry["digest"] or f"none-{digest_of(entry['path'].encode())}"))
+    picture = Picture(
+        width=entry["width"], height=entry["height"], load=load, frames=entry["frames"], fault=entry["fault"]
+    )
+    return IndexedRow(values=values, picture=picture, identity=entry["name"], where=entry["where"])
+
+
+def _scan(file: Path, columns: Columns) -> Iterator[Entry]:
     rows = _parquet_rows if file.suffix == ".parquet" else _json_rows
-    for group, row, values in rows(file, columns):
+    known: dict[str, Entry] = {}
+    for count, (group, row, values) in enumerate(rows(file, columns), 1):
         cell = values.pop(columns.image, None) if columns.image else None
-        yield {**_index_entry(file, columns.image, cell, values), "group": group, "row": row}
+        place = {"group": group, "row": row, "where": f"{file.name} row {count}"}
+        yield {**_index_entry(file, columns.image, cell, values, known), **place}
 
 
-def _index_entry(file: Path, image: str, cell: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Values and picture of a row. An unreadable picture gets size 1 x 1; its sample fails when it is opened."""
+def _index_entry(file: Path, image: str, cell: Any, values: dict[str, Any], known: dict[str, Entry]) -> Entry:
+    """Values and picture of a row. An unreadable picture has size 1 x 1 and a fault; its sample fails."""
     name = _file_name(cell)
     if name:
-        path = file.parent / name
-        identity, key = name, hashlib.sha256(f"{path.resolve()}\0{_stamp(path)}".encode()).hexdigest()[:32]
-        location: dict[str, Any] = {"path": str(path), "column": "", "key": key}
+        path = str(file.parent / name)
+        facts = known[path] = known.get(path) or _facts_of_file(path)
+        identity, place = name, {"path": path, "column": ""}
     else:
         encoded = image_bytes(cell) if cell is not None else b""
-        identity = hashlib.sha256(encoded).hexdigest()[:32] if encoded else ""
-        location = {"path": str(file), "column": image, "key": identity or "none"}
+        identity = digest_of(encoded) if encoded else ""
+        place = {"path": str(file), "column": image}
+        facts = {**_facts_of(encoded), "digest": identity, "hint": ""} if image else _NO_PICTURE
+    return {"values": json.dumps(values, default=str), "name": identity, **place, **facts}
+
+
+_NO_PICTURE: Entry = {"digest": "", "hint": "", "width": 1, "height": 1, "frames": 1, "fault": ""}
+"""Of rows whose pictures are in separate files, which they are joined with."""
+
+
+def _facts_of_file(path: str) -> Entry:
+    """What is known of a picture in a file of its own, read now."""
     try:
-        width, height = header_size(path if name else encoded)
-    except OSError:
-        width = height = 1
-    serialized = json.dumps({**values, _IDENTITY: identity}, default=str)
-    return {"values": serialized, "width": width, "height": height, **location}
+        encoded, hint = read_with_hint(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        return {**_NO_PICTURE, "fault": described(error)}
+    return {**_facts_of(encoded, path), "digest": digest_of(encoded), "hint": hint}
+
+
+def _facts_of(encoded: bytes, name: str = "") -> Entry:
+    facts = examine(encoded, name)
+    return {"width": facts.width, "height": facts.height, "frames": facts.frames, "fault": facts.fault}
 
 
 def _file_name(cell: Any) -> str:
@@ -123,15 +275,6 @@ def _file_name(cell: Any) -> str:
     if isinstance(cell, Mapping):
         return "" if cell.get("bytes") else str(cell.get("path") or "")
     return cell if isinstance(cell, str) else ""
-
-
-def _stamp(path: Path) -> str:
-    """Size and modification time of a file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return "missing"
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _parquet_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -176,7 +319,6 @@ def _columns_to_read(file: Path, columns: Columns, available: Sequence[str]) -> 
     return [*required, *(name for name in columns.optional if name in available)]
 
 
-def _key(files: Sequence[Path], columns: Columns) -> str:
-    stamps = [[str(file.resolve()), _stamp(file)] for file in files]
-    content = json.dumps([FORMAT, stamps, asdict(columns)])
+def _key(file: Path, columns: Columns) -> str:
+    content = json.dumps([FORMAT, RULES, str(file.resolve()), content_digest(file), asdict(columns)])
     return hashlib.sha256(content.encode()).hexdigest()[:24]

@@ -1,13 +1,13 @@
-"""Pictures in files: the size is read from the header alone, and the pixels are decoded once.
+"""Pictures in files: where their encoded bytes are, and their pixels, from the cache or decoded.
 
 A ``StoredPicture`` holds the location of its encoded bytes: an image file, or a cell of a Parquet file. Calling it
-returns the RGB image, with the camera's rotation applied. Decoded pictures are kept in the cache
+returns the RGB image, by the rules of ``tasks._data.decode``. Decoded pictures are kept in the cache
 (``tasks._data.cache``), so that later configurations need not decode them again.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 
 from vlmprof.errors import UserError
 from vlmprof.tasks._data.cache import PixelCache
+from vlmprof.tasks._data.decode import RULES, PictureError, decode, examine
+from vlmprof.tasks._data.identity import read_with_hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_ORIENTATION_TAG, _TRANSPOSED = 274, frozenset({5, 6, 7, 8})
-"""The EXIF orientation tag, and those of its values that swap width and height."""
+_DIGITS = 32
+"""Hexadecimal digits of a picture's digest."""
 
 
 @final
@@ -35,19 +37,21 @@ class StoredPicture:
     path: str
     """An image file, or a Parquet file."""
     key: str
-    """Identity of the encoded bytes; the cache key of the decoded picture."""
+    """Identity of the pixels: of the encoded bytes and of the rules of decoding; the key in the cache."""
     column: str = ""
     """Column of the Parquet file; empty for an image file."""
     group: int = 0
     """Row group of the Parquet file."""
     row: int = 0
     """Row within the group."""
+    digest: str = ""
+    """Of the encoded bytes, as ``digest_of`` gives it, when the file was indexed; empty: not held against them."""
 
     def __call__(self) -> Image:
         """The RGB image, from the cache or else decoded and cached.
 
         Raises:
-            OSError: the file does not exist, or is not a picture.
+            OSError: the file does not exist, has changed since it was indexed, or is not a picture.
         """
         cache = PixelCache.default()
         cached = cache.get(self.key)
@@ -57,20 +61,25 @@ class StoredPicture:
         """The RGB image, decoded without the cache.
 
         Raises:
-            OSError: the file does not exist, or is not a picture.
+            OSError: the file does not exist, has changed since it was indexed, or is not a picture.
         """
-        from PIL import Image, ImageOps
-
-        with Image.open(io.BytesIO(self.encoded())) as image:
-            upright = ImageOps.exif_transpose(image) if _orientation(image) else image
-            return upright.convert("RGB")
+        encoded = self.encoded()
+        if self.digest and digest_of(encoded) != self.digest:
+            raise PictureError(f"{self.name}: the file has changed since the task was read; start again")
+        return decode(encoded, self.name)
 
     def encoded(self) -> bytes:
         """The encoded bytes: the file's, or the cell's."""
         if not self.column:
-            return Path(self.path).read_bytes()
-        cell = _group(self.path, self.group, self.column)[self.row].as_py()
-        return image_bytes(cell)
+            return read_with_hint(self.path)[0]
+        status = Path(self.path).stat()
+        state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return image_bytes(_group(self.path, self.group, self.column, state)[self.row].as_py())
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the file, and where there is one the row, counted from 1."""
+        return f"{self.path} row group {self.group + 1} row {self.row + 1}" if self.column else self.path
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values, to send to another process."""
@@ -81,21 +90,22 @@ def header_size(encoded: bytes | Path) -> tuple[int, int]:
     """(width, height) after the camera's rotation is applied, read without decoding the picture.
 
     Raises:
-        OSError: it is not a picture.
+        OSError: it is not a picture, or one that is refused.
     """
-    from PIL import Image
+    facts = examine(encoded)
+    if facts.fault:
+        raise PictureError(facts.fault)
+    return facts.width, facts.height
 
-    with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) in _TRANSPOSED else (width, height)
+
+def digest_of(encoded: bytes) -> str:
+    """Identity of encoded bytes."""
+    return hashlib.sha256(encoded).hexdigest()[:_DIGITS]
 
 
-def _orientation(image: Image) -> int | None:
-    """The EXIF orientation from the header; None when the header has none."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return None  # Pillow would decode the whole picture to search for EXIF data after the pixels
-    orientation = image.getexif().get(_ORIENTATION_TAG)
-    return orientation if isinstance(orientation, int) else None
+def key_of(digest: str) -> str:
+    """The key in the cache of the picture with these encoded bytes: other rules of decoding give other keys."""
+    return f"{digest}-{RULES}"
 
 
 def image_bytes(cell: Any) -> bytes:
@@ -109,8 +119,9 @@ def image_bytes(cell: Any) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _group(path: str, group: int, column: str) -> pa.ChunkedArray:
-    # Consecutive requests mostly fall into the same row group; keeping only two limits the memory.
+def _group(path: str, group: int, column: str, state: tuple[int, ...]) -> pa.ChunkedArray:
+    # Consecutive requests mostly fall into the same row group; keeping only two limits the memory. ``state`` is part of
+    # the cache key because the file may be replaced.
     with pq.ParquetFile(path) as file:
         if column not in file.schema_arrow.names:
             raise UserError(f"{path} no longer has a column '{column}'")

@@ -1,12 +1,14 @@
 """The quality columns of ``trials``: counts of answers, and the metric's value with its interval.
 
 Where a sample failed there is no value at all: a mean over the samples that did not fail would be of another set than
-that of the other configurations. A corpus metric is computed once over all samples; its column is ``score``, never
-``accuracy``.
+that of the other configurations. Only where the job allows a share of failed samples, the value is over the answered
+ones, and ``samples_answered`` and ``failed_set`` say over which. A corpus metric is computed once over all samples; its
+column is ``score``, never ``accuracy``.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -23,16 +25,16 @@ class CorpusScore:
     """The value of a corpus metric over all answers; empty for a metric that judges each answer by itself."""
 
     parts: Numbers | None
-    """(samples, k) contributions; None also where a sample failed."""
+    """(samples, k) contributions; None also where more samples failed than the job allows."""
     each: Mapping[str, float]
     """Id -> the sample's own value, where the metric has any."""
 
     @staticmethod
     def of(outcome: TrialOutcome) -> CorpusScore:
-        """The corpus metric over a trial's answers, where the task has one and every sample is answered."""
+        """The corpus metric over a trial's answers, where the task has one and enough samples are answered."""
         corpus = outcome.resolved.task.metric.corpus
         pairs = [(sample.generation.text, sample.example) for sample in outcome.scored if sample.generation is not None]
-        if corpus is None or not pairs or len(pairs) < len(outcome.scored):
+        if corpus is None or not pairs or too_many_failed(outcome):
             return CorpusScore(parts=None, each={})
         examples = [example for _, example in pairs]
         parts = corpus.parts([text for text, _ in pairs], examples)
@@ -44,6 +46,13 @@ class CorpusScore:
     def own(self, answered: ScoredSample) -> Row:
         """The score of a sample, for its row."""
         return {"score": self.each.get(answered.example.id, answered.score)}
+
+
+def too_many_failed(outcome: TrialOutcome) -> bool:
+    """Whether more samples failed than the job allows; by default none may."""
+    failed = sum(answered.generation is None for answered in outcome.scored)
+    allowed = outcome.resolved.plan.task.failed_samples_allowed
+    return failed > allowed * len(outcome.scored) or (failed > 0 and failed == len(outcome.scored))
 
 
 def quality(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scalar | None]:
@@ -60,6 +69,8 @@ def quality(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scala
     return {
         "samples": len(outcome.scored),
         "samples_failed": len(outcome.scored) - len(answers),
+        "samples_answered": len(answers),
+        "failed_set": _failed_set(outcome),
         **{f"samples_{name}": count for name, count in counts.items()},
         **{f"{name}_rate": count / len(answers) if answers else None for name, count in counts.items()},
         "metric": metric.name,
@@ -72,8 +83,14 @@ def quality(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scala
         "samples_resumed": outcome.merged.samples,
         "score_processes": None if outcome.scored_by else outcome.merged.processes,
         "score_mixed": outcome.merged.mixed or None,
-        **(_value(outcome, corpus_score) if len(answers) == len(outcome.scored) else {}),
+        **({} if too_many_failed(outcome) else _value(outcome, corpus_score)),
     }
+
+
+def _failed_set(outcome: TrialOutcome) -> str | None:
+    """Equal for trials in which the same samples failed; None where none did."""
+    failed = sorted(answered.example.id for answered in outcome.scored if answered.generation is None)
+    return hashlib.sha256("\0".join(failed).encode()).hexdigest()[:12] if failed else None
 
 
 def _throughput(outcome: TrialOutcome) -> float | None:
@@ -83,10 +100,11 @@ def _throughput(outcome: TrialOutcome) -> float | None:
 
 
 def _value(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scalar | None]:
-    clusters = [answered.example.cluster for answered in outcome.scored]
+    answered_samples = [answered for answered in outcome.scored if answered.generation is not None]
+    clusters = [answered.example.cluster for answered in answered_samples]
     corpus = outcome.resolved.task.metric.corpus
     if corpus is None:
-        scores = [answered.score for answered in outcome.scored if answered.score is not None]
+        scores = [answered.score for answered in answered_samples if answered.score is not None]
         mean = mean_interval(scores, clusters)
         ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
         return {f"{name}{end}": value for name in ("accuracy", "score") for end, value in ends.items()}

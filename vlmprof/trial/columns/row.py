@@ -17,7 +17,7 @@ from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.trial.columns.identity import identity
 from vlmprof.trial.columns.latency import latency_columns, timing_rows
-from vlmprof.trial.columns.quality import CorpusScore, quality
+from vlmprof.trial.columns.quality import CorpusScore, quality, too_many_failed
 from vlmprof.trial.outcome import ScoredSample, TimedGeneration, TrialOutcome
 
 UNCOUNTED_ATTENTION = {"flash_attention_2", "flex_attention"}
@@ -35,13 +35,13 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     effects = _effects(outcome, observed)
     failed = [answered for answered in outcome.scored if answered.generation is None]
     corpus_score = CorpusScore.of(outcome)
-    state: State = "failed" if failed else "done"
+    state: State = "failed" if too_many_failed(outcome) else "done"
     device_columns = environment(model.device)
     row = {
         **identity(resolved.plan),
         **run_columns,
         "state": state,
-        "error": _failure(failed, len(outcome.scored)),
+        "error": _failure(failed, len(outcome.scored)) if state == "failed" else None,
         "architecture": resolved.anatomy.architecture,
         "decoding_left_out": resolved.anatomy.decoding_left_out or None,
         "split": resolved.task.split(resolved.plan.task.split),
