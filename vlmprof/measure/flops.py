@@ -141,7 +141,7 @@ def _flash_forward_inplace(
     return _tokens_first(query, key, value, cum_seq_q, cum_seq_k)
 
 
-def _efficient_forward(  # noqa: PLR0913, PLR0917 (the arguments of the operation)
+def _efficient_forward(
     query: Any,
     key: Any,
     value: Any,
@@ -154,7 +154,7 @@ def _efficient_forward(  # noqa: PLR0913, PLR0917 (the arguments of the operatio
     return _tokens_first(query, key, value, cu_seqlens_q, cu_seqlens_k)
 
 
-def _cudnn_forward(  # noqa: PLR0913, PLR0917 (the arguments of the operation)
+def _cudnn_forward(
     query: Any,
     key: Any,
     value: Any,
@@ -201,7 +201,8 @@ def _multi_head(query: Any, key: Any, value: Any, embed_dim: int, num_head: int,
     """``aten::_native_multi_head_attention`` on (batch, tokens, width): four projections and the attention."""
     batch, tokens, width = query.shape
     shape = (batch, num_head, tokens, embed_dim // num_head)
-    return 2 * batch * tokens * width * 4 * embed_dim + attention_flops(shape, shape, shape)
+    count: int = 2 * batch * tokens * width * 4 * embed_dim + attention_flops(shape, shape, shape)
+    return count
 
 
 def _grouped_product(left: Any, right: Any, *args: Any, **kwargs: Any) -> int:
@@ -227,7 +228,7 @@ _BY_NAME: dict[str, Callable[..., int]] = {
 FORMULAS: dict[Any, Callable[..., int]] = {
     getattr(torch.ops.aten, name): formula for name, formula in _BY_NAME.items() if hasattr(torch.ops.aten, name)
 }
-"""Operation -> its formula on the operation's own arguments; operations that this version of torch lacks are left out."""
+"""Operation -> its formula on the operation's own arguments, without operations that this version of torch lacks."""
 
 
 def _all_formulas() -> dict[Any, Callable[..., int]]:
