@@ -80,7 +80,7 @@ def _guarded(operation: Any, formula: Callable[..., int], failures: list[str]) -
     @wraps(formula)
     def count(*args: Any, **kwargs: Any) -> int:
         try:
-            return formula(*args, **kwargs)
+            return int(formula(*args, **kwargs))
         except Exception as error:  # a formula of another version of torch may raise anything
             failures.append(f"{operation}: {reason(error)}")
             return 0
@@ -141,7 +141,7 @@ def _flash_forward_inplace(
     return _tokens_first(query, key, value, cum_seq_q, cum_seq_k)
 
 
-def _efficient_forward(  # noqa: PLR0913, PLR0917 (the arguments of the operation)
+def _efficient_forward(
     query: Any,
     key: Any,
     value: Any,
@@ -154,7 +154,7 @@ def _efficient_forward(  # noqa: PLR0913, PLR0917 (the arguments of the operatio
     return _tokens_first(query, key, value, cu_seqlens_q, cu_seqlens_k)
 
 
-def _cudnn_forward(  # noqa: PLR0913, PLR0917 (the arguments of the operation)
+def _cudnn_forward(
     query: Any,
     key: Any,
     value: Any,
