@@ -26,7 +26,6 @@ from vlmprof.trial.resolve import ResolvedTrial, planned_counts
 from vlmprof.trial.samples import judge_answer
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
 
-
 VISION_SURFACES = (VisionBudget, TokenBudget, PixelBudget, FreeTiling)
 """Surfaces of the knobs that change how many vision tokens an image becomes."""
 
