@@ -80,7 +80,7 @@ def _guarded(operation: Any, formula: Callable[..., int], failures: list[str]) -
     @wraps(formula)
     def count(*args: Any, **kwargs: Any) -> int:
         try:
-            return formula(*args, **kwargs)
+            return int(formula(*args, **kwargs))
         except Exception as error:  # a formula of another version of torch may raise anything
             failures.append(f"{operation}: {reason(error)}")
             return 0

@@ -64,6 +64,8 @@ class GenerationState:
 
     next_tokens: Tensor
     """(batch,) greedy choice."""
+    finite: Tensor
+    """(batch,) whether all logits were finite so far."""
     ids: Tensor
     """(batch, tokens) prompt and answer so far, padded on the left."""
     carried: Mapping[str, Any]
@@ -164,7 +166,8 @@ class LoadedVlm(AbstractModel):
     def step(self, state: GenerationState) -> GenerationState:
         ids = torch.cat([state.ids, state.next_tokens[:, None]], dim=1)
         inputs = self._model.prepare_inputs_for_generation(ids, next_sequence_length=1, **state.carried)
-        return _next_state(self._model, ids, self._model(**inputs, return_dict=True), state.carried)
+        output = self._model(**inputs, return_dict=True)
+        return _next_state(self._model, ids, output, state.carried, state.finite)
 
     def step_inputs(self, state: GenerationState) -> StepInputs:
         return step_inputs(self._model, state.ids, state.next_tokens, state.carried)
@@ -304,12 +307,22 @@ def _prefill_only(model: Any, input_ids: Tensor, generation_config: Any, **prepa
     for unused in ("logits_processor", "stopping_criteria", "synced_gpus", "streamer", "assistant_model"):
         prepared.pop(unused, None)
     output = model._prefill(input_ids, generation_config, prepared)
-    return _next_state(model, input_ids, output, prepared)
+    return _next_state(model, input_ids, output, prepared, None)
 
 
-def _next_state(model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any]) -> GenerationState:
+def _next_state(
+    model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any], before: Tensor | None
+) -> GenerationState:
+    """The state after a forward; ``before`` says which rows were finite so far, None: there was no forward."""
     next_arguments = model._update_model_kwargs_for_generation(output, dict(carried), is_encoder_decoder=False)
-    return GenerationState(next_tokens=output.logits[:, -1].argmax(-1), ids=ids, carried=next_arguments)
+    logits = output.logits[:, -1]
+    finite = logits.isfinite().all(-1)
+    return GenerationState(
+        next_tokens=logits.argmax(-1),
+        finite=finite if before is None else before & finite,
+        ids=ids,
+        carried=next_arguments,
+    )
 
 
 def _eos_ids(model: Any, processor: Any) -> frozenset[int]:

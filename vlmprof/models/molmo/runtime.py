@@ -43,6 +43,8 @@ class CachedRows:
 
     next_tokens: Tensor
     """(batch,) greedy choice."""
+    finite: Tensor
+    """(batch,) whether all logits were finite so far."""
     cache: Cache
     mask: Tensor
     """(batch, tokens in the cache), 0 at padding."""
@@ -157,12 +159,12 @@ class LoadedMolmo(AbstractModel):
     ) -> CachedRows:
         ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
         cache = DynamicCache(config=self.decoder.config) if cache is None else cache
-        return self._forward(ids, mask, cache, features)
+        return self._forward(ids, mask, cache, features, None)
 
     @torch.inference_mode()
     def step(self, state: CachedRows) -> CachedRows:
         mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
-        return self._forward(state.next_tokens[:, None], mask, state.cache, None)
+        return self._forward(state.next_tokens[:, None], mask, state.cache, None, state.finite)
 
     def step_inputs(self, state: CachedRows) -> StepInputs:
         return StepInputs(
@@ -193,7 +195,10 @@ class LoadedMolmo(AbstractModel):
         load = crops, prompt_tokens, output_tokens
         return sample_bytes(self._model.config, self.decoder.layers, self.routers, self._model.dtype.itemsize, load)
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Cache, features: Tensor | None) -> CachedRows:
+    def _forward(
+        self, ids: Tensor, mask: Tensor, cache: Cache, features: Tensor | None, before: Tensor | None
+    ) -> CachedRows:
+        """One forward; ``before`` says which rows were finite so far, None: there was no forward."""
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -202,7 +207,14 @@ class LoadedMolmo(AbstractModel):
             use_cache=True,
             logits_to_keep=1,
         )
-        return CachedRows(next_tokens=output.logits[:, -1].argmax(-1), cache=output.past_key_values, mask=mask)
+        logits = output.logits[:, -1]
+        finite = logits.isfinite().all(-1)
+        return CachedRows(
+            next_tokens=logits.argmax(-1),
+            finite=finite if before is None else before & finite,
+            cache=output.past_key_values,
+            mask=mask,
+        )
 
     def _batch(self, inputs: Any, tilings: Sequence[tuple[int, int]], prompts: Sequence[Prompt]) -> MolmoBatch:
         rows = zip(tilings, prompts, inputs["attention_mask"].sum(1).tolist(), strict=True)
