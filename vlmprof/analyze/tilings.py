@@ -15,7 +15,7 @@ from vlmprof.errors import UserError
 from vlmprof.surfaces import Anatomy
 
 MOST_CAPS = 64
-"""So many budgets are told at most; a model that counts its budget in pixels has thousands."""
+"""Budgets that are listed at most; a model that counts its budget in pixels has thousands."""
 
 
 @final
@@ -41,6 +41,8 @@ class Tilings:
     model: str
     unit: str
     pictures: int
+    refused: int
+    """Further pictures, of sizes that the model's image processor does not take."""
     sizes: tuple[tuple[tuple[int, int], int], ...]
     """((width, height), pictures), the most frequent first; ten at most."""
     caps: tuple[Cap, ...]
@@ -55,11 +57,11 @@ def tilings(model: str, anatomy: Anatomy, sizes: Sequence[tuple[int, int]]) -> T
     """What each budget makes of pictures of these (width, height) sizes.
 
     Raises:
-        UserError: there are no pictures, or the model has no budget.
+        UserError: there are no pictures that the model takes, or the model has no budget.
     """
-    if not sizes:
-        raise UserError("no pictures to tile")
-    counted = Counter(sizes)
+    counted = Counter({size: count for size, count in Counter(sizes).items() if _is_taken(anatomy, size)})
+    if not counted:
+        raise UserError("no pictures to tile" if not sizes else "the model takes none of the pictures")
     budgets = list(anatomy.budgets) or list(range(anatomy.min_crops, anatomy.max_crops + 1))
     if len(budgets) > MOST_CAPS:
         step = (len(budgets) - 1) / (MOST_CAPS - 1)
@@ -71,10 +73,19 @@ def tilings(model: str, anatomy: Anatomy, sizes: Sequence[tuple[int, int]]) -> T
     return Tilings(
         model=model,
         unit=anatomy.vision_unit,
-        pictures=len(sizes),
+        pictures=counted.total(),
+        refused=len(sizes) - counted.total(),
         sizes=tuple(counted.most_common(10)),
         caps=tuple(_cap(budget, made, list(counted.values())) for budget in budgets),
     )
+
+
+def _is_taken(anatomy: Anatomy, size: tuple[int, int]) -> bool:
+    try:
+        anatomy.count_tokens(size[1], size[0], anatomy.max_crops)
+    except Exception:  # whatever the image processor of a checkpoint raises
+        return False
+    return True
 
 
 def _cap(budget: int, made: dict[int, tuple[int, ...]], counts: Sequence[int]) -> Cap:

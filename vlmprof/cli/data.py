@@ -145,9 +145,13 @@ def show_tilings(
     fields = {"family": "demo"} if model == "demo" else given
     leaf, checkpoint = family_of(ModelSpec.model_validate(fields))
     _, examples = _examples(task, split, path, revision, metric)
-    sizes = [(example.picture.width, example.picture.height) for example in examples]
+    sizes = [(one.picture.width, one.picture.height) for one in examples if not one.picture.fault]
+    if faulty := len(examples) - len(sizes):
+        err.print(f"{plural(faulty, 'picture')} left out; 'vlmprof data check {task}' says why", style="yellow")
     statistics = tilings(model, leaf.describe(checkpoint), sizes)
     common = ", ".join(f"{width}x{height} ({count})" for (width, height), count in statistics.sizes[:5])
+    if statistics.refused:
+        err.print(f"{plural(statistics.refused, 'picture')} left out, of sizes that the model refuses", style="yellow")
     out.print(f"{statistics.pictures} pictures; the most frequent sizes: {common}")
     rows = [
         {
