@@ -231,7 +231,7 @@ class LiveState:
                 self._trials.pop(trial, None)
 
     def view(self) -> SweepView:
-        """The state of the sweep now, as the watch page reads it from the folder, but without fronts: they need the tables."""
+        """The state of the sweep now, as the watch page reads it from the folder; no fronts, which need the tables."""
         with self._lock:
             heartbeat = self._make_heartbeat(closed=False)
             status = SweepStatus(

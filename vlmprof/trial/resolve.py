@@ -166,7 +166,7 @@ def predicted_vision_tokens(resolved: ResolvedTrial) -> float:
 
 
 def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCounts:
-    """Crops and tokens of an image of this size in pixels under the trial's knobs; the most restrictive knob decides."""
+    """Crops and tokens of an image of this size (pixels) under the trial's knobs; the most restrictive knob decides."""
     anatomy = resolved.anatomy
     by_knob = [setting.knob.counts(setting.value, anatomy, height, width) for setting in resolved.settings]
     candidates = [counts for counts in by_knob if counts is not None]
