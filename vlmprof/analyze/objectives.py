@@ -1,8 +1,8 @@
-"""Which objectives the front of each trial has: the one place that decides it, for tables, figures and the watch page.
+"""Decides the objectives of each front, for the tables, the figures and the watch page alike.
 
-Unless objectives are named, a front trades quality off against latency. A folder may hold trials of several kinds:
-such as measured both, quality alone or latency alone. Each kind has a front of its own, because a trial that lacks an
-objective can neither beat another in it nor be beaten. Trials that measured neither are left out and counted.
+If no objectives are named, a front trades quality off against latency. A folder may hold trials that measured both,
+only quality or only latency. Each of these kinds has its own front, because trials cannot be compared in an objective
+that one of them lacks. Trials that measured neither are left out and counted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vlmprof.errors import UserError, suggestion
 from vlmprof.store.schema import Better
 
 QUALITY, LATENCY = "accuracy", "latency_ms_p50"
-"""What is traded off by default; the first gives way to ``score`` where a metric has no accuracy."""
+"""Default objectives; ``score`` replaces the first for a metric that has no accuracy."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """One column of ``trials`` to make as high or as low as can be."""
+    """A column of ``trials`` to maximise or minimise."""
 
     column: str
     better: Better
@@ -34,7 +34,7 @@ class Objective:
 
     @property
     def sign(self) -> Literal[1, -1]:
-        """Factor that makes lower better."""
+        """Factor by which to multiply the values so that lower is better."""
         return 1 if self.better == "lower" else -1
 
 
@@ -45,41 +45,41 @@ class FrontRows:
 
     objectives: tuple[Objective, ...]
     rows: pd.DataFrame
-    """In the order in which they were given, with the attributes of that table."""
+    """In the order of the input table, with its ``attrs``."""
     partial: bool
-    """Whether other trials of the group have another front, so that this one must be named by its objectives."""
+    """Whether the group has several fronts and this one lacks an objective, so its title must name its objectives."""
 
 
 def parse_objectives(names: Sequence[str], schema: pa.Schema) -> list[Objective]:
-    """The objectives by these column names; direction and unit come from the field metadata.
+    """The objectives with these column names; direction and unit come from the metadata of the Arrow fields.
 
     Raises:
-        UserError: no names, a name twice, a column that does not exist, or one that has no better direction.
+        UserError: no names, a repeated name, a column that does not exist, or a column without a direction.
     """
     if not names or len(set(names)) < len(names):
-        raise UserError(f"expected objectives, each once, got {', '.join(names) or 'none'}")
+        raise UserError(f"expected at least one objective, none repeated, got {', '.join(names) or 'none'}")
     return [_objective(name, schema) for name in names]
 
 
 def quality_column(trials: pd.DataFrame) -> str:
-    """``accuracy``; ``score`` where a finished trial's metric is no mean over samples, such as CIDEr-D or F1.
+    """``accuracy``, or ``score`` if the metric of a finished trial is not a mean over samples, such as CIDEr-D or F1.
 
-    Ask it about one group of comparable trials: the metric is part of a group's identity.
+    ``trials`` must be one group of comparable trials, so that all have the same metric.
     """
     done = trials[trials["state"] == "done"]
     return "score" if (done["score"].notna() & done["accuracy"].isna()).any() else QUALITY
 
 
 def default_columns(trials: pd.DataFrame) -> tuple[str, str]:
-    """What is traded off where nobody named objectives: the column of quality, then that of latency."""
+    """The default objectives: the column of quality, then the column of latency."""
     return quality_column(trials), LATENCY
 
 
 def measured_objectives(trials: pd.DataFrame, names: Sequence[str]) -> list[Objective]:
-    """Those of these objectives that at least one of the trials measured; ``accuracy`` stands for the quality column.
+    """The named objectives that at least one trial measured; ``accuracy`` is replaced by the quality column.
 
     Raises:
-        UserError: as ``parse_objectives``; not where none was measured.
+        UserError: as ``parse_objectives``, except that the result may be empty.
     """
     wanted = [quality_column(trials) if name == QUALITY else name for name in names]
     measured = [name for name in wanted if finite(trials, name).any()]
@@ -89,51 +89,51 @@ def measured_objectives(trials: pd.DataFrame, names: Sequence[str]) -> list[Obje
 def split_by_objectives(
     part: pd.DataFrame, names: Sequence[str] = ()
 ) -> tuple[tuple[FrontRows, ...], Mapping[str, int]]:
-    """The fronts to make of one group of finished trials, and what is left out of all of them.
+    """Split one group of finished trials into the fronts to compute, and count the trials that are left out.
 
     Args:
-        part: A group, as ``analyze.comparability.groups`` gives it.
-        names: Objectives that were asked for: there is one front then, of the trials that measured all of them.
+        part: A group, as ``analyze.comparability.groups`` yields it.
+        names: Objectives named by the user: the result is then a single front of the trials that measured all of them.
 
     Returns:
-        The kinds of trials, those with most objectives first, and why others were left out -> how many.
+        The rows of each front, those with most objectives first; and reason -> number of trials left out.
 
     Raises:
         UserError: as ``parse_objectives``.
     """
     wanted = parse_objectives(names or default_columns(part), part.attrs["schema"])
     columns = [objective.column for objective in wanted]
-    has = np.column_stack([finite(part, name) for name in columns])
+    measured = np.column_stack([finite(part, name) for name in columns])
     left_out: Counter[str] = Counter()
     kinds: dict[tuple[bool, ...], list[int]] = {}
-    for place, row in enumerate(has):
-        if row.all() or (row.any() and not names):
-            kinds.setdefault(tuple(map(bool, row)), []).append(place)
+    for position, has in enumerate(measured):
+        if has.all() or (has.any() and not names):
+            kinds.setdefault(tuple(map(bool, has)), []).append(position)
         else:
-            lacking = [name for name, there in zip(columns, row, strict=True) if not there]
+            lacking = [name for name, present in zip(columns, has, strict=True) if not present]
             left_out[f"without {' and '.join(lacking)}"] += 1
-    found = [
+    fronts = [
         FrontRows(
-            objectives=tuple(one for one, there in zip(wanted, kind, strict=True) if there),
+            objectives=tuple(objective for objective, present in zip(wanted, kind, strict=True) if present),
             rows=_rows(part, kinds[kind]),
             partial=not all(kind) and len(kinds) > 1,
         )
-        for kind in sorted(kinds, key=lambda kind: (-sum(kind), [not there for there in kind]))
+        for kind in sorted(kinds, key=lambda kind: (-sum(kind), [not present for present in kind]))
     ]
-    return tuple(found), dict(left_out)
+    return tuple(fronts), dict(left_out)
 
 
 def finite(trials: pd.DataFrame, name: str) -> Any:
-    """Which trials have a finite number in a column: a value that is missing, NaN or infinite was not measured.
+    """Which trials have a finite value in a column; missing, NaN and infinite values count as not measured.
 
     Returns:
-        An array of booleans, a trial each.
+        A boolean array of shape (trials,).
     """
     return np.isfinite(trials[name].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _rows(part: pd.DataFrame, places: Sequence[int]) -> pd.DataFrame:
-    rows = part.iloc[list(places)].reset_index(drop=True)
+def _rows(part: pd.DataFrame, positions: Sequence[int]) -> pd.DataFrame:
+    rows = part.iloc[list(positions)].reset_index(drop=True)
     rows.attrs = dict(part.attrs)
     return rows
 
