@@ -91,7 +91,7 @@ def test_objectives_come_from_the_schema():
         (["acuracy"], "did you mean 'accuracy'"),
         (["latency"], "there are: .*latency_ms_p50"),
         (["crops"], "'crops' has no better direction"),
-        (["accuracy", "accuracy"], "each once"),
+        (["accuracy", "accuracy"], "none repeated"),
         ([], "none"),
     ],
 )

@@ -217,8 +217,7 @@ def _last_end(running: Sequence[_Rest], to_begin: Sequence[_Rest], lanes: int, t
     waiting = deque((first, timing) for first, timing, trials in sorted(singles, reverse=True) for _ in range(trials))
     slots = sorted([rest.first.seconds for rest in running if rest.is_timing], reverse=True)[:timing_lanes]
     slots += [0.0] * (timing_lanes - len(slots))
-    # Event: (time, seconds of timing). 0 seconds of timing: the lane becomes free; otherwise: its trial is ready to
-    # time.
+    # Event: (time, seconds of timing). With 0 seconds the lane becomes free, otherwise its trial is ready to be timed.
     events = [(rest.first.seconds, rest.timing.seconds) for rest in running]
     events += [(0.0, 0.0)] * (lanes - len(running))
     heapq.heapify(slots)

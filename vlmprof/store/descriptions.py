@@ -263,7 +263,7 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "decode_attention": (
             "Attention kernel of recorded decode steps; empty for `eager`, whose steps use `attention`."
         ),
-        "decode_experts": "Kernel of the experts in recorded decode steps; empty for `eager`.",
+        "decode_experts": "Kernel of the experts in recorded decode steps; empty for `eager` and for a dense model.",
         "python": "Version of Python.",
         "torch": "Version of torch.",
         "transformers": "Version of transformers.",

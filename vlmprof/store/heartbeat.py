@@ -129,8 +129,7 @@ class Heartbeat:
     not_begun: int | None = None
     """Trials of this run that have not begun; None in files of writers that did not record it."""
     waiting: tuple[TrialWork, ...] = ()
-    """Work of the trials that have not begun, in expected order, up to ``GROUPS`` groups; empty if a cost is
-    unknown."""
+    """Work of trials that have not begun, in expected order, up to ``GROUPS`` groups; empty if a cost is missing."""
     steps: Mapping[str, StepTotals] = field(default_factory=dict)
     """Step -> sums of its cost and duration over the trials that completed it in this run."""
     closed: bool = False

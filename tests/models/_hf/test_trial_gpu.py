@@ -27,7 +27,9 @@ def caps(checkpoint: Path) -> dict[str, list[Any]]:
     from vlmprof.models.family import Checkpoint
     from vlmprof.surfaces import PixelBudget, VisionBudget
 
-    anatomy = registry.load("models", "transformers_vlm").describe(Checkpoint(path=str(checkpoint), revision=""))
+    anatomy = registry.load("models", "transformers_vlm").describe(
+        Checkpoint(path=str(checkpoint), revision="", dtype="float32")
+    )
     if VisionBudget in anatomy.provides:
         return {"max_crops": [anatomy.min_crops, anatomy.max_crops]}
     if PixelBudget in anatomy.provides:
