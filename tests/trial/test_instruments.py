@@ -128,7 +128,7 @@ def test_a_hook_that_fails_leaves_its_count_empty(
 def test_experts_that_cannot_be_counted_prove_no_knob(
     run: Callable[..., TrialResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rule of truth: without the count nothing shows that the knob did what it says; without the knob it is a blank."""
+    """A rule of truth: without the count nothing shows what the knob did; without the knob it is a blank."""
 
     def unlike(counts: Any, index: int) -> Any:
         return model_counts._guarded(counts, "experts", broken)

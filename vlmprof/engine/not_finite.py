@@ -1,4 +1,4 @@
-"""Which module of a model made the first value that is not finite: one eager run of the batch with hooks on all modules.
+"""Which module made the first value that is not finite: one eager run of the batch with hooks on all modules.
 
 Purpose: a float16 overflow or a broken weight is named by module and precision, not only noticed. It runs only after
 logits were not finite. Limits: a module is named by its output, so an operation between two modules counts as part of

@@ -101,7 +101,7 @@ class VisionFeatureCache:
             return PreparedBatch(batch=model.encode(prompts), cached={})
         keys = tuple((_digest(prompt), model.feature_key(prompt)) for prompt in prompts)
         with self._lock:  # the thread that computes features drops old entries meanwhile
-            cached = {key: self._entries[key] for key in keys if key in self._entries}
+            cached: dict[Hashable, Tensor] = {key: self._entries[key] for key in keys if key in self._entries}
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cached}
         missing = model.encode(list(new.values())) if new else None
         return PreparedBatch(batch=model.encode_text(prompts), keys=keys, cached=cached, missing=missing)

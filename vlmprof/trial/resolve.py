@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from vlmprof import registry
-from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError
+from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError, VlmprofError
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
@@ -158,8 +158,23 @@ def subset_of(resolved: ResolvedTrial) -> tuple[Example, ...]:
 def predicted_vision_tokens(resolved: ResolvedTrial) -> float:
     """Mean vision tokens a sample over the trial's own subset, from image sizes alone."""
     examples = subset_of(resolved)
-    counts = [planned_counts(resolved, e.picture.height, e.picture.width).vision_tokens for e in examples]
-    return sum(counts) / len(counts)
+    sizes = [(example.picture.height, example.picture.width) for example in examples]
+    counts = [planned_counts(resolved, *size).vision_tokens for size in sizes if not why_illegal(resolved, *size)]
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def why_illegal(resolved: ResolvedTrial, height: int, width: int) -> str:
+    """Why the model's preprocessing refuses every image of this size; empty where it takes it."""
+    if min(height, width) < 1:
+        return f"an image of {height} x {width} has no pixels"
+    try:
+        planned_counts(resolved, height, width)
+    except VlmprofError:
+        raise
+    except Exception as error:  # whatever a processor raises for a size that it refuses
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"an image of {height} x {width} (height x width) is refused by this model's preprocessing: {first}"
+    return ""
 
 
 def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCounts:

@@ -17,6 +17,7 @@ from functools import partial
 
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
+from vlmprof.errors import UserError
 from vlmprof.measure.attempt import attempted
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
@@ -28,6 +29,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     Flops,
     Sample,
+    ScoredSample,
     ScoreResult,
     TimingSession,
     TrialOutcome,
@@ -35,7 +37,7 @@ from vlmprof.trial.outcome import (
 from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import ResolvedTrial
-from vlmprof.trial.samples import open_pictures, samples_of
+from vlmprof.trial.samples import first_usable, legal_samples, samples_of
 from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 from vlmprof.trial.worst_case_probe import Sizer
@@ -67,22 +69,26 @@ def run_trial(
     """
     plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
-    usable = partial_results.not_quarantined(samples)
+    usable = legal_samples(resolved, partial_results.not_quarantined(samples))[0]
     missing: dict[str, str] = {}
     parts = ModelParts.of(model)
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(parts, usable[:COUNTED_REQUESTS], model, report, resolved.anatomy.crops_known, missing)
+        counted_samples = _samples_to_count(loaded, samples, usable)
+        counts, flops = _count(parts, counted_samples, model, report, resolved.anatomy.crops_known, missing)
         began = time.perf_counter()
         attempted("memory", missing, partial(_reset_peak, model.device))
         result = ScoreResult()
         if "accuracy" in plan.measure:
             result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
+            _require_an_answer(result.scored)
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        timing_pass = TimingPass(plan.timing, model, _timing_requests(resolved, usable, loaded, length))
+        with knobs_applied(resolved, model):
+            requests = _timing_requests(resolved, usable, loaded, length, missing)
+        timing_pass = TimingPass(plan.timing, model, requests)
         sessions = (timing_pass.run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
@@ -142,7 +148,9 @@ def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Pro
     """
     quarantined = {answered.example.id for answered in outcome.scored if answered.quarantined}
     usable = [sample for sample in samples_of(outcome.resolved) if sample.example.id not in quarantined]
-    requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens)
+    usable = legal_samples(outcome.resolved, usable)[0]
+    with knobs_applied(outcome.resolved, loaded.model):
+        requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens, {})
     timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
     return replace(outcome, sessions=(*outcome.sessions, timing_pass.run(0.0, report)))
 
@@ -182,6 +190,35 @@ def _reset_peak(device: str) -> None:
     reset_peak(device)
 
 
+def _require_an_answer(scored: Sequence[ScoredSample]) -> None:
+    """Refuse a score pass without a single answer.
+
+    Raises:
+        UserError: every sample failed; names the first.
+    """
+    if scored and all(answered.generation is None for answered in scored):
+        first = scored[0]
+        raise UserError(
+            f"{len(scored)} of {len(scored)} samples failed, the first is {first.example.id}: {first.error}"
+        )
+
+
+def _samples_to_count(loaded: LoadedModel, samples: Sequence[Sample], usable: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The first usable samples, opened.
+
+    Raises:
+        UserError: no sample of the trial can be given to the model.
+    """
+    found = first_usable(loaded, usable, COUNTED_REQUESTS, 2)
+    if not found.readable:
+        legal = {sample.example.id for sample in usable}
+        failed = [(one.example.id, one.error) for one in found.broken]
+        failed += [(one.example.id, "its picture's size is refused") for one in samples if one.example.id not in legal]
+        sample, why = failed[0]
+        raise UserError(f"none of the {len(samples)} samples can be given to this model; the first, {sample}: {why}")
+    return found.readable
+
+
 def _count(
     parts: ModelParts,
     samples: Sequence[Sample],
@@ -203,7 +240,7 @@ def _count(
             require_counts_match(before, counts, parts, run, crops_known=crops_known)
             compared.append(prompt)
 
-        for sample in open_pictures(samples).readable:
+        for sample in samples:
             flops: list[int | None] = []
             for length in (1, 2):
                 saved = copy.deepcopy(counts)
@@ -226,11 +263,27 @@ def _mean(counted_flops: Sequence[int | None]) -> float | None:
 
 
 def _timing_requests(
-    resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, length: int
+    resolved: ResolvedTrial,
+    samples: Sequence[Sample],
+    loaded: LoadedModel,
+    length: int,
+    missing: MutableMapping[str, str],
 ) -> TimingRequests:
+    """The first samples that can be opened and encoded, in full batches: a row's ``timing_batch_size`` is what ran.
+
+    Raises:
+        UserError: there are fewer usable samples than one batch needs.
+    """
     size = resolved.plan.timing.batch_size
-    readable = open_pictures(samples[: size * resolved.plan.timing.requests]).readable
-    prompts = [sample.prompt for sample in readable]
-    requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+    found = first_usable(loaded, samples, size * resolved.plan.timing.requests, length)
+    missing.update({f"timing of sample {failed.example.id}": failed.error for failed in found.broken})
+    prompts = [sample.prompt for sample in found.readable]
+    if len(prompts) < size:
+        first = f"; the first that cannot be timed, {found.broken[0].example.id}: {found.broken[0].error}"
+        raise UserError(
+            f"timing.batch_size is {size}, and {len(prompts)} of the trial's {len(samples)} samples can be timed"
+            f"{first if found.broken else ''}; use a smaller batch_size or more samples"
+        )
+    requests = [prompts[i : i + size] for i in range(0, len(prompts) - size + 1, size)]
     configured = partial(knobs_applied, resolved, loaded.model)
     return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

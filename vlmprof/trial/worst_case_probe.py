@@ -27,7 +27,7 @@ from vlmprof.batch_size.search import HARD
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.vision_cache import prepare_each_row
-from vlmprof.errors import OutOfMemory
+from vlmprof.errors import OutOfMemory, UserError
 from vlmprof.measure.memory import reset_peak
 from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, memory_capped, read_headroom
 from vlmprof.records import Row
@@ -35,7 +35,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.memory_key import memory_key_of
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
-from vlmprof.trial.samples import open_pictures
+from vlmprof.trial.samples import first_usable
 
 
 class Sizer(Protocol):
@@ -102,13 +102,14 @@ class WorstCaseProbe:
 
         Args:
             resolved: The trial.
-            samples: Its samples.
+            samples: Its samples, the longest first.
             loaded: The loaded model, its knobs applied.
             max_new_tokens: The longest answer.
             sizer: Shared with other trials or not.
         """
         self._plan, self._loaded, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
         self._device = loaded.model.device
+        self._samples = samples
         self._worst = worst_case_sample(resolved, samples)
         self._world, self._about = memory_key_of(resolved.plan, loaded.model)
         picture = self._worst.prompt.picture
@@ -180,8 +181,7 @@ class WorstCaseProbe:
         return read_headroom(self._device)
 
     def _probe(self, answer: SizeReply, room: MemoryHeadroom) -> None:
-        (opened,) = open_pictures([self._worst]).readable or (self._worst,)
-        prompts = [opened.prompt] * answer.size
+        prompts = [self._probed().prompt] * answer.size
         with _gpu_probe_lock(self._device), self._leased(answer), memory_capped(self._device, room, HARD):
             tried = self._tried(prompts)
             if tried.outcome == "out_of_memory":  # One failure proves nothing: see score_pass.
@@ -195,6 +195,17 @@ class WorstCaseProbe:
         if tried.outcome == "ran":
             told = replace(told, phases=tuple(tried.phases.items()), peak_bytes=max(tried.phases.values()))
         self._sizer.tell(told)
+
+    def _probed(self) -> Sample:
+        """The sample that is probed: the synthetic worst case, or where the model refuses it the longest that it takes.
+
+        Raises:
+            UserError: it takes none.
+        """
+        found = first_usable(self._loaded, [self._worst, *self._samples], 1, self._cap)
+        if not found.readable:
+            raise UserError(f"no sample can be given to this model; the first: {found.broken[0].error}")
+        return found.readable[0]
 
     def _tried(self, prompts: Sequence[Any]) -> _ProbeAttempt:
         peaks, loaded = PhasePeaks(self._device), self._loaded
