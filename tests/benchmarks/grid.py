@@ -37,7 +37,7 @@ from vlmprof.records import Example, Picture, Prompt
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.prefetch import BatchPrefetcher
-from vlmprof.trial.samples import open_pictures
+from vlmprof.trial.samples import encode_samples, open_pictures
 
 SIZES = ((640, 480), (480, 640), (1024, 768), (640, 427), (800, 1200), (500, 375), (1280, 720), (768, 1024))
 """Width and height of pictures as datasets of visual questions have them."""
@@ -200,7 +200,7 @@ def ours(model: LoadedMolmo, asked: list[Sample], points: list[Any], options: An
 def _score(loaded: LoadedModel, asked: list[Sample], batch: int, cap: int) -> dict[str, list[int]]:
     """Sample -> its answer's tokens."""
     said: dict[str, list[int]] = {}
-    with BatchPrefetcher(loaded, lambda pictures: None) as following:
+    with BatchPrefetcher(lambda opened: encode_samples(loaded, opened, cap), lambda pictures: None) as following:
         for start in range(0, len(asked), batch):
             opened, prepared = following.take(asked[start : start + batch], asked[start + batch :])
             answers = loaded.answer(prepared or loaded.prepare(opened.readable), cap)

@@ -11,7 +11,7 @@ import pytest
 
 from vlmprof.records import Example, Picture, Prompt
 from vlmprof.trial import prefetch
-from vlmprof.trial.outcome import Sample
+from vlmprof.trial.outcome import OpenedSamples, Sample
 from vlmprof.trial.prefetch import BatchPrefetcher
 
 
@@ -21,6 +21,9 @@ class Counting:
     def __init__(self) -> None:
         self.encoded: Counter[str] = Counter()
         self.threads: set[str] = set()
+
+    def encode(self, opened: OpenedSamples) -> Any:
+        return opened, self.prepare(opened.readable)
 
     def prepare(self, readable: Sequence[Sample]) -> Any:
         self.encoded.update(one.example.id for one in readable)
@@ -60,7 +63,7 @@ def test_every_batch_is_encoded_once_and_ahead() -> None:
             met.append(True)
 
     met: list[bool] = []
-    with BatchPrefetcher(loaded, meet) as following:  # type: ignore[arg-type]
+    with BatchPrefetcher(loaded.encode, meet) as following:  # type: ignore[arg-type]
         seen = []
         while left:
             opened, prepared = following.take(left[:4], left[4:])
@@ -76,7 +79,7 @@ def test_every_batch_is_encoded_once_and_ahead() -> None:
 def test_a_size_that_changes_loses_and_doubles_nothing() -> None:
     loaded, left, sizes = Counting(), asked(40), iter([8, 8, 3, 5, 8, 1, 20])
     everyone, seen = ids(left), []
-    with BatchPrefetcher(loaded, lambda pictures: None) as following:  # type: ignore[arg-type]
+    with BatchPrefetcher(loaded.encode, lambda pictures: None) as following:  # type: ignore[arg-type]
         while left:
             size = next(sizes)
             opened, prepared = following.take(left[:size], left[size:])
@@ -97,7 +100,7 @@ def test_leaving_waits_for_what_runs_and_drops_the_rest() -> None:
         with lock:
             running[0] -= 1
 
-    with BatchPrefetcher(loaded, wait) as following:  # type: ignore[arg-type]
+    with BatchPrefetcher(loaded.encode, wait) as following:  # type: ignore[arg-type]
         following.take(left[:2], left[2:])
     assert running[0] == 0 and sum(loaded.encoded.values()) <= 2 * prefetch.MOST_AHEAD
     count = sum(loaded.encoded.values())

@@ -1,4 +1,4 @@
-"""Finds the module whose output is not finite: a batch that gave a NaN or an infinity runs once more, with hooks.
+"""Which module made the first value that is not finite: one eager run of the batch with hooks on all modules.
 
 Purpose: a float16 overflow or a broken weight is named by module and precision, not only noticed. It runs only after
 logits were not finite. Limits: a module is named by its output, so an operation between two modules counts as part of

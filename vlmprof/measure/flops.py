@@ -201,8 +201,8 @@ def _multi_head(query: Any, key: Any, value: Any, embed_dim: int, num_head: int,
     """``aten::_native_multi_head_attention`` on (batch, tokens, width): four projections and the attention."""
     batch, tokens, width = query.shape
     shape = (batch, num_head, tokens, embed_dim // num_head)
-    count: int = 2 * batch * tokens * width * 4 * embed_dim + attention_flops(shape, shape, shape)
-    return count
+    projections: int = 2 * batch * tokens * width * 4 * embed_dim
+    return projections + attention_flops(shape, shape, shape)
 
 
 def _grouped_product(left: Any, right: Any, *args: Any, **kwargs: Any) -> int:
@@ -228,7 +228,7 @@ _BY_NAME: dict[str, Callable[..., int]] = {
 FORMULAS: dict[Any, Callable[..., int]] = {
     getattr(torch.ops.aten, name): formula for name, formula in _BY_NAME.items() if hasattr(torch.ops.aten, name)
 }
-"""Operation -> its formula on the operation's own arguments, without operations that this version of torch lacks."""
+"""Operation -> its formula on the operation's own arguments, for the operations that this version of torch has."""
 
 
 def _all_formulas() -> dict[Any, Callable[..., int]]:

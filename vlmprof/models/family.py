@@ -76,6 +76,11 @@ class AbstractModel(ABC):
         """The id of vision tokens in a prompt, for counting hooks; None where not exposed."""
         return None
 
+    @property
+    def positions(self) -> int | None:
+        """The most tokens of prompt and answer together; None where no limit is known."""
+        return None
+
     def sample_bytes(self, crops: int, prompt_tokens: int, output_tokens: int) -> float | None:
         """A rough estimate of the memory of one sample of a batch, with the knobs as currently set; None: no estimate.
 

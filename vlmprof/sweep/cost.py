@@ -21,7 +21,7 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.surfaces import Anatomy, DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.tasks.task import Task
 from vlmprof.trial.load_key import key_without_length, load_key
-from vlmprof.trial.resolve import KnobSetting, ResolvedTrial, family_of, planned_counts, subset_of, task_of
+from vlmprof.trial.resolve import KnobSetting, ResolvedTrial, family_of, planned_counts, subset_of, task_of, why_illegal
 
 WEIGHT_READ_TOKENS = 64
 """Tokens that cost as much as reading the weights once, in a decode step; at batch 1 the read dominates the step."""
@@ -117,10 +117,10 @@ class CostEstimator:
         key = plan.model, plan.task, tuple((setting.name, str(setting.value)) for setting in vision)
         if key not in self._subsets:
             examples = subset_of(resolved)
-            images = [example.picture for example in examples[:SIZED_IMAGES]]
-            tokens = statistics.fmean(
-                planned_counts(resolved, image.height, image.width).vision_tokens for image in images
-            )
+            sizes = [(one.picture.height, one.picture.width) for one in examples[:SIZED_IMAGES]]
+            legal = [size for size in sizes if not why_illegal(resolved, *size)]
+            counts = [planned_counts(resolved, *size).vision_tokens for size in legal]
+            tokens = statistics.fmean(counts) if counts else 0.0
             self._subsets[key] = _SubsetSize(samples=len(examples), vision_tokens=tokens)
         return self._subsets[key]
 

@@ -10,10 +10,11 @@ from typing import final
 
 from vlmprof.engine.vision_cache import PreparedBatch
 from vlmprof.records import Picture
-from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import OpenedSamples, Sample
 from vlmprof.trial.samples import open_pictures
 
+Encode = Callable[[OpenedSamples], tuple[OpenedSamples, PreparedBatch | None]]
+"""Opened samples -> those of them that can be encoded and the failed ones, and their batch; None if it is empty."""
 MOST_AHEAD = 4
 """The most batches of pixels that the host holds at once."""
 
@@ -25,15 +26,15 @@ class BatchPrefetcher:
     A context manager: leaving it waits for the threads, so that none of them sees the knobs of the next trial.
     """
 
-    def __init__(self, loaded: LoadedModel, wait: Callable[[Iterable[Picture]], None]) -> None:
+    def __init__(self, encode: Encode, wait: Callable[[Iterable[Picture]], None]) -> None:
         """Start the threads.
 
         Args:
-            loaded: Encodes the batches.
+            encode: Encodes a batch, from any of the threads; see ``samples.encode_samples``.
             wait: Called, from any of the threads, before pictures are opened; it returns once they are decoded, where
                 other processes decode them.
         """
-        self._loaded, self._wait = loaded, wait
+        self._encode, self._wait = encode, wait
         self.most = prefetch_depth()
         """How many of the next batches are in preparation at once."""
         self._threads = ThreadPoolExecutor(self.most)
@@ -48,7 +49,7 @@ class BatchPrefetcher:
     def take(
         self, samples: Sequence[Sample], remaining: Sequence[Sample]
     ) -> tuple[OpenedSamples, PreparedBatch | None]:
-        """This batch, prepared if it was started before; and start on those that follow at the same size.
+        """This batch, prepared; and start on those that follow at the same size.
 
         Args:
             samples: This batch.
@@ -61,15 +62,11 @@ class BatchPrefetcher:
             self._pending[_ids(batch)] = started or self._threads.submit(self._prepare, batch)
         for outdated in earlier.values():  # of another batch size, from before it changed
             outdated.cancel()
-        return ready.result() if ready is not None else (self._open(samples), None)
-
-    def _open(self, samples: Sequence[Sample]) -> OpenedSamples:
-        self._wait(sample.prompt.picture for sample in samples)
-        return open_pictures(samples)
+        return ready.result() if ready is not None else self._prepare(samples)
 
     def _prepare(self, samples: Sequence[Sample]) -> tuple[OpenedSamples, PreparedBatch | None]:
-        opened = self._open(samples)
-        return opened, self._loaded.prepare(opened.readable) if opened.readable else None
+        self._wait(sample.prompt.picture for sample in samples)
+        return self._encode(open_pictures(samples))
 
 
 def prefetch_depth() -> int:

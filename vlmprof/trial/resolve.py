@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from vlmprof import registry
-from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError
+from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError, VlmprofError
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
@@ -172,6 +172,22 @@ def predicted_vision_tokens(resolved: ResolvedTrial) -> float:
     return sum(counts) / len(counts)
 
 
+def why_illegal(resolved: ResolvedTrial, height: int, width: int) -> str:
+    """Why the model's preprocessing refuses every image of this size; empty where it takes it."""
+    if min(height, width) < 1:
+        return f"an image of {height} x {width} has no pixels"
+    anatomy = resolved.anatomy
+    try:
+        anatomy.count_tokens(height, width, anatomy.max_crops)  # a knob may count without the processor
+        planned_counts(resolved, height, width)
+    except VlmprofError:
+        raise
+    except Exception as error:  # whatever a processor raises for a size that it refuses
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"an image of {height} x {width} (height x width) is refused by this model's preprocessing: {first}"
+    return ""
+
+
 def judged_picture(resolved: ResolvedTrial, picture: Picture) -> Picture:
     """The picture, with a fault also where it is sound and the model's image processor refuses its size.
 
@@ -179,14 +195,7 @@ def judged_picture(resolved: ResolvedTrial, picture: Picture) -> Picture:
     """
     if picture.fault:
         return picture
-    anatomy = resolved.anatomy
-    try:
-        anatomy.count_tokens(picture.height, picture.width, anatomy.max_crops)  # a knob may count without the processor
-        planned_counts(resolved, picture.height, picture.width)
-    except Exception as error:  # whatever the processor of a checkpoint raises, of this picture alone
-        size = f"{picture.width} x {picture.height} pixels"
-        return replace(picture, fault=f"the model takes no picture of {size} ({type(error).__name__}: {error})")
-    return picture
+    return replace(picture, fault=why_illegal(resolved, picture.height, picture.width))
 
 
 def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCounts:

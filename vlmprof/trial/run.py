@@ -37,7 +37,7 @@ from vlmprof.trial.outcome import (
 from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import ResolvedTrial
-from vlmprof.trial.samples import open_pictures, samples_of
+from vlmprof.trial.samples import first_usable, legal_samples, samples_of
 from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 from vlmprof.trial.worst_case_probe import Sizer
@@ -70,23 +70,26 @@ def run_trial(
     """
     plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
-    usable = partial_results.not_quarantined(samples)
+    usable = legal_samples(partial_results.not_quarantined(samples))[0]
     missing: dict[str, str] = {}
     parts = ModelParts.of(model)
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
-        readable = _first_readable(usable, COUNTED_REQUESTS)
-        counts, flops = _count(parts, readable, model, report, resolved.anatomy.crops_known, missing)
+        counted_samples = _samples_to_count(loaded, samples, usable)
+        counts, flops = _count(parts, counted_samples, model, report, resolved.anatomy.crops_known, missing)
         began = time.perf_counter()
         attempted("memory", missing, partial(_reset_peak, model.device))
         result = ScoreResult()
         if "accuracy" in plan.measure:
             result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
+            _require_an_answer(result.scored)
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        timing_pass = TimingPass(plan.timing, model, _timing_requests(resolved, usable, loaded, length))
+        with knobs_applied(resolved, model):
+            requests = _timing_requests(resolved, usable, loaded, length, missing)
+        timing_pass = TimingPass(plan.timing, model, requests)
         sessions = (timing_pass.run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
@@ -146,7 +149,9 @@ def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Pro
     """
     quarantined = {answered.example.id for answered in outcome.scored if answered.quarantined}
     usable = [sample for sample in samples_of(outcome.resolved) if sample.example.id not in quarantined]
-    requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens)
+    usable = legal_samples(usable)[0]
+    with knobs_applied(outcome.resolved, loaded.model):
+        requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens, {})
     timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
     return replace(outcome, sessions=(*outcome.sessions, timing_pass.run(0.0, report)))
 
@@ -184,6 +189,35 @@ def _reset_peak(device: str) -> None:
     """Start the peak of this trial: what earlier trials left in the allocator's cache is given back first."""
     release()
     reset_peak(device)
+
+
+def _require_an_answer(scored: Sequence[ScoredSample]) -> None:
+    """Refuse a score pass without a single answer.
+
+    Raises:
+        UserError: every sample failed; names the first.
+    """
+    if scored and all(answered.generation is None for answered in scored):
+        first = scored[0]
+        raise UserError(
+            f"{len(scored)} of {len(scored)} samples failed, the first is {first.example.id}: {first.error}"
+        )
+
+
+def _samples_to_count(loaded: LoadedModel, samples: Sequence[Sample], usable: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The first usable samples, opened.
+
+    Raises:
+        UserError: no sample of the trial can be given to the model.
+    """
+    found = first_usable(loaded, usable, COUNTED_REQUESTS, 2)
+    if not found.readable:
+        legal = {sample.example.id for sample in usable}
+        failed = [(one.example.id, one.error) for one in found.broken]
+        failed += [(one.example.id, "its picture's size is refused") for one in samples if one.example.id not in legal]
+        sample, why = failed[0]
+        raise UserError(f"none of the {len(samples)} samples can be given to this model; the first, {sample}: {why}")
+    return found.readable
 
 
 def _count(
@@ -229,31 +263,28 @@ def _mean(counted_flops: Sequence[int | None]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(counted_flops) else None
 
 
-def _first_readable(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The first ``count`` samples whose picture can be read, each with its picture in memory; fewer if there are fewer.
+def _timing_requests(
+    resolved: ResolvedTrial,
+    samples: Sequence[Sample],
+    loaded: LoadedModel,
+    length: int,
+    missing: MutableMapping[str, str],
+) -> TimingRequests:
+    """The first samples that can be opened and encoded, in full batches: a row's ``timing_batch_size`` is what ran.
 
     Raises:
-        UserError: there is none.
+        UserError: there are fewer usable samples than one batch needs.
     """
-    readable: list[Sample] = []
-    broken: list[ScoredSample] = []
-    for sample in samples:
-        if len(readable) >= count:
-            break
-        opened = open_pictures([sample])
-        readable += opened.readable
-        broken += opened.broken
-    if broken and not readable:
-        raise UserError(f"none of the {len(samples)} pictures can be read; the first is {broken[0].error}")
-    return readable
-
-
-def _timing_requests(
-    resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, length: int
-) -> TimingRequests:
     size = resolved.plan.timing.batch_size
-    readable = _first_readable(samples, size * resolved.plan.timing.requests)
-    prompts = [sample.prompt for sample in readable]
-    requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+    found = first_usable(loaded, samples, size * resolved.plan.timing.requests, length)
+    missing.update({f"timing of sample {failed.example.id}": failed.error for failed in found.broken})
+    prompts = [sample.prompt for sample in found.readable]
+    if len(prompts) < size:
+        first = f"; the first that cannot be timed, {found.broken[0].example.id}: {found.broken[0].error}"
+        raise UserError(
+            f"timing.batch_size is {size}, and {len(prompts)} of the trial's {len(samples)} samples can be timed"
+            f"{first if found.broken else ''}; use a smaller batch_size or more samples"
+        )
+    requests = [prompts[i : i + size] for i in range(0, len(prompts) - size + 1, size)]
     configured = partial(knobs_applied, resolved, loaded.model)
     return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

@@ -18,12 +18,12 @@ from vlmprof.surfaces import FreeTiling, PixelBudget, TokenBudget, VisionBudget
 from vlmprof.tasks._data.prefetch import PicturePrefetcher
 from vlmprof.trial.audit import audit, audited_answers
 from vlmprof.trial.loaded_model import LoadedModel
-from vlmprof.trial.outcome import PastAnswers, Sample, ScoredSample, ScoreResult
+from vlmprof.trial.outcome import OpenedSamples, PastAnswers, Sample, ScoredSample, ScoreResult
 from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.prefetch import BatchPrefetcher
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
-from vlmprof.trial.samples import judge_answer, open_pictures
+from vlmprof.trial.samples import encode_samples, judge_answer, legal_samples
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
 
 VISION_SURFACES = (VisionBudget, TokenBudget, PixelBudget, FreeTiling)
@@ -83,16 +83,15 @@ class ScorePass:
             OutOfMemory: not even one sample fits.
             Uncollected: the collector refuses an answer.
         """
-        ordered = longest_first(self.resolved, self.samples)
+        legal, refused = legal_samples(self.samples)
+        yield from refused
+        ordered = longest_first(self.resolved, legal)
         kept = self.partial_results.restore(self.resolved, ordered, self.loaded)
         yield from kept.values()
-        remaining, done = [sample for sample in ordered if sample.example.id not in kept], len(kept)
+        remaining = [sample for sample in ordered if sample.example.id not in kept]
+        done = len(kept) + len(refused)
         self._tell("score", done, len(self.samples))
-        if all(sample.prompt.picture.fault for sample in remaining):
-            broken = open_pictures(remaining).broken
-            with self.partial_results:
-                self.partial_results.add(broken)
-            yield from broken
+        if not remaining:
             return
         # From all samples and not from the remaining ones, so that a resumed trial requests the size it had before.
         probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer)
@@ -100,7 +99,7 @@ class ScorePass:
         with (
             self.partial_results,
             PicturePrefetcher(pictures, reader_processes(self.resolved, self.loaded.model.device)) as decoded,
-            BatchPrefetcher(self.loaded, decoded.wait) as prefetcher,
+            BatchPrefetcher(self._encode, decoded.wait) as prefetcher,
         ):
             for answered in self._batches(remaining, prefetcher, probe):
                 self.partial_results.add(answered)
@@ -162,6 +161,9 @@ class ScorePass:
             half = (len(piece) + 1) // 2
             pieces[:0] = [(part, None) for part in (piece[:half], piece[half:]) if part]
 
+    def _encode(self, opened: OpenedSamples) -> tuple[OpenedSamples, PreparedBatch | None]:
+        return encode_samples(self.loaded, opened, self.max_new_tokens)
+
     def _answer(self, samples: Sequence[Sample], prepared: PreparedBatch | None) -> list[ScoredSample]:
         if not samples:
             return []
@@ -217,7 +219,7 @@ def samples_of_shard(resolved: ResolvedTrial, samples: Sequence[Sample], part: s
     (where the sizer chooses a divisor of ``batch.max``, or the job pins a size); blocks are shorter where there are few
     samples.
     """
-    ordered = longest_first(resolved, samples)
+    ordered = longest_first(resolved, legal_samples(samples)[0])
     most = resolved.plan.batch_size or resolved.plan.batch_max
     block = max(1, min(most, len(ordered) // part.step))
     return [sample for start in range(0, len(ordered), block)[part] for sample in ordered[start : start + block]]

@@ -29,7 +29,7 @@ from vlmprof.batch_size.search import HARD
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.vision_cache import prepare_each_row
-from vlmprof.errors import OutOfMemory
+from vlmprof.errors import OutOfMemory, UserError
 from vlmprof.measure.memory import reset_peak
 from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, memory_capped, read_headroom
 from vlmprof.records import Prompt, Row
@@ -37,7 +37,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.memory_key import memory_key_of
 from vlmprof.trial.outcome import Sample
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
-from vlmprof.trial.samples import open_pictures
+from vlmprof.trial.samples import first_usable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,13 +107,14 @@ class WorstCaseProbe:
 
         Args:
             resolved: The trial.
-            samples: Its samples.
+            samples: Its samples, the longest first.
             loaded: The loaded model, with the trial's knobs applied.
             max_new_tokens: Cap on the length of an answer, tokens.
             sizer: The sizer to request from; other trials may share it.
         """
         self._plan, self._loaded, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
         self._device = loaded.model.device
+        self._samples = samples
         self._worst = worst_case_sample(resolved, samples)
         self._memory_key, self._about = memory_key_of(resolved.plan, loaded.model)
         picture = self._worst.prompt.picture
@@ -189,7 +190,7 @@ class WorstCaseProbe:
 
     def _probe(self, reply: SizeReply, headroom: MemoryHeadroom) -> None:
         """Run the worst-case batch of the size that the sizer asks for, and report the result to the sizer."""
-        prompts = [self._worst_prompt()] * reply.size
+        prompts = [self._probed_prompt()] * reply.size
         with _gpu_probe_lock(self._device), self._leased(reply), memory_capped(self._device, headroom, HARD):
             attempt = self._attempt(prompts)
             if attempt.outcome == "out_of_memory":  # A single failure is not enough evidence: see score_pass.
@@ -204,14 +205,22 @@ class WorstCaseProbe:
             result = replace(result, phases=tuple(attempt.phases.items()), peak_bytes=max(attempt.phases.values()))
         self._sizer.tell(result)
 
-    def _worst_prompt(self) -> Prompt:
-        """The worst-case prompt with its picture in memory; a blank one of its size where that cannot be decoded."""
-        readable = open_pictures([self._worst]).readable
-        if readable:
-            return readable[0].prompt
+    def _probed_prompt(self) -> Prompt:
+        """The prompt of a probe: the synthetic worst case, or the longest sample where the model refuses that one.
+
+        A picture that cannot be decoded is replaced by a blank one of its size, which takes the same memory.
+
+        Raises:
+            UserError: the model takes none of the samples.
+        """
         picture = self._worst.prompt.picture
         blank = replace(picture, load=partial(_blank, picture.width, picture.height))
-        return replace(self._worst.prompt, picture=blank)
+        blank_worst = replace(self._worst, prompt=replace(self._worst.prompt, picture=blank))
+        candidates = [self._worst, blank_worst, *self._samples]
+        usable = first_usable(self._loaded, candidates, 1, self._cap)
+        if not usable.readable:
+            raise UserError(f"no sample can be given to this model; the first: {usable.broken[0].error}")
+        return usable.readable[0].prompt
 
     def _attempt(self, prompts: Sequence[Any]) -> _ProbeAttempt:
         peaks, loaded = PhasePeaks(self._device), self._loaded

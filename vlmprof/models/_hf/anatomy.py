@@ -140,7 +140,7 @@ def _count_by_processing(processor: Any) -> Callable[[int, int, int], TokenCount
 
         blank = Image.new("RGB", (width, height))
         with processors.borrowed() as borrowed:
-            inputs = borrowed(text=[processor.image_token], images=[[blank]], return_tensors="pt")
+            inputs = borrowed(text=[processor.image_token], images=[[blank]], truncation=False, return_tensors="pt")
         tokens = int((inputs["input_ids"] == processor.image_token_id).sum())
         return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
 

@@ -25,10 +25,12 @@ from vlmprof.errors import Mismatch
 from vlmprof.models._hf.anatomy import budget_of
 from vlmprof.models._hf.batching import Features, collate, join_features, split_rows, step_inputs
 from vlmprof.models._hf.introspection import find_modules, marking_connectors
+from vlmprof.models._hf.literal_text import STAND_IN, add_stand_in, control_tokens, put_in_question
 from vlmprof.models._hf.loading import load_model
 from vlmprof.models._hf.meta_model import load_processor
 from vlmprof.models._hf.vision_budgets import Pinpoints, budget_within
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
+from vlmprof.models._positions import positions_of
 from vlmprof.models._processor_pool import ProcessorPool
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Encoding, Prompt
@@ -79,6 +81,7 @@ class LoadedVlm(AbstractModel):
     def __init__(self, model: Any, processor: Any, device: str) -> None:
         self._model, self._processor, self._device = model, processor, device
         self._processors = ProcessorPool(processor)
+        self._control_tokens = control_tokens(processor)
         self._resolutions_lock = threading.Lock()
         self._parts = find_modules(model)
         self._budget = budget_of(processor)
@@ -113,6 +116,10 @@ class LoadedVlm(AbstractModel):
     def image_token_id(self) -> int | None:
         token_id: int = self._image_token_id
         return token_id
+
+    @property
+    def positions(self) -> int | None:
+        return positions_of(self._parts.decoder.config)
 
     @property
     def device(self) -> str:
@@ -206,16 +213,24 @@ class LoadedVlm(AbstractModel):
             budget_arguments = budget.images_kwargs(picture.height, picture.width, value)
             if isinstance(budget, Pinpoints):
                 processor = budget.limited(processor, value)
-        text = _render_chat(processor, prompt.text)
-        bos = processor.tokenizer.bos_token
+        tokenizer, question = processor.tokenizer, prompt.text
+        literals = tuple(token for token in self._control_tokens if token in question)
+        if literals:
+            add_stand_in(tokenizer)
+            question = STAND_IN
+        text = _render_chat(processor, question)
+        bos = tokenizer.bos_token
         processed = processor(
             text=[text],
             images=[[picture.load()]],
             images_kwargs=dict(budget_arguments),
             add_special_tokens=not (bos and text.startswith(bos)),
+            truncation=False,  # some tokenizers carry a length to cut at, which would cut the question silently
+            padding=False,
             return_tensors="pt",
         )
-        return {name: value for name, value in processed.items() if isinstance(value, Tensor)}
+        inputs = {name: value for name, value in processed.items() if isinstance(value, Tensor)}
+        return put_in_question(inputs, tokenizer, prompt.text, literals) if literals else inputs
 
     def _encoding(self, inputs: Mapping[str, Tensor], prompt: Prompt, value: int | None) -> Encoding:
         image_tokens = int((inputs["input_ids"] == self._image_token_id).sum())

@@ -13,10 +13,14 @@ from typing import Any
 
 from vlmprof.errors import ModelError
 
-_SPECIAL_IDS: dict[tuple[str, int], int] = {("olmoe", 50304): 50280, ("qwen2", 152064): 152064}
+_SPECIAL_IDS: dict[tuple[str, int], int] = {
+    ("olmoe", 50304): 50280,
+    ("olmo2", 100352): 100278,
+    ("qwen2", 152064): 152064,
+}
 """(text model, base rows of the embedding) -> id of <im_start>; the ids of <im_end>, <im_patch> and <im_col> follow it.
 
-Released models only."""
+Released models only, and only until a processor is at hand: ``load_molmo`` takes the ids of its tokenizer."""
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     # key of the flat config: the values that the native model implements. An absent key means the first of them.

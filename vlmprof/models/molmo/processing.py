@@ -144,7 +144,20 @@ class MolmoProcessor(ProcessorMixin):
 
     def _sequence(self, prompt: str, tiling: Tiling | None) -> list[int]:
         image = [] if tiling is None else image_token_ids(tiling, self.image_processor.geometry, self.special_ids)
-        return [self.bos_id, *image, *self.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        return [self.bos_id, *image, *self._text_ids(prompt)]
+
+    def _text_ids(self, text: str) -> list[int]:
+        """The tokens of a text, whole: nothing is truncated, and what looks like a special token is spelled out.
+
+        Raises:
+            ValueError: the text holds an image token that the tokenizer cannot spell out.
+        """
+        options = {"add_special_tokens": False, "truncation": False, "padding": False, "split_special_tokens": True}
+        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
+        found = [IMAGE_TOKENS[name] for name, token_id in self.special_ids.items() if token_id in ids]
+        if found:
+            raise ValueError(f"the text holds {', '.join(found)}, which this tokenizer cannot write as text")
+        return ids
 
     def _left_padded(self, rows: list[list[int]], padding: bool) -> dict[str, Any]:
         longest = max(map(len, rows))

@@ -15,11 +15,13 @@ from transformers.utils.logging import disable_progress_bar
 from vlmprof.decoding import Mark, StepInputs, unmarked
 from vlmprof.errors import Mismatch, ModelError
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
+from vlmprof.models._positions import positions_of
 from vlmprof.models._processor_pool import ProcessorPool
 from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.models.molmo.configuration import MolmoConfig
 from vlmprof.models.molmo.memory_rule import sample_bytes
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
-from vlmprof.models.molmo.processing import MolmoProcessor
+from vlmprof.models.molmo.processing import IMAGE_TOKENS, MolmoProcessor
 from vlmprof.models.molmo.registration import register
 from vlmprof.models.molmo.tiling import natural_tiling, tiling_counts, token_counts
 from vlmprof.models.molmo.weights import load_strict
@@ -101,6 +103,10 @@ class LoadedMolmo(AbstractModel):
     def image_token_id(self) -> int | None:
         token_id: int | None = self._model.config.image_patch_id
         return token_id
+
+    @property
+    def positions(self) -> int | None:
+        return positions_of(self._model.config.text)
 
     @property
     def device(self) -> str:
@@ -253,6 +259,27 @@ def _render_chat(processor: MolmoProcessor, question: str) -> str:
     return text
 
 
+def _take_image_ids(config: MolmoConfig, processor: MolmoProcessor, path: str) -> None:
+    """Set the ids of image tokens to those that the tokenizer gives them, whatever the configuration says or lacks.
+
+    Raises:
+        ModelError: the tokenizer lacks an image token, or gives it an id that the embedding has no row for.
+    """
+    try:
+        ids = processor.special_ids
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None
+    beyond = {IMAGE_TOKENS[name]: token_id for name, token_id in ids.items() if token_id >= config.text.vocab_size}
+    if beyond:
+        listed = ", ".join(f"{token} is {token_id}" for token, token_id in beyond.items())
+        raise ModelError(
+            f"{path}: in its tokenizer {listed}, but the embedding has {config.text.vocab_size} rows; the tokenizer"
+            " belongs to another model"
+        )
+    config.image_start_id, config.image_end_id = ids["start"], ids["end"]
+    config.image_patch_id, config.image_col_id = ids["patch"], ids["col"]
+
+
 def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
     """Load a checkpoint onto a device, refusing missing, unexpected or misshapen tensors.
 
@@ -269,6 +296,7 @@ def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
         processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False, **revision)
     except (OSError, ValueError) as error:
         raise ModelError(f"{checkpoint.path} has no readable processor: {error}") from error
+    _take_image_ids(model.config, processor, checkpoint.path)
     model.eval().to(device)
     loaded = LoadedMolmo(model, processor, device)
     if loaded.routers:
