@@ -18,7 +18,7 @@ from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import AttemptStart
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.trial import partial_results as chunk_module
-from vlmprof.trial import run as run_module
+from vlmprof.trial import samples as samples_module
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.partial_results import PartialResults
@@ -136,13 +136,13 @@ def test_what_is_quarantined_is_neither_counted_nor_scored_nor_timed(
 ) -> None:
     poison = str(executor.run(plan, lambda progress: None).samples[0]["sample"])
     opened: list[str] = []
-    honest = run_module.open_pictures
+    honest = samples_module.open_pictures
 
     def seen(asked: Any) -> Any:
         opened.extend(one.example.id for one in asked)
         return honest(asked)
 
-    monkeypatch.setattr(run_module, "open_pictures", seen)
+    monkeypatch.setattr(samples_module, "open_pictures", seen)
     begun = replace(collector.begin(plan.id, software=software()), quarantined={poison: "killed"})
     row = run(executor, plan, collector, begun).row
     assert opened and poison not in opened
