@@ -72,9 +72,7 @@ def run_trial(
     parts = ModelParts.of(model)
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(
-            parts, _first_readable(usable, COUNTED_REQUESTS), model, report, resolved.anatomy.crops_known
-        )
+        counts, flops = _count(parts, usable, model, report, resolved.anatomy.crops_known)
         began = time.perf_counter()
         _reset_peak(model.device)
         result = ScoreResult()
@@ -190,7 +188,12 @@ def _count(
     report: Callable[[Progress], None],
     crops_known: bool,
 ) -> tuple[ModelCounts, Flops]:
-    """Let hooks count a prefill and a decode step of a few requests; nothing is scored or timed."""
+    """Let hooks count a prefill and a decode step of the first few samples; nothing is scored or timed.
+
+    Raises:
+        UserError: no picture can be read.
+    """
+    samples = _first_readable(samples, COUNTED_REQUESTS)
     report(Progress(phase="count", done=0, total=len(samples)))
     first, second = [], []
     with counted(parts) as counts:
