@@ -1,8 +1,14 @@
-"""Fixtures for the whole suite: no network, one thread, a tiny random checkpoint, one Ray cluster for all of it."""
+"""Fixtures for the whole suite: no network, one thread, a tiny random checkpoint, one Ray cluster for all of it.
+
+By default pytest-xdist runs the tests in two processes, file by file. Files whose tests carry the mark ``ray`` or
+``serial`` all go to the same process, one after the other, so that one Ray cluster serves them and no two of them
+measure time or kill processes at once. ``-n 0`` runs everything in this process, for a debugger.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -14,9 +20,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from tests.skips import pytest_collectreport, pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_collectreport", "pytest_runtest_logreport", "pytest_sessionfinish", "pytest_terminal_summary"]
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 SCRATCH = Path(tempfile.mkdtemp(prefix="vlmprof-tests-"))
@@ -33,6 +46,10 @@ DASHBOARD_PORT = _free_port()
 SECRET = "hf_" + secrets.token_hex(20)
 """In the environment of the cluster's processes, where a user's would be; it must reach no table and no log."""
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has whatever it starts in the background ignore interrupts, and so would all that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before ray, torch or transformers are imported anywhere: all of them read these once.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -47,12 +64,53 @@ os.environ |= {
 sys.path.insert(0, PLUGIN)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Two cores are shared with Ray; and one thread makes fp32 sums come out the same in every process."""
+ONE_AFTER_THE_OTHER = re.compile(r"\bpytest\.mark\.(ray|serial)\b")
+ROOT = Path(__file__).parents[1]
+
+
+@cache
+def is_serial(file: Path) -> bool:
+    """Whether a test in this file starts processes that others must not meet, or measures time."""
+    return ONE_AFTER_THE_OTHER.search(file.read_text()) is not None
+
+
+class ByFile(LoadScopeScheduling):
+    """Tests of one file run in one process, where they share fixtures; all ``ray`` and ``serial`` files in the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "one after the other" if is_serial(ROOT / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Serial files first, as they take longest; and nobody uses the cluster without saying so in his own file."""
+    items.sort(key=lambda item: not is_serial(item.path))
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
+            raise pytest.UsageError(f"{item.nodeid} uses the cluster and lacks the mark 'ray'")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two cores are shared with Ray; and one thread makes fp32 sums come out the same in every process.
+
+    For each file anew: a trial that runs in this process sets the number that its job asks for.
+    """
     import torch
 
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +119,24 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.checkpoints import tiny_checkpoint as written
 
     return written(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> Any:
+    """The tiny checkpoint on the CPU, loaded once for each file that does not say which other model it wants."""
+    from tests.contracts.knob_contract import demo_checkpoint
+    from vlmprof import registry
+
+    return registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The results folder of the small job in a plain loop: the reference for sweeps on Ray."""
+    from tests.jobs import small_job
+    from tests.sweep.sweeps import inline
+
+    return inline(small_job(tmp_path_factory.mktemp("inline"), tiny_checkpoint))
 
 
 @pytest.fixture(scope="session")

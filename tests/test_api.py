@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import re
 import signal
@@ -56,6 +57,41 @@ def test_reading_results_loads_neither_ray_nor_torch(tmp_path: Path) -> None:
     code = f"import sys, vlmprof; {use}; print(sorted({{'ray', 'torch', 'transformers'}} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+WATCH = """
+import os, sys, vlmprof
+
+class FirstImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray":
+            print({key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")})
+            sys.stdout.flush()
+            os._exit(0)
+
+sys.meta_path.insert(0, FirstImport())
+vlmprof.run(sys.argv[1])
+"""
+
+
+def test_ray_is_imported_after_the_settings_that_it_reads_then(tmp_path: Path) -> None:
+    """Token and loopback: set later they reach Ray's servers, and not the process that must know the token."""
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(SMALL))
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", WATCH, str(job)]
+    told = subprocess.run(command, env=bare, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "{'RAY_AUTH_MODE': 'token', 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0'}"
+
+
+def test_ray_that_was_imported_with_open_ports_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # noqa: F401
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    with pytest.raises(UserError, match="set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Python starts"):
+        vlmprof.run(SMALL)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_package_lists_its_names_and_has_no_others() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from vlmprof import registry
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "vlmprof").rglob("*.py"))
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, NESTING = 500, 40, 3
+STEPS_OF_IMPORTS = 12
 ABSTRACT_METHODS = range(1, 4)
 UNION_OF_ALL_SURFACES = "AbstractModel"
 """The documented exception: a family's model provides every surface and every step of a generation."""
@@ -75,8 +79,65 @@ def test_imports_run_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert importlinter.lint_imports() == 0
 
 
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports_at_start(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Those that run when the module is imported: none inside functions, none for type checkers alone."""
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports_at_start(node.orelse)
+        elif isinstance(node, (ast.If, ast.Try, ast.With)):
+            for part in ("body", "orelse", "finalbody"):
+                yield from imports_at_start(getattr(node, part, []))
+
+
+def imported_by(module: str) -> set[str]:
+    """Modules of the package that a module imports at its start."""
+    found: set[str] = set()
+    for node in imports_at_start(ast.parse(MODULES[module].read_text()).body):
+        for alias in node.names:
+            inside = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            outside = node.module if isinstance(node, ast.ImportFrom) else alias.name
+            found |= {name for name in (inside if inside in MODULES else outside,) if name in MODULES}
+    return found - {module}
+
+
+@cache
+def longest_chain(module: str) -> tuple[str, ...]:
+    """The longest way down from a module: itself, what it imports, what that imports..."""
+    return (module, *max(map(longest_chain, imported_by(module)), key=len, default=()))
+
+
+def test_no_chain_of_imports_is_long() -> None:
+    chain = max(map(longest_chain, MODULES), key=len)
+    assert len(chain) > 5, "imports were not followed"
+    assert len(chain) - 1 <= STEPS_OF_IMPORTS, " -> ".join(chain)
+
+
+def test_a_class_name_means_one_class() -> None:
+    """Classes of a module's top level: whoever reads a name in a traceback or a search finds one place."""
+    names = Counter(
+        node.name for path in FILES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    )
+    assert len(names) > 100
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_files_are_short() -> None:
-    assert {name_of(path): n for path in FILES if (n := len(path.read_text().splitlines())) > LINES_OF_A_FILE} == {}
+    assert {
+        name_of(path): n
+        for path in (*FILES, *TEST_FILES)
+        if (n := len(path.read_text().splitlines())) > LINES_OF_A_FILE
+    } == {}
 
 
 def test_functions_are_short() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,15 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci/run").read_text()
     assert install.replace("install", "install --quiet") in script
     assert re.search(rf"^timeout .* {test}$", script, re.MULTILINE)
+
+
+def test_ci_runs_every_test_that_the_test_command_leaves_out() -> None:
+    """What needs a GPU or the Hub is run by hand; ``exhaustive`` tests must not be left to anybody."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    (left_out,) = re.findall(r"-m '(.*)'", settings["addopts"])
+    assert left_out == "not exhaustive and not gpu and not hub"
+    assert re.search(
+        r'^timeout .* pytest -m "exhaustive and not gpu and not hub"$', (ROOT / ".ci/run").read_text(), re.M
+    )
+    known = {mark.partition(":")[0] for mark in settings["markers"]}
+    assert known == {"exhaustive", "gpu", "hub", "ray", "serial"}, "say here and in .ci/run who runs a new mark"

@@ -1,7 +1,8 @@
 """The public Python API, for notebooks and scripts; the command line calls the same functions.
 
 Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is given as the
-path of a file, as text or as a mapping (``vlmprof.job.strict_yaml.JobSource``), or as what ``check`` made of it.
+path of a file, as text or as a mapping (``vlmprof.job.strict_yaml.JobSource``), or as the ``Job`` that ``check``
+returned.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlmprof.analyze.status import SweepStatus
+    from vlmprof.analyze.watch_state import SweepView
     from vlmprof.job.strict_yaml import JobSource
-    from vlmprof.monitor.live_state import Display, Snapshot
+    from vlmprof.monitor.live_state import Display
     from vlmprof.monitor.loggers import LoggerOptions
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
@@ -32,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["Results", "check", "list_trials", "load", "run"]
 
 WRITER_WAIT_S = 5.0
-"""How long to wait for another writer of the results folder: one that was killed lets go within seconds."""
+"""Seconds to wait for another writer of the results folder; the lock of one that was killed is free within seconds."""
 
 Switch = Literal["auto", "on", "off"]
 Progress: TypeAlias = "Switch | Callable[[Job], AbstractContextManager[Display]]"
-"""Whether progress is shown, or what makes a display for it."""
+"""Whether progress is shown, or a function that makes a display for it."""
 
 
 def check(job: JobSource | Job) -> Job:
-    """Prove a job right. Needs no weights, no GPU and no cluster.
+    """Validate a job. Needs no weights, no GPU and no cluster.
 
     Of data that the job names by ``path``, the pictures of the subset are looked at too: whether they are there, and
     whether the models take them.
@@ -49,11 +51,11 @@ def check(job: JobSource | Job) -> Job:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping.
 
     Returns:
-        The prepared job: its ``spec``, its ``plans`` (one a trial) and its ``notes``, sentences that its author should
-        read although nothing is wrong. ``run`` and ``list_trials`` take it too.
+        The prepared job: its ``spec``, its ``plans`` (one per trial) and its ``notes``: remarks for its author that are
+        not errors. ``run`` and ``list_trials`` accept it in place of a job.
 
     Raises:
-        SpecError: with every fault of the job; ``faults`` holds them one by one.
+        SpecError: lists every fault of the job, also in its attribute ``faults``.
     """
     from vlmprof.trial.data_check import with_data_checked
     from vlmprof.trial.resolve import Job, prepare
@@ -62,16 +64,16 @@ def check(job: JobSource | Job) -> Job:
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:
-    """The trials of a job, one a row, in the order in which they are run without Ray. Nothing is run.
+    """The trials of a job, one per row, in the order in which ``run(inline=True)`` runs them. Runs nothing.
 
     Returns:
         ``trial`` (the id), ``model``, ``task``; ``knob_<name>`` and ``requested_<name>`` for each knob, all as in
-        ``Results.trials``; ``vision_tokens_predicted``, the mean of a sample in tokens, from image sizes alone; and
-        ``state``: ``missing``, or the last state that the ledger has (``started``, ``done``, ``oom``, ``failed``).
-        ``attrs`` as those of ``Results.trials``.
+        ``Results.trials``; ``vision_tokens_predicted``, mean vision tokens per sample, from image sizes alone; and
+        ``state``: ``missing``, or the last state in the ledger (``started``, ``done``, ``oom``, ``failed``).
+        ``attrs`` holds the same keys as that of ``Results.trials``.
 
     Raises:
-        SpecError: with every fault of the job.
+        SpecError: lists every fault of the job.
     """
     import pandas as pd
 
@@ -79,21 +81,21 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     from vlmprof.trial.columns.identity import identity
     from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 
-    found = check(job)
-    knobs = [f"{prefix}_{name}" for name in found.spec.knobs for prefix in ("knob", "requested")]
+    checked = check(job)
+    knobs = [f"{prefix}_{name}" for name in checked.spec.knobs for prefix in ("knob", "requested")]
     columns = ["trial", "model", "task", *knobs]
     rows = []
-    with _working_folder(found.submitted):
-        states = read_states(found.spec.where)
-        for plan in found.plans:
-            named = identity(plan)
+    with _working_folder(checked.submitted):
+        states = read_states(checked.spec.where)
+        for plan in checked.plans:
+            identity_row = identity(plan)
             tokens, state = predicted_vision_tokens(resolve(plan)), states.get(plan.id, "missing")
-            rows.append([*(named.get(name) for name in columns), tokens, state])
+            rows.append([*(identity_row.get(name) for name in columns), tokens, state])
     frame = pd.DataFrame(rows, columns=[*columns, "vision_tokens_predicted", "state"])
     return _with_attributes(frame, _attributes_of_list(columns))
 
 
-def run(  # noqa: PLR0913 (the options of a run, each by its name)
+def run(  # noqa: PLR0913 (keyword-only options)
     job: JobSource | Job,
     *,
     inline: bool = False,
@@ -104,60 +106,67 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
     wandb: str = "",
     progress: Progress = "auto",
 ) -> Results:
-    """Run what is missing of a job. Running it again is how to resume; finished trials are not run twice.
+    """Run the missing trials of a job. To resume, call it again: finished trials are not run twice.
 
-    A trial that fails ends nothing: ``Results.status().failed`` names it with its reason, and its row is in
-    ``Results.trials``. Relative paths in the job are meant from the folder in which it was checked; where that is
-    another one, it is the working folder of the process for the length of the run.
+    A trial that fails does not stop the run: ``Results.status().failed`` names it with its reason, and its row is in
+    ``Results.trials``. Relative paths in the job are resolved against the folder in which it was checked. If that is
+    not the current folder, it becomes the working folder of the process for the duration of the run.
 
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), a mapping, or what ``check`` returned.
-        inline: One trial after another in this process, without Ray.
-        address: Of a Ray cluster; ``local`` starts one on this machine, and ends it. Not used with ``inline``.
+        inline: Run the trials one after another in this process, without Ray.
+        address: Address of a Ray cluster; ``local`` starts a cluster on this machine and stops it at the end. Not used
+            with ``inline``.
         verbose: Let Ray and Tune write to the terminal.
-        tensorboard: Write a TensorBoard run a trial into the results folder.
-        mlflow: Tracking URI of MLflow to log to; empty: none. Needs Ray.
-        wandb: Project of Weights & Biases to log to; empty: none. Needs Ray.
-        progress: ``on`` shows on the standard error how far it is; ``off`` shows nothing, and what would be noted
-            goes to the logger ``vlmprof``; ``auto`` is ``on`` where the standard error is a terminal, so ``off`` in a
-            notebook or a pipe. A function that is given the prepared job makes a display of the caller's own.
+        tensorboard: Write a TensorBoard run for each trial into the results folder.
+        mlflow: Tracking URI of MLflow to log to; empty: do not log.
+        wandb: Project of Weights & Biases to log to; empty: do not log.
+        progress: ``on`` shows progress on standard error; ``off`` shows nothing, and messages go to the logger
+            ``vlmprof``; ``auto`` is ``on`` if standard error is a terminal, so ``off`` in a notebook or a pipe. A
+            function is called with the prepared job and returns a display of the caller's own.
 
     Returns:
-        The results folder, which may hold trials of earlier runs and other jobs too.
+        The results folder, which may also hold trials of earlier runs and of other jobs.
 
     Raises:
-        SpecError: with every fault of the job; nothing was run.
-        UserError: a logger is not installed or needs Ray; there is no cluster at the address, or none of its nodes can
-            hold a trial.
+        SpecError: lists every fault of the job; nothing was run.
+        UserError: a logger is not installed; there is no cluster at the address, or none of its nodes has the resources
+            of a trial; Ray was imported earlier with settings that would expose a ``local`` cluster to the network.
         StoreError: another sweep is writing to the results folder, or nothing can be written there.
-        KeyboardInterrupt: the run was interrupted; what was finished is kept.
+        KeyboardInterrupt: the run was interrupted; finished trials are kept.
     """
+    from vlmprof.sweep.cluster import LOCAL, set_ray_environment
+
+    if not inline:
+        set_ray_environment(address, verbose=verbose)  # Ray reads these variables when it is first imported
+    elif "ray" not in sys.modules:  # a later run in this process may use Ray
+        set_ray_environment(LOCAL, verbose=verbose)
     from vlmprof.monitor.loggers import LoggerOptions
 
     loggers = LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
-    loggers.require(inline=inline)
+    loggers.require()
     make_display = _display_factory(progress)
-    found = check(job)
-    with _working_folder(found.submitted):
+    checked = check(job)
+    with _working_folder(checked.submitted):
         if tensorboard:
-            mounted(found.spec.where)  # it writes beside the tables, and knows no object stores
-        results = Results(where=_absolute(found.spec.where))
-        display = make_display(found)
+            mounted(checked.spec.where)  # TensorBoard writes into the results folder, and not to object stores
+        results = Results(where=_absolute(checked.spec.where))
+        display = make_display(checked)
         if inline:
-            _run_inline(found, loggers, display)
+            _run_inline(checked, loggers, display)
         else:
-            _run_on_ray(found, loggers, display, address=address, verbose=verbose)
+            _run_on_ray(checked, loggers, display, address=address, verbose=verbose)
     return results
 
 
 def load(folder: str | os.PathLike[str]) -> Results:
-    """The results of a sweep, finished or not. Needs neither Ray nor torch.
+    """Open the results of a sweep, finished or not. Needs neither Ray nor torch.
 
     Args:
         folder: A results folder such as ``results/quickstart``, or a URI such as ``s3://bucket/quickstart``.
 
     Raises:
-        StoreError: it holds no sweep.
+        StoreError: the folder holds no sweep.
     """
     from vlmprof.store import ledger
 
@@ -169,10 +178,10 @@ def load(folder: str | os.PathLike[str]) -> Results:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Results:
-    """A results folder. Every access reads it anew, so that a sweep that still runs is seen as it grows.
+    """A results folder. Every access reads it again, so the results of a running sweep are up to date.
 
-    The frames' ``attrs`` hold ``units``, ``directions`` (``lower`` or ``higher``, of objectives), ``intervals`` (the
-    two columns of a 95 % interval) and ``descriptions``, each a dictionary by column.
+    The frames' ``attrs`` hold ``units``, ``directions`` (``lower`` or ``higher``, whichever is better, for objectives),
+    ``intervals`` (the two columns of a 95 % interval) and ``descriptions``: dictionaries with column names as keys.
     """
 
     where: str
@@ -180,21 +189,21 @@ class Results:
 
     @property
     def folder(self) -> Path:
-        """The folder.
+        """The folder as a path.
 
         Raises:
-            UserError: the results are in an object store; ``where`` has the URI.
+            UserError: the results are in an object store; its URI is ``where``.
         """
         return mounted(self.where)
 
     @property
     def trials(self) -> pd.DataFrame:
-        """A row for each trial that has ended; its columns are those of ``docs/schema.md``."""
+        """A row for each trial that has ended; the columns are described in ``docs/schema.md``."""
         return self._table("trials")
 
     @property
     def samples(self) -> pd.DataFrame:
-        """A row for each question and trial, of trials that have ended."""
+        """A row for each question of each trial that has ended."""
         return self._table("samples")
 
     @property
@@ -213,20 +222,20 @@ class Results:
         """The Pareto front of each group of comparable trials.
 
         Args:
-            objectives: Columns of ``trials`` to trade off, each of which knows its direction. Empty: accuracy and
-                median latency, or whichever of the two was measured.
-            by: Further columns that must not be mixed in one front.
-            across_devices: One front over GPUs of unlike kinds.
-            dominated: Also the finished trials that another one of their group beats; ``on_front`` tells them apart.
+            objectives: Columns of ``trials`` to trade off; each must have a direction in the schema. Empty: accuracy
+                and median latency, or whichever of the two was measured.
+            by: Further columns to group by: trials that differ in them are not in one front.
+            across_devices: Make one front over GPUs of different models.
+            dominated: Include the finished trials that are dominated; ``on_front`` is False for them.
 
         Returns:
-            The columns of ``trials``, and ``group`` and ``on_front``. Besides those of ``trials``, ``attrs`` has
-            ``objectives`` (the columns), ``left_out`` (state -> trials that take no part) and ``beware`` (sentences
-            that qualify the numbers).
+            The columns of ``trials``, and ``group`` and ``on_front``. In addition to the keys for ``trials``, ``attrs``
+            has ``objectives`` (column names), ``left_out`` (reason -> number of trials that are in no front) and
+            ``beware`` (warnings that qualify the numbers).
 
         Raises:
             UserError: an unknown column, or finished trials that did not measure an objective.
-            StoreError: there is no sweep.
+            StoreError: the folder holds no sweep.
         """
         from vlmprof.report.pareto_table import read_front
 
@@ -236,17 +245,17 @@ class Results:
         return _with_attributes(shown, attrs)
 
     def status(self) -> SweepStatus:
-        """Where the sweep stands: trials by state, reasons of failures, whether somebody is at work on it."""
+        """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""
         from vlmprof.analyze.status import status
 
         return status(self.where)
 
     def job(self) -> Job:
-        """The job that was started last in this folder, checked anew; ``run`` goes on with it, wherever it lies now.
+        """The job that was started last in this folder, checked again. ``run`` resumes it; the folder may have moved.
 
         Raises:
             StoreError: the folder holds no job.
-            SpecError: this version finds faults in it.
+            SpecError: the job is not valid for this version.
         """
         from vlmprof.job.strict_yaml import JobText
         from vlmprof.store.filesystem import results_folder
@@ -257,9 +266,9 @@ class Results:
         submitted = read_job(self.where)
         with _working_folder(submitted):
             source = results_folder(self.where).address(JOB)
-            found = with_data_checked(prepare(JobText(text=submitted.text, source=source)))
-        spec = found.spec.model_copy(update={"storage": self.where})
-        return replace(found, spec=spec, submitted=submitted)
+            prepared = with_data_checked(prepare(JobText(text=submitted.text, source=source)))
+        spec = prepared.spec.model_copy(update={"storage": self.where})
+        return replace(prepared, spec=spec, submitted=submitted)
 
     def _table(self, name: TableName) -> pd.DataFrame:
         from vlmprof.store import tables
@@ -270,27 +279,25 @@ class Results:
 
     def __repr__(self) -> str:
         try:
-            said = self.status()
+            status = self.status()
         except UserError as error:
             return f"Results({self.where!r}: {error})"
-        return f"Results({self.where!r}: {said.finished} of {said.total} trials finished)"
+        return f"Results({self.where!r}: {status.finished} of {status.total} trials finished)"
 
     def _repr_html_(self) -> str:
-        """For a notebook: trials by state, and a table of each front with intervals and units."""
+        """HTML for a notebook: trials by state, and a table of each front with intervals and units."""
         from vlmprof.report.notebook import results_html
         from vlmprof.report.pareto_table import read_front
 
         try:
             front, problem = read_front(self.where), ""
-        except (
-            UserError
-        ) as error:  # such as trials that did not measure an objective; the states are shown all the same
+        except UserError as error:  # for example trials that did not measure an objective; still show the states
             front, problem = None, str(error)
         return results_html(self.where, self.status(), front, problem)
 
 
-def _names(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) and given else list(given)
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) and names else list(names)
 
 
 def _absolute(where: str) -> str:
@@ -299,14 +306,14 @@ def _absolute(where: str) -> str:
 
 @contextmanager
 def _working_folder(submitted: SubmittedJob) -> Iterator[None]:
-    """Where relative paths in a job are meant from, if that folder is still there."""
-    known = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
-    with chdir(submitted.cwd) if known else nullcontext():
+    """Change to the folder that a job's relative paths are resolved against, if that folder still exists."""
+    exists = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
+    with chdir(submitted.cwd) if exists else nullcontext():
         yield
 
 
 def _with_attributes(frame: pd.DataFrame, attrs: Mapping[str, Any]) -> pd.DataFrame:
-    """The frame, without the Arrow schema in its ``attrs``, which could not be written with it to a file."""
+    """Set the frame's ``attrs``, without the Arrow schema: pandas could not write that to a file with the frame."""
     frame.attrs = {name: value for name, value in attrs.items()}
     return frame
 
@@ -316,22 +323,24 @@ def _attributes_of_list(columns: Sequence[str]) -> dict[str, Any]:
     from vlmprof.store.schema import knobs_of, trials_schema
 
     attrs = column_attributes("trials", trials_schema(knobs_of(columns)))
-    attrs = {what: {name: told[name] for name in columns if name in told} for what, told in attrs.items()}
+    attrs = {key: {name: by_column[name] for name in columns if name in by_column} for key, by_column in attrs.items()}
     attrs["units"]["vision_tokens_predicted"] = "tokens"
-    attrs["descriptions"]["vision_tokens_predicted"] = "Mean vision tokens of a sample, from image sizes alone."
-    attrs["descriptions"]["state"] = "The last state that the ledger has; missing where it has none."
+    attrs["descriptions"]["vision_tokens_predicted"] = "Mean vision tokens per sample, from image sizes alone."
+    attrs["descriptions"]["state"] = "The last state in the ledger; missing if the ledger has none."
     return attrs
 
 
 def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
-    """Plain values: what ``analyze`` keeps in ``attrs`` are its own objects."""
+    """The ``attrs`` of a front as plain values, in place of the objects that ``analyze`` keeps there."""
     from vlmprof.analyze.caveats import cautions
     from vlmprof.analyze.comparability import groups
     from vlmprof.store.descriptions import column_attributes
 
     attrs = column_attributes("trials", frame.attrs["schema"])
-    attrs["descriptions"]["group"] = "What is compared with each other: equal in model, data, device and timing."
-    attrs["descriptions"]["on_front"] = "Whether no trial of the group is as good in all objectives and better in one."
+    attrs["descriptions"]["group"] = "Name of the group of comparable trials: equal in model, data, device and timing."
+    attrs["descriptions"]["on_front"] = (
+        "Whether no other trial of the group is at least as good in all objectives and better in one."
+    )
     attrs["objectives"] = [objective.column for objective in frame.attrs["objectives"]]
     attrs["left_out"] = dict(frame.attrs["left_out"])
     attrs["beware"] = [f"{name}: {sentence}" for name, part in groups(frame) for sentence in cautions(part)]
@@ -343,9 +352,9 @@ def _display_factory(progress: Progress) -> Callable[[Job], AbstractContextManag
     if callable(progress):
         return progress
     if progress not in get_args(Switch):
-        raise UserError(f"no progress named '{progress}'{suggestion(str(progress), get_args(Switch))}")
+        raise UserError(f"no progress setting named '{progress}'{suggestion(str(progress), get_args(Switch))}")
     shown = progress == "on" or (progress == "auto" and sys.stderr.isatty())
-    return _display_on_stderr if shown else lambda job: nullcontext(_Quiet())
+    return _display_on_stderr if shown else lambda job: nullcontext(_NoDisplay())
 
 
 def _display_on_stderr(job: Job) -> AbstractContextManager[Display]:
@@ -357,10 +366,10 @@ def _display_on_stderr(job: Job) -> AbstractContextManager[Display]:
 
 
 @final
-class _Quiet:
-    """A display that shows nothing."""
+class _NoDisplay:
+    """A display that shows nothing and sends messages to the logger ``vlmprof``."""
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, view: SweepView) -> None:
         """See ``monitor.live_state.Display``."""
 
     def note(self, line: str) -> None:
@@ -368,11 +377,12 @@ class _Quiet:
         logging.getLogger("vlmprof").info(line)
 
 
-def _run_inline(job: Job, loggers: LoggerOptions, display: AbstractContextManager[Display]) -> None:
+def _run_inline(job: Job, options: LoggerOptions, display: AbstractContextManager[Display]) -> None:
     import torch
 
-    from vlmprof.batch_size.cache import default_folder, kept_beside
+    from vlmprof.batch_size.cache import default_folder, kept_with_results
     from vlmprof.batch_size.sizer import BatchSizer
+    from vlmprof.monitor.loggers import Loggers
     from vlmprof.store.collector import Collector
     from vlmprof.sweep.inline import run_inline
 
@@ -381,11 +391,15 @@ def _run_inline(job: Job, loggers: LoggerOptions, display: AbstractContextManage
     collector = Collector(spec.where, spec.name, wait_s=WRITER_WAIT_S)
     try:
         finished = collector.open_run([plan.id for plan in job.plans], spec.model_dump(mode="json"), job.submitted)
-        left = [plan for plan in job.plans if plan.id not in finished]
-        measurements = kept_beside(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
-        how: dict[str, Any] = {"policy": spec.chunk, "folder": spec.where, "tensorboard": loggers.tensorboard}
-        with display as shown, measurements:
-            run_inline(left, len(finished), collector, shown, gpus=gpus, **how)
+        missing = [plan for plan in job.plans if plan.id not in finished]
+        measurements = kept_with_results(spec.where, BatchSizer(default_folder())) if gpus else nullcontext()
+        options_of_run: dict[str, Any] = {"gpus": gpus, "policy": spec.chunk, "folder": spec.where}
+        with (
+            measurements,
+            display as shown,
+            Loggers.of(options, spec.name, spec.where, shown.note) as loggers,
+        ):
+            run_inline(missing, len(finished), collector, shown, loggers=loggers, **options_of_run)
     finally:
         collector.close()
 
@@ -396,5 +410,5 @@ def _run_on_ray(
     from vlmprof.sweep.driver import launch
 
     with display as shown:
-        how: dict[str, Any] = {"verbose": verbose, "extras": loggers, "submitted": job.submitted}
-        launch(job.spec, job.plans, address, shown, **how)
+        options: dict[str, Any] = {"verbose": verbose, "extras": loggers, "submitted": job.submitted}
+        launch(job.spec, job.plans, address, shown, **options)

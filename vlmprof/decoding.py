@@ -95,6 +95,11 @@ class DecodeState(Protocol):
         """(batch,) the tokens with the largest logits in the last forward, on the model's device."""
         ...
 
+    @property
+    def finite(self) -> torch.Tensor:
+        """(batch,) bool, whether all logits of a row were finite in every forward so far, on the model's device."""
+        ...
+
 
 Mark = Callable[[Stage], None]
 """Called at the end of a stage: all the work since the last mark belongs to it."""

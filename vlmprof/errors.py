@@ -12,6 +12,7 @@
     │   └── NothingYet         a submitted sweep that has written no results so far
     ├── OutOfMemory            the device could not hold a batch; the batch sizer then chooses a smaller one
     ├── Mismatch               what ran is not what was planned; the trial fails, none of its rows is used
+    ├── NotFinite              a model computed NaN or infinity; the trial fails, for its answers and times mean nothing
     ├── Superseded             another process has taken over this trial; results of this process are refused
     └── Uncollected            the collector did not store the results of a trial; the trial itself did not fail
 
@@ -103,6 +104,11 @@ class OutOfMemory(VlmprofError):
 @final
 class Mismatch(VlmprofError):
     """What ran is not what was planned."""
+
+
+@final
+class NotFinite(VlmprofError):
+    """A model computed NaN or infinity."""
 
 
 @final

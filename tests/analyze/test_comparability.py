@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tests.builders import GPU, trial_row, write_results
 from vlmprof.analyze.comparability import comparable, groups
-from vlmprof.analyze.pareto import pareto, parse_objectives
+from vlmprof.analyze.objectives import parse_objectives
+from vlmprof.analyze.pareto import pareto
 from vlmprof.plots.plot import render
 from vlmprof.report.pareto_table import front_report, read_front
 from vlmprof.store import tables

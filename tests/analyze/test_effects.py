@@ -3,8 +3,8 @@ import math
 import pytest
 
 from tests.builders import combined_sweep, read_rows, trial_row
-from vlmprof.analyze.effects import ALONE, MARGINAL, marginal, one_at_a_time, same_work
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.effects import ALONE, MARGINAL, marginal, one_at_a_time
+from vlmprof.analyze.objectives import Objective
 
 ACCURACY = Objective(column="accuracy", better="higher", unit="fraction")
 LATENCY = Objective(column="latency_ms_p50", better="lower", unit="ms")
@@ -43,6 +43,7 @@ def test_one_at_a_time_holds_the_others_at_their_fullest(tmp_path):
 
 def test_an_objective_without_interval_has_none(tmp_path):
     table = one_at_a_time(read_rows(tmp_path, small_grid()), MEMORY)
+    assert len(table) == 4
     assert all(math.isnan(low) for low in table["low"])
 
 
@@ -96,24 +97,7 @@ def test_nothing_gives_empty_tables(tmp_path):
     trials = read_rows(tmp_path, [trial_row({"max_crops": 1}, state="oom", accuracy=None)])
     assert tuple(marginal(trials, ACCURACY).columns) == MARGINAL
     assert one_at_a_time(trials, ACCURACY).empty
-    assert same_work(trials) == []
 
 
 def test_a_trial_without_knobs_has_no_curve(tmp_path):
     assert marginal(read_rows(tmp_path, [trial_row()]), ACCURACY).empty
-
-
-def test_same_work_finds_the_saturated_pairs(tmp_path):
-    found = same_work(read_rows(tmp_path, combined_sweep()))
-    assert len(found) == 4
-    assert {len(group.trials) for group in found} == {2}
-    assert all("max_crops=4" in group.points[0] + group.points[1] for group in found)
-    assert all("max_crops=9" in group.points[0] + group.points[1] for group in found)
-
-
-def test_same_work_on_two_machines_is_not_the_same(tmp_path):
-    rows = [
-        trial_row({"max_crops": 1}, work_key="w"),
-        trial_row({"max_crops": 2}, work_key="w", device="other"),
-    ]
-    assert same_work(read_rows(tmp_path, rows)) == []

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import combined_sweep, read_rows, trial_row
-from vlmprof.analyze.pareto import Objective, front, pareto, parse_objectives, to_arrow
+from vlmprof.analyze.objectives import Objective, parse_objectives
+from vlmprof.analyze.pareto import front, pareto, to_arrow
 from vlmprof.errors import UserError
 from vlmprof.store.schema import trials_schema
 

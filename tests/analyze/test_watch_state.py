@@ -1,13 +1,13 @@
 import json
-import math
 import time
 
 import pytest
 
 from tests.builders import combined_sweep, trial_row, write_results
-from vlmprof.analyze.pareto import pareto, parse_objectives
-from vlmprof.analyze.status import SweepStatus, status
-from vlmprof.analyze.watch_state import Watcher, time_left
+from vlmprof.analyze.objectives import parse_objectives
+from vlmprof.analyze.pareto import pareto
+from vlmprof.analyze.status import status
+from vlmprof.analyze.watch_state import Watcher
 from vlmprof.errors import StoreError
 from vlmprof.store import tables
 from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_heartbeat
@@ -24,11 +24,6 @@ def going(folder, *running, beat=1, age_s=0.0, rate=None):
     return pulse
 
 
-def standing(*, took, waiting, running=()):
-    counts = {"waiting": waiting, "running": len(running), "done": len(took), "oom": 0, "failed": 0}
-    return SweepStatus(name="x", counts=counts, sign="alive", running=tuple(running), seconds_of_ended=tuple(took))
-
-
 def test_the_front_is_the_one_of_pareto(tmp_path):
     write_results(tmp_path, combined_sweep())
     (front,) = Watcher(tmp_path).look().fronts
@@ -42,9 +37,9 @@ def test_the_front_is_the_one_of_pareto(tmp_path):
 
 
 def test_a_front_that_cannot_be_drawn_says_why(tmp_path):
-    write_results(tmp_path, [trial_row({"max_crops": 1}), trial_row({"max_crops": 2}, latency_ms_p50=None)])
+    write_results(tmp_path, [trial_row({"max_crops": crops}, accuracy=None, latency_ms_p50=None) for crops in (1, 2)])
     view = Watcher(tmp_path).look()
-    assert view.fronts == () and "latency_ms_p50 is missing" in view.front_note
+    assert view.fronts == () and "2 without accuracy and latency_ms_p50" in view.front_note
 
 
 def test_out_of_memory_is_no_point_of_a_front_and_is_said(tmp_path):
@@ -101,38 +96,14 @@ def test_a_sweep_of_a_clock_that_is_an_hour_behind_is_heard(tmp_path):
     assert watcher.look().status.life == "no sign of life for 95 s"
 
 
-def test_the_time_left_by_hand():
-    pulse = Heartbeat(
-        time=0, beat=1, running={t: RunningTrial(name=t, phase="x", done=0, total=1, seconds=4) for t in "ab"}
-    )
-    left = time_left(standing(took=[8, 10, 12], waiting=6, running="ab"), pulse)
-    assert left.seconds == pytest.approx((6 * 10 + 2 * 6) / 2)
-    assert left.give_or_take == pytest.approx(1.96 * 2 * math.sqrt(8 + 64 / 3) / 2)
-    assert left.basis == "the 3 trials that ended in this run took 10 s on average, 2 at a time"
-
-
-def test_the_last_trial_takes_as_long_as_it_takes_however_many_lanes_there_are():
-    running = {
-        t: RunningTrial(name=t, phase="x", done=0, total=1, seconds=s) for t, s in (("a", 1), ("b", 9), ("c", 9))
-    }
-    left = time_left(standing(took=[10], waiting=0, running="abc"), Heartbeat(time=0, beat=1, running=running))
-    assert left.seconds == 9 and left.give_or_take is None
-
-
-def test_no_estimate_without_a_trial_that_ended_or_without_anybody_at_work():
-    pulse = Heartbeat(time=0, beat=1)
-    assert time_left(standing(took=[], waiting=3, running="a"), pulse) is None
-    assert time_left(standing(took=[1.0], waiting=0), pulse) is None
-    silent = SweepStatus(name="x", counts={"waiting": 3, "running": 0}, sign="silent", seconds_of_ended=(1.0,))
-    assert time_left(silent, pulse) is None
-
-
 def test_json_has_what_a_machine_needs_and_nothing_of_a_dead_driver(tmp_path):
     write_results(tmp_path, combined_sweep())
     going(tmp_path, ("t", 3.0), rate=2.5)
     told = json.loads(json.dumps(Watcher(tmp_path).look().to_json(), allow_nan=False))
     assert told["status"]["total"] == 16 and told["status"]["sign"] == "alive"
     assert told["pulse"]["running"]["t"]["seconds"] == 3.0 and told["pulse"]["samples_per_s"] == 2.5
+    left = told["left"]
+    assert left["low"] <= left["seconds"] <= left["high"] and left["give_or_take"] >= 0 and left["basis"]
     assert told["fronts"][0]["objectives"][0]["column"] == "accuracy"
     going(tmp_path, ("t", 3.0), rate=2.5, age_s=95)
     told = Watcher(tmp_path).look().to_json()

@@ -14,16 +14,18 @@ GIB = 2**30
 IDS = count()
 
 
-def question(demand: Demand, total: int, floor: int, most: int = 512, asker: str = "a", **other: object) -> SizeRequest:
+def question(
+    demand: Demand, total: int, floor: int, most: int = 512, requester: str = "a", **other: object
+) -> SizeRequest:
     """A question about the configuration that has this demand."""
     return SizeRequest(
-        world="w",
+        memory_key="w",
         configuration=str(demand),
         demand=demand,
-        most=most,
+        max_size=most,
         usable_bytes=total,
         floor_bytes=floor,
-        asker=asker,
+        requester=requester,
         **{"maximize": True, **other},  # type: ignore[arg-type]
     )
 
@@ -32,7 +34,7 @@ def told(asked: SizeRequest, answer: SizeReply, peak: int | None, seconds: float
     """What a probe did; a peak of None is an out-of-memory error."""
     return ProbeResult(
         id=name or f"told-{next(IDS)}",
-        world=asked.world,
+        memory_key=asked.memory_key,
         configuration=asked.configuration,
         demand=asked.demand,
         size=answer.size,

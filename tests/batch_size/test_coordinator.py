@@ -13,14 +13,14 @@ from vlmprof.batch_size.protocol import Demand, ProbeResult, SizeReply, SizeRequ
 
 GRID = [demand_of(blocks=b, crops=c) for b, c in product((1.0, 2.0, 3.0), (1.0, 2.0, 4.0))]
 ONE = question(GRID[0], 80 * GIB, 15 * GIB)
-OTHER = question(GRID[0], 80 * GIB, 15 * GIB, asker="b")
+OTHER = question(GRID[0], 80 * GIB, 15 * GIB, requester="b")
 
 
 def production(asked: SizeRequest, size: int) -> ProbeResult:
     """A batch of the score pass that ran out of memory."""
     return ProbeResult(
         id=f"production-{asked.configuration}-{size}",
-        world=asked.world,
+        memory_key=asked.memory_key,
         configuration=asked.configuration,
         demand=asked.demand,
         size=size,
@@ -54,7 +54,7 @@ def test_a_prober_that_died_is_replaced_and_not_heard_afterwards() -> None:
     assert second.action == "probe" and second.token > first.token
     assert not book.tell(told(ONE, first, device.peak(ONE.demand, first.size)))
     assert not book.renew(ONE.configuration, first.token, LEASE_S + 2)
-    assert not book.evidence.known
+    assert not book.observations.configurations
     assert book.tell(told(OTHER, second, device.peak(ONE.demand, second.size)))
 
 
@@ -68,7 +68,7 @@ def test_a_prober_that_works_for_long_renews_its_lease() -> None:
 
 def test_the_wait_ends_with_the_search_and_not_with_the_lease() -> None:
     book, device = ProbeCoordinator(), Device()
-    device.settle(book, GRID[0], asker="a")
+    device.settle(book, GRID[0], requester="a")
     assert book.ask(OTHER, 1.0)[0].action == "use"
 
 
@@ -76,13 +76,13 @@ def test_an_event_counts_once() -> None:
     book = ProbeCoordinator()
     event = production(ONE, 9)
     assert book.tell(event) and not book.tell(event)
-    assert book.evidence.known[ONE.configuration].strikes == 1
+    assert book.observations.configurations[ONE.configuration].score_failures == 1
 
 
 def test_out_of_memory_in_production_lowers_the_answer_and_raises_the_margin() -> None:
     book, device = ProbeCoordinator(), Device()
     before = device.settle(book, GRID[0]).size
-    known = book.evidence.known[str(GRID[0])]
+    known = book.observations.configurations[str(GRID[0])]
     limit = known.limit(device.total)
     book.tell(production(ONE, before))
     assert known.limit(device.total) < limit
@@ -116,7 +116,7 @@ def test_a_size_limit_is_no_matter_of_memory() -> None:
     book.tell(told(asked, probe, device.peak(GRID[0], probe.size)))
     limited = ProbeResult(
         id="limit",
-        world="w",
+        memory_key="w",
         configuration=asked.configuration,
         demand=GRID[0],
         size=40,
@@ -126,14 +126,14 @@ def test_a_size_limit_is_no_matter_of_memory() -> None:
     )
     book.tell(limited)
     assert device.settle(book, GRID[0]).size == 39
-    assert book.evidence.known[asked.configuration].strikes == 0
+    assert book.observations.configurations[asked.configuration].score_failures == 0
 
 
 @pytest.mark.parametrize("prior", [30, 10**6])
 def test_a_rule_of_thumb_saves_a_probe_and_cannot_provoke_a_failure(prior: int) -> None:
     plain, helped = Device(), Device()
     wanted = plain.settle(ProbeCoordinator(), GRID[4]).size
-    assert helped.settle(ProbeCoordinator(), GRID[4], prior=prior).size >= 0.9 * wanted
+    assert helped.settle(ProbeCoordinator(), GRID[4], rule_of_thumb=prior).size >= 0.9 * wanted
     assert helped.failed == 0 and helped.probes < plain.probes
 
 
@@ -150,13 +150,13 @@ def test_the_knee_takes_the_smallest_size_that_is_nearly_as_fast() -> None:
 
 def test_where_nothing_is_measured_the_maximum_holds_until_it_fails() -> None:
     book = ProbeCoordinator()
-    asked = SizeRequest(world="cpu", configuration="c", demand=(), most=32)
+    asked = SizeRequest(memory_key="cpu", configuration="c", demand=(), max_size=32)
     assert book.ask(asked, 0.0)[0] == SizeReply(action="use", size=32, source="assumed")
     for size in (32, 16, 8):
         book.tell(
             ProbeResult(
                 id=str(size),
-                world="cpu",
+                memory_key="cpu",
                 configuration="c",
                 demand=(),
                 size=size,
@@ -201,7 +201,7 @@ DEVICES = st.builds(
     vision=st.sampled_from([0.0, 0.7, 2.5]),
 )
 ASKED = st.fixed_dictionaries(
-    {"maximize": st.booleans(), "most": st.integers(1, 600), "prior": st.none() | st.integers(1, 10**6)}
+    {"maximize": st.booleans(), "most": st.integers(1, 600), "rule_of_thumb": st.none() | st.integers(1, 10**6)}
 )
 
 
@@ -245,7 +245,7 @@ def test_there_are_never_two_probers_of_a_configuration(events: list, random: ob
     holds: dict[str, tuple[str, SizeReply, float]] = {}
     for asker, demand, wait in events:
         now += wait
-        asked = question(demand, device.total, device.floor, asker=asker)
+        asked = question(demand, device.total, device.floor, requester=asker)
         answer, _ = book.ask(asked, now)
         if answer.action != "probe":
             continue

@@ -35,14 +35,14 @@ def test_with_a_folder_a_second_sizer_knows_and_without_one_it_does_not(tmp_path
 
 def test_where_nothing_is_measured_nothing_is_written(tmp_path: Path) -> None:
     sizer = BatchSizer(tmp_path)
-    assert sizer.ask(SizeRequest(world="cpu", configuration="c", demand=(), most=7), {}).size == 7
+    assert sizer.ask(SizeRequest(memory_key="cpu", configuration="c", demand=(), max_size=7), {}).size == 7
     assert not list(tmp_path.iterdir())
 
 
 def test_two_askers_of_one_folder_do_not_probe_together(tmp_path: Path) -> None:
     one, two = BatchSizer(tmp_path), BatchSizer(tmp_path)
-    assert one.ask(question(DEMAND, 80 * GIB, GIB, asker="one"), {}).action == "probe"
-    assert two.ask(question(DEMAND, 80 * GIB, GIB, asker="two"), {}).action == "wait"
+    assert one.ask(question(DEMAND, 80 * GIB, GIB, requester="one"), {}).action == "probe"
+    assert two.ask(question(DEMAND, 80 * GIB, GIB, requester="two"), {}).action == "wait"
 
 
 SWEEP = """
@@ -51,14 +51,14 @@ from pathlib import Path
 from tests.batch_size.devices import Device, demand_of, question, told
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.batch_size.cache import CacheFile
-read = CacheFile._catch_up
-CacheFile._catch_up = lambda self: [read(self), time.sleep(0.01)]  # a gap between reading and writing would show
+read = CacheFile._apply_new_lines
+CacheFile._apply_new_lines = lambda self: [read(self), time.sleep(0.01)]  # a gap between reading and writing would show
 sizer, device = BatchSizer(Path(sys.argv[1])), Device()
 print("ready", flush=True)
 sys.stdin.readline()
 for blocks in (1.0, 2.0, 3.0):
     demand = demand_of(blocks=blocks)
-    asked = question(demand, device.total, device.floor, asker=sys.argv[2])
+    asked = question(demand, device.total, device.floor, requester=sys.argv[2])
     while (answer := sizer.ask(asked, {})).action != "use":
         if answer.action == "wait":
             time.sleep(answer.wait_s / 10)

@@ -99,10 +99,10 @@ def demand(point: tuple[int, int, int]) -> Demand:
 
 def _question(world: World, point: tuple[int, int, int]) -> SizeRequest:
     return SizeRequest(
-        world="simulated",
+        memory_key="simulated",
         configuration=str(point),
         demand=demand(point),
-        most=MOST,
+        max_size=MOST,
         usable_bytes=int(world.total),
         floor_bytes=int(world.floor),
         maximize=True,
@@ -114,7 +114,7 @@ def _told(
 ) -> ProbeResult:
     return ProbeResult(
         id=name,
-        world="simulated",
+        memory_key="simulated",
         configuration=str(point),
         demand=demand(point),
         size=size,

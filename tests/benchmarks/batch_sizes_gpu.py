@@ -57,15 +57,15 @@ class Counting:
     inner: BatchSizer
     told: list[ProbeResult] = field(default_factory=list)
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        return self.inner.ask(question, about)
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        return self.inner.ask(request, about)
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self.inner.renew(world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self.inner.renew(memory_key, configuration, token)
 
-    def tell(self, told: ProbeResult) -> None:
-        self.told.append(told)
-        self.inner.tell(told)
+    def tell(self, result: ProbeResult) -> None:
+        self.told.append(result)
+        self.inner.tell(result)
 
 
 @dataclass
@@ -75,15 +75,15 @@ class TooLarge:
     size: int
     told: list[ProbeResult] = field(default_factory=list)
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
         return SizeReply(action="use", size=self.size)
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
         """Nothing is leased."""
 
-    def tell(self, told: ProbeResult) -> None:
-        self.told.append(told)
-        self.size = max(1, told.size // 2)
+    def tell(self, result: ProbeResult) -> None:
+        self.told.append(result)
+        self.size = max(1, result.size // 2)
 
 
 def resolved(loaded: LoadedModel, settings: tuple[Any, ...]) -> Any:
@@ -233,12 +233,12 @@ def made_up_memory(loaded: LoadedModel) -> Iterator[None]:
     room = MemoryHeadroom(usable_bytes=1000 * MIB, held_bytes=400 * MIB, total_bytes=1000 * MIB)
     with (
         mock.patch.object(type(loaded.model), "see", limited),
-        mock.patch.multiple(rooms, read_taken=taken, reset_peak=begin),
+        mock.patch.multiple(rooms, read_memory_taken=taken, reset_peak=begin),
         mock.patch.multiple(
             worst_case_probe,
-            read_room=lambda device: room,
-            capped=lambda device, room, share: nullcontext(),
-            _alone_on=lambda device: nullcontext(),
+            read_headroom=lambda device: room,
+            memory_capped=lambda device, room, share: nullcontext(),
+            _gpu_probe_lock=lambda device: nullcontext(),
         ),
     ):
         yield

@@ -36,7 +36,7 @@ from vlmprof.engine.greedy import generate
 from vlmprof.engine.static_engine import StaticEngine
 from vlmprof.measure import roofline
 from vlmprof.measure.clock import HostClock, clock_for
-from vlmprof.models.molmo.runtime import LoadedMolmo
+from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt, Stage, StageTimes
 from vlmprof.stats.timeseries import steady_median_interval
@@ -47,11 +47,13 @@ STAGES = ("preprocess_ms", "transfer_ms", "vision_ms", "connector_ms", "prefill_
 
 
 def overhead(
-    model: LoadedMolmo, prompts: list[Prompt], tokens: int, seconds: float, engine: AbstractEngine = EAGER
+    model: AbstractModel, prompts: list[Prompt], tokens: int, seconds: float, engine: AbstractEngine = EAGER
 ) -> dict[str, Any]:
     """Pairs of one generation with the clock and one without, the first of each pair by lot."""
     wall_ms(model, prompts, tokens, None, engine)
-    clock, lot, ratios, plain_ms = clock_for(model.device), random.Random(0), [], []
+    clock, lot = clock_for(model.device), random.Random(0)
+    ratios: list[float] = []
+    plain_ms: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(ratios) < 10:
         taken = {}
@@ -72,7 +74,7 @@ def overhead(
     }
 
 
-def marks(model: LoadedMolmo, generation_ms: float, tokens: int) -> dict[str, Any]:
+def marks(model: AbstractModel, generation_ms: float, tokens: int) -> dict[str, Any]:
     """All calls of a generation's clock with no generation between them: more than they add to it.
 
     Pairs of whole generations show a difference of one percent only where the host is quieter than that; this does not
@@ -100,7 +102,7 @@ def marks(model: LoadedMolmo, generation_ms: float, tokens: int) -> dict[str, An
 
 
 def wall_ms(
-    model: LoadedMolmo, prompts: list[Prompt], tokens: int, clock: Clock | None, engine: AbstractEngine = EAGER
+    model: AbstractModel, prompts: list[Prompt], tokens: int, clock: Clock | None, engine: AbstractEngine = EAGER
 ) -> float:
     """One generation by a clock of our own, the device waited for at both ends."""
     model.synchronize()
@@ -115,7 +117,7 @@ def recorded_steps(device: str) -> AbstractEngine:
     return StaticEngine("graphs", capture=device == "cuda")
 
 
-def agreement(model: LoadedMolmo, prompts: list[Prompt], tokens: int, seconds: float) -> dict[str, Any]:
+def agreement(model: AbstractModel, prompts: list[Prompt], tokens: int, seconds: float) -> dict[str, Any]:
     """The stages by both clocks, in turns. A clock that did not wait would show work in the wrong stage."""
     clocks = {"device": clock_for(model.device), "host": HostClock(model.synchronize)}
     seen: dict[str, list[StageTimes]] = {name: [] for name in clocks}
@@ -144,7 +146,7 @@ def agreement(model: LoadedMolmo, prompts: list[Prompt], tokens: int, seconds: f
 
 
 def session(
-    model: LoadedMolmo, prompts: list[Prompt], tokens: int, energy_seconds: float, dtype: str
+    model: AbstractModel, prompts: list[Prompt], tokens: int, energy_seconds: float, dtype: str
 ) -> dict[str, Any]:
     """A timing session as a trial has it, and what physics says of it."""
     timing = Timing(

@@ -193,7 +193,7 @@ def limit_ms(model: LoadedMolmo, rows: int, context: float, bandwidth: float) ->
     needed = 1 - (1 - k / experts) ** rows
     weights = (everything - of_experts + of_experts * needed + model._model.lm_head.weight.numel()) * one
     cached = 2 * rows * context * config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
-    return 1e3 * (weights + cached * len(model.decoder.layers) * size) / bandwidth
+    return float(1e3 * (weights + cached * len(model.decoder.layers) * size) / bandwidth)
 
 
 def decode_at(model: LoadedMolmo, rows: int, options: Options, bandwidth: float) -> dict[str, Any]:
@@ -343,7 +343,7 @@ def run(options: Options) -> int:
         report.section("grid", options.limit, lambda: grid(model, options, report))
     if "decode" in options.parts:
         for rows in options.batches:
-            report.section(f"decode {rows}", 90, lambda rows=rows: decode_at(model, rows, options, bandwidth))
+            report.section(f"decode {rows}", 90, partial(decode_at, model, rows, options, bandwidth))
     if "answers" in options.parts:
         report.section("answers", 60, lambda: answers(model, options))
     if "kernels" in options.parts:

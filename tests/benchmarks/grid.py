@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import product
 from typing import Any
@@ -44,6 +45,11 @@ LATIN = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 FULL = 512
 
 
+def always(image: Image.Image) -> Callable[[], Image.Image]:
+    """A picture that is loaded already."""
+    return lambda: image
+
+
 def samples(count: int) -> list[Sample]:
     """Questions about noise; what is asked does not matter, how large the pictures are does."""
     made = []
@@ -51,7 +57,7 @@ def samples(count: int) -> list[Sample]:
         width, height = SIZES[index % len(SIZES)]
         pixels = np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
         image = Image.fromarray(pixels)
-        picture = Picture(width=width, height=height, load=lambda image=image: image)
+        picture = Picture(width=width, height=height, load=always(image))
         question = f"how many shapes are there left of number {index}?"
         example = Example(
             id=str(index), question=question, question_type="", answers=("1",), picture=picture, cluster=str(index)

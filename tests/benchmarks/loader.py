@@ -20,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,8 +117,9 @@ def ours(pictures: list[Picture], readers: int) -> Iterable[Image.Image]:
             yield from (one.load() for one in batch)
 
 
-def measured(folder: Path, kind: str, count: int, readers: int) -> dict[str, object]:
-    file, found = made(folder, kind, count), {}
+def measured(folder: Path, kind: str, count: int, readers: int) -> dict[str, Any]:
+    file = made(folder, kind, count)
+    found: dict[str, Any] = {}
     if importlib.util.find_spec("datasets"):
         plain(file)  # its Arrow conversion is not counted
         found["datasets and PIL"] = timed(lambda: plain(file))
@@ -133,7 +136,7 @@ def measured(folder: Path, kind: str, count: int, readers: int) -> dict[str, obj
         (f"{readers} readers, beside a model", readers, MODEL_SECONDS),
     ):
         os.environ["VLMPROF_CACHE"] = str(folder / f"{kind} {name}")
-        found[f"vlmprof cold, {name}"] = timed(lambda workers=workers: ours(pictures, workers), rest)
+        found[f"vlmprof cold, {name}"] = timed(partial(ours, pictures, workers), rest)
     found["vlmprof warm"] = timed(lambda: ours(pictures, 0))
     found["vlmprof warm, beside a model"] = timed(lambda: ours(pictures, 0), MODEL_SECONDS)
     kept = sum(entry.stat().st_size for entry in (folder / f"{kind} 0 readers").rglob("*.arrow"))

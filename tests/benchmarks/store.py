@@ -23,9 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pandas as pd
@@ -41,7 +42,7 @@ CHUNKS = (1, 16, 128, 1024)
 KNOBS = ("max_crops", "moe_top_k")
 
 
-def answer(number: int) -> dict:
+def answer(number: int) -> dict[str, Any]:
     """One row of a chunk, as large as those of a real answer."""
     counts = {name: 2 for name in ("tiling_rows", "tiling_cols", "natural_rows", "natural_cols", "crops", "batch_size")}
     words = {"text": "two red circles", "ids": [17, 4, 99, 2], "end": "eos", "error": None}
@@ -55,7 +56,7 @@ def answer(number: int) -> dict:
     }
 
 
-def scored(trial: str, number: int) -> dict:
+def scored(trial: str, number: int) -> dict[str, Any]:
     """The same as a row of ``samples``."""
     return {
         "trial": trial,
@@ -84,15 +85,15 @@ class SqliteWay:
         self.base.execute("pragma synchronous=full")
         self.base.execute("create table if not exists rows (key text, data text)")
 
-    def commit(self, rows: list[dict], key: str = "") -> None:
+    def commit(self, rows: list[dict[str, Any]], key: str = "") -> None:
         with self.base:
             self.base.executemany("insert into rows values (?, ?)", [(key, json.dumps(row)) for row in rows])
 
-    def states(self) -> dict:
+    def states(self) -> dict[str, Any]:
         return {key: json.loads(data)["state"] for key, data in self.base.execute("select key, data from rows")}
 
     def count(self) -> int:
-        return self.base.execute("select count(*) from rows").fetchone()[0]
+        return int(self.base.execute("select count(*) from rows").fetchone()[0])
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([json.loads(data) for (data,) in self.base.execute("select data from rows order by key")])
@@ -107,24 +108,29 @@ class LinesWay:
     def __init__(self, path: Path) -> None:
         self.path, self.file = path, path.open("ab", buffering=0)
 
-    def commit(self, rows: list[dict], key: str = "") -> None:
+    def commit(self, rows: list[dict[str, Any]], key: str = "") -> None:
         self.file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         os.fsync(self.file.fileno())
 
-    def states(self) -> dict:
+    def states(self) -> dict[str, Any]:
         return {row["trial"]: row["state"] for row in map(json.loads, self.path.open())}
 
     def count(self) -> int:
         return len(self.path.read_bytes().splitlines())
 
     def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(sorted(map(json.loads, self.path.open()), key=lambda row: row["trial"]))
+        rows: list[dict[str, Any]] = [json.loads(line) for line in self.path.open()]
+        rows.sort(key=lambda row: str(row["trial"]))
+        return pd.DataFrame(rows)
 
     def close(self) -> None:
         self.file.close()
 
 
-def seconds(work, repeats: int = 1) -> float:
+PlainWay = SqliteWay | LinesWay
+
+
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
     """The median of some runs."""
     times = []
     for _ in range(repeats):
@@ -142,7 +148,7 @@ def answers_of_ours(where: Path, rows: int, size: int) -> float:
         Chunk(trial="a", attempt=attempt, number=n, rows=tuple(map(answer, part)), seconds=1.0)
         for n, part in enumerate(chunks)
     ]
-    row = {**trial_row(dict.fromkeys(KNOBS, 1)), "trial": "a"}
+    row = {**trial_row(dict[str, Any].fromkeys(KNOBS, 1)), "trial": "a"}
     samples = tuple(scored("a", number) for number in range(rows))
 
     def run() -> None:
@@ -156,7 +162,7 @@ def answers_of_ours(where: Path, rows: int, size: int) -> float:
     return taken
 
 
-def answers_of(way, rows: int, size: int) -> float:
+def answers_of(way: PlainWay, rows: int, size: int) -> float:
     parts = [[answer(n) for n in range(start, min(start + size, rows))] for start in range(0, rows, size)]
     taken = seconds(lambda: [way.commit(part) for part in parts])
     assert way.count() == rows
@@ -164,7 +170,7 @@ def answers_of(way, rows: int, size: int) -> float:
     return taken
 
 
-def answers(rows: int, base: Path | None) -> list[dict]:
+def answers(rows: int, base: Path | None) -> list[dict[str, Any]]:
     """Rows a second by chunk size."""
     found = []
     for size in CHUNKS:
@@ -179,14 +185,14 @@ def answers(rows: int, base: Path | None) -> list[dict]:
     return found
 
 
-def rows_of(count: int) -> list[dict]:
+def rows_of(count: int) -> list[dict[str, Any]]:
     return [
         {**trial_row({"max_crops": i % 36 + 1, "moe_top_k": i % 8 + 1}, accuracy=i / count), "trial": f"{i:012x}"}
         for i in range(count)
     ]
 
 
-def filled(where: Path, rows: list[dict]) -> tuple[float, dict]:
+def filled(where: Path, rows: list[dict[str, Any]]) -> tuple[float, dict[str, Any]]:
     """Keep trials one by one; seconds for all, and how long it takes to read them."""
     collector = Collector(where, "bench", wait_s=1)
     collector.open_run([row["trial"] for row in rows], {})
@@ -201,7 +207,7 @@ def filled(where: Path, rows: list[dict]) -> tuple[float, dict]:
     return taken, read(where, rows)
 
 
-def read(where: Path, rows: list[dict]) -> dict:
+def read(where: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How long it takes to learn what is there."""
 
     def resumed() -> None:
@@ -219,7 +225,7 @@ def read(where: Path, rows: list[dict]) -> dict:
     }
 
 
-def trials_of_ours(where: Path, rows: list[dict]) -> dict[str, dict]:
+def trials_of_ours(where: Path, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     at_once, compaction.MERGE_BATCH = compaction.MERGE_BATCH, sys.maxsize
     taken, apart = filled(where / "apart", rows)
     compaction.MERGE_BATCH = at_once
@@ -228,7 +234,7 @@ def trials_of_ours(where: Path, rows: list[dict]) -> dict[str, dict]:
     return {"ours, unmerged": {"ms_a_trial": taken * each, **apart}, "ours": {"ms_a_trial": merging * each, **together}}
 
 
-def trials_of(way, rows: list[dict]) -> dict:
+def trials_of(way: PlainWay, rows: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [{**row, "sweep": "bench"} for row in rows]
     taken = seconds(lambda: [way.commit([row], row["trial"]) for row in rows])
     assert way.frame()["accuracy"].tolist() == [row["accuracy"] for row in rows]
@@ -237,7 +243,7 @@ def trials_of(way, rows: list[dict]) -> dict:
     return {"ms_a_trial": taken * 1e3 / len(rows), "open_and_resume_s": found["read_states_s"], **found}
 
 
-def trials(count: int, base: Path | None) -> dict[str, dict]:
+def trials(count: int, base: Path | None) -> dict[str, dict[str, Any]]:
     """Milliseconds a trial, and seconds to read."""
     rows = rows_of(count)
     with folder(base) as where:
@@ -249,7 +255,7 @@ def trials(count: int, base: Path | None) -> dict[str, dict]:
     return found
 
 
-def machine(base: Path | None) -> dict:
+def machine(base: Path | None) -> dict[str, Any]:
     return {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -267,7 +273,12 @@ def machine(base: Path | None) -> dict:
 def fsync_s(base: Path | None) -> float:
     """A plain append and fsync on this disk: what every way pays."""
     with folder(base) as where, (where / "plain").open("ab", buffering=0) as file:
-        return seconds(lambda: (file.write(b"x" * 100), os.fsync(file.fileno())), 50)
+
+        def append() -> None:
+            file.write(b"x" * 100)
+            os.fsync(file.fileno())
+
+        return seconds(append, 50)
 
 
 def main() -> None:

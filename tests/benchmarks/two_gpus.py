@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.stats import spearmanr
 
 from tests.benchmarks.sections import Report, gpu_state
 
@@ -127,12 +128,12 @@ class Watch:
         self.settled_at: float = 0.0
         self._settled = 0
 
-    def update(self, snapshot: Any) -> None:
-        at_work = any(progress.phase != "load" for progress in snapshot.running.values())
+    def update(self, view: Any) -> None:
+        at_work = any(one.phase not in ("start", "load") for one in view.pulse.running.values())
         if self.loaded_at is None and at_work:
             self.loaded_at = time.monotonic()
-        if len(snapshot.settled) > self._settled:
-            self._settled, self.settled_at = len(snapshot.settled), time.monotonic()
+        if len(view.status.ended) > self._settled:
+            self._settled, self.settled_at = len(view.status.ended), time.monotonic()
             so_far = {"trials": self._settled, "sweep_s": self.settled_at - (self.loaded_at or self._began)}
             self._log.write_text(json.dumps(so_far))  # what is known of a run that a time limit cuts
 
@@ -222,7 +223,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
         "at once on one gpu": overlaps(found),
         "timing waited s": sum(row["timing_waited_s"] or 0 for row in found["trials"].values()),
         "blocks disturbed": sum(row["blocks_disturbed"] or 0 for row in found["trials"].values()),
-        "estimate against seconds (Spearman)": spearman(estimates, durations),
+        "estimate against seconds (Spearman)": float(spearmanr(estimates, durations).statistic),
         "engine": sorted({row["engine"] for row in found["trials"].values()}),
         "notes": found["notes"],
     }
@@ -260,13 +261,6 @@ def compared(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
         "configurations with equal answers": sum(equal) / len(equal),
         "latency ratios": ratios,
     }
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Rank correlation; ties in the order they come."""
-    n = len(a)
-    ranks = [{i: r for r, i in enumerate(sorted(range(n), key=v.__getitem__))} for v in (a, b)]
-    return 1 - 6 * sum((ranks[0][i] - ranks[1][i]) ** 2 for i in range(n)) / (n * (n**2 - 1))
 
 
 def checked(options: Options, places: dict[str, int], shared: int, figures: dict[str, Any]) -> dict[str, bool]:

@@ -70,7 +70,7 @@ def test_killed_in_the_middle_of_a_score_pass_and_resumed_from_the_folder_alone(
     assert len(starts(moved)) == 2, "nothing was left to do"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_hangup_is_an_interrupt(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = job_file(tmp_path, tiny_checkpoint, **SLOWLY)
     driver = cut_off_in_the_middle(path, signal.SIGHUP)
@@ -117,7 +117,7 @@ def test_older_trials_that_lack_an_objective_cost_the_front_and_not_the_exit_cod
     assert "no front: " in done.stderr and "Tables: " in done.stdout
 
 
-@pytest.mark.slow  # tests/store/test_attempts.py has the same without processes
+@pytest.mark.exhaustive  # tests/store/test_attempts.py has the same without processes
 @pytest.mark.parametrize("what", ["full", "gone"])
 def test_storage_that_fails_in_the_middle_is_one_line_and_nothing_is_half_written(
     tmp_path: Path, tiny_checkpoint: Path, what: str

@@ -4,15 +4,8 @@ import pytest
 
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
-from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 from vlmprof.surfaces import Anatomy
-
-
-@pytest.fixture(scope="session")
-def model(tiny_checkpoint: Path) -> AbstractModel:
-    loaded: AbstractModel = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 @pytest.fixture(scope="session")

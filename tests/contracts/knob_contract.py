@@ -1,4 +1,8 @@
-"""What every knob owes, as an inheritable suite: the author of a new knob supplies values and inherits the tests."""
+"""What every knob owes, as an inheritable suite: the author of a new knob supplies values and inherits the tests.
+
+A knob that turns a loaded model inherits ``KnobContract``; one that says how a model is loaded inherits
+``load_knob_contract.LoadKnobContract``. What both owe is ``KnobValuesContract``.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +29,14 @@ SAMPLES = 6
 BUDGETS = ("max_crops", "max_pixels", "vision_tokens", "tiling", "output_tokens")
 
 
-class KnobContract(ABC):
-    """Inherit, name the knob, give legal values that change the work, and illegal ones."""
+class KnobValuesContract(ABC):
+    """The values of any knob are judged without weights."""
 
     name: str
 
     @abstractmethod
     def effective(self) -> Sequence[Any]:
-        """Legal values that change what the demo model does."""
+        """Legal values that change what the demo model does, or how it is loaded."""
 
     @abstractmethod
     def illegal(self) -> Sequence[Any]:
@@ -49,6 +53,7 @@ class KnobContract(ABC):
 
     @final
     def test_legal_values_are_known_without_weights(self, knob: AbstractKnob, anatomy: Anatomy) -> None:
+        assert self.effective(), "no value to test with"
         for value in self.effective():
             knob.check(value, anatomy)
             assert knob.axis(value) is not None
@@ -56,9 +61,14 @@ class KnobContract(ABC):
 
     @final
     def test_illegal_values_are_refused_without_weights(self, knob: AbstractKnob, anatomy: Anatomy) -> None:
+        assert self.illegal(), "no value to test with"
         for value in self.illegal():
             with pytest.raises(KnobValueError, match=self.name):
                 knob.check(value, anatomy)
+
+
+class KnobContract(KnobValuesContract):
+    """Inherit, name the knob, give legal values that change the work, and illegal ones."""
 
     @final
     def test_the_effect_is_visible_in_what_the_model_did(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.contracts.knob_contract import KnobContract
 from tests.contracts.load_knob_contract import LoadKnobContract
-from tests.models.hf.recipes import RECIPES, make
+from tests.models._hf.recipes import RECIPES, make
 from vlmprof import registry
 from vlmprof.errors import KnobValueError
 from vlmprof.models.family import AbstractModel, Checkpoint
@@ -163,8 +163,7 @@ class TestExpertsKernel(LoadKnobContract):
 
 
 def test_every_knob_of_the_package_is_held_to_the_contract() -> None:
-    suites = [*KnobContract.__subclasses__(), *LoadKnobContract.__subclasses__()]
-    held = {suite.name for suite in suites}
+    held = {suite.name for suite in (*KnobContract.__subclasses__(), *LoadKnobContract.__subclasses__())}
     assert held | {"trouble"} == set(registry.names("knobs"))
 
 

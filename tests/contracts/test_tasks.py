@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -84,7 +85,7 @@ class TestLocal(TaskContract):
 
     @pytest.fixture
     def task(self, place: dict[str, str]) -> Task:
-        task = registry.load("tasks", "local").at(DataSource(**place))
+        task = registry.load("tasks", "local").at(DataSource(**cast("dict[str, Any]", place)))
         assert isinstance(task, Task)
         return task
 

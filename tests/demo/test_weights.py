@@ -22,10 +22,7 @@ SCENES = 80
 
 @pytest.fixture(scope="module")
 def loaded():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load()
-    torch.set_num_threads(threads)
+    return load()
 
 
 def test_the_card_speaks_of_these_weights():

@@ -1,12 +1,11 @@
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
+from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
 from vlmprof.decoding import Mark
 from vlmprof.engine.greedy import generate
@@ -14,12 +13,6 @@ from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure.clock import HostClock
 from vlmprof.models.molmo.runtime import LoadedMolmo, MolmoBatch
 from vlmprof.records import Prompt
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LoadedMolmo:
-    loaded: LoadedMolmo = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 @pytest.fixture(scope="module")

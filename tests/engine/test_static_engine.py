@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
+from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
 from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.kernels import DecodeKernels, experts_kernel
 from vlmprof.engine.static_cache import CacheArena
 from vlmprof.engine.static_engine import MAX_RECORDINGS, StaticEngine, cache_length, engine_of
-from vlmprof.errors import ModelError
+from vlmprof.errors import ModelError, OutOfMemory
 from vlmprof.measure.clock import HostClock
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Prompt
 
 NEW = 9
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LoadedMolmo:
-    loaded: LoadedMolmo = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +169,51 @@ def test_an_engine_that_cannot_be_is_refused() -> None:
         engine_of("graphs", "cpu")
     with pytest.raises(ModelError, match="sliding"):
         engine_of("compiled", "cuda", only_eager="its blocks have sliding windows")
+
+
+ARIA = "Cannot copy between CPU and CUDA tensors during CUDA graph capture"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError(f"{ARIA} unless the CPU tensor is pinned.\nmore"), f"RuntimeError: {ARIA}"),
+        (torch._dynamo.exc.Unsupported("data-dependent branching"), "Unsupported: data-dependent"),
+        (ModelError("the decode step takes 'x' of shape (3,)"), "ModelError: the decode step takes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["graphs", "compiled"])
+def test_a_step_that_cannot_be_captured_runs_eager_for_the_whole_load(
+    model: LoadedMolmo, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, name: str
+) -> None:
+    captures = []
+
+    def refuse(self: StaticEngine, step: Any) -> Any:
+        captures.append(step)
+        try:
+            raise error
+        finally:  # as leaving torch's capture does after a failure
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(StaticEngine, "_capture_graph", refuse)
+    engine = StaticEngine(name, kernels=DecodeKernels(attention=False, experts=False))
+    assert engine.describe()["engine"] == name and "engine_fallback" not in engine.describe()
+    assert texts(model, asked, engine) == texts(model, asked)
+    assert texts(model, asked[:2], engine, new=3) == texts(model, asked[:2], new=3)
+    assert len(captures) == 1, "it was tried again"
+    described = engine.describe()
+    assert described["engine"] == "eager" and described["engine_fallback"].startswith(f"{name}: {said}")
+    assert not engine._recorded
+
+
+def test_memory_that_ends_while_capturing_is_no_reason_to_run_eager(
+    model: LoadedMolmo, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: StaticEngine, step: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(StaticEngine, "_capture_graph", full)
+    engine = StaticEngine("graphs", kernels=DecodeKernels(attention=False, experts=False))
+    with pytest.raises(OutOfMemory):
+        texts(model, asked, engine)
+    assert "engine_fallback" not in engine.describe()

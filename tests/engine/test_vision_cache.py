@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
+from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.vision_cache import VisionFeatureCache
 from vlmprof.errors import Mismatch
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Generation, Prompt
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LoadedMolmo:
-    loaded: LoadedMolmo = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 @pytest.fixture(scope="module")

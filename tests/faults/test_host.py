@@ -16,7 +16,7 @@ from tests.faults.sweep import Driver, Sweep, environment
 from tests.faults.two_nodes import TwoNodes
 from vlmprof.store.ledger import read
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.exhaustive]
 BOUND_S = 280
 SLOWLY = 0.2
 """Seconds a forward pass: a trial lasts long enough to be hit."""

@@ -1,24 +1,17 @@
 """Fewer blocks, against a model that was really built with only these: logits, greedy tokens with cache, padded."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts, kept_weights, logits
+from tests.contracts.knob_contract import demo_prompts, kept_weights, logits
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.models.family import AbstractModel
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 
 KEPT = [(0, 1, 2), (1, 3, 5), (0, 7), (2,), (1, 2, 3, 4, 5, 6, 7)]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> AbstractModel:
-    loaded: AbstractModel = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 def built_with_only(model: AbstractModel, kept: tuple[int, ...]) -> AbstractModel:

@@ -12,17 +12,11 @@ from torch.utils.flop_counter import flop_registry
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
-from vlmprof.measure.flops import FORMULAS, count_flops, grouped_product_flops
+from vlmprof.measure.flops import FORMULAS, _all_formulas, attention_flops, count_flops, grouped_product_flops
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 
 CONTRACTION = re.compile(r"mm|matmul|(?<!bi)linear|conv|attention|dot|einsum|baddbmm")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> AbstractModel:
-    loaded: AbstractModel = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 class Seen(TorchDispatchMode):
@@ -104,3 +98,88 @@ def test_grouped_products_cost_what_their_groups_cost(left: tuple[int, ...], rig
     }[(len(left), len(right))]
     m, k, n = shapes
     assert grouped_product_flops(left, right) == groups * count_flops(lambda: torch.zeros(m, k) @ torch.zeros(k, n))
+
+
+def by_hand(batch: int, heads: int, queries: int, keys: int, sizes: tuple[int, int]) -> int:
+    """A multiplication and an addition for each pair of query and key, and for each number of a key and of a value."""
+    return 2 * batch * heads * queries * keys * sum(sizes)
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(8, 8), (8, 2), (28, 4), (6, 1)])
+def test_attention_with_fewer_key_heads_and_other_values(heads: int, key_heads: int) -> None:
+    query, key, value = (2, heads, 5, 16), (2, key_heads, 7, 16), (2, key_heads, 7, 24)
+    assert attention_flops(query, key, value) == by_hand(2, heads, 5, 7, (16, 24))
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "value"),
+    [
+        ((2, 8, 5, 16), (2, 3, 7, 16), (2, 3, 7, 16)),
+        ((2, 8, 5, 16), (1, 8, 7, 16), (1, 8, 7, 16)),
+        ((2, 8, 5, 16), (2, 8, 7, 8), (2, 8, 7, 16)),
+        ((2, 8, 5, 16), (2, 8, 7, 16), (2, 8, 6, 16)),
+    ],
+)
+def test_shapes_that_are_no_attention_are_refused(query: Any, key: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match="no attention"):
+        attention_flops(query, key, value)
+
+
+HEADS_FIRST = [
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_fused_attention_overrideable",
+]
+TOKENS_FIRST = ["_flash_attention_forward", "_efficient_attention_forward"]
+
+
+@pytest.mark.parametrize("name", HEADS_FIRST)
+def test_every_fused_attention_has_our_formula(name: str) -> None:
+    formula = _all_formulas()[getattr(torch.ops.aten, name)]
+    query, key, value = torch.empty(2, 8, 5, 16), torch.empty(2, 2, 7, 16), torch.empty(2, 2, 7, 16)
+    assert formula(query, key, value) == by_hand(2, 8, 5, 7, (16, 16))
+
+
+@pytest.mark.parametrize("name", TOKENS_FIRST)
+def test_attention_on_tokens_first_and_on_several_lengths(name: str) -> None:
+    formula = _all_formulas()[getattr(torch.ops.aten, name)]
+    query, key = torch.empty(2, 5, 8, 16), torch.empty(2, 7, 2, 16)
+    none = [None] if name == "_efficient_attention_forward" else []
+    assert formula(query, key, key, *none, None, None) == by_hand(2, 8, 5, 7, (16, 16))
+    starts = torch.tensor([0, 3, 10])
+    packed = torch.empty(10, 8, 16), torch.empty(10, 2, 16)
+    expected = by_hand(1, 8, 3, 3, (16, 16)) + by_hand(1, 8, 7, 7, (16, 16))
+    assert formula(packed[0], packed[1], packed[1], *none, starts, starts, 7, 7) == expected
+
+
+def test_no_attention_of_torch_is_left_to_its_own_formulas() -> None:
+    """An operation that a version adds is found here: it needs a line in the table."""
+    names = {name.removeprefix("aten::").split(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+    attentions = {name for name in names if re.search(r"attention|multi_head", name) and "backward" not in name}
+    composite = {"scaled_dot_product_attention", "_scaled_dot_product_attention_math", "_fused_sdp_choice"}
+    attentions = {name for name in attentions if not name.startswith(("quantized", "mkldnn", "xpu", "prims"))}
+    unknown = {name for name in attentions if "::" not in name} - composite - {op.__name__ for op in FORMULAS}
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("key_heads", [8, 2])
+def test_grouped_query_attention_is_counted_where_it_runs(key_heads: int) -> None:
+    query, key = torch.randn(1, 8, 5, 16), torch.randn(1, key_heads, 7, 16)
+
+    def work() -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=key_heads != 8)
+
+    assert count_flops(work) == by_hand(1, 8, 5, 7, (16, 16))
+
+
+def test_a_formula_that_fails_does_not_fail_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> int:
+        raise AssertionError("shapes are incompatible")
+
+    monkeypatch.setitem(FORMULAS, torch.ops.aten.mm, refuse)
+    done = []
+    with pytest.raises(ValueError, match=r"could not be counted: aten.mm: AssertionError: shapes are incompatible"):
+        count_flops(lambda: done.append(torch.ones(2, 3) @ torch.ones(3, 2)))
+    assert done[0].tolist() == [[3.0, 3.0], [3.0, 3.0]]

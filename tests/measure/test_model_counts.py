@@ -1,18 +1,10 @@
-from pathlib import Path
-
 import pytest
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
+from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.measure.model_counts import ModelParts, counted
 from vlmprof.models.family import AbstractModel
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> AbstractModel:
-    loaded: AbstractModel = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
 
 
 def test_it_counts_what_ran_and_not_what_was_set(model: AbstractModel) -> None:

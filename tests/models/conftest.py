@@ -7,8 +7,8 @@ from functools import cache
 
 import pytest
 
-from tests.models.hf.families import ASKED, BY_NAME, Family, ask
-from tests.models.hf.recipes import make
+from tests.models._hf.families import ASKED, BY_NAME, EVERY, Family, ask
+from tests.models._hf.recipes import make
 from vlmprof.models.family import Checkpoint
 from vlmprof.records import Prompt
 
@@ -23,7 +23,7 @@ def family_named(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fa
     return named
 
 
-@pytest.fixture(params=list(BY_NAME))
+@pytest.fixture(params=EVERY)
 def family(request: pytest.FixtureRequest, family_named: Callable[[str], Family]) -> Family:
     return family_named(request.param)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.contracts.knob_contract import demo_prompts
-from tests.models.hf.families import BY_NAME, Family, ask
+from tests.contracts.model_contract import batches_hold
+from tests.models._hf.families import EVERY, Family, ask
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.models.family import AbstractModel, Checkpoint
@@ -25,10 +24,6 @@ POOL = [
 ]
 """Short and long, wide and high: any two of them pad each other."""
 
-BATCHES = st.lists(st.integers(0, len(POOL) - 1), min_size=2, max_size=6)
-EXAMPLES = settings(max_examples=5, deadline=None, derandomize=True)
-"""The same batches every time: random weights have near-ties, and one in many thousand would flip by rounding."""
-
 
 def answers(model: AbstractModel, prompts: list[Prompt]) -> list[str]:
     """Token ids, as text where the tokenizer leaves nothing out: equal answers are equal texts of equal length."""
@@ -36,7 +31,7 @@ def answers(model: AbstractModel, prompts: list[Prompt]) -> list[str]:
     return [f"{one.tokens} {one.text}" for one in run.generations]
 
 
-@pytest.mark.parametrize("name", list(BY_NAME))
+@pytest.mark.parametrize("name", EVERY)
 def test_a_family(family_named: Callable[[str], Family], name: str) -> None:
     model = family_named(name).model
     holds(model, [ask(*asked, seed=seed) for seed, asked in enumerate(POOL)])
@@ -52,10 +47,4 @@ def test_molmo() -> None:
 def holds(model: AbstractModel, pool: list[Prompt]) -> None:
     alone = [answers(model, [prompt])[0] for prompt in pool]
     assert len(set(alone)) > 1, "the answers say nothing about the prompts"
-
-    @EXAMPLES
-    @given(BATCHES)
-    def together(batch: list[int]) -> None:
-        assert answers(model, [pool[one] for one in batch]) == [alone[one] for one in batch]
-
-    together()
+    batches_hold(lambda batch: answers(model, batch), pool, alone)

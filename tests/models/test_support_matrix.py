@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.hf.families import Family
-from tests.models.hf.recipes import RECIPES
+from tests.models._hf.families import Family
+from tests.models._hf.recipes import RECIPES
 from vlmprof import registry
 from vlmprof.models._knob_names import knob_names
 from vlmprof.models._support_matrix import NATIVE, FamilyRow, family_table

@@ -2,9 +2,10 @@ import time
 
 import pytest
 
+from vlmprof.analyze.watch_state import Watcher
 from vlmprof.monitor.live_state import LiveState, NoMetricSink, TrialLabel
 from vlmprof.store.collector import TrialResult
-from vlmprof.store.heartbeat import read_heartbeat
+from vlmprof.store.heartbeat import GROUPS, StepTotals, TrialWork, read_heartbeat
 from vlmprof.store.ledger import Ledger
 from vlmprof.trial.progress import Progress
 
@@ -130,7 +131,7 @@ def test_an_abandoned_trial_waits_again(board, gauge):
     board.abandon(["a"])
     board.beat()
     assert gauge.counts["waiting"] == 3
-    assert board.running() == {}
+    assert board.view().pulse.running == {}
 
 
 def test_after_a_restart_it_knows_the_run_from_the_ledger(tmp_path, gauge):
@@ -174,3 +175,91 @@ def test_a_folder_that_is_gone_ends_nothing(tmp_path):
     board = LiveState(tmp_path / "gone", NoMetricSink())
     board.beat()
     board.close()
+
+
+def phase(name, done=0, total=1):
+    return Progress(phase=name, done=done, total=total)
+
+
+def run_through(board, clock, trial="a", state="done"):
+    """Load 5 s, count 1 s, score 10 s, audit 2 s, wait for others 30 s, warm up and time 7 s."""
+    board.began(trial, LABEL)
+    for seconds, told in [
+        (1, phase("load")),
+        (4, phase("count")),
+        (1, score(0)),
+        (10, score(40)),
+        (0, phase("audit", 0, 4)),
+        (2, phase("wait")),
+        (30, phase("warm up")),
+        (3, phase("time")),
+    ]:
+        clock.now += seconds
+        board.progress(trial, told)
+    clock.now += 4
+    row = {"trial": trial, "seconds": 55.0}
+    board.ended(TrialResult(trial=trial, knobs=(), state=state, row=row))
+
+
+def test_what_each_step_took_is_added_up_against_what_it_cost(board, clock, tmp_path):
+    board.expect({trial: TrialWork(load=trial == "a", score=100.0, timing=20.0) for trial in "abc"})
+    run_through(board, clock)
+    board.beat()
+    told = read_heartbeat(tmp_path)
+    expected = {"load": (1, 5), "count": (1, 1), "score": (100, 10), "audit": (100, 2), "time": (20, 7)}
+    assert told.steps == {step: StepTotals().plus(*pair) for step, pair in expected.items()}
+    assert (told.lanes, told.timing_lanes, told.not_begun) == (1, 1, 2)
+    assert told.waiting == (TrialWork(score=100.0, timing=20.0),) * 2
+
+
+def test_a_trial_that_failed_says_nothing_about_the_step_that_it_failed_in(board, clock):
+    board.expect({trial: TrialWork(load=1.0, score=100.0, timing=20.0) for trial in "abc"})
+    run_through(board, clock, state="failed")
+    assert "time" not in board.view().pulse.steps and board.view().pulse.steps["score"].count == 1
+
+
+def test_a_resumed_score_pass_costs_what_was_left_of_it(board, clock):
+    board.expect({"a": TrialWork(score=100.0)})
+    board.began("a", LABEL)
+    board.progress("a", score(30))
+    clock.now += 5
+    board.progress("a", score(40))
+    board.ended(result("a"))
+    assert board.view().pulse.steps["score"] == StepTotals().plus(25.0, 5.0)
+
+
+def test_thousands_of_waiting_trials_make_a_small_heartbeat(tmp_path, gauge):
+    board = LiveState(tmp_path, gauge)
+    trials = [str(number) for number in range(5000)]
+    board.opened(trials)
+    board.expect({trial: TrialWork(score=float(trial), timing=1.0) for trial in trials})
+    board.beat()
+    told = read_heartbeat(tmp_path)
+    assert len(told.waiting) <= GROUPS and sum(work.trials for work in told.waiting) == told.not_begun == 5000
+    assert sum(work.score for work in told.waiting) == sum(range(5000))
+
+
+def test_a_cost_that_is_not_known_leaves_no_sum_that_says_too_little(board):
+    board.expect({"a": TrialWork(score=1.0), "b": TrialWork(score=1.0)})
+    pulse = board.view().pulse
+    assert (pulse.not_begun, pulse.waiting) == (3, ())
+
+
+def test_the_terminal_and_the_folder_say_the_same(tmp_path, gauge, clock):
+    ledger = Ledger(tmp_path)
+    ledger.append("sweep", name="x", trials=["a", "b", "c"])
+    board = LiveState(tmp_path, gauge, clock)
+    board.recover({})
+    board.expect({trial: TrialWork(score=100.0, timing=20.0) for trial in "abc"})
+    ledger.append("started", trial="a")
+    run_through(board, clock)
+    ledger.append("done", trial="a", seconds=55.0)
+    ledger.append("started", trial="b")
+    board.began("b", LABEL)
+    clock.now += 3
+    board.beat()
+    ledger.close()
+    mine, theirs = board.view(), Watcher(tmp_path).look()
+    assert mine.left == theirs.left and mine.left is not None
+    for name in ("name", "counts", "running", "seconds_of_ended", "ended", "sign", "total", "finished"):
+        assert getattr(mine.status, name) == getattr(theirs.status, name), name

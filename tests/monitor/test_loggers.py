@@ -1,6 +1,10 @@
-"""What loggers are told is the row of the tables, and none of them can end a sweep."""
+"""Loggers get the row of the tables, by one path from inline runs and from Ray, and none of them can end a sweep."""
 
+import json
+import pickle
 import struct
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +14,15 @@ import pytest
 from tests.jobs import small_job
 from tests.sweep.sweeps import Silent
 from vlmprof.errors import UserError
-from vlmprof.monitor import loggers
-from vlmprof.monitor.loggers import HOOKS, GuardedCallback, LoggerOptions, numbers
-from vlmprof.monitor.tensorboard import write_run
+from vlmprof.monitor.loggers import AbstractLogger, EndedTrial, LoggerOptions, Loggers, numbers
+from vlmprof.monitor.mlflow import MlflowLogger
+from vlmprof.monitor.tensorboard import TensorBoardLogger
+from vlmprof.monitor.tune_callback import ROW, TuneCallback
+from vlmprof.monitor.wandb import WandbLogger
 from vlmprof.store import tables
+from vlmprof.store.collector import Collector
 from vlmprof.sweep.driver import launch
+from vlmprof.sweep.inline import run_inline
 
 
 def scalars(run: Path) -> dict[str, float]:
@@ -31,101 +39,139 @@ def scalars(run: Path) -> dict[str, float]:
     return {tag: value for tag, value in found.items() if not tag.startswith("_hparams_")}
 
 
-class Raising:
-    """A callback that raises in every hook, and remembers which were called."""
+class Raising(AbstractLogger):
+    """Fails for every trial, and counts them."""
 
     def __init__(self):
-        self.called = []
+        self.calls = 0
 
-    def __getattr__(self, hook):
-        if hook not in HOOKS:
-            raise AttributeError(hook)
-
-        def raising(*arguments, **info):
-            self.called.append(hook)
-            raise RuntimeError(f"no {hook} today")
-
-        return raising
+    def log(self, trial):
+        self.calls += 1
+        raise RuntimeError("no server today")
 
 
-class Remembering:
-    """What a logger is told."""
+class Recording(AbstractLogger):
+    """Keeps what it gets."""
 
     def __init__(self):
-        self.results, self.ends, self.names = {}, [], {}
+        self.trials, self.threads = {}, set()
 
-    def setup(self, **info):
-        return
-
-    def on_trial_start(self, trial, **info):
-        self.names[trial.trial_id] = str(trial), trial.config
-
-    def on_trial_result(self, trial, result, **info):
-        self.results[trial.trial_id] = result
-
-    def on_trial_complete(self, trial, **info):
-        self.ends.append((trial.trial_id, "complete"))
-
-    def on_trial_error(self, trial, **info):
-        self.ends.append((trial.trial_id, "error"))
-
-    def on_experiment_end(self, **info):
-        return
+    def log(self, trial):
+        assert trial.plan.id not in self.trials, "a trial is logged once"
+        self.trials[trial.plan.id] = trial
+        self.threads.add(threading.current_thread())
 
 
-@pytest.mark.ray
-def test_loggers_get_the_row_and_one_that_raises_everywhere_ends_nothing(
-    tmp_path, tiny_checkpoint, cluster, monkeypatch
+def on_ray(job, display, request):
+    cluster = request.getfixturevalue("cluster")
+    launch(job.spec, job.plans, cluster, display, verbose=False, extras=LoggerOptions(tensorboard=True))
+
+
+def inline(job, display, request):
+    collector = Collector(job.spec.folder, "small", wait_s=1)
+    collector.open_run([plan.id for plan in job.plans], {})
+    loggers = Loggers.of(LoggerOptions(tensorboard=True), "small", job.spec.where, display.note)
+    try:
+        with loggers:
+            run_inline(job.plans, 0, collector, display, gpus=0, folder=job.spec.where, loggers=loggers)
+    finally:
+        collector.close()
+
+
+@pytest.mark.parametrize("run", [pytest.param(on_ray, marks=pytest.mark.ray), inline])
+def test_loggers_get_the_row_of_the_tables_and_one_that_raises_ends_nothing(
+    run, tmp_path, tiny_checkpoint, monkeypatch, request
 ):
-    raising, told = Raising(), Remembering()
-    real = loggers._inner
-    monkeypatch.setattr(loggers, "_inner", lambda *about: [raising, *real(*about), told])
+    raising, recording, make = Raising(), Recording(), Loggers.of
+
+    def of(options, sweep, results, report):
+        real = make(options, sweep, results, report)
+        return Loggers([raising, *real._loggers, recording], report)
+
+    monkeypatch.setattr(Loggers, "of", of)
     knobs = {"trouble": ["none", "raise"]}
     job, display = small_job(tmp_path, tiny_checkpoint, knobs=knobs, resources={"cpus": 2}), Silent()
-    states = launch(job.spec, job.plans, cluster, display, verbose=False, extras=LoggerOptions(tensorboard=True))
-    assert sorted(states.values()) == ["done", "failed"]
-    assert {"setup", "on_trial_start", "on_trial_result", "on_experiment_end"} <= set(raising.called)
+    run(job, display, request)
+    assert raising.calls == 2
     assert [note for note in display.notes if "Raising" in note] == [
-        "Raising: setup raised RuntimeError: no setup today; the sweep goes on, and its tables are whole"
+        "Raising: RuntimeError: no server today; the sweep continues, and its tables are complete"
     ]
-    for row in tables.read(job.spec.folder, "trials").to_dict("records"):
-        trial = row["trial"]
-        known = numbers({name: value for name, value in row.items() if not pd.isna(value)})
-        result = {name: value for name, value in told.results[trial].items() if name not in loggers.OF_TUNE}
-        assert result == pytest.approx(known), "what is logged is the row of the tables"
-        [run] = (job.spec.folder / "tensorboard").glob(f"*-{trial}")
-        logged = {tag.partition("/")[2]: value for tag, value in scalars(run).items()}
-        assert logged == pytest.approx(known, rel=1e-6)
-        assert (trial, "complete" if row["state"] == "done" else "error") in told.ends
-        name, config = told.names[trial]
-        assert name.startswith(trial) and config["trouble"] == row["requested_trouble"]
+    rows = tables.read(job.spec.folder, "trials").to_dict("records")
+    assert sorted(row["state"] for row in rows) == ["done", "failed"]
+    for row in rows:
+        logged = recording.trials.pop(row["trial"])
+        expected = numbers({name: value for name, value in row.items() if not pd.isna(value)})
+        assert logged.values == pytest.approx(expected), "what is logged is the row of the tables"
+        assert (logged.state, logged.settings["trouble"]) == (row["state"], row["requested_trouble"])
+        assert logged.name.startswith(row["trial"]) and logged.settings["trial"] == row["trial"]
+        [folder] = (job.spec.folder / "tensorboard").glob(f"*-{row['trial']}")
+        plotted = {tag.partition("/")[2]: value for tag, value in scalars(folder).items()}
+        assert plotted == pytest.approx(expected, rel=1e-6)
+    assert not recording.trials
+    assert threading.main_thread() not in recording.threads
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_no_hook_lets_an_error_out_and_it_is_noted_once(hook):
-    raising, notes = Raising(), []
-    guard = GuardedCallback(raising, {}, notes.append)
-    for _ in range(3):
-        getattr(guard, hook)()
-    assert raising.called == [hook] * 3
-    assert len(notes) == 1 and f"no {hook} today" in notes[0]
+@pytest.fixture
+def plans(tmp_path, tiny_checkpoint):
+    return small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1, 4], "moe_top_k": [4]}).plans
 
 
-def test_a_shard_is_nothing_to_log():
-    told, notes = Remembering(), []
-    guard = GuardedCallback(told, {}, notes.append)
-    shard = SimpleNamespace(trial_id="tune_1", config={"trial": "abc:1/2"})
-    guard.on_trial_start(iteration=1, trials=[shard], trial=shard)
-    guard.on_trial_complete(iteration=1, trials=[shard], trial=shard)
-    assert told.names == {} and told.ends == [] and notes == []
+def test_waiting_returns_when_everything_is_written(plans):
+    class Slow(AbstractLogger):
+        written = 0
+
+        def log(self, trial):
+            time.sleep(0.2)
+            self.written += 1
+
+    slow = Slow()
+    with Loggers([slow], print) as loggers:
+        for plan in plans:
+            loggers.log(EndedTrial(plan=plan, state="done", values={}))
+        assert slow.written < len(plans), "logging holds nobody up"
+        loggers.wait()
+        assert slow.written == len(plans)
+        loggers.log(EndedTrial(plan=plans[0], state="done", values={}))
+    assert slow.written == len(plans) + 1, "leaving waits too"
 
 
-def test_a_run_of_a_trial_that_runs_again_replaces_the_first(tmp_path, tiny_checkpoint):
-    [plan] = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [4]}).plans
-    first = write_run(tmp_path, plan, {"accuracy": 0.25, "latency_ms_p50": 8.0, "batch_size": 16.0, "seconds": 3.0})
-    again = write_run(tmp_path, plan, {"accuracy": 0.5, "knob_max_crops": 4.0, "peak_bytes": 1024.0})
-    assert first == again and first.name == f"max_crops=4-{plan.id}"
-    assert scalars(again) == {"trial/accuracy": 0.5, "knobs/knob_max_crops": 4.0, "memory/peak_bytes": 1024.0}
+def test_tune_s_callback_logs_trials_that_ended_and_deaths_and_no_shards(plans):
+    recording, notes = Recording(), []
+    done, died = plans
+    with Loggers([recording], notes.append) as loggers:
+        callback = TuneCallback(loggers, {plan.id: plan for plan in plans})
+        for trial, result in (
+            (f"{done.id}:1/2", {"state": "done"}),  # a shard
+            (done.id, {"state": "done"}),  # another process had ended it
+            (done.id, {"state": "done", ROW: {"accuracy": 0.5}}),
+        ):
+            tuned = SimpleNamespace(config={"trial": trial})
+            callback.on_trial_result(iteration=1, trials=[tuned], trial=tuned, result=result)
+        for trial in (died.id, f"{died.id}:1/2"):
+            tuned = SimpleNamespace(config={"trial": trial})
+            callback.on_trial_error(iteration=1, trials=[tuned], trial=tuned)
+        pickle.dumps(callback)  # Tune does so
+    assert recording.trials == {
+        done.id: EndedTrial(plan=done, state="done", values={"accuracy": 0.5}),
+        died.id: EndedTrial(plan=died, state="failed", values={}),
+    }
+    assert notes == []
+
+
+def test_a_tensorboard_run_of_a_trial_that_runs_again_replaces_the_first(tmp_path, plans):
+    plan, logger = plans[1], TensorBoardLogger(tmp_path)
+    values = {"accuracy": 0.25, "latency_ms_p50": 8.0, "batch_size": 16.0, "seconds": 3.0}
+    logger.log(EndedTrial(plan=plan, state="done", values=values))
+    logger.log(EndedTrial(plan=plan, state="done", values={"accuracy": 0.5, "knob_x": 4.0, "peak_bytes": 1024.0}))
+    logger.log(EndedTrial(plan=plan, state="failed", values={}))
+    [run] = (tmp_path / "tensorboard").iterdir()
+    assert run.name == f"max_crops=4_moe_top_k=4-{plan.id}"
+    assert scalars(run) == {"trial/accuracy": 0.5, "knobs/knob_x": 4.0, "memory/peak_bytes": 1024.0}
+
+
+def test_tensorboard_needs_a_folder():
+    with pytest.raises(UserError, match="mounted file system"):
+        Loggers.of(LoggerOptions(tensorboard=True), "small", "s3://bucket/results", print)
 
 
 def test_only_finite_numbers_are_logged():
@@ -133,39 +179,73 @@ def test_only_finite_numbers_are_logged():
     assert numbers(row) == {"a": 1.0, "f": 1.0, "g": 0.5}
 
 
-def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
+def test_a_missing_package_is_reported_before_anything_runs(monkeypatch):
     monkeypatch.setattr("vlmprof.monitor.loggers.find_spec", lambda name: None)
     how = r"--mlflow and --wandb: not installed; 'pip install \"vlmprof\[mlflow,wandb\]\"'"
     with pytest.raises(UserError, match=how):
-        LoggerOptions(mlflow="file:x", wandb="y").require(inline=False)
+        LoggerOptions(mlflow="file:x", wandb="y").require()
     with pytest.raises(UserError, match="--tensorboard: not installed"):
-        LoggerOptions(tensorboard=True).require(inline=True)
-    with pytest.raises(UserError, match="leave --inline out"):
-        LoggerOptions(wandb="y").require(inline=True)
-    LoggerOptions().require(inline=True)
+        LoggerOptions(tensorboard=True).require()
+    LoggerOptions().require()
 
 
-@pytest.mark.slow
+VALUES = {"accuracy": 0.5, "latency_ms_p50": 8.0, "seconds": 90.0}
+
+
+def log_both(logger, plans):
+    for plan, state in zip(plans, ("done", "failed"), strict=True):
+        logger.log(EndedTrial(plan=plan, state=state, values=VALUES))
+
+
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("default")  # MLflow's own
-def test_mlflow_itself_keeps_the_numbers_under_the_trials_id(tmp_path, tiny_checkpoint, monkeypatch):
+def test_mlflow_itself_keeps_the_numbers_under_the_trials_id(tmp_path, plans, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server or a database needs more than its client
-    job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1, 4], "moe_top_k": [4]})
-    uri, notes = f"file:{tmp_path / 'mlruns'}", []
-    plans = {plan.id: plan for plan in job.plans}
-    [guard] = loggers.callbacks(LoggerOptions(mlflow=uri), "small", tmp_path, plans, notes.append)
-    guard.setup()
-    for number, (plan, state) in enumerate(zip(job.plans, ("done", "failed"), strict=True)):
-        trial = SimpleNamespace(trial_id=f"tune_{number}", config={"trial": plan.id})
-        result = {"state": state, loggers.ROW: {"accuracy": 0.5 + number, "latency_ms_p50": 8.0}}
-        guard.on_trial_start(iteration=1, trials=[trial], trial=trial)
-        guard.on_trial_result(iteration=1, trials=[trial], trial=trial, result=result)
-        guard.on_trial_complete(iteration=1, trials=[trial], trial=trial)
-    assert notes == []
-    client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+    uri = f"file:{tmp_path / 'mlruns'}"
+    log_both(MlflowLogger(uri, "small"), plans)
+    client = mlflow.MlflowClient(tracking_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
-    found = {run.data.params["trial"]: run for run in runs}
-    first, second = (found[plan.id] for plan in job.plans)
-    assert (first.data.metrics["accuracy"], first.data.metrics["latency_ms_p50"]) == (0.5, 8.0)
-    assert first.data.params["max_crops"] == "1" and job.plans[0].id in first.data.tags["mlflow.runName"]
+    by_trial = {run.data.params["trial"]: run for run in runs}
+    first, second = (by_trial[plan.id] for plan in plans)
+    assert first.data.metrics == VALUES
+    assert first.data.params["max_crops"] == "1" and plans[0].id in first.data.tags["mlflow.runName"]
     assert (first.info.status, second.info.status) == ("FINISHED", "FAILED")
+    assert first.info.end_time - first.info.start_time == 90_000
+
+
+def chunks_of(log: bytes):
+    """The records of wandb's file: LevelDB's log format in blocks of 32 KiB, after a header of 7 bytes."""
+    at, data = 7, b""
+    while at + 7 <= len(log):
+        if 32768 - at % 32768 < 7:  # too little for a header: padding
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", log, at + 4)
+        data += log[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield data
+            data = b""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("default")  # wandb's own
+def test_wandb_itself_keeps_the_numbers_under_the_trials_id(tmp_path, plans, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    wandb = pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    log_both(WandbLogger("project", "small"), plans)
+    wandb.teardown()  # as at the end of the process: its service writes what it still holds
+    for plan, exit_code in zip(plans, (0, 1), strict=True):
+        [file] = tmp_path.glob(f"wandb/offline-run-*-{plan.id}/run-{plan.id}.wandb")
+        records = [Record.FromString(data) for data in chunks_of(file.read_bytes())]
+        [history] = [record.history for record in records if record.HasField("history")]
+        logged = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in history.item}
+        assert {name: logged[name] for name in VALUES} == VALUES
+        [run] = [record.run for record in records if record.HasField("run")]
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        assert (run.project, run.run_group, config["trial"]) == ("project", "small", plan.id)
+        assert [record.exit.exit_code for record in records if record.HasField("exit")] == [exit_code]

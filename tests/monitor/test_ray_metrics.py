@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import pytest
 
+from tests.monitor.exported_names import exported_name
 from vlmprof.monitor.live_state import TrialLabel
 from vlmprof.monitor.ray_metrics import SERIES, STAGE_MS
 from vlmprof.store.collector import TrialResult
@@ -75,7 +76,7 @@ def test_a_real_node_exports_every_series_with_its_tags(tmp_path, cluster):
         for _ in range(2):  # the call was in flight when a process died: Ray repeats it
             ray.get(actor.finish.remote(result("b", "oom", seconds=1.0)))
         port = ray.nodes()[0]["MetricsExportPort"]
-        found = exported(port, {one.exported for one in SERIES})
+        found = exported(port, {exported_name(one) for one in SERIES})
         ray.get(actor.close.remote())
         ray.kill(actor)
     assert read_states(tmp_path) == {"a": "done", "b": "oom"}
@@ -86,7 +87,7 @@ def test_a_real_node_exports_every_series_with_its_tags(tmp_path, cluster):
     assert value(found, "ray_vlmprof_stage_ms_count", sweep=SWEEP, stage="prefill") == 1, "a canary is no request"
     assert value(found, "ray_vlmprof_stage_ms_bucket", sweep=SWEEP, stage="prefill", le="5.0") == 1
     for one in SERIES:
-        for tags, _ in found[one.exported]:
+        for tags, _ in found[exported_name(one)]:
             assert set(one.tags) <= tags.keys(), one.name
             assert not {"trial", "name", "point"} & tags.keys(), "a series a trial would drown a metrics server"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,6 @@ from vlmprof.models.molmo.weights import load_strict
 DATA = Path(__file__).parent / "data"
 IMAGE_IDS = {"moe": 202, "dense_d": 258}
 GRID = np.arange(576).reshape(12, 2, 12, 2).transpose(0, 2, 1, 3).reshape(144, 4)  # patches of each pooled slot
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Reference:

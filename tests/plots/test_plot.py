@@ -57,7 +57,7 @@ def test_without_names_only_what_can_be_drawn(tmp_path):
     rows = [trial_row({"max_crops": crops}, accuracy=None) for crops in (1, 2)]
     folder = write_results(tmp_path, rows)
     assert {path.stem for path in render(folder, tmp_path / "plots")} == {"knob_curve"}
-    with pytest.raises(UserError, match="pareto_front: accuracy is missing"):
+    with pytest.raises(UserError, match="pareto_front: no trial measured both accuracy and latency"):
         render(folder, tmp_path / "plots", ["pareto_front"])
 
 

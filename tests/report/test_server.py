@@ -144,7 +144,7 @@ def test_the_script_finds_the_elements_it_asks_for():
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")
 def test_a_real_browser_draws_the_front_and_runs_nothing_that_a_sweep_says(served, tmp_path):
     hostile = '<img src=x onerror="document.title=1"><script>document.title=2</script>'

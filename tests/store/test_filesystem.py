@@ -59,10 +59,10 @@ def test_data_then_name_then_folder_are_on_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("hdfs://host/x", "no storage; expected a path, or one of file://, s3://"),
-        ("s3://key:secret@bucket/x", "keys do not belong"),
-        ("s3://key@bucket/x", "keys do not belong"),
-        ("gs://user:secret@bucket/x", "keys do not belong"),
+        ("hdfs://host/x", "not supported; expected a path, or one of file://, s3://"),
+        ("s3://key:secret@bucket/x", "must not contain keys"),
+        ("s3://key@bucket/x", "must not contain keys"),
+        ("gs://user:secret@bucket/x", "must not contain keys"),
         ("s3://bucket/a/../b", "names no folder"),
         ("s3://", "names no folder"),
     ],

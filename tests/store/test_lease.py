@@ -13,8 +13,10 @@ from tests.store.folders import KINDS, objects, place_of
 from vlmprof.errors import StoreError
 from vlmprof.store import lease
 from vlmprof.store.filesystem import results_folder
-from vlmprof.store.lease import LeaseTimings, acquire, current_holder, list_claims
+from vlmprof.store.lease import LeaseTimings, acquire, list_claims, read_claims
 from vlmprof.store.process_identity import ProcessIdentity
+
+pytestmark = pytest.mark.serial
 
 QUICK = LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3)
 ELSEWHERE = ProcessIdentity(host="node-7", pid=4711, since="2026-08-01T10:00:00+00:00", kernel="another", born="1")
@@ -47,9 +49,9 @@ def test_a_second_writer_is_refused_by_name_and_let_in_after_the_first(place):
     first.release()
     second = acquire(place, 0.1)
     assert second.epoch == first.epoch + 1
-    assert current_holder(place)[1] is False
+    assert read_claims(place).released is False
     second.release()
-    assert current_holder(place)[1] is True
+    assert read_claims(place).released is True
 
 
 def test_a_heartbeat_of_another_host_that_stands_still_is_a_death(place):
@@ -219,6 +221,6 @@ def test_a_claim_by_something_else_is_no_reason_to_fail(tmp_path):
     (tmp_path / lease.CLAIMS).mkdir()
     (tmp_path / lease.CLAIMS / "000001.claim").write_text("torn")
     assert (
-        str(current_holder(results_folder(tmp_path))[0])
+        str(read_claims(results_folder(tmp_path)).holder)
         == "another sweep (process 0 on an unknown host, no heartbeat yet)"
     )

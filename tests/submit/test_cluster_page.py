@@ -20,7 +20,7 @@ from tests.jobs import job_file
 from tests.test_docs import DOCS, fenced
 from vlmprof.store.ledger import read_states
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.exhaustive]
 
 SMALL = "--num-cpus=2 --num-gpus=0 --object-store-memory=200000000 --disable-usage-stats"
 MARK = "VLMPROF_TEST_MARK"

@@ -125,7 +125,8 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
 ) -> None:
     knobs = {"trouble": ["slow"], "max_crops": [1]}
     tasks = [{"name": "shapes_qa", "samples": 900}]
-    path = job_file(tmp_path, tiny_checkpoint, name="stopped", knobs=knobs, tasks=tasks, storage="")
+    one_by_one = {"size": 1, "audit_samples": 0}  # minutes, on any machine
+    path = job_file(tmp_path, tiny_checkpoint, name="stopped", knobs=knobs, tasks=tasks, batch=one_by_one, storage="")
     terminal("submit", str(path))
     wait_for(lambda: "started" in read_states(storage / "stopped").values())
     told = terminal("stop", "stopped")
@@ -134,7 +135,7 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
     assert "has ended already: stopped" in terminal("stop", "stopped")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_local_data_travel_and_the_workers_read_them(
     tmp_path: Path, tiny_checkpoint: Path, storage: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

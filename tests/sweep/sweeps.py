@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlmprof.monitor.live_state import Snapshot
+from vlmprof.analyze.watch_state import SweepView
 from vlmprof.store import schema, tables
+from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State, read
 from vlmprof.sweep.driver import launch
+from vlmprof.sweep.inline import run_inline
 from vlmprof.trial.resolve import Job
 
 WHO = ["attempts", "samples_resumed", "score_processes", "score_mixed"]
@@ -24,10 +26,10 @@ class Silent:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.last: Snapshot | None = None
+        self.last: SweepView | None = None
 
-    def update(self, snapshot: Snapshot) -> None:
-        self.last = snapshot
+    def update(self, view: SweepView) -> None:
+        self.last = view
 
     def note(self, line: str) -> None:
         self.notes.append(line)
@@ -36,6 +38,15 @@ class Silent:
 def run(job: Job, address: str, display: Silent | None = None) -> dict[str, State]:
     """Run a job on the tests' cluster."""
     return launch(job.spec, job.plans, address, display or Silent(), verbose=False)
+
+
+def inline(job: Job) -> Path:
+    """Run a job in a plain loop in this process; its results folder."""
+    collector = Collector(job.spec.folder, job.spec.name, wait_s=1)
+    collector.open_run([plan.id for plan in job.plans], {})
+    run_inline(job.plans, 0, collector, Silent(), gpus=0)
+    collector.close()
+    return job.spec.folder
 
 
 def command_line(*arguments: str) -> list[str]:

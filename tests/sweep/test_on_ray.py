@@ -34,7 +34,8 @@ def test_ray_and_the_loop_give_identical_samples(
     assert sum("no node of the cluster has a GPU" in note for note in display.notes) == 1
     pd.testing.assert_frame_equal(samples(job.spec.folder), samples(undisturbed))
     pd.testing.assert_frame_equal(what_was_measured(job.spec.folder), what_was_measured(undisturbed))
-    assert display.last is not None and len(display.last.settled) == 4 and not display.last.running
+    assert display.last is not None and display.last.pulse is not None and not display.last.pulse.running
+    assert display.last.status.counts["done"] == len(display.last.status.ended) == display.last.status.total == 4
 
 
 def test_a_larger_grid_runs_only_the_difference(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
@@ -116,7 +117,7 @@ held = Collector(Path(sys.argv[1]), "first", wait_s=1); print("held", flush=True
 """
 
 
-@pytest.mark.slow  # a killed driver and the same command again: by default in tests/faults and over the Jobs API
+@pytest.mark.exhaustive  # a killed driver and the same command again: by default in tests/faults and over the Jobs API
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_is_ended_in_the_middle_and_rerun_gives_the_same_tables(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str, undisturbed: Path, how: signal.Signals
@@ -151,6 +152,7 @@ def _wait_for(condition: Callable[[], bool], driver: subprocess.Popen[str]) -> N
     raise AssertionError("nothing happened for two minutes")
 
 
+@pytest.mark.exhaustive  # tests/cli/test_run.py has the same without Ray
 def test_the_command_line_says_with_3_that_trials_failed(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
     path = job_file(tmp_path, tiny_checkpoint, knobs={"trouble": ["none", "raise"]}, resources=ONE_WORKER)
     done = vlmprof("run", str(path), "--address", cluster, cwd=tmp_path)
@@ -186,7 +188,7 @@ def test_a_collector_that_is_restarted_knows_what_had_settled(tmp_path: Path) ->
 
 
 # Ray's own processes look for a driver that was killed once a minute.
-@pytest.mark.parametrize("end", ["let go", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("end", ["let go", pytest.param("killed", marks=pytest.mark.exhaustive)])
 def test_no_ray_process_of_a_private_cluster_listens_beyond_loopback_or_outlives_its_driver(
     tmp_path: Path, end: str
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.batch_size.devices import Device, demand_of, question, told
 from tests.store.folders import begun
-from vlmprof.batch_size.cache import BESIDE, kept_beside
+from vlmprof.batch_size.cache import IN_RESULTS, kept_with_results
 from vlmprof.sweep.cluster import connected
 
 pytestmark = pytest.mark.ray
@@ -38,7 +38,7 @@ with connected(sys.argv[1], verbose=False):
     import ray
     from vlmprof.sweep.sizer_actor import RemoteSizer
     sizer, device, demand = RemoteSizer(sys.argv[2]), Device(), demand_of(blocks=2.0, crops=3.0)
-    asked = question(demand, device.total, device.floor, asker="another sweep")
+    asked = question(demand, device.total, device.floor, requester="another sweep")
     first = sizer.ask(asked, {})
     print(json.dumps([ray.get(sizer.actor().process.remote()), first.action]), flush=True)
     sys.stdin.readline()
@@ -65,12 +65,12 @@ def test_a_second_driver_finds_the_same_sizer_and_waits_for_the_first_one_s_prob
     process, action = json.loads(other.stdout.readline())
     assert process == ray.get(sizer.actor().process.remote()) and action == "wait"
     begun(tmp_path / "results")
-    with kept_beside(tmp_path / "results", sizer):
+    with kept_with_results(tmp_path / "results", sizer):
         sizer.renew("w", asked.configuration, answer.token)
         while answer.action == "probe":
             sizer.tell(told(asked, answer, device.probe(DEMAND, answer.size)))
             answer = sizer.ask(asked, {})
-    assert [path.name for path in (tmp_path / "results" / BESIDE).iterdir()] == ["w.jsonl"]
+    assert [path.name for path in (tmp_path / "results" / IN_RESULTS).iterdir()] == ["w.jsonl"]
     said, _ = other.communicate("go on\n", timeout=120)
     assert json.loads(said) == ["use", answer.size, 0], "the second sweep probed what the first had measured"
     ray.kill(sizer.actor())
@@ -125,7 +125,7 @@ def test_where_nothing_can_be_measured_no_sizer_is_started(tmp_path: Path, drive
     from vlmprof.sweep.sizer_actor import RemoteSizer, actor_name
 
     sizer = RemoteSizer(str(tmp_path))
-    assert sizer.ask(SizeRequest(world="cpu", configuration="c", demand=(), most=7), {}).size == 7
+    assert sizer.ask(SizeRequest(memory_key="cpu", configuration="c", demand=(), max_size=7), {}).size == 7
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor(actor_name(str(tmp_path)), namespace=NAMESPACE)
 

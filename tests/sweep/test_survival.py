@@ -12,11 +12,9 @@ import pandas as pd
 import pytest
 
 from tests.jobs import small_job
-from tests.sweep.sweeps import Silent, run, samples, what_was_measured
+from tests.sweep.sweeps import Silent, inline, run, samples, what_was_measured
 from vlmprof.store import tables
-from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import read
-from vlmprof.sweep.inline import run_inline
 from vlmprof.trial.resolve import Job, resolve, subset_of
 
 pytestmark = pytest.mark.ray
@@ -51,16 +49,8 @@ def alike(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(*frames, check_dtype=False)
 
 
-def inline(job: Job) -> Path:
-    collector = Collector(job.spec.folder, job.spec.name, wait_s=1)
-    collector.open_run([plan.id for plan in job.plans], {})
-    run_inline(job.plans, 0, collector, Silent(), gpus=0)
-    collector.close()
-    return job.spec.folder
-
-
 # tests/faults kills processes by default, tests/trial/test_partial_results.py finds samples that kill
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kill_9_in_the_middle_of_a_score_pass_and_a_sample_that_kills(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
@@ -92,7 +82,7 @@ def test_kill_9_in_the_middle_of_a_score_pass_and_a_sample_that_kills(
     assert max(scored_twice.values()) <= 12, "an answer that was kept was given again"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sample_that_hangs_in_a_batch_is_found_and_a_trial_that_only_hangs_is_timed_out(
     tmp_path: Path, tiny_checkpoint: Path, cluster: str
 ) -> None:
@@ -113,7 +103,7 @@ def test_a_sample_that_hangs_in_a_batch_is_found_and_a_trial_that_only_hangs_is_
     assert "vlmprof_test_plugin.py" in timed_out, "where it hangs"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_broken_accelerator_is_tried_again_once(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
     knobs = {"trouble": ["lose"]}
     job = small_job(tmp_path, tiny_checkpoint, knobs=knobs, measure=["accuracy"], resources=ONE_WORKER)

@@ -21,7 +21,7 @@ from vlmprof.sweep.cluster import TrialResources, connected
 from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.schedule import Schedule
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.exhaustive]
 LOAD_S, TRIAL_S = 6.0, 1.5
 LABEL = ("vlmprof-gpu", "a100-40g")
 

@@ -147,7 +147,7 @@ def test_a_dense_model_has_no_kernel_of_experts(tmp_path: Path) -> None:
 def test_a_precision_that_is_said_twice_is_a_fault(tmp_path: Path, tiny_checkpoint: Path) -> None:
     model = {"family": "demo", "checkpoint": str(tiny_checkpoint), "dtype": "bfloat16"}
     said = faults(tmp_path, tiny_checkpoint, models=[model], knobs={"dtype": ["float32"]})
-    assert "'dtype' is said here and swept by the knob dtype; leave one of them out" in said
+    assert "'dtype' is set here and swept by the knob dtype; leave one of them out" in said
 
 
 def test_an_attention_kernel_without_its_package_is_an_error_that_names_it(

@@ -15,22 +15,10 @@ from vlmprof.trial.outcome import Sample
 from vlmprof.trial.prefetch import BatchPrefetcher
 
 
-class OnDevice:
-    """A model with a device of its own beside the host, and rows that can be taken apart."""
-
-    device = "cuda"
-
-    def feature_key(self, prompt: Any) -> Any: ...
-    def encode_text(self, prompts: Any) -> Any: ...
-    def split_features(self, batch: Any, features: Any) -> Any: ...
-    def join_features(self, parts: Any) -> Any: ...
-
-
 class Counting:
     """Stands for a bench: remembers who was encoded, and by which thread."""
 
     def __init__(self) -> None:
-        self.model = OnDevice()
         self.encoded: Counter[str] = Counter()
         self.threads: set[str] = set()
 
@@ -117,7 +105,9 @@ def test_leaving_waits_for_what_runs_and_drops_the_rest() -> None:
     assert sum(loaded.encoded.values()) == count
 
 
-def test_one_thread_where_rows_cannot_be_taken_apart_and_none_on_a_cpu() -> None:
-    assert prefetch.prefetch_depth(OnDevice()) == prefetch.MOST_AHEAD  # type: ignore[arg-type]
-    assert prefetch.prefetch_depth(SimpleNamespace(device="cuda")) == 1  # type: ignore[arg-type]
-    assert prefetch.prefetch_depth(SimpleNamespace(device="cpu")) == 0  # type: ignore[arg-type]
+@pytest.mark.parametrize(("cores", "threads"), [(64, prefetch.MOST_AHEAD), (8, 2), (2, 1), (None, 1)])
+def test_a_quarter_of_the_cores_and_never_none(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert prefetch.prefetch_depth() == threads

@@ -1,6 +1,5 @@
 """One trial in this process: what it scores, times, counts and leaves behind."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,6 @@ from vlmprof.trial.run import run_trial
 
 def ignore(progress: Progress) -> None:
     """Nobody watches."""
-
-
-@pytest.fixture
-def plan_of(tmp_path: Path, tiny_checkpoint: Path) -> Callable[..., TrialPlan]:
-    def make(**sections: Any) -> TrialPlan:
-        return small_job(tmp_path, tiny_checkpoint, **sections).plans[0]
-
-    return make
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,5 @@ def test_answers_with_a_failed_sample_are_no_source(
 
 
 @pytest.fixture
-def plan_of(tmp_path: Path, tiny_checkpoint: Path) -> Callable[..., TrialPlan]:
-    def make(**sections: Any) -> TrialPlan:
-        return small_job(tmp_path, tiny_checkpoint, measure=["accuracy"], **sections).plans[0]
-
-    return make
+def plan_of(plan_of: Callable[..., TrialPlan]) -> Callable[..., TrialPlan]:
+    return partial(plan_of, measure=["accuracy"])

@@ -23,6 +23,8 @@ from vlmprof.trial.executor import Executor
 from vlmprof.trial.outcome import TimingSession
 from vlmprof.trial.timing_pass import CANARY_TOKENS, TimingPass, TimingRequests
 
+pytestmark = pytest.mark.serial
+
 TIMING = Timing(
     batch_size=1,
     requests=1,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from tests.jobs import small_job
 from vlmprof.batch_size.protocol import ProbeResult, SizeReply, SizeRequest
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.decoding import unmarked
@@ -36,16 +35,16 @@ class Hearing:
     questions: list[SizeRequest] = field(default_factory=list)
     told: list[ProbeResult] = field(default_factory=list)
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        self.questions.append(question)
-        return self.inner.ask(question, about)
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        self.questions.append(request)
+        return self.inner.ask(request, about)
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self.inner.renew(world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self.inner.renew(memory_key, configuration, token)
 
-    def tell(self, one: ProbeResult) -> None:
-        self.told.append(one)
-        self.inner.tell(one)
+    def tell(self, result: ProbeResult) -> None:
+        self.told.append(result)
+        self.inner.tell(result)
 
 
 @dataclass
@@ -84,11 +83,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
 
 
 @pytest.fixture
-def plan_of(tmp_path: Path, tiny_checkpoint: Path) -> Callable[..., TrialPlan]:
-    def make(**sections: Any) -> TrialPlan:
-        return small_job(tmp_path, tiny_checkpoint, measure=["accuracy"], **sections).plans[0]
-
-    return make
+def plan_of(plan_of: Callable[..., TrialPlan]) -> Callable[..., TrialPlan]:
+    return partial(plan_of, measure=["accuracy"])
 
 
 def run(plan: TrialPlan, sizer: Any) -> Any:

@@ -9,28 +9,16 @@ compared (``analyze.comparability``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import pandas as pd
 
 from vlmprof.analyze.comparability import comparable
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 from vlmprof.store.schema import knobs_of
 
 MARGINAL = ("group", "swept", "knob", "axis", "label", "effect", "trials", "mean", "median", "low", "high")
 ALONE = ("group", "swept", "knob", "axis", "label", "effect", "held", "trial", "value", "low", "high")
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EquivalentSettings:
-    """Configurations that were asked for differently and did the same work on every sample."""
-
-    group: str
-    work_key: str
-    trials: tuple[str, ...]
-    points: tuple[str, ...]
 
 
 def marginal(trials: pd.DataFrame, objective: Objective, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -69,24 +57,6 @@ def one_at_a_time(trials: pd.DataFrame, objective: Objective, by: Sequence[str] 
         row for about, knob, part in _sets(trials, objective, by) for row in _alone(about, knob, part, objective.column)
     ]
     return pd.DataFrame(rows, columns=list(ALONE))
-
-
-def same_work(trials: pd.DataFrame, by: Sequence[str] = ()) -> list[EquivalentSettings]:
-    """Groups of two or more finished trials whose ``work_key`` is equal, by group and key.
-
-    Differences between their times are noise, and a front needs only one of them.
-
-    Raises:
-        UserError: an unknown column in ``by``.
-    """
-    keyed = comparable(trials, by).dropna(subset=["work_key"])
-    return [
-        EquivalentSettings(
-            group=str(group), work_key=str(key), trials=tuple(same["trial"]), points=tuple(same["point"])
-        )
-        for (group, key), same in keyed.groupby(["group", "work_key"])
-        if len(same) > 1
-    ]
 
 
 def _sets(

@@ -2,74 +2,101 @@
 
 One trial dominates another when it is at least as good in every objective and better in one. Exact ties dominate
 nobody, so all of them stay. A value that is not finite is refused: NaN compares as neither better nor worse, and would
-sit on the front of one implementation and evict good points in another.
+sit on the front of one implementation and evict good points in another. ``fronts`` therefore gives trials that lack an
+objective a front of what they did measure; ``pareto`` takes the objectives that it is given, and refuses such trials.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, final
+from typing import final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vlmprof.analyze.comparability import comparable
-from vlmprof.errors import UserError, suggestion
-from vlmprof.store.schema import Better, column
-
-DEFAULT_OBJECTIVES = ("accuracy", "latency_ms_p50")
-"""``accuracy`` gives way to ``score`` where a trial has only that, see ``quality_column``."""
+from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.objectives import FrontRows, Objective, finite, parse_objectives, split_by_objectives
+from vlmprof.errors import UserError
+from vlmprof.store.schema import column
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """One column of ``trials`` to make as high or as low as can be."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Front:
+    """The front of comparable trials that measured the same objectives."""
 
-    column: str
-    better: Better
-    unit: str = ""
+    name: str
+    """The group, and what was measured where the group has trials of several kinds."""
+    objectives: tuple[Objective, ...]
+    rows: pd.DataFrame
+    """Its trials with ``group`` (the name above) and ``on_front``: by the objectives in turn, best first, then by id.
+    ``attrs["mixed"]`` as of ``analyze.comparability``."""
 
     @property
-    def sign(self) -> Literal[1, -1]:
-        """Factor that makes lower better."""
-        return 1 if self.better == "lower" else -1
+    def best(self) -> pd.DataFrame:
+        """The trials on the front."""
+        return self.rows[self.rows["on_front"]]
 
 
-def quality_column(trials: pd.DataFrame) -> str:
-    """``accuracy``; ``score`` where a finished trial's metric is no mean over samples, such as CIDEr-D or F1.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrontSet:
+    """All fronts of a table, and what is on none."""
 
-    Values of two metrics are never compared by it: the metric is part of a group's identity.
-    """
-    done = trials[trials["state"] == "done"]
-    return "score" if (done["score"].notna() & done["accuracy"].isna()).any() else "accuracy"
+    fronts: tuple[Front, ...]
+    """By name."""
+    left_out: Mapping[str, int]
+    """Why -> how many trials: their state, or the objectives that they lack."""
+
+    @property
+    def left_out_words(self) -> str:
+        """Counts and reasons in one line; empty where nothing was left out."""
+        return ", ".join(f"{count} {why}" for why, count in self.left_out.items())
 
 
-def parse_objectives(names: Sequence[str], schema: pa.Schema) -> list[Objective]:
-    """The objectives by these column names; direction and unit come from the field metadata.
+def fronts(
+    trials: pd.DataFrame, names: Sequence[str] = (), by: Sequence[str] = (), *, across_devices: bool = False
+) -> FrontSet:
+    """The front of each group, and within a group of each kind of trials; see ``analyze.objectives``.
+
+    Args:
+        trials: the ``trials`` table as ``store.tables.read`` gives it.
+        names: objectives; by default quality and latency, as far as a trial measured them.
+        by: columns to split groups by, besides those of ``analyze.comparability``.
+        across_devices: one front over unlike devices; see ``analyze.comparability.comparable``.
+
+    Returns:
+        No front where no trial has finished.
 
     Raises:
-        UserError: no names, a name twice, a column that does not exist, or one that has no better direction.
+        UserError: an unknown column, or no finished trial measured what a front needs.
     """
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"expected objectives, each once, got {', '.join(names) or 'none'}")
-    return [_objective(name, schema) for name in names]
+    frame = comparable(trials, by, across_devices=across_devices)
+    if names:
+        parse_objectives(names, frame.attrs["schema"])
+    left_out: Counter[str] = Counter(frame.attrs["left_out"])
+    found: list[Front] = []
+    for group, part in groups(frame):
+        kinds, lacking = split_by_objectives(part, names)
+        left_out.update(lacking)
+        found += [_front_of(group, kind) for kind in kinds]
+    if not found and not frame.empty:
+        reasons = FrontSet(fronts=(), left_out=left_out).left_out_words
+        counted = f"{len(frame)} finished trial{'s' if len(frame) > 1 else ''}"
+        raise UserError(f"no front can be drawn of {counted}: {reasons}; choose other objectives")
+    return FrontSet(fronts=tuple(sorted(found, key=lambda one: one.name)), left_out=dict(left_out))
 
 
-def _objective(name: str, schema: pa.Schema) -> Objective:
-    directed = [field.name for field in schema if _metadata(field).get("better")]
-    if name not in directed:
-        problem = f"'{name}' has no better direction" if name in schema.names else f"no objective named '{name}'"
-        raise UserError(f"{problem}{suggestion(name, directed)}")
-    metadata = _metadata(schema.field(name))
-    return Objective(column=name, better=cast(Better, metadata["better"]), unit=metadata.get("unit", ""))
-
-
-def _metadata(field: pa.Field) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+def _front_of(group: str, kind: FrontRows) -> Front:
+    measured = " and ".join(objective.column for objective in kind.objectives)
+    named = kind.rows.assign(group=f"{group}, {measured} only" if kind.partial else group)
+    named.attrs = kind.rows.attrs
+    ((name, rows),) = groups(named)  # once more, for what differs among these trials
+    return Front(name=name, objectives=kind.objectives, rows=_marked(rows, kind.objectives))
 
 
 def front(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArray[np.bool_]:
@@ -130,13 +157,17 @@ def pareto(
         UserError: an unknown column in ``by``, or finished trials that lack an objective (they are named).
     """
     frame = comparable(trials, by, across_devices=across_devices)
-    columns = [objective.column for objective in objectives]
-    _require_finite(frame, columns)
+    _require_finite(frame, [objective.column for objective in objectives])
+    return _marked(frame, objectives)
+
+
+def _marked(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
+    """With ``on_front``, in order; ``attrs`` are kept."""
+    columns, attrs = [objective.column for objective in objectives], frame.attrs
     frame["on_front"] = False
     for _, part in frame.groupby("group"):
         frame.loc[part.index, "on_front"] = front(part[columns].to_numpy(dtype=np.float64), objectives)
     rising = [objective.better == "lower" for objective in objectives]
-    attrs = frame.attrs
     frame = frame.sort_values(["group", *columns, "trial"], ascending=[True, *rising, True], ignore_index=True)
     frame.attrs = attrs
     return frame
@@ -145,8 +176,7 @@ def pareto(
 def _require_finite(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     faults = []
     for name in columns:
-        values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
-        lacking = frame["trial"][~np.isfinite(values)].tolist()
+        lacking = frame["trial"][~finite(frame, name)].tolist()
         if lacking:
             faults.append(f"{name} is missing or not finite in {len(lacking)} of {len(frame)}: {', '.join(lacking)}")
     if faults:

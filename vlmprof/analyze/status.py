@@ -47,6 +47,8 @@ class SweepStatus:
     """Seconds spent in trials that ended, as the ledger says, all runs together."""
     seconds_of_ended: tuple[float, ...] = ()
     """Of each trial that ended in the latest run."""
+    ended: Mapping[str, Phase] = field(default_factory=dict)
+    """Trial id -> how it ended, of the trials that ended in the latest run."""
 
     @property
     def total(self) -> int:
@@ -119,7 +121,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         last_event=str(last.get("event", "")),
         last_time=datetime.fromisoformat(last["time"]) if "time" in last else None,
         trial_seconds=sum(float(line.get("seconds") or 0.0) for line in lines),
-        seconds_of_ended=_seconds_of_ended(lines),
+        seconds_of_ended=tuple(seconds_of_ended(lines).values()),
+        ended=ended_in_last_run(lines),
     )
 
 
@@ -132,10 +135,19 @@ def sign_of(pulse: Heartbeat | None, age_s: float) -> Sign:
     return "alive" if age_s < SILENT_S else "silent"
 
 
-def _seconds_of_ended(lines: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-    last = max((index for index, line in enumerate(lines) if line["event"] == "sweep"), default=0)
-    took = {line["trial"]: line.get("seconds") for line in lines[last:] if line["event"] in ledger.ENDED}
-    return tuple(float(seconds) for seconds in took.values() if seconds)
+def seconds_of_ended(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Trial id -> how long it took, of those that ended in the latest run and whose line says so."""
+    took = {line["trial"]: line.get("seconds") for line in _of_last_run(lines) if line["event"] in ledger.ENDED}
+    return {trial: float(seconds) for trial, seconds in took.items() if seconds}
+
+
+def ended_in_last_run(lines: Sequence[Mapping[str, Any]]) -> dict[str, Phase]:
+    """Trial id -> how it ended, of those that ended in the latest run."""
+    return {line["trial"]: line["event"] for line in _of_last_run(lines) if line["event"] in ledger.ENDED}
+
+
+def _of_last_run(lines: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return lines[max((index for index, line in enumerate(lines) if line["event"] == "sweep"), default=0) :]
 
 
 def _phases(lines: Iterable[Mapping[str, Any]]) -> dict[str, Phase]:

@@ -1,12 +1,12 @@
 """``Watcher``: a sweep as it goes, from its folder alone, so on any machine that sees the folder.
 
-What the terminal, the JSON and the page show is one ``SweepView``; none of them counts anything by itself.
+What the terminal, the JSON and the page show is one ``SweepView``; none of them counts anything by itself. The display
+of ``vlmprof run`` is given one too, by ``monitor.live_state``.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +14,10 @@ from typing import Any, final
 
 import pandas as pd
 
-from vlmprof.analyze.comparability import groups
-from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, quality_column
+from vlmprof.analyze.objectives import Objective
+from vlmprof.analyze.pareto import Front, fronts
 from vlmprof.analyze.status import SweepStatus, status
+from vlmprof.analyze.time_left import TimeLeft, time_left
 from vlmprof.errors import UserError
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
@@ -25,17 +26,6 @@ from vlmprof.store.schema import knobs_of
 
 SHARE = 0.1
 """Of a watcher's time, for reading tables: thousands of trials take seconds to read, and the sweep needs the disk."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeLeft:
-    """How long a sweep still takes, and on what that rests."""
-
-    seconds: float
-    give_or_take: float | None
-    """Half of a 95 % interval, seconds; None with fewer than three trials to go by."""
-    basis: str
 
 
 @final
@@ -69,8 +59,8 @@ class SweepView:
     status: SweepStatus
     pulse: Heartbeat | None
     left: TimeLeft | None
-    fronts: tuple[GroupFront, ...]
-    front_note: str
+    fronts: tuple[GroupFront, ...] = ()
+    front_note: str = ""
     """Why there is no front, or what it leaves out; empty when there is nothing to say."""
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +73,9 @@ class SweepView:
             "life": self.status.life,
             "last_time": last.isoformat() if last else None,
         }
+        del told["status"]["ended"]  # a line a trial; the counts and the reasons of failures say what a page needs
+        if self.left:
+            told["left"] |= {"low": self.left.low, "high": self.left.high}
         if self.status.sign != "alive" and told["pulse"]:
             told["pulse"] |= {"running": {}, "samples_per_s": None}
         return told
@@ -133,47 +126,35 @@ class Watcher:
         self._not_before = self._clock() + took * (1 / SHARE - 1)
 
 
-def time_left(now: SweepStatus, pulse: Heartbeat | None) -> TimeLeft | None:
-    """How long the rest takes if it is like what ended in this run; None where nothing says.
+def standing(folder: Where) -> SweepView:
+    """The sweep in a folder now, without its fronts.
 
-    The interval is that of a sum of independent trials with a mean that is itself estimated:
-    1.96 s sqrt(k + k^2 / n) for k trials to come and n known ones with standard deviation s.
+    Raises:
+        StoreError: the folder holds no sweep.
     """
-    took, waiting = now.seconds_of_ended, now.counts["waiting"]
-    if now.sign != "alive" or pulse is None or not took or not (waiting or now.running):
-        return None
-    mean, lanes = statistics.fmean(took), max(1, len(now.running))
-    # A trial that has outlasted the mean is near no end that we know of: a tenth more is a guess, and small.
-    under_way = [max(mean - one.seconds, mean / 10) for one in pulse.running.values()]
-    seconds = max([(waiting * mean + sum(under_way)) / lanes, *under_way])
-    to_come, known = waiting + len(under_way), len(took)
-    spread = 1.96 * statistics.stdev(took) * math.sqrt(to_come + to_come**2 / known) / lanes if known > 2 else None
-    at_once = f", {lanes} at a time" if lanes > 1 else ""
-    ended = f"the {known} trials that ended in this run" if known > 1 else "the one trial that ended in this run"
-    return TimeLeft(seconds=seconds, give_or_take=spread, basis=f"{ended} took {mean:.3g} s on average{at_once}")
+    pulse = read_heartbeat(folder)
+    now = status(folder)
+    return SweepView(status=now, pulse=pulse, left=time_left(now, pulse))
 
 
 def fronts_of(trials: pd.DataFrame) -> tuple[tuple[GroupFront, ...], str]:
-    """The front of each group so far, and what is to be said of it.
+    """The fronts so far, those that ``pareto`` prints, and what is to be said of them.
 
     Raises:
-        UserError: finished trials that lack an objective, as with ``pareto``.
+        UserError: no finished trial measured what a front needs, as with ``pareto``.
     """
-    if not (trials["state"] == "done").any():
-        return (), "no trial has finished"
-    defaults = [quality_column(trials) if name == "accuracy" else name for name in DEFAULT_OBJECTIVES]
-    measured = [name for name in defaults if trials.loc[trials["state"] == "done", name].notna().any()]
-    objectives = parse_objectives(measured or DEFAULT_OBJECTIVES, trials.attrs["schema"])
-    frame = pareto(trials, objectives)
-    left_out = ", ".join(f"{count} {state}" for state, count in frame.attrs["left_out"].items())
-    found = tuple(_front_of(name, part, objectives) for name, part in groups(frame))
-    return found, f"left out: {left_out}" if left_out else ""
+    found = fronts(trials)
+    left_out = f"left out: {found.left_out_words}" if found.left_out else ""
+    if not found.fronts:
+        return (), "; ".join(filter(None, ["no trial has finished", left_out]))
+    return tuple(_front_of(front) for front in found.fronts), left_out
 
 
-def _front_of(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> GroupFront:
+def _front_of(front: Front) -> GroupFront:
+    part = front.rows
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
-    spots = tuple(_spot(row, knobs, objectives) for _, row in part.iterrows())
-    return GroupFront(group=name, objectives=tuple(objectives), spots=spots)
+    spots = tuple(_spot(row, knobs, front.objectives) for _, row in part.iterrows())
+    return GroupFront(group=front.name, objectives=front.objectives, spots=spots)
 
 
 def _spot(row: pd.Series[Any], knobs: Sequence[str], objectives: Sequence[Objective]) -> FrontPoint:

@@ -1,1 +1,1 @@
-"""Which batch fits which configuration. Pure: no ray, no torch, no clock but what is passed; files in journal alone."""
+"""Which batch size fits which configuration. Imports neither Ray nor torch; only ``cache`` reads and writes files."""

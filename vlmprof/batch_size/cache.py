@@ -1,16 +1,16 @@
-"""What has been measured about batch sizes, on disk: one JSON-lines file for each memory key, shared by all processes.
+"""The batch-size cache on disk: one JSON-lines file for each memory key, shared by all processes of a user.
 
-All files lie in one folder of the user's. A memory key is ``<device and model>-<versions>``: files that agree in the
-first half and not in the second are stale for each other. What a stale file holds is a starting point for new probes;
-no size is answered from it.
+A memory key is ``<device and model>-<versions>``. A file whose key agrees in the first half and not in the second is
+stale: its measurements are a starting point for new probes, and no reply is taken from them.
 
-The first line of a file describes the key and names the file, so that one that was cleared and begun anew can be told
-apart. A torn last line, which a crash can leave, is skipped by readers and cut off by the next writer. Applying an
-entry twice changes nothing.
+The first line of a file describes its key and has an id of its own, by which a process sees that the file was cleared
+and begun again. A torn last line, which a crash can leave, is skipped by readers and cut off by the next writer.
+Applying an entry twice changes nothing.
 
-``kept_beside`` also copies the files that a sweep used into its results folder: whoever copies the folder copies the
-measurements too. At the start of a sweep the results folder adds what the cache lacks; at the end, also of a sweep that
-was stopped, the cache writes the files that were used. A driver that is killed skips that; the next run does it.
+``kept_with_results`` also copies the files that a sweep used into its results folder, so that the measurements go
+wherever the folder is copied. At the start of a sweep, files of the results folder are added to the cache where it has
+none of that name; at the end, also when the sweep is stopped, the files that were used are copied back. A driver that
+is killed does not copy; the next run does.
 """
 
 from __future__ import annotations
@@ -34,82 +34,86 @@ from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 SUFFIX = ".jsonl"
 LOCK_S = 30.0
 FORMAT = 2
-"""A part of every world's name: worlds of another format are stale, and their lines still read."""
+"""Part of every memory key: a file of another format is stale, and its lines can still be read."""
+FOLDER = "VLMPROF_BATCH_SIZES"
+"""Environment variable that names another folder for the cache."""
+IN_RESULTS = "batch_sizes"
+"""The folder of a results folder that holds copies of cache files."""
 
 
 @final
 class CacheFile:
-    """The file of one world, and the book that mirrors it."""
+    """The file of one memory key, and the coordinator that holds the same state in memory."""
 
-    def __init__(self, path: Path, about: Mapping[str, Any], book: ProbeCoordinator) -> None:
-        """Open or begin a file.
+    def __init__(self, path: Path, about: Mapping[str, Any], coordinator: ProbeCoordinator) -> None:
+        """Open a file, which need not exist yet.
 
         Args:
-            path: Its place.
-            about: What the world is; written when the file is new.
-            book: Empty; filled from the file.
+            path: Of the file.
+            about: What the memory key consists of; written when the file is new.
+            coordinator: Without entries; those of the file are applied to it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._about, self._book, self._read = path, about, book, 0
-        self._head = b""
+        self._path, self._about, self._coordinator = path, about, coordinator
+        self._read_bytes, self._first_line = 0, b""
         self._lock = FileLock(str(path.with_suffix(".lock")), timeout=LOCK_S)
 
     @contextmanager
     def current(self) -> Iterator[ProbeCoordinator]:
-        """The book as all processes left it, and nobody else changes it for the length of a ``with`` block.
+        """The coordinator with the entries of all processes; the file is locked for the length of a ``with`` block.
 
         Raises:
             filelock.Timeout: another process has held the file for half a minute.
         """
         with self._lock:
-            self._catch_up()
-            yield self._book
+            self._apply_new_lines()
+            yield self._coordinator
 
     def append(self, entries: list[Entry]) -> None:
-        """Write what the book has taken in already; inside ``current`` only. On disk when this returns."""
+        """Write entries that the coordinator has applied; inside ``current`` only. On disk when this returns."""
         if not entries:
             return
-        if not self._read:
+        if not self._read_bytes:
             head = {"kind": "world", "format": FORMAT, "id": uuid.uuid4().hex, "about": dict(self._about)}
-            self._head = json.dumps(head).encode() + b"\n"
+            self._first_line = json.dumps(head).encode() + b"\n"
         lines = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-        data = lines if self._read else self._head + lines
+        data = lines if self._read_bytes else self._first_line + lines
         with self._path.open("ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        self._read += len(data)
+        self._read_bytes += len(data)
 
     def touch(self) -> None:
-        """Note that the world was asked about now; inside ``current`` only."""
-        if self._read:
+        """Note the time of a request in the file's modification time; inside ``current`` only."""
+        if self._read_bytes:
             os.utime(self._path)
 
-    def _forget(self) -> None:
-        if self._read:
-            self._book, self._read = ProbeCoordinator(prior=self._book.evidence.prior), 0
+    def _start_over(self) -> None:
+        if self._read_bytes:
+            self._coordinator, self._read_bytes = ProbeCoordinator(prior=self._coordinator.observations.prior), 0
 
-    def _catch_up(self) -> None:
+    def _apply_new_lines(self) -> None:
         if not self._path.is_file():
-            self._forget()
+            self._start_over()
             return
         with self._path.open("r+b") as file:
-            if self._read and file.readline() != self._head:  # cleared, and begun anew by another process
-                self._forget()
+            if self._read_bytes and file.readline() != self._first_line:  # another process cleared it and began again
+                self._start_over()
             file.seek(0)
-            self._head = file.readline()
-            file.seek(self._read)
+            self._first_line = file.readline()
+            file.seek(self._read_bytes)
             data = file.read()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                file.truncate(self._read + whole)
-        for entry in parsed(data[:whole]):
-            self._book.apply(entry)
-        self._read += whole
+            complete = data.rfind(b"\n") + 1
+            if complete < len(data):
+                file.truncate(self._read_bytes + complete)
+        for entry in parse_entries(data[:complete]):
+            self._coordinator.apply(entry)
+        self._read_bytes += complete
 
 
-def parsed(data: bytes) -> Iterator[Entry]:
-    """The entries in whole lines; one that is damaged is passed over: what it said is measured again."""
+def parse_entries(data: bytes) -> Iterator[Entry]:
+    """The entries in complete lines; a damaged line is skipped, and what it held is measured again."""
     for line in data.splitlines():
         try:
             entry = json.loads(line)
@@ -119,135 +123,132 @@ def parsed(data: bytes) -> Iterator[Entry]:
             yield entry
 
 
-def about(path: Path) -> Mapping[str, Any]:
-    """What the world of a file is; empty where the first line does not say."""
+def read_about(path: Path) -> Mapping[str, Any]:
+    """What the memory key of a file consists of; empty if the first line does not say so."""
     with path.open("rb") as file:
-        first = file.readline()
+        first_line = file.readline()
     try:
-        head = json.loads(first)
+        head = json.loads(first_line)
     except ValueError:
         return {}
-    found = head.get("about") if isinstance(head, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-FOLDER = "VLMPROF_BATCH_SIZES"
-"""Environment variable that names another folder."""
+    about = head.get("about") if isinstance(head, dict) else None
+    return about if isinstance(about, dict) else {}
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSummary:
-    """One world of the atlas, for people."""
+    """One file of the cache, for people."""
 
-    world: str
+    memory_key: str
     about: Mapping[str, Any]
     configurations: int
     probes: int
     out_of_memory: int
-    asked: float
-    """When it was last asked about, in seconds since the epoch."""
+    last_used: float
+    """When a size was last requested, in seconds since the epoch."""
 
 
 def default_folder() -> Path:
-    """Where the atlas lies unless it is said: the user's cache folder."""
-    said = os.environ.get(FOLDER)
-    if said:
-        return Path(said).expanduser()
+    """The folder of the cache: what ``VLMPROF_BATCH_SIZES`` names, else a folder of the user's cache folder."""
+    named = os.environ.get(FOLDER)
+    if named:
+        return Path(named).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "vlmprof" / "batch_sizes"
 
 
-def opened(folder: Path, world: str, said: Mapping[str, Any]) -> CacheFile:
-    """A world's journal, with what its stale likes measured as a prior."""
-    return CacheFile(folder / f"{world}{SUFFIX}", said, ProbeCoordinator(prior=_prior(folder, world)))
+def open_cache_file(folder: Path, memory_key: str, about: Mapping[str, Any]) -> CacheFile:
+    """The file of a memory key, with the measurements of its stale relatives as a prior."""
+    return CacheFile(folder / f"{memory_key}{SUFFIX}", about, ProbeCoordinator(prior=_prior(folder, memory_key)))
 
 
 def summaries(folder: Path) -> Iterator[CacheSummary]:
-    """Every world, the newest first."""
+    """Every file, the last used first."""
     for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: -path.stat().st_mtime):
-        book = _book(path)
-        known = book.evidence.known.values()
+        records = _replayed(path).observations.configurations.values()
         yield CacheSummary(
-            world=path.stem,
-            about=about(path),
-            configurations=len(known),
-            probes=sum(len(one.peaks) + len(one.refusals) for one in known),
-            out_of_memory=sum(len(one.refusals) for one in known),
-            asked=path.stat().st_mtime,
+            memory_key=path.stem,
+            about=read_about(path),
+            configurations=len(records),
+            probes=sum(len(record.peaks) + len(record.failures) for record in records),
+            out_of_memory=sum(len(record.failures) for record in records),
+            last_used=path.stat().st_mtime,
         )
 
 
 def clear(folder: Path, prefix: str) -> list[str]:
-    """Forget the worlds whose name begins so; returns their names."""
-    gone = [path for path in sorted(folder.glob(f"*{SUFFIX}")) if path.stem.startswith(prefix)]
-    for path in gone:
+    """Delete the files whose memory key begins with ``prefix``; returns the keys."""
+    paths = [path for path in sorted(folder.glob(f"*{SUFFIX}")) if path.stem.startswith(prefix)]
+    for path in paths:
         path.unlink()
         path.with_suffix(".lock").unlink(missing_ok=True)
-    return [path.stem for path in gone]
+    return [path.stem for path in paths]
 
 
-def adopt(folder: Path, worlds: Mapping[str, bytes]) -> None:
-    """Take worlds, by the names of their files, where the atlas does not know them."""
-    for name, data in worlds.items():
+def add_missing(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Add cache files where the folder has none of that name.
+
+    Args:
+        folder: Of the cache; made if it does not exist.
+        files: File name -> content. Names that are no file name of a cache are left out.
+    """
+    for name, data in files.items():
         if Path(name).name != name or not name.endswith(SUFFIX):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{name}.{uuid.uuid4().hex[:8]}"
         partial.write_bytes(data)
-        with suppress(FileExistsError):  # a link, unlike a rename, never takes the place of what is there
+        with suppress(FileExistsError):  # a link, unlike a rename, never replaces an existing file
             (folder / name).hardlink_to(partial)
         partial.unlink()
 
 
-def used(folder: Path, since: float) -> dict[str, bytes]:
-    """The worlds that were asked about since a time, by the names of their files; whole lines."""
-    found = {}
+def files_used(folder: Path, since: float) -> dict[str, bytes]:
+    """File name -> content, complete lines only, of the cache files that were used since a time."""
+    files = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         if path.stat().st_mtime >= since:
             data = path.read_bytes()
-            found[path.name] = data[: data.rfind(b"\n") + 1]
-    return found
+            files[path.name] = data[: data.rfind(b"\n") + 1]
+    return files
 
 
-def _prior(folder: Path, world: str) -> dict[str, list[MemoryPoint]]:
-    alike = world.split("-", maxsplit=1)[0]
-    stale = [path for path in folder.glob(f"{alike}-*{SUFFIX}") if path.stem != world]
+def _prior(folder: Path, memory_key: str) -> dict[str, list[MemoryPoint]]:
+    device_and_model = memory_key.split("-", maxsplit=1)[0]
+    stale = [path for path in folder.glob(f"{device_and_model}-*{SUFFIX}") if path.stem != memory_key]
     newest = max(stale, key=lambda path: path.stat().st_mtime, default=None)
-    return _book(newest).evidence.points() if newest else {}
+    return _replayed(newest).observations.points() if newest else {}
 
 
-def _book(path: Path) -> ProbeCoordinator:
-    book = ProbeCoordinator()
-    for entry in parsed(path.read_bytes()):
-        book.apply(entry)
-    return book
-
-
-BESIDE = "batch_sizes"
+def _replayed(path: Path) -> ProbeCoordinator:
+    coordinator = ProbeCoordinator()
+    for entry in parse_entries(path.read_bytes()):
+        coordinator.apply(entry)
+    return coordinator
 
 
 class SharedCache(Protocol):
-    """A sizer, as far as its atlas can be told and asked; see ``batch_size.sizer.BatchSizer``."""
+    """The part of a batch sizer that exchanges cache files; see ``batch_size.sizer.BatchSizer``."""
 
-    def adopt(self, worlds: Mapping[str, bytes]) -> float: ...
+    def adopt(self, files: Mapping[str, bytes]) -> float: ...
     def used(self, since: float) -> Mapping[str, bytes]: ...
 
 
 @contextmanager
-def kept_beside(results: Where, atlas: SharedCache) -> Iterator[None]:
-    """Measurements go from a results folder to the atlas before a ``with`` block, and back after it."""
-    place = results_folder(results)
-    there = {name: place.read(f"{BESIDE}/{name}") for name in place.names(BESIDE)}
-    since = atlas.adopt({name: data for name, data in there.items() if data is not None})
+def kept_with_results(results: Where, cache: SharedCache) -> Iterator[None]:
+    """Copy cache files from a results folder to the cache before a ``with`` block, and the used ones back after it."""
+    folder = results_folder(results)
+    stored = {name: folder.read(f"{IN_RESULTS}/{name}") for name in folder.names(IN_RESULTS)}
+    since = cache.adopt({name: data for name, data in stored.items() if data is not None})
     try:
         yield
     finally:
-        with suppress(OSError):  # full or gone: whoever stops the sweep says so, and the atlas has these anyway
-            _write(place, atlas.used(since))
+        with suppress(OSError):  # full or gone: what stops the sweep reports it, and the cache has the files anyway
+            _write(folder, cache.used(since))
 
 
-def _write(place: ResultsFolder, worlds: Mapping[str, bytes]) -> None:
-    if ledger.exists(place):  # a folder that was taken away is not made anew
-        for name, data in worlds.items():
-            place.write(f"{BESIDE}/{name}", data)
+def _write(folder: ResultsFolder, files: Mapping[str, bytes]) -> None:
+    if ledger.exists(folder):  # a results folder that was removed is not made again
+        for name, data in files.items():
+            folder.write(f"{IN_RESULTS}/{name}", data)

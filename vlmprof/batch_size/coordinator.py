@@ -1,7 +1,7 @@
-"""``ProbeCoordinator``: one world's evidence, and who is probing what.
+"""``ProbeCoordinator``: the observations of one memory key, and which trial is probing which configuration.
 
-Single flight: while one asker probes a configuration, others who ask for the same wait. The prober holds a lease; one
-that dies is replaced when its lease ends, and what it says later carries an older token and is not heard (fencing).
+While one trial probes a configuration, others that ask for it wait. The probing trial holds a lease. If it dies, its
+lease expires and another trial probes; a result that it sends later carries an older token and is ignored (fencing).
 Time is passed in, in seconds of one clock for all.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 from vlmprof.batch_size.memory_model import MemoryPoint
 from vlmprof.batch_size.observations import ConfigurationRecord, Observations
@@ -17,11 +17,14 @@ from vlmprof.batch_size.protocol import ProbeResult, SizeReply, SizeRequest
 from vlmprof.batch_size.search import next_step
 
 LEASE_S = 60.0
-"""The prober renews it while it works; so long nobody else probes after its death."""
+"""The probing trial renews its lease while it works; this long after it died nobody else probes."""
 WAIT_S = 0.5
 
 Entry = Mapping[str, Any]
-"""One event of a journal, as JSON has it."""
+"""One line of a cache file, as JSON: a result (``kind`` is ``told``) or a lease (``kind`` is ``lease``)."""
+KEYS_ON_DISK: Final = {"memory_key": "world", "requester": "asker"}
+"""Fields whose key in a cache file is another: the files are older than the names."""
+FIELDS: Final = {key: name for name, key in KEYS_ON_DISK.items()}
 
 
 @final
@@ -30,85 +33,95 @@ class ProbeLease:
     """The right to probe one configuration."""
 
     configuration: str
-    asker: str
+    requester: str
     token: int
     until: float
 
 
 @final
 class ProbeCoordinator:
-    """One world. Every change of state is an entry, and replaying the entries gives the state again."""
+    """The state of one memory key. Every change of it is an entry, and replaying the entries restores it."""
 
     def __init__(self, prior: Mapping[str, list[MemoryPoint]] | None = None) -> None:
-        """Nothing is known but what a world of other versions measured."""
-        self.evidence = Observations(prior=prior or {})
+        """No observations yet.
+
+        Args:
+            prior: Phase -> what was measured with other versions; a starting point for predictions.
+        """
+        self.observations = Observations(prior=prior or {})
         self._leases: dict[str, ProbeLease] = {}
         self._token = 0
 
-    def ask(self, question: SizeRequest, now: float) -> tuple[SizeReply, list[Entry]]:
-        """What to do next, and what is to be remembered of it.
+    def ask(self, request: SizeRequest, now: float) -> tuple[SizeReply, list[Entry]]:
+        """What the trial has to do next, and the entries to write to the cache file.
 
-        Asked again by the same asker in the same state, it answers the same.
+        The same request in the same state gets the same reply.
         """
-        if question.usable_bytes is None:
-            return _assumed(self.evidence, question), []
-        held = self._leases.get(question.configuration)
-        mine = held is not None and held.asker == question.asker
-        if held is not None and not mine and held.until > now:
-            return SizeReply(action="wait", wait_s=min(WAIT_S, held.until - now)), []
-        step = next_step(self.evidence, question)
+        if request.usable_bytes is None:
+            return _assumed(self.observations, request), []
+        lease = self._leases.get(request.configuration)
+        is_own = lease is not None and lease.requester == request.requester
+        if lease is not None and not is_own and lease.until > now:
+            return SizeReply(action="wait", wait_s=min(WAIT_S, lease.until - now)), []
+        step = next_step(self.observations, request)
         if step.action == "use":
-            entries = [self._note(_released(held))] if held is not None else []
+            entries = [self._apply_new(_released(lease))] if lease is not None else []
             return SizeReply(action="use", size=step.size, source=step.source), entries
-        token = held.token if held is not None and mine else self._token + 1
-        lease = ProbeLease(configuration=question.configuration, asker=question.asker, token=token, until=now + LEASE_S)
-        answer = SizeReply(action="probe", size=step.size, token=token, predicted_bytes=step.predicted_bytes)
-        return answer, [self._note({"kind": "lease", **asdict(lease)})]
+        token = lease.token if lease is not None and is_own else self._token + 1
+        granted = ProbeLease(
+            configuration=request.configuration, requester=request.requester, token=token, until=now + LEASE_S
+        )
+        reply = SizeReply(action="probe", size=step.size, token=token, predicted_bytes=step.predicted_bytes)
+        return reply, [self._apply_new(_entry("lease", granted))]
 
     def renew(self, configuration: str, token: int, now: float) -> list[Entry]:
-        """The prober is alive; nothing where its lease went to somebody else."""
-        held = self._leases.get(configuration)
-        if held is None or held.token != token:
+        """Extend a lease; no entries if it has passed to another trial."""
+        lease = self._leases.get(configuration)
+        if lease is None or lease.token != token:
             return []
-        return [self._note({"kind": "lease", **asdict(held), "until": now + LEASE_S})]
+        return [self._apply_new({**_entry("lease", lease), "until": now + LEASE_S})]
 
-    def tell(self, told: ProbeResult) -> list[Entry]:
-        """A batch ran or did not. A probe whose lease went to somebody else is not heard; an event counts once."""
-        if told.id in self.evidence.ids:
+    def tell(self, result: ProbeResult) -> list[Entry]:
+        """Take the result of a batch; no entries if it is known already, or if its lease passed to another trial."""
+        if result.id in self.observations.ids:
             return []
-        held = self._leases.get(told.configuration)
-        if told.worst_case and (held is None or held.token != told.token):
+        lease = self._leases.get(result.configuration)
+        if result.worst_case and (lease is None or lease.token != result.token):
             return []
-        return [self._note({"kind": "told", **asdict(told)})]
+        return [self._apply_new(_entry("told", result))]
 
     def apply(self, entry: Entry) -> None:
-        """Take an entry in: of this process or of another that shares the journal, once or again."""
-        fields = {name: value for name, value in entry.items() if name != "kind"}
+        """Apply an entry of this or another process; applying one twice changes nothing."""
+        fields = {FIELDS.get(key, key): value for key, value in entry.items() if key != "kind"}
         if entry["kind"] == "told":
             pairs = {name: tuple((key, amount) for key, amount in fields.pop(name)) for name in ("demand", "phases")}
-            self.evidence.add(ProbeResult(**{**fields, **pairs}))
+            self.observations.add(ProbeResult(**{**fields, **pairs}))
             return
         lease = ProbeLease(**fields)
         self._token = max(self._token, lease.token)
-        held = self._leases.get(lease.configuration)
-        if held is None or lease.token >= held.token:
+        current = self._leases.get(lease.configuration)
+        if current is None or lease.token >= current.token:
             self._leases[lease.configuration] = lease
 
-    def _note(self, entry: Entry) -> Entry:
+    def _apply_new(self, entry: Entry) -> Entry:
         self.apply(entry)
         return entry
 
 
+def _entry(kind: str, value: ProbeResult | ProbeLease) -> dict[str, Any]:
+    return {"kind": kind, **{KEYS_ON_DISK.get(name, name): content for name, content in asdict(value).items()}}
+
+
 def _released(lease: ProbeLease) -> Entry:
-    """The same lease, over: nobody has to wait for its end. Its token stays the newest until the next."""
-    return {"kind": "lease", **asdict(lease), "asker": "", "until": 0.0}
+    """The same lease, ended, so that nobody waits for it to expire. Its token stays the newest until the next lease."""
+    return {**_entry("lease", lease), KEYS_ON_DISK["requester"]: "", "until": 0.0}
 
 
-def _assumed(evidence: Observations, question: SizeRequest) -> SizeReply:
-    """Where nothing can be measured: the job's maximum until it fails, then halves of what failed."""
-    known = evidence.known.get(question.configuration) or ConfigurationRecord(question.demand)
-    refused = known.refused(None)
-    most = question.most if refused is None else min(question.most, refused - 1)
-    ran = min(known.unmeasured, most)
-    size = most if refused is None else max(ran, most // 2, min(most, 1))
+def _assumed(observations: Observations, request: SizeRequest) -> SizeReply:
+    """The reply where memory cannot be measured: the job's maximum until it fails, then half of what failed."""
+    record = observations.configurations.get(request.configuration) or ConfigurationRecord(request.demand)
+    failed = record.smallest_failure(None)
+    limit = request.max_size if failed is None else min(request.max_size, failed - 1)
+    ran = min(record.largest_unmeasured, limit)
+    size = limit if failed is None else max(ran, limit // 2, min(limit, 1))
     return SizeReply(action="use", size=size, source="assumed" if size else "refused")

@@ -1,4 +1,4 @@
-"""What is known of every configuration of one world. Only what was told; nothing is derived and kept."""
+"""What was measured about every configuration of one memory key. Nothing derived is stored."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from vlmprof.batch_size.memory_model import MemoryPoint
 from vlmprof.batch_size.protocol import Demand, ProbeResult, covers
 
 MARGIN = 0.0275
-"""Share of the usable memory that a worst-case batch must leave: the same batch never takes quite the same twice."""
-STRIKE = 0.03
+"""Share of the usable memory that a worst-case batch must leave free: the same batch does not always take the same."""
+MARGIN_PER_FAILURE = 0.03
 """Added to the margin of a configuration each time a batch of its score pass ran out of memory."""
 WHOLE = "whole"
-"""The phase of a batch whose phases were not told apart."""
+"""The phase of a batch whose phases were not measured one by one."""
 NEGLIGIBLE = 0.01
-"""Of what the whole batch takes: a phase that takes less is taken for so much."""
-SAME_ROOM = 0.98
-"""A failure bounds later batches that have at most this much more room: with more, it says nothing."""
+"""Share of what the whole batch takes: a phase that takes less is counted as taking this much."""
+SAME_MEMORY = 0.98
+"""A failure counts for a later batch if the memory then was at least this share of the memory now."""
 
 
 @final
@@ -29,132 +29,129 @@ class FailedSize:
 
     size: int
     usable_bytes: int | None
-    """What the process might have taken then."""
+    """What the process was allowed to take then."""
 
 
-def _holds(refusal: FailedSize, usable_bytes: int | None) -> bool:
-    """Whether a failure of then says anything about now."""
-    if refusal.usable_bytes is None or usable_bytes is None:
+def _applies(failure: FailedSize, usable_bytes: int | None) -> bool:
+    """Whether an earlier failure shows that the size does not fit now."""
+    if failure.usable_bytes is None or usable_bytes is None:
         return True
-    return refusal.usable_bytes >= SAME_ROOM * usable_bytes
+    return failure.usable_bytes >= SAME_MEMORY * usable_bytes
 
 
 @final
 @dataclass(slots=True)
 class ConfigurationRecord:
-    """One configuration."""
+    """What was measured about one configuration."""
 
     demand: Demand
     peaks: dict[int, int] = field(default_factory=dict)
-    """Size that ran with worst-case inputs -> bytes at its peak, the largest ever seen."""
+    """Size that ran with worst-case inputs -> bytes at its peak, the largest measured."""
     phases: dict[int, dict[str, int]] = field(default_factory=dict)
-    """The same sizes -> bytes at the peak of each phase, the largest ever seen; of what is told as a whole, one."""
+    """The same sizes -> bytes at the peak of each phase, the largest measured; only ``WHOLE`` without phases."""
     seconds: dict[int, float] = field(default_factory=dict)
-    """The same sizes -> how long the whole batch took, the shortest ever seen."""
-    unmeasured: int = 0
+    """The same sizes -> how long the whole batch took, the shortest measured."""
+    largest_unmeasured: int = 0
     """Largest size that ran where memory cannot be measured."""
-    refusals: list[FailedSize] = field(default_factory=list)
+    failures: list[FailedSize] = field(default_factory=list)
     size_limit: int | None = None
     """A size that a kernel cannot index, however much memory there is."""
-    strikes: int = 0
+    score_failures: int = 0
+    """How often a batch of a score pass ran out of memory."""
 
     def limit(self, usable_bytes: int) -> float:
-        """What a worst-case batch may take."""
-        return usable_bytes * (1 - MARGIN - STRIKE * self.strikes)
+        """The bytes that a worst-case batch may take."""
+        return usable_bytes * (1 - MARGIN - MARGIN_PER_FAILURE * self.score_failures)
 
-    def refused(self, usable_bytes: int | None) -> int | None:
-        """The smallest size that does not fit into so much."""
+    def smallest_failure(self, usable_bytes: int | None) -> int | None:
+        """The smallest size that is known not to fit into so much memory; None when there is none."""
         sizes = [self.size_limit] if self.size_limit else []
-        sizes += [one.size for one in self.refusals if _holds(one, usable_bytes)]
+        sizes += [failure.size for failure in self.failures if _applies(failure, usable_bytes)]
         return min(sizes, default=None)
 
     def phase_peaks(self) -> Iterator[tuple[int, str, int]]:
         """(size, phase, bytes) of every worst-case batch that ran."""
-        return ((size, phase, peak) for size, seen in self.phases.items() for phase, peak in seen.items())
+        return ((size, phase, peak) for size, peaks in self.phases.items() for phase, peak in peaks.items())
 
-    def safe(self, usable_bytes: int, most: int) -> int:
-        """The largest size that ran, stays within the limit and is at most ``most``; 0 when none did."""
-        limit, refused = self.limit(usable_bytes), self.refused(usable_bytes) or math.inf
-        fits = (size for size, peak in self.peaks.items() if peak <= limit and size < refused and size <= most)
-        return max(fits, default=0)
+    def safe(self, usable_bytes: int, max_size: int) -> int:
+        """The largest size up to ``max_size`` that ran and stays within the limit; 0 when none did."""
+        limit, failed = self.limit(usable_bytes), self.smallest_failure(usable_bytes) or math.inf
+        fitting = (size for size, peak in self.peaks.items() if peak <= limit and size < failed and size <= max_size)
+        return max(fitting, default=0)
 
 
 @final
 @dataclass(slots=True)
 class Observations:
-    """All configurations of a world."""
+    """What was measured about all configurations of one memory key."""
 
-    known: dict[str, ConfigurationRecord] = field(default_factory=dict)
-    surprises: list[float] = field(default_factory=list)
-    """For every probe that was predicted: (peak - predicted) / (peak - floor)."""
+    configurations: dict[str, ConfigurationRecord] = field(default_factory=dict)
+    prediction_errors: list[float] = field(default_factory=list)
+    """For every probe with a prediction: (peak - predicted) / (peak - floor)."""
     floor_bytes: int = 0
-    """What a process holds without any batch, the latest."""
+    """What a process holds without any batch, the latest value."""
     prior: Mapping[str, list[MemoryPoint]] = field(default_factory=dict)
-    """Of a world that differs in versions only: expectations to start from, nothing to answer with."""
+    """Phase -> points of a memory key that differs in versions only: used in predictions, never as a reply."""
     ids: set[str] = field(default_factory=set)
+    """Of the results so far."""
 
     def points(self) -> dict[str, list[MemoryPoint]]:
         """Phase -> every worst-case batch that ran, the newest configurations last."""
-        found: dict[str, list[MemoryPoint]] = {}
-        for known in self.known.values():
-            for size, phase, peak in known.phase_peaks():
-                least = max(NEGLIGIBLE * (known.peaks[size] - self.floor_bytes), 1.0)
-                grown = max(float(peak - self.floor_bytes), least)
-                found.setdefault(phase, []).append(MemoryPoint(demand=known.demand, size=size, grown=grown))
-        return found
+        points: dict[str, list[MemoryPoint]] = {}
+        for record in self.configurations.values():
+            for size, phase, peak in record.phase_peaks():
+                least = max(NEGLIGIBLE * (record.peaks[size] - self.floor_bytes), 1.0)
+                above_floor = max(float(peak - self.floor_bytes), least)
+                points.setdefault(phase, []).append(MemoryPoint(demand=record.demand, size=size, amount=above_floor))
+        return points
 
     def times(self) -> list[MemoryPoint]:
-        """The same, how long they took in the place of what they took."""
+        """The same batches, with the seconds they took as amounts."""
         return [
-            MemoryPoint(demand=known.demand, size=size, grown=max(seconds, 1e-6))
-            for known in self.known.values()
-            for size, seconds in known.seconds.items()
+            MemoryPoint(demand=record.demand, size=size, amount=max(seconds, 1e-6))
+            for record in self.configurations.values()
+            for size, seconds in record.seconds.items()
         ]
-
-    def of(self, configuration: str, demand: Demand) -> ConfigurationRecord:
-        """What is known of a configuration, made when nothing is."""
-        return self.known.setdefault(configuration, ConfigurationRecord(demand))
 
     def covering(self, demand: Demand) -> Iterator[ConfigurationRecord]:
         """Every configuration that needs at least as much."""
-        return (known for known in self.known.values() if covers(known.demand, demand))
+        return (record for record in self.configurations.values() if covers(record.demand, demand))
 
     def covered(self, demand: Demand) -> Iterator[ConfigurationRecord]:
         """Every configuration that needs at most as much."""
-        return (known for known in self.known.values() if covers(demand, known.demand))
+        return (record for record in self.configurations.values() if covers(demand, record.demand))
 
-    def add(self, told: ProbeResult) -> bool:
-        """Take an event in; False when it was known already."""
-        if told.id in self.ids:
-            return False
-        self.ids.add(told.id)
-        known = self.of(told.configuration, told.demand)
-        if told.outcome == "size_limit":
-            known.size_limit = min(told.size, known.size_limit or told.size)
-        elif told.outcome == "out_of_memory":
-            known.refusals.append(FailedSize(size=told.size, usable_bytes=told.usable_bytes))
-            self._note_surprise(told, told.usable_bytes)  # by how much it was off is not known: by this at least
-            known.strikes += not told.worst_case and told.usable_bytes is not None
-        else:
-            self._add_run(known, told)
-        return True
-
-    def _add_run(self, known: ConfigurationRecord, told: ProbeResult) -> None:
-        peak = told.peak_bytes
-        if peak is None:
-            known.unmeasured = max(known.unmeasured, told.size)
+    def add(self, result: ProbeResult) -> None:
+        """Add a result; one that was added before changes nothing."""
+        if result.id in self.ids:
             return
-        if told.worst_case:
-            self._note_surprise(told, peak)
-            self.floor_bytes = told.floor_bytes
-            if told.seconds > 0:
-                known.seconds[told.size] = min(told.seconds, known.seconds.get(told.size, math.inf))
-            seen = known.phases.setdefault(told.size, {})
-            for phase, most in told.phases or ((WHOLE, peak),):
-                seen[phase] = max(most, seen.get(phase, 0))
-        if told.worst_case or told.size in known.peaks:
-            known.peaks[told.size] = max(peak, known.peaks.get(told.size, 0))
+        self.ids.add(result.id)
+        record = self.configurations.setdefault(result.configuration, ConfigurationRecord(result.demand))
+        if result.outcome == "size_limit":
+            record.size_limit = min(result.size, record.size_limit or result.size)
+        elif result.outcome == "out_of_memory":
+            record.failures.append(FailedSize(size=result.size, usable_bytes=result.usable_bytes))
+            self._add_prediction_error(result, result.usable_bytes)  # the peak is unknown; it was at least this
+            record.score_failures += not result.worst_case and result.usable_bytes is not None
+        else:
+            self._add_run(record, result)
 
-    def _note_surprise(self, told: ProbeResult, peak: int | None) -> None:
-        if told.predicted_bytes and peak is not None and peak > told.floor_bytes:
-            self.surprises.append((peak - told.predicted_bytes) / (peak - told.floor_bytes))
+    def _add_run(self, record: ConfigurationRecord, result: ProbeResult) -> None:
+        peak = result.peak_bytes
+        if peak is None:
+            record.largest_unmeasured = max(record.largest_unmeasured, result.size)
+            return
+        if result.worst_case:
+            self._add_prediction_error(result, peak)
+            self.floor_bytes = result.floor_bytes
+            if result.seconds > 0:
+                record.seconds[result.size] = min(result.seconds, record.seconds.get(result.size, math.inf))
+            peaks = record.phases.setdefault(result.size, {})
+            for phase, phase_peak in result.phases or ((WHOLE, peak),):
+                peaks[phase] = max(phase_peak, peaks.get(phase, 0))
+        if result.worst_case or result.size in record.peaks:
+            record.peaks[result.size] = max(peak, record.peaks.get(result.size, 0))
+
+    def _add_prediction_error(self, result: ProbeResult, peak: int | None) -> None:
+        if result.predicted_bytes and peak is not None and peak > result.floor_bytes:
+            self.prediction_errors.append((peak - result.predicted_bytes) / (peak - result.floor_bytes))

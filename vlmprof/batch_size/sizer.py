@@ -1,8 +1,8 @@
-"""``BatchSizer``: which batch fits which configuration, with a clock and, where it is to last, files.
+"""``BatchSizer``: the batch sizer with a clock and, unless it is private to one object, a cache on disk.
 
-The logic is in ``batch_size``. Ask what to do, do it, tell what it did; see docs/batch_size_optimization.md. What is
-measured is kept in the atlas, a folder that processes and sweeps share; where memory cannot be measured (on a CPU)
-nothing is kept, and the job's maximum is the answer until it fails.
+Ask what to do, do it, report the result; see docs/batch_size_optimization.md. Measurements are kept in the batch-size
+cache, a folder that processes and sweeps share. Where memory cannot be measured (on a CPU) nothing is kept, and the
+reply is the job's maximum until that fails.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, final
 
-from vlmprof.batch_size.cache import CacheFile, adopt, opened, used
+from vlmprof.batch_size.cache import CacheFile, add_missing, files_used, open_cache_file
 from vlmprof.batch_size.coordinator import Entry, ProbeCoordinator
 from vlmprof.batch_size.protocol import ProbeResult, SizeReply, SizeRequest
 
@@ -23,64 +23,72 @@ CLOCK_GRAIN_S = 0.02
 
 @final
 class BatchSizer:
-    """The sizes of all configurations of all worlds. Safe to share between processes by its folder."""
+    """The batch sizes of all configurations, for all memory keys. Processes share one through its folder."""
 
     def __init__(self, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         """Nothing is read yet.
 
         Args:
-            folder: The atlas; None keeps nothing beyond this object.
+            folder: Of the cache; None keeps everything in this object only.
             clock: Seconds, the same for every process that shares the folder.
         """
         self._folder, self._clock = folder, clock
-        self._books: dict[str, ProbeCoordinator] = {}
-        self._journals: dict[str, CacheFile] = {}
+        self._coordinators: dict[str, ProbeCoordinator] = {}
+        self._files: dict[str, CacheFile] = {}
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
         """What to do next: use a size, probe one, or wait.
 
         Args:
-            question: Of one configuration.
-            about: What its world is, for people.
+            request: For one configuration.
+            about: What the memory key consists of, for people.
+
+        Raises:
+            filelock.Timeout: another process has held the file of the memory key for half a minute.
         """
-        lasting = question.usable_bytes is not None
-        with self._current(question.world, about, lasting=lasting) as book:
-            answer, entries = book.ask(question, self._clock())
-            self._append(question.world, entries)
-            if question.world in self._journals:
-                self._journals[question.world].touch()
-        return answer
+        on_disk = request.usable_bytes is not None
+        with self._current(request.memory_key, about, on_disk=on_disk) as coordinator:
+            reply, entries = coordinator.ask(request, self._clock())
+            self._append(request.memory_key, entries)
+            if request.memory_key in self._files:
+                self._files[request.memory_key].touch()
+        return reply
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        """The prober is alive."""
-        with self._current(world, {}, lasting=True) as book:
-            self._append(world, book.renew(configuration, token, self._clock()))
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        """Extend the lease of a trial that is still probing; raises as ``ask`` does."""
+        with self._current(memory_key, {}, on_disk=True) as coordinator:
+            self._append(memory_key, coordinator.renew(configuration, token, self._clock()))
 
-    def tell(self, told: ProbeResult) -> None:
-        """A batch ran, or did not."""
-        with self._current(told.world, {}, lasting=told.usable_bytes is not None) as book:
-            self._append(told.world, book.tell(told))
+    def tell(self, result: ProbeResult) -> None:
+        """Take the result of a batch; raises as ``ask`` does."""
+        on_disk = result.usable_bytes is not None
+        with self._current(result.memory_key, {}, on_disk=on_disk) as coordinator:
+            self._append(result.memory_key, coordinator.tell(result))
 
-    def adopt(self, worlds: Mapping[str, bytes]) -> float:
-        """Take what was measured elsewhere, where nothing is known; returns the time, for ``used``."""
+    def adopt(self, files: Mapping[str, bytes]) -> float:
+        """Add cache files from elsewhere where there is none of that name; returns the time before, for ``used``.
+
+        Args:
+            files: File name -> content.
+        """
         now = time.time() - CLOCK_GRAIN_S
         if self._folder is not None:
-            adopt(self._folder, worlds)
+            add_missing(self._folder, files)
         return now
 
     def used(self, since: float) -> Mapping[str, bytes]:
-        """What is known of the worlds that were asked about since a time, as ``adopt`` takes it."""
-        return used(self._folder, since) if self._folder is not None else {}
+        """The cache files that were used since a time, as ``adopt`` takes them."""
+        return files_used(self._folder, since) if self._folder is not None else {}
 
     def _current(
-        self, world: str, about: Mapping[str, Any], *, lasting: bool
+        self, memory_key: str, about: Mapping[str, Any], *, on_disk: bool
     ) -> AbstractContextManager[ProbeCoordinator]:
-        if self._folder is None or not lasting:
-            return nullcontext(self._books.setdefault(world, ProbeCoordinator()))
-        if world not in self._journals:
-            self._journals[world] = opened(self._folder, world, about)
-        return self._journals[world].current()
+        if self._folder is None or not on_disk:
+            return nullcontext(self._coordinators.setdefault(memory_key, ProbeCoordinator()))
+        if memory_key not in self._files:
+            self._files[memory_key] = open_cache_file(self._folder, memory_key, about)
+        return self._files[memory_key].current()
 
-    def _append(self, world: str, entries: list[Entry]) -> None:
-        if world in self._journals:
-            self._journals[world].append(entries)
+    def _append(self, memory_key: str, entries: list[Entry]) -> None:
+        if memory_key in self._files:
+            self._files[memory_key].append(entries)

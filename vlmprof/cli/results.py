@@ -41,8 +41,11 @@ def draw_plots(
 
     if to is None and "://" in folder:
         raise UserError(f"{folder} cannot hold figures; name a folder with --to")
-    for path in render(folder, to or mounted(folder) / "plots"):
+    notes: list[str] = []
+    for path in render(folder, to or mounted(folder) / "plots", note=notes.append):
         out.print(str(path), highlight=False, soft_wrap=True)
+    for remark in notes:
+        out.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("importance")

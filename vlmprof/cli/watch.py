@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +38,8 @@ def show_status(
     address: Address = DASHBOARD,
 ) -> None:
     """Say where a sweep stands, from its folder alone: no cluster is asked."""
-    from vlmprof.analyze.status import status
-    from vlmprof.analyze.watch_state import Watcher
+    from vlmprof.analyze.watch_state import Watcher, standing
+    from vlmprof.report.status_screen import left_words
 
     folder = folder_of(sweep, address)
     if as_json:
@@ -47,7 +48,9 @@ def show_status(
         _watch(Watcher(folder))
     else:
         table = Table(box=None, show_header=False)
-        for what, how in status(folder).lines():
+        view = standing(folder)
+        left = [("estimate", left_words(view.left))] if view.left else []
+        for what, how in [*view.status.lines(), *left]:
             table.add_row(Text(what), Text(how))  # as they are: a bracket in a reason is no style of rich's
         out.print(table)
 
@@ -86,13 +89,11 @@ def export_dashboard(
     to: Annotated[Path | None, typer.Option(help="Where to write it; by default to the terminal.")] = None,
 ) -> None:
     """Write the dashboard as JSON, for Grafana's 'Import'."""
-    from vlmprof.monitor.grafana import dashboard as grafana_dashboard
-
-    text = json.dumps(grafana_dashboard(), indent=2)
+    text = files("vlmprof.monitor").joinpath("grafana_dashboard.json").read_text(encoding="utf-8")
     if to is None:
-        print(text)
+        print(text, end="")
     else:
-        to.write_text(text + "\n", encoding="utf-8")
+        to.write_text(text, encoding="utf-8")
         out.print(f"{to}: in Grafana, 'New', 'Import'", highlight=False, soft_wrap=True)
 
 

@@ -29,6 +29,11 @@ class Decoding(Protocol):
         """(batch,) the first token of every answer, on the device."""
         ...
 
+    @property
+    def finite(self) -> Tensor:
+        """(batch,) bool, whether the logits of each row were finite in all forwards so far, on the device."""
+        ...
+
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
         """Generate the tokens after the first, at most ``steps`` of each row.
 
@@ -63,7 +68,9 @@ class AbstractEngine(ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """The column ``engine``, and the kernels of the decode steps if the engine chooses them itself."""
+        """The column ``engine``, the kernels of the decode steps if the engine chooses them itself, and
+        ``engine_fallback``, why they run eager, where that was not asked for.
+        """
 
 
 @final
@@ -89,6 +96,10 @@ class _EagerDecoding:
     @property
     def first(self) -> Tensor:
         return self.state.next_tokens
+
+    @property
+    def finite(self) -> Tensor:
+        return self.state.finite
 
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
         tracker = EosTracker(self.first, stop)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from vlmprof.decoding import Batch, Clock, Mark, TokenMaker, unmarked
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import classify, free_share, release
+from vlmprof.engine.not_finite import where_not_finite
 from vlmprof.engine.vision_cache import Inputs, PreparedBatch, VisionFeatureCache, compute_inputs
-from vlmprof.errors import Mismatch, OutOfMemory
+from vlmprof.errors import Mismatch, NotFinite, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
 
 
@@ -43,6 +44,7 @@ def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
         ValueError: there are no prompts, or ``max_new_tokens`` is less than one.
         OutOfMemory: the device could not hold the batch; all its memory has been freed.
         Mismatch: the number of vision features is not the number of image-token positions in the prompts.
+        NotFinite: a logit of the batch is not a finite number; says which module made the first such value.
     """
     if not len(prompts) or max_new_tokens < 1:
         raise ValueError(
@@ -94,7 +96,10 @@ def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     stop = model.eos_ids if stop_at_eos else frozenset()
     steps = [first, *decoding.rest(max_new_tokens - 1, stop, mark)]
     stages = clock.stop() if clock else None
+    finite = decoding.finite.to("cpu", non_blocking=True)
     model.synchronize()
+    if not bool(finite.all()):
+        raise NotFinite(where_not_finite(model, prompts, inputs, max_new_tokens))
     rows = [list(row) for row in zip(*(step.tolist() for step in steps), strict=True)]
     return Run(generations=tuple(_answers(model, batch, rows, stop_at_eos)), stages=stages)
 

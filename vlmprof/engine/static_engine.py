@@ -23,8 +23,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vlmprof.decoding import Mark, StaticDecode, StepInputs, unmarked
-from vlmprof.engine.base import AbstractEngine, Decoding, Steps
+from vlmprof.engine.base import EAGER, AbstractEngine, Decoding, Steps
 from vlmprof.engine.block_compile import BlockCompiler
+from vlmprof.engine.device_errors import classify, free_share
 from vlmprof.engine.eos_tracker import EosTracker
 from vlmprof.engine.kernels import ATTEND_CALLS, DecodeKernels
 from vlmprof.engine.static_cache import CacheArena, CacheShape, prompt_cache
@@ -76,9 +77,21 @@ class StaticEngine(AbstractEngine):
         self.recording_s = 0.0
         """Seconds spent on recording steps."""
         self._last_names: Mapping[str, str] = {}
+        self._fallback = ""
+        """Why all steps of this load run eager; empty while they are recorded."""
 
     @torch.inference_mode()
     def begin(self, model: Any, batch: Any, features: Any, max_new_tokens: int, *, exact: bool) -> Decoding:
+        if not self._fallback:
+            try:
+                return self._begin_static(model, batch, features, max_new_tokens, exact=exact)
+            except NotRecordable as error:
+                self._fallback = str(error)
+            # After the except block, which keeps the failed frames and their tensors alive.
+            self.forget()
+        return EAGER.begin(model, batch, features, max_new_tokens, exact=exact)
+
+    def _begin_static(self, model: Any, batch: Any, features: Any, max_new_tokens: int, *, exact: bool) -> Decoding:
         rows, tokens = len(batch.encodings), max(encoding.prompt_tokens for encoding in batch.encodings)
         shape = self._shape(model, rows, cache_length(tokens + max_new_tokens), exact=exact)
         filled = prompt_cache(self._arena, len(model.decoder.layers), shape)
@@ -87,13 +100,16 @@ class StaticEngine(AbstractEngine):
             self._drop_recordings()  # they hold the old addresses
             self._reallocations = self._arena.reallocations
         if max_new_tokens == 1:
-            return _Finished(first=state.next_tokens)
-        inputs = model.step_inputs(state)
-        recorded = self._recorded_step(model, inputs, shape, filled)
+            return _Finished(first=state.next_tokens, finite=state.finite)
+        with _recording():
+            inputs = model.step_inputs(state)
+            recorded = self._recorded_step(model, inputs, shape, filled)
         recorded.step.load(inputs)
-        return _Replaying(recorded=recorded, first=state.next_tokens)
+        return _Replaying(recorded=recorded, first=state.next_tokens, prompt_finite=state.finite)
 
     def describe(self) -> Mapping[str, str]:
+        if self._fallback:
+            return {"engine": "eager", "engine_fallback": f"{self._name}: {self._fallback}"}
         return {"engine": self._name, **self._last_names}
 
     def forget(self) -> None:
@@ -174,6 +190,7 @@ class StaticEngine(AbstractEngine):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finished:
     first: Tensor
+    finite: Tensor
 
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
         return []
@@ -184,6 +201,11 @@ class _Finished:
 class _Replaying:
     recorded: RecordedStep
     first: Tensor
+    prompt_finite: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        return self.prompt_finite & self.recorded.step.finite[: len(self.prompt_finite)]
 
     @torch.inference_mode()
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
@@ -199,6 +221,31 @@ class _Replaying:
         if stop:
             return tracker.tokens[1:]
         return list(step.generated[:steps, :rows].to("cpu", non_blocking=True).unbind(0))
+
+
+class NotRecordable(Exception):
+    """The decode step of this model cannot be recorded."""
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Turn what goes wrong while a step is recorded into ``NotRecordable``, unless it says nothing about the step.
+
+    Raises:
+        NotRecordable: with the first error: ending a capture that failed raises another one.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever the model's code, the compiler or CUDA raises
+        first: BaseException = error
+        while first.__context__ is not None:
+            first = first.__context__
+        if "memory" in (classify(error, free_share()), classify(first, free_share())):
+            raise
+        if isinstance(first, torch.AcceleratorError) and "captur" not in str(first).lower():
+            raise
+        lines = str(first).strip().splitlines()
+        raise NotRecordable(f"{type(first).__name__}: {lines[0]}" if lines else type(first).__name__) from None
 
 
 def cache_length(tokens: int) -> int:
@@ -219,8 +266,6 @@ def engine_of(name: str, device: str, *, only_eager: str = "", pinned: frozenset
     Raises:
         ModelError: the engine needs recording, and the device or the model does not allow it.
     """
-    from vlmprof.engine.base import EAGER
-
     if name == "eager":
         return EAGER
     if not device.startswith("cuda"):

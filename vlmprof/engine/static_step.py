@@ -45,6 +45,8 @@ class StaticStep:
         self.cursor = torch.zeros(1, dtype=torch.long, device=device)
         self.generated = torch.zeros(shape.length, batch, dtype=like.ids.dtype, device=device)
         """(step, batch) the tokens that the steps have generated since ``load``."""
+        self.finite = torch.ones(batch, dtype=torch.bool, device=device)
+        """(batch,) whether the logits of each row were finite in all steps since ``load``."""
         self.step_index = torch.zeros(1, dtype=torch.long, device=device)
         self.cache = static_cache(filled, self.cursor)
         self._columns = torch.arange(shape.length, device=device).view(1, 1, 1, -1)
@@ -61,6 +63,7 @@ class StaticStep:
         self.mask[:rows, 0, 0, :tokens].copy_(inputs.mask)
         self.cursor.fill_(tokens)
         self.step_index.zero_()
+        self.finite.fill_(True)
         for name, value in inputs.constants.items():
             if isinstance(value, Tensor):
                 self.constants[name][:rows].copy_(value)
@@ -69,6 +72,7 @@ class StaticStep:
         """Generate one token a row. The host reads no value, so that a CUDA graph can record it."""
         torch.logical_or(self.mask, self._columns == self.cursor, out=self.mask)
         logits = self.model.next_logits(self.ids, self.positions, self.mask, self.cache, self.constants)
+        self.finite.logical_and_(logits.isfinite().all(-1))
         tokens = logits.argmax(-1)
         self.generated.index_copy_(0, self.step_index, tokens[None].to(self.generated.dtype))
         self.ids.copy_(tokens[:, None])

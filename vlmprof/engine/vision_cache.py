@@ -12,6 +12,7 @@ recently used entry is dropped first.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class VisionFeatureCache:
         """Start empty; ``max_bytes`` 0 keeps nothing, None sets the limit by the host's available memory."""
         self._max_bytes = _default_max_bytes() if max_bytes is None else max_bytes
         self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
         self._bytes = 0
         self.computed = 0
         """How many features were computed, one count for each image and tiling."""
@@ -98,7 +100,8 @@ class VisionFeatureCache:
         if not self._max_bytes or not isinstance(model, RowwiseVision):
             return PreparedBatch(batch=model.encode(prompts), cached={})
         keys = tuple((_digest(prompt), model.feature_key(prompt)) for prompt in prompts)
-        cached: dict[Hashable, Tensor] = {key: self._entries[key] for key in keys if key in self._entries}
+        with self._lock:  # the thread that computes features drops old entries meanwhile
+            cached: dict[Hashable, Tensor] = {key: self._entries[key] for key in keys if key in self._entries}
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cached}
         missing = model.encode(list(new.values())) if new else None
         return PreparedBatch(batch=model.encode_text(prompts), keys=keys, cached=cached, missing=missing)
@@ -113,9 +116,10 @@ class VisionFeatureCache:
         if not prepared.keys:
             return Inputs(batch=prepared.batch, device_batch=device_batch, features=model.see(device_batch, unmarked))
         computed = dict(self._compute_missing(model, prepared))
-        for key in prepared.cached:
-            if key in self._entries:
-                self._entries.move_to_end(key)
+        with self._lock:
+            for key in prepared.cached:
+                if key in self._entries:
+                    self._entries.move_to_end(key)
         parts = [
             computed[key] if key in computed else prepared.cached[key].to(model.device, non_blocking=True)
             for key in prepared.keys
@@ -138,10 +142,11 @@ class VisionFeatureCache:
 
     def _add(self, key: Hashable, part: Tensor) -> None:
         host_copy = part.to("cpu", non_blocking=True) if part.is_cuda else part.clone()
-        self._bytes += host_copy.nbytes - (self._entries[key].nbytes if key in self._entries else 0)
-        self._entries[key] = host_copy
-        while self._bytes > self._max_bytes:
-            self._bytes -= self._entries.popitem(last=False)[1].nbytes
+        with self._lock:
+            self._bytes += host_copy.nbytes - (self._entries[key].nbytes if key in self._entries else 0)
+            self._entries[key] = host_copy
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
 
 def compute_inputs(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Inputs:

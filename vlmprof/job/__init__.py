@@ -1,1 +1,1 @@
-"""The job file: what it says, validated and frozen. No torch, no ray."""
+"""The job file as validated, frozen values. No torch, no ray."""

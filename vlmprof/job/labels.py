@@ -1,21 +1,21 @@
-"""Selectors of node labels, as Ray reads them: ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``."""
+"""Selectors of node labels, in Ray's syntax: ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``."""
 
 from __future__ import annotations
 
 import re
 
 Pairs = tuple[tuple[str, str], ...]
-"""Label and value, or label and selector."""
+"""(label, value) or (label, selector)"""
 _VALUE = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 SELECTOR = re.compile(rf"!?{_VALUE}|!?in\({_VALUE}(, ?{_VALUE})*\)")
-"""Ray's own rule is in ``ray._private.label_utils``; a job is checked where there may be no Ray."""
+"""Ray's own rule is in ``ray._private.label_utils``; a job is also checked on machines without Ray."""
 
 
 def readable(pairs: Pairs) -> Pairs:
-    """The same selectors.
+    """The same selectors, checked.
 
     Raises:
-        ValueError: Ray could not read one.
+        ValueError: one is not in Ray's syntax.
     """
     for label, value in pairs:
         if not SELECTOR.fullmatch(value):
@@ -24,8 +24,8 @@ def readable(pairs: Pairs) -> Pairs:
 
 
 def matches(value: str | None, selector: str) -> bool:
-    """Whether the value of a label fits a selector. A node without the label fits what is negated."""
+    """Whether the value of a label matches a selector; None, a node without the label, matches negated selectors."""
     negated, wanted = selector.startswith("!"), selector.removeprefix("!")
     listed = re.fullmatch(r"in\((.*)\)", wanted)
-    allowed = [one.strip() for one in listed[1].split(",")] if listed else [wanted]
+    allowed = [value.strip() for value in listed[1].split(",")] if listed else [wanted]
     return (value in allowed) != negated

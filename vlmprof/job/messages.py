@@ -1,4 +1,4 @@
-"""What pydantic says of a fault, in our words: the field, the value, what was allowed, the nearest name."""
+"""Pydantic's errors as faults of a job: the field, the value, what was allowed, the nearest name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlmprof.errors import Fault, suggestion
 
 
 def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
-    """One error of a validation of ``root``."""
+    """The fault for one error from validating ``root``."""
     location = tuple(part for part in detail["loc"] if part != "[key]")
     place = ".".join(str(part) for part in location if not _is_union_branch(part))
     given, kind = detail["input"], detail["type"]
@@ -35,7 +35,7 @@ def _near(given: Any, allowed: str) -> str:
 
 
 def _is_union_branch(part: Any) -> bool:
-    """Pydantic names the branch of a union it tried; that is no field of ours."""
+    """Pydantic adds the branch of a union that it tried to the location; that is not a field."""
     return isinstance(part, str) and part.startswith(("literal[", "constrained", "function-", "int", "str"))
 
 
@@ -48,7 +48,7 @@ def _section_at(location: tuple[Any, ...], section: type[BaseModel]) -> type[Bas
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, or a list or choice of; None where it holds none."""
+    """The model class in a field's annotation, also inside a list or a union; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for arg in get_args(annotation) if (found := section_of(arg))), None)
+    return next((section for arg in get_args(annotation) if (section := section_of(arg))), None)

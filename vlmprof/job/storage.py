@@ -1,9 +1,9 @@
-"""Where results may lie: a path or a URI, judged by its text alone; no file system is asked.
+"""Where results may be stored: checks of a path or URI by its text alone, without access to a file system.
 
-``VLMPROF_STORAGE`` names the storage root, and no job reaches outside it. The root stands for the folder ``results``: a
-job without ``storage`` writes to ``<root>/<name>``, and one that says ``results/mine`` to ``<root>/mine``. Where no
-root is named, a relative path starts in the working folder and an absolute one is taken as it is: then whoever starts
-the sweep decides. A relative path never leads upwards.
+``VLMPROF_STORAGE`` names the storage root, and no job writes outside it. The root stands for the folder ``results``: a
+job without ``storage`` writes to ``<root>/<name>``, and one with ``storage: results/mine`` to ``<root>/mine``. Without
+a root, a relative path starts in the working folder and an absolute one is taken as it is: then the user who starts the
+sweep decides. A relative path must not lead upwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def results_place(storage: str, name: str) -> str:
     """A folder or URL for the results of a job.
 
     Args:
-        storage: As the job says; empty where it says nothing.
+        storage: Of the job; empty if the job has none.
         name: Of the job.
     """
     root = os.environ.get(STORAGE, "")
@@ -36,7 +36,7 @@ def results_place(storage: str, name: str) -> str:
 
 
 def inside_root(storage: str) -> str:
-    """What a job says of its storage, checked.
+    """The ``storage`` of a job, checked.
 
     Raises:
         ValueError: it leads out of the storage root.
@@ -52,7 +52,7 @@ def inside_root(storage: str) -> str:
 
 
 def is_anchored(place: str) -> bool:
-    """Whether a place is absolute: a path from the root of the file system or of a home, or a URL."""
+    """Whether a path starts at the root of the file system or at a home folder, or is a URL."""
     return "://" in place or place.startswith(("/", "~"))
 
 
@@ -63,32 +63,38 @@ def _is_below(place: str, root: str) -> bool:
 
 
 STORES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
-"""Kinds of URIs where an object is whole once it is there; files of HDFS are seen while they are written."""
+"""URI schemes of stores whose objects appear only when complete; files of HDFS are visible while they are written."""
 
 
 def problem(where: str) -> str:
-    """What is wrong with a path or a URI of results; empty when nothing is."""
-    scheme, found, rest = where.partition("://")
-    if not found:
+    """What is wrong with a path or URI for results; empty if nothing is."""
+    scheme, separator, rest = where.partition("://")
+    if not separator:
         return ""
     if scheme not in STORES:
-        return f"'{scheme}://' is no storage; expected a path, or one of {', '.join(f'{name}://' for name in STORES)}"
-    user, found, _ = rest.partition("/")[0].rpartition("@")
-    if found and (scheme == "s3" or ":" in user):
-        # The job is kept in the ledger, and keys must not be.
-        return f"keys do not belong into a URI; give them to {scheme}:// by the environment"
+        return (
+            f"'{scheme}://' is not supported; expected a path, or one of {', '.join(f'{name}://' for name in STORES)}"
+        )
+    user, separator, _ = rest.partition("/")[0].rpartition("@")
+    if separator and (scheme == "s3" or ":" in user):
+        # The job is written to the ledger, which must not contain keys.
+        return f"a URI must not contain keys; set those of {scheme}:// in the environment"
     return "" if rest.strip("/") and ".." not in rest.split("/") else f"'{where}' names no folder"
 
 
 def storable(where: str) -> str:
-    """The same place; a ValueError, for pydantic, where it is none."""
-    if found := problem(where):
-        raise ValueError(found)
+    """The same path or URI, checked for pydantic.
+
+    Raises:
+        ValueError: see ``problem``.
+    """
+    if message := problem(where):
+        raise ValueError(message)
     return where
 
 
 def mounted(where: str) -> Path:
-    """The folder, for what needs one on a mounted file system.
+    """The results folder as a path, for features that need a mounted file system.
 
     Raises:
         UserError: it is in an object store.

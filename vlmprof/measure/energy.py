@@ -14,8 +14,6 @@ from typing import final
 
 from vlmprof.measure.nvml import Gpu
 
-MIN_WINDOW_S = 5.0
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

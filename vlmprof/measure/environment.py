@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable, MutableMapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,30 +13,46 @@ from pathlib import Path
 import torch
 
 from vlmprof import __version__
+from vlmprof.measure.attempt import attempted
 from vlmprof.measure.versions import commit, process
-from vlmprof.records import Row
+from vlmprof.records import Row, Scalar
 
 
-def environment(device: str) -> Row:
-    """The provenance columns of a trial row that do not depend on the trial."""
-    on_gpu = device.startswith("cuda")
-    driver, clock_mhz = _gpu_state() if on_gpu else (None, None)
-    return {
-        "device": device_name(device),
-        "gpu_uuid": f"GPU-{torch.cuda.get_device_properties(device).uuid}" if on_gpu else None,
-        "gpu_driver": driver,
-        "gpu_clock_mhz": clock_mhz,
-        "cpu": _cpu_name(),
-        "cpu_threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "process": process(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "vlmprof": __version__,
-        "vlmprof_commit": commit(),
-        "load_average": os.getloadavg()[0],
+def environment(device: str, missing: MutableMapping[str, str] | None = None) -> Row:
+    """The provenance columns of a trial row that do not depend on the trial; None where one cannot be read.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        missing: Takes, by column, why one could not be read.
+    """
+    missing = {} if missing is None else missing
+    driver, clock_mhz = (
+        attempted("gpu_driver", missing, _gpu_state) or (None, None) if _on_gpu(device) else (None, None)
+    )
+    readings: dict[str, Callable[[], Scalar | None]] = {
+        "device": lambda: device_name(device),
+        "gpu_uuid": lambda: _gpu_uuid(device),
+        "cpu": _cpu_name,
+        "cpu_threads": torch.get_num_threads,
+        "host": platform.node,
+        "process": process,
+        "python": platform.python_version,
+        "torch": lambda: torch.__version__,
+        "transformers": lambda: version("transformers"),
+        "vlmprof": lambda: __version__,
+        "vlmprof_commit": commit,
+        "load_average": lambda: os.getloadavg()[0],
     }
+    columns = {name: attempted(name, missing, read) for name, read in readings.items()}
+    return {**columns, "gpu_driver": driver, "gpu_clock_mhz": clock_mhz}
+
+
+def _on_gpu(device: str) -> bool:
+    return device.startswith("cuda")
+
+
+def _gpu_uuid(device: str) -> str | None:
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if _on_gpu(device) else None
 
 
 def device_name(device: str) -> str:

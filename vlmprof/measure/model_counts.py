@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, final
+
+from vlmprof.measure.attempt import reason
 
 
 class CountableModel(Protocol):
@@ -74,6 +76,8 @@ class ModelCounts:
     """Image-token positions in the ids that the language model was given."""
     forwards: int = 0
     """Forwards of the language model: one for each token that a batch generated."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Hook -> why it could not count: ``experts``, ``vision`` or ``network``. What it counts is then unknown."""
 
     @property
     def blocks_executed(self) -> tuple[int, ...]:
@@ -83,15 +87,24 @@ class ModelCounts:
     @property
     def routing(self) -> dict[int, tuple[float, bool | None]]:
         """Router, as numbered in the checkpoint -> experts per token, mean over its calls, and whether normalised."""
+        if "experts" in self.failures:
+            return {}
         return {
             router: (sum(calls) / len(calls), self.normalised[router]) for router, calls in sorted(self.experts.items())
         }
 
     @property
     def experts_per_token(self) -> float | None:
-        """Mean over all calls of all routers; None if no router was called."""
+        """Mean over all calls of all routers; None if no router was called, or they could not be counted."""
+        if "experts" in self.failures:
+            return None
         calls = [count for counts in self.experts.values() for count in counts]
         return sum(calls) / len(calls) if calls else None
+
+    def restore(self, saved: ModelCounts) -> None:
+        """Go back to counts that were copied with ``copy.deepcopy``."""
+        for name in (one.name for one in fields(self)):
+            setattr(self, name, getattr(saved, name))
 
 
 @contextmanager
@@ -121,6 +134,18 @@ def _first_block(encoder: Any) -> Any:
     return encoder if blocks is None else blocks[0]
 
 
+def _guarded(counts: ModelCounts, name: str, hook: Any) -> Any:
+    """A hook that cannot fail the forward it counts: what it raises is noted, once."""
+
+    def guarded(*args: Any) -> None:
+        try:
+            hook(*args)
+        except Exception as error:  # a module of another version may have other inputs and outputs
+            counts.failures.setdefault(name, reason(error))
+
+    return guarded
+
+
 def _block_hook(counts: ModelCounts, index: int) -> Any:
     def hook(module: Any, inputs: Any, output: Any) -> None:
         counts.blocks.add(index)
@@ -134,7 +159,7 @@ def _router_hook(counts: ModelCounts, index: int) -> Any:
         counts.experts.setdefault(index, []).append(int(expert_indices[-1].shape[-1]))  # (tokens, experts chosen)
         counts.normalised[index] = getattr(module, "norm_topk_prob", None)
 
-    return hook
+    return _guarded(counts, "experts", hook)
 
 
 def _vision_hook(counts: ModelCounts) -> Any:
@@ -144,7 +169,7 @@ def _vision_hook(counts: ModelCounts) -> Any:
         counts.crops += hidden.shape[0] if hidden.dim() > 2 else 1
         counts.patches += hidden.numel() // hidden.shape[-1]
 
-    return hook
+    return _guarded(counts, "vision", hook)
 
 
 def _network_hook(counts: ModelCounts, parts: ModelParts) -> Any:
@@ -156,4 +181,4 @@ def _network_hook(counts: ModelCounts, parts: ModelParts) -> Any:
             counts.prompts += ids.shape[0]
             counts.image_tokens += int((ids == parts.image_token_id).sum())
 
-    return hook
+    return _guarded(counts, "network", hook)

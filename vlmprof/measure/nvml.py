@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
+from vlmprof.measure.attempt import reason
+
 THROTTLES = {"SW_THERM_SLOWDOWN": 269, "HW_THERM_SLOWDOWN": 270, "HW_POWER_BRAKE_SLOWDOWN": 271}
 """Cumulative nanoseconds by reason: NVML_FI_DEV_CLOCKS_EVENT_REASON_*, of nvml.h."""
 POWER_CAP = 74
@@ -73,10 +75,10 @@ class Gpu:
         return {int(v.fieldId): int(v.value.ullVal) for v in values if v.nvmlReturn == self._nvml.NVML_SUCCESS}
 
     def _query(self, call: Callable[[], Any]) -> Any:
-        """The result of an NVML call; None if the driver refuses it."""
+        """The result of an NVML call; None if the driver refuses it, or the binding is of another version."""
         try:
             return call()
-        except self._nvml.NVMLError:
+        except Exception:  # NVMLError from the driver; anything else from a binding that lacks a name
             return None
 
 
@@ -93,6 +95,6 @@ def open_gpu(device: str) -> tuple[Gpu | None, str]:
         pynvml.nvmlInit()
         by_index = name.isdigit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
-    except pynvml.NVMLError as error:
-        return None, f"NVML: {error}"
+    except Exception as error:  # NVMLError from the driver; anything else from a binding of another version
+        return None, f"NVML: {reason(error)}"
     return Gpu(pynvml, handle), ""

@@ -1,1 +1,1 @@
-"""A sweep as others see it: live state, metrics of Ray, experiment loggers."""
+"""Monitoring of a running sweep: live state, Ray metrics and their Grafana dashboard, experiment loggers."""

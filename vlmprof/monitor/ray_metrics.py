@@ -1,19 +1,22 @@
-"""What a sweep tells Ray's metrics: one list of series, of which the gauge and the Grafana dashboard are both made.
+"""The metrics that a sweep reports to Ray; ``grafana_dashboard.json`` draws them.
 
-Ray exports each as ``ray_<name>`` on every node's metrics port. Tags stay few: a trial's id is none, because every tag
-value is a time series of its own for as long as the metrics server keeps data. Ray adds ``WorkerId``; a collector that
-was restarted is a new worker, so queries sum ``without (WorkerId)``.
+Ray exports each series as ``ray_<name>`` on every node's metrics port. Tags are few: a trial's id is not one of them,
+because every value of a tag is a time series of its own for as long as the metrics server keeps data. Ray adds
+``WorkerId``; a restarted collector is a new worker, so queries sum ``without (WorkerId)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-from vlmprof.monitor.live_state import TrialLabel
+from vlmprof.analyze.status import Phase
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.schema import STAGES
+
+if TYPE_CHECKING:
+    from vlmprof.monitor.live_state import TrialLabel
 
 Kind = Literal["counter", "gauge", "histogram"]
 MILLISECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)
@@ -26,61 +29,61 @@ class Series:
     """One metric."""
 
     name: str
-    """As it is declared; Ray exports ``ray_<name>``, a counter as ``ray_<name>_total``."""
+    """As declared. Ray exports ``ray_<name>``, with ``_total`` for a counter and ``_bucket`` for a histogram."""
     kind: Kind
-    about: str
+    description: str
     tags: tuple[str, ...]
-    unit: str = ""
-    """As Grafana spells it."""
     boundaries: tuple[float, ...] = ()
-    """Of a histogram: upper ends of its buckets."""
-
-    @property
-    def exported(self) -> str:
-        """The name that a metrics server sees; of a histogram, that of its buckets."""
-        suffix = {"counter": "_total", "gauge": "", "histogram": "_bucket"}
-        return f"ray_{self.name}{suffix[self.kind]}"
+    """Upper ends of the buckets, for a histogram."""
 
 
-_OF = ("sweep", "model", "task")
-SAMPLES = Series(name="vlmprof_samples_scored", kind="counter", about="Samples that were answered.", tags=_OF)
+_TRIAL_TAGS = ("sweep", "model", "task")
+SAMPLES = Series(
+    name="vlmprof_samples_scored", kind="counter", description="Samples that were scored.", tags=_TRIAL_TAGS
+)
 SAMPLES_PER_S = Series(
     name="vlmprof_samples_per_s",
     kind="gauge",
-    about="Samples a second over the last minute, all trials together; 0 while nothing is scored.",
+    description="Samples scored per second over the last minute, summed over all trials; 0 while nothing is scored.",
     tags=("sweep",),
 )
-TRIALS = Series(name="vlmprof_trials", kind="gauge", about="Trials by state.", tags=("sweep", "state"))
-QUEUE = Series(name="vlmprof_queue", kind="gauge", about="Trials that wait for a free device.", tags=("sweep",))
+TRIALS = Series(
+    name="vlmprof_trials",
+    kind="gauge",
+    description="Number of trials in each state: waiting, running, done, oom, failed.",
+    tags=("sweep", "state"),
+)
+QUEUE = Series(name="vlmprof_queue", kind="gauge", description="Trials that wait for a free device.", tags=("sweep",))
 ENDED = Series(
-    name="vlmprof_trials_ended", kind="counter", about="Trials that ended in this run.", tags=(*_OF, "state")
+    name="vlmprof_trials_ended",
+    kind="counter",
+    description="Trials that ended in this run.",
+    tags=(*_TRIAL_TAGS, "state"),
 )
 OUT_OF_MEMORY = Series(
     name="vlmprof_out_of_memory",
     kind="counter",
-    about="Trials of which not even one sample fitted in memory.",
-    tags=_OF,
+    description="Trials that ended because not even one sample fitted in memory.",
+    tags=_TRIAL_TAGS,
 )
 TRIAL_SECONDS = Series(
     name="vlmprof_trial_seconds",
     kind="histogram",
-    about="How long a trial took, whatever its end.",
-    tags=(*_OF, "state"),
-    unit="s",
+    description="Duration of a trial, however it ended.",
+    tags=(*_TRIAL_TAGS, "state"),
     boundaries=SECONDS,
 )
 BATCH_SIZE = Series(
     name="vlmprof_batch_size",
     kind="gauge",
-    about="Largest batch of the score pass, of the trial that ended last.",
-    tags=_OF,
+    description="Largest batch of the score pass in the trial that ended last.",
+    tags=_TRIAL_TAGS,
 )
 STAGE_MS = Series(
     name="vlmprof_stage_ms",
     kind="histogram",
-    about="Stages of each timed request, canaries left out; end_to_end is their sum.",
-    tags=(*_OF, "stage"),
-    unit="ms",
+    description="Stage latency of each timed request, canaries excluded; end_to_end is the sum of the stages.",
+    tags=(*_TRIAL_TAGS, "stage"),
     boundaries=MILLISECONDS,
 )
 SERIES = (SAMPLES, SAMPLES_PER_S, TRIALS, QUEUE, ENDED, OUT_OF_MEMORY, TRIAL_SECONDS, BATCH_SIZE, STAGE_MS)
@@ -88,42 +91,43 @@ SERIES = (SAMPLES, SAMPLES_PER_S, TRIALS, QUEUE, ENDED, OUT_OF_MEMORY, TRIAL_SEC
 
 @final
 class RayMetricSink:
-    """Tells Ray's metrics what happens. For one process of a sweep, the collector's."""
+    """Reports to Ray's metrics; made once in a sweep, in the process of the collector."""
 
     def __init__(self, sweep: str) -> None:
-        """Declare every series."""
+        """Declare every series, with the sweep's name as a tag of each."""
         from ray.util.metrics import Counter, Gauge, Histogram
 
         makers: dict[Kind, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
-        self._told: dict[str, Any] = {}
-        for one in SERIES:
-            more = {"boundaries": list(one.boundaries)} if one.kind == "histogram" else {}
-            told = makers[one.kind](one.name, description=one.about, tag_keys=one.tags, **more)
-            self._told[one.name] = told.set_default_tags({"sweep": sweep})
+        self._metrics: dict[str, Any] = {}
+        for series in SERIES:
+            buckets = {"boundaries": list(series.boundaries)} if series.kind == "histogram" else {}
+            make = makers[series.kind]
+            metric = make(series.name, description=series.description, tag_keys=series.tags, **buckets)
+            self._metrics[series.name] = metric.set_default_tags({"sweep": sweep})
 
     def scored(self, samples: int, label: TrialLabel) -> None:
-        self._told[SAMPLES.name].inc(samples, {"model": label.model, "task": label.task})
+        self._metrics[SAMPLES.name].inc(samples, {"model": label.model, "task": label.task})
 
     def ended(self, result: TrialResult) -> None:
         row = result.row
-        of = {"model": str(row.get("model") or ""), "task": str(row.get("task") or "")}
-        by_state = {**of, "state": result.state}
-        self._told[ENDED.name].inc(1, by_state)
+        tags = {"model": str(row.get("model") or ""), "task": str(row.get("task") or "")}
+        by_state = {**tags, "state": result.state}
+        self._metrics[ENDED.name].inc(1, by_state)
         if result.state == "oom":
-            self._told[OUT_OF_MEMORY.name].inc(1, of)
+            self._metrics[OUT_OF_MEMORY.name].inc(1, tags)
         seconds, batch_size = row.get("seconds"), row.get("batch_size")
         if isinstance(seconds, (int, float)):
-            self._told[TRIAL_SECONDS.name].observe(float(seconds), by_state)
+            self._metrics[TRIAL_SECONDS.name].observe(float(seconds), by_state)
         if isinstance(batch_size, (int, float)):
-            self._told[BATCH_SIZE.name].set(float(batch_size), of)
+            self._metrics[BATCH_SIZE.name].set(float(batch_size), tags)
         for stage, value in _stages(result):
-            self._told[STAGE_MS.name].observe(value, {**of, "stage": stage})
+            self._metrics[STAGE_MS.name].observe(value, {**tags, "stage": stage})
 
-    def standing(self, counts: Mapping[str, int], samples_per_s: float | None) -> None:
+    def standing(self, counts: Mapping[Phase, int], samples_per_s: float | None) -> None:
         for state, count in counts.items():
-            self._told[TRIALS.name].set(count, {"state": state})
-        self._told[QUEUE.name].set(counts["waiting"])
-        self._told[SAMPLES_PER_S.name].set(samples_per_s or 0.0)
+            self._metrics[TRIALS.name].set(count, {"state": state})
+        self._metrics[QUEUE.name].set(counts["waiting"])
+        self._metrics[SAMPLES_PER_S.name].set(samples_per_s or 0.0)
 
 
 def _stages(result: TrialResult) -> Iterator[tuple[str, float]]:

@@ -1,14 +1,13 @@
-"""One TensorBoard run a trial, beside the results: ``tensorboard --logdir DIR/tensorboard``."""
+"""TensorBoard: one run for each trial, in the results folder; see it with ``tensorboard --logdir DIR/tensorboard``."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-from vlmprof.knobs.knob import label
-from vlmprof.plan.point import TrialPlan
+from vlmprof.monitor.loggers import AbstractLogger, EndedTrial
 from vlmprof.store import schema
 
 FOLDER = "tensorboard"
@@ -16,37 +15,40 @@ SECTIONS = {"ms": "latency", "bytes": "memory", "bytes/s": "memory", "J": "energ
 """Unit of a column -> the section that TensorBoard shows it in."""
 WORK = ("tokens", "crops", "patches", "blocks", "experts")
 COMPARED = ("accuracy", "score", "latency_ms_p50", "samples_per_s", "batch_size", "peak_bytes", "energy_j_per_sample")
-"""Columns that the table of hyperparameters compares."""
+"""Columns in TensorBoard's table of hyperparameters."""
 
 
-def write_run(folder: Path, plan: TrialPlan, values: Mapping[str, float]) -> Path:
-    """Write the run of one trial, in place of an earlier one.
+@final
+class TensorBoardLogger(AbstractLogger):
+    """Writes event files; a trial that ran again replaces its first run."""
 
-    Args:
-        folder: Of results.
-        plan: What ran.
-        values: The numbers of its row.
+    def __init__(self, results: Path) -> None:
+        """Nothing is written yet.
 
-    Returns:
-        The run's folder; its name ends with the trial's id.
-    """
-    from tensorboardX import SummaryWriter
-    from tensorboardX.summary import hparams
+        Args:
+            results: The results folder.
+        """
+        self._folder = results / FOLDER
 
-    run = folder / FOLDER / f"{_slug(str(plan.point))}-{plan.id}"
-    for old in run.glob("events.out.tfevents.*"):
-        old.unlink()
-    tagged = {tag(name, values): value for name, value in values.items()}
-    compared = {tag(name, values): values[name] for name in COMPARED if name in values}
-    with SummaryWriter(logdir=str(run)) as writer:
-        for summary in hparams(_settings(plan), compared):
-            writer.file_writer.add_summary(summary)
-        for name, value in tagged.items():
-            writer.add_scalar(name, value, 0)
-    return run
+    def log(self, trial: EndedTrial) -> None:
+        from tensorboardX import SummaryWriter
+        from tensorboardX.summary import hparams
+
+        if not trial.values:
+            return  # its process died: there is nothing to plot, and an earlier run stays
+        run = self._folder / f"{_slug(str(trial.plan.point))}-{trial.plan.id}"
+        for old in run.glob("events.out.tfevents.*"):
+            old.unlink()
+        tags = {name: _tag(name, trial.values) for name in trial.values}
+        compared = {tags[name]: trial.values[name] for name in COMPARED if name in tags}
+        with SummaryWriter(logdir=str(run)) as writer:
+            for summary in hparams(_hyperparameters(trial), compared):
+                writer.file_writer.add_summary(summary)
+            for name, value in trial.values.items():
+                writer.add_scalar(tags[name], value, 0)
 
 
-def tag(column: str, columns: Mapping[str, float]) -> str:
+def _tag(column: str, columns: Mapping[str, float]) -> str:
     """The name of a column in TensorBoard: a section, then the column."""
     if column.startswith(("knob_", "achieved_")):
         return f"knobs/{column}"
@@ -56,9 +58,10 @@ def tag(column: str, columns: Mapping[str, float]) -> str:
     return f"{'work' if unit in WORK else SECTIONS.get(unit, 'trial')}/{column}"
 
 
-def _settings(plan: TrialPlan) -> dict[str, Any]:
-    plain = {name: value if isinstance(value, (int, float)) else label(value) for name, value in plan.point}
-    return {"model": plan.model.label, "task": plan.task.name, "trial": plan.id, **plain}
+def _hyperparameters(trial: EndedTrial) -> dict[str, Any]:
+    """The settings, with numbers as numbers so that TensorBoard can plot against them."""
+    numeric = {name: value for name, value in trial.plan.point if isinstance(value, (int, float))}
+    return {**trial.settings, **numeric}
 
 
 def _slug(text: str) -> str:

@@ -1,1 +1,1 @@
-"""What will run: pure values, no torch, no ray, no clock."""
+"""The trials of a sweep as pure values: no torch, no ray, no clock."""

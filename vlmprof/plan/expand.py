@@ -1,4 +1,4 @@
-"""Spec x strategy -> trial plans. Pure: what identifies a checkpoint or a dataset is passed in."""
+"""From a job and its search strategy to trial plans. Pure: fingerprints of checkpoints and datasets are passed in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Point``, ``TrialPlan`` and the id that names a trial everywhere: its row, its files, its ledger lines."""
+"""``Point``, ``TrialPlan`` and the id of a trial, which its row, its files and its ledger lines carry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Point:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Point:
-        """A point from plain values; tuples and lists are the same thing."""
+        """A point from plain values; a tuple and a list with the same items are equal."""
         return cls(tuple((name, canonical(values[name])) for name in sorted(values)))
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
@@ -35,7 +35,7 @@ class Point:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The timing pass, as ``spec.TimingSpec`` says it."""
+    """The settings of the timing pass, as in ``spec.TimingSpec``."""
 
     batch_size: int
     requests: int
@@ -64,33 +64,34 @@ class TrialPlan:
     measure: tuple[str, ...]
     timing: Timing
     batch_size: int | None
-    """Pinned by the job; None lets the batch sizer choose."""
+    """Fixed by the job; None lets the batch sizer choose."""
     batch_max: int
     audit_samples: int
     flip_rate_allowed: float
     accelerator: str
     gpus: str
-    """As the job asks: ``auto``, ``0`` or ``1``."""
+    """As in the job: ``auto``, ``0`` or ``1``."""
     threads: int
     batch_maximize: bool = False
-    """Whether the sizer looks for the largest safe batch, and not for the smallest that is nearly as fast."""
+    """Whether the sizer looks for the largest safe batch instead of the smallest that is nearly as fast."""
     readers: int | None = None
-    """Processes that decode pictures ahead; None lets the trial choose."""
+    """Processes that decode pictures in advance; None lets the trial choose."""
     engine: str = "auto"
-    """As the job asks; ``auto`` is no part of the id, as before there were engines."""
+    """As in the job; ``auto`` is not part of the id, so that trials from before there were engines keep theirs."""
     labels: tuple[tuple[str, str], ...] = ()
-    """Of the nodes that may run it; like ``accelerator`` part of the id, but for jobs that name none."""
+    """Of the nodes that may run it; part of the id unless empty."""
 
     @property
     def id(self) -> str:
         """First 12 hexadecimal digits of the sha256 of the canonical JSON of all fields.
 
-        What decides only how fast answers come is left out: the sizer's upper bound, who decodes pictures, and, where
-        nothing is timed, the share of the machine. So is the flip rate that a report warns of.
+        Fields that only affect how fast answers are computed are left out: the sizer's upper bound and goal, the number
+        of readers, and, where nothing is timed, the share of the machine. The flip rate above which a report warns is
+        left out too.
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
-        share = () if "latency" in self.measure else ("gpus", "threads")
-        for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", *share):
+        machine_share = () if "latency" in self.measure else ("gpus", "threads")
+        for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", *machine_share):
             del fields[name]
         if self.engine == "auto":
             del fields["engine"]
@@ -103,5 +104,5 @@ class TrialPlan:
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling for equal values."""
+    """JSON text that is the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)

@@ -1,19 +1,20 @@
-"""``AbstractStrategy``: proposes points (ask) and may learn from what they gave (tell). Ray owns the running."""
+"""``AbstractStrategy``: proposes points (ask) and may learn from their results (tell). It runs nothing itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlmprof.plan.point import Point
+if TYPE_CHECKING:
+    from vlmprof.plan.point import Point
 
 Space = Mapping[str, Sequence[Any]]
 """Knob -> the values the job lists, in the job's order."""
 
 
 class AbstractStrategy(ABC):
-    """One search over a space; made anew for each model and task."""
+    """One search over a space; each model and task gets a new one."""
 
     @abstractmethod
     def ask(self) -> Point | None:
@@ -21,4 +22,4 @@ class AbstractStrategy(ABC):
 
     @abstractmethod
     def tell(self, point: Point, objectives: Mapping[str, float]) -> None:
-        """What a point gave; a strategy that does not learn ignores it."""
+        """Take the objectives of a point that has run; a strategy that does not learn ignores them."""

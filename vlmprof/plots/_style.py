@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import AS_SWEPT, differing, machine
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+BLUE, GREEN, VERMILION = "#0072B2", "#009E73", "#D55E00"
 INK, SOFT, GREY, PALE = "#222222", "#5A5A5A", "#8C8C8C", "#DDDDDD"
 
 MARGIN_INCHES = 0.12

@@ -13,12 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vlmprof.analyze.effects import marginal, one_at_a_time
-from vlmprof.analyze.pareto import Objective, parse_objectives, quality_column
+from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, measured_objectives
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots.plot import AbstractPlot
 
-OBJECTIVES = ("accuracy", "latency_ms_p50", "peak_bytes")
+OBJECTIVES = (QUALITY, LATENCY, "peak_bytes")
 COLOURS = (_style.BLUE, _style.VERMILION, _style.GREEN)
 PANEL_HEIGHT_INCHES, FEWEST_VALUES = 1.55, 2
 LETTER_INCHES = 0.07
@@ -92,11 +92,9 @@ class KnobCurve(AbstractPlot[CurveData]):
     """Small multiples, one for every knob with at least two values."""
 
     def data(self, trials: pd.DataFrame) -> CurveData:
-        wanted = [quality_column(trials) if name == "accuracy" else name for name in OBJECTIVES]
-        measured = [name for name in wanted if trials[name].notna().any()]
-        if not measured:
+        objectives = measured_objectives(trials, OBJECTIVES)
+        if not objectives:
             raise UserError(f"these trials measured none of {', '.join(OBJECTIVES)}")
-        objectives = parse_objectives(measured, trials.attrs["schema"])
         found = [_panels(trials, objective) for objective in objectives]
         knobs = sorted({key for panels in found for key in panels})
         if not knobs:

@@ -15,14 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Transform
 
-from vlmprof.analyze.pareto import Objective, pareto, parse_objectives, quality_column
+from vlmprof.analyze.objectives import Objective
+from vlmprof.analyze.pareto import Front, fronts
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots._labels import line_boxes, place
 from vlmprof.plots.plot import AbstractPlot
 from vlmprof.store.schema import knobs_of
 
-X = "latency_ms_p50"
 LABEL_SIZE = 7.5
 DOMINATED = "#B5B5B5"
 LOGARITHMIC_FROM = 8.0
@@ -84,10 +84,10 @@ class ParetoFront(AbstractPlot[FrontData]):
 
     def data(self, trials: pd.DataFrame) -> FrontData:
         schema = trials.attrs["schema"]
-        x, y = parse_objectives([X, quality_column(trials)], schema)
         if trials.empty:
             raise UserError("no finished trial to draw")
-        frame = pareto(trials, [x, y])
+        front, left_out = _with_two_axes(trials)
+        (y, x), frame = front.objectives, front.rows
         varied = [name for name in knobs_of(frame.columns) if frame[f"requested_{name}"].nunique(dropna=False) > 1]
         title, timing = _style.heading(frame)
         marks = [_mark(row, (x, y), schema, varied) for _, row in frame.iterrows()]
@@ -95,7 +95,7 @@ class ParetoFront(AbstractPlot[FrontData]):
         summary = f"{count} of {len(marks)} configurations on the front; bars: 95 % intervals"
         return FrontData(
             title=title,
-            subtitle=f"{summary}; {timing}" if timing else summary,
+            subtitle="; ".join(filter(None, [summary, left_out, timing])),
             x_label=_style.quantity(x).label,
             y_label=_style.quantity(y).label,
             label_key=" · ".join(varied),
@@ -115,6 +115,21 @@ class ParetoFront(AbstractPlot[FrontData]):
         _style.write_heading(figure, data.title, data.subtitle)
         _draw_legend(figure, data)
         _draw_labels(axes, data, corners)
+
+
+def _with_two_axes(trials: pd.DataFrame) -> tuple[Front, str]:
+    """The front of quality and latency, and a remark on the trials of the group that it leaves out.
+
+    Raises:
+        UserError: no trial measured both.
+    """
+    found = fronts(trials)
+    two = next((front for front in found.fronts if len(front.objectives) == 2), None)
+    if two is None:
+        measured = sorted({one.column for front in found.fronts for one in front.objectives})
+        raise UserError(f"no trial measured both accuracy and latency, only {' or '.join(measured)}")
+    others = len(trials) - len(two.rows)
+    return two, f"{others} without both left out" if others else ""
 
 
 def _mark(row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str]) -> Mark:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -47,13 +47,19 @@ class AbstractPlot(ABC, Generic[Data]):
         """Draw ``data`` on an empty figure, whose size may be changed."""
 
 
-def render(folder: Where, out_folder: Path, names: Sequence[str] | None = None) -> list[Path]:
+def render(
+    folder: Where,
+    out_folder: Path,
+    names: Sequence[str] | None = None,
+    note: Callable[[str], None] = lambda remark: None,
+) -> list[Path]:
     """Draw the figures of a results folder, each as PNG and as SVG.
 
     Args:
         folder: results, a path or a URI.
         out_folder: where the files are written; created if missing.
         names: names of the plots; None draws every plot that the trials have the data for.
+        note: called with a sentence for each figure that is not drawn, and for trials that are in no figure of a front.
 
     Returns:
         The files written, in order.
@@ -64,21 +70,25 @@ def render(folder: Where, out_folder: Path, names: Sequence[str] | None = None) 
         UserError: there is nothing to draw, or the trials lack the data of a plot in ``names``.
     """
     plots = {name: registry.load("plots", name) for name in names or registry.names("plots")}
-    parts = list(groups(comparable(tables.read(folder, "trials"))))
+    trials = comparable(tables.read(folder, "trials"))
+    parts = list(groups(trials))
     if not parts:
         raise UserError(f"{folder} has no finished trial to draw; 'vlmprof status {folder}' says how far it is")
     written: list[Path] = []
     reasons: list[str] = []
     for name, plot in plots.items():
-        for suffix, part in zip(_suffixes([group for group, _ in parts]), (part for _, part in parts), strict=True):
+        for suffix, (group, part) in zip(_suffixes([group for group, _ in parts]), parts, strict=True):
             try:
                 data = plot.data(part)
             except UserError as error:
                 reasons.append(f"{name}: {error}")
+                note(f"{name} of {group} is not drawn: {error}")
                 continue
             written += _write(plot, data, out_folder / f"{name}{suffix}")
     if reasons and (names or not written):
         raise UserError("; ".join(dict.fromkeys(reasons)))
+    for state, count in trials.attrs["left_out"].items():
+        note(f"left out: {count} {state}")
     return written
 
 

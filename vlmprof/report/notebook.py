@@ -1,6 +1,6 @@
-"""A results folder as HTML for a notebook: trials by state, and the front of each group with intervals and units.
+"""Renders a results folder as HTML for a notebook: trials by state, and each group's front with intervals and units.
 
-Everything that comes from the tables, a job or an error is escaped: names of models and tasks are free text.
+All text from the tables, the job and errors is escaped: names of models and tasks are free text.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import pandas as pd
 
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.status import SweepStatus
 from vlmprof.store.schema import knobs_of
 
 MOST_ROWS = 40
-"""Of a front; ``Results.front`` has them all."""
+"""Most rows of a front that are shown; ``Results.front`` returns all of them."""
 
 
 def results_html(where: str, status: SweepStatus, front: pd.DataFrame | None, problem: str) -> str:
-    """A piece of HTML without style sheets or scripts.
+    """An HTML fragment without style sheets or scripts.
 
     Args:
         where: Path or URI of the results.
-        status: Where the sweep stands.
-        front: What ``report.pareto_table.read_front`` gave; None where there is no front.
-        problem: Why there is no front.
+        status: Status of the sweep.
+        front: Frame from ``report.pareto_table.read_front``; None if there is no front.
+        problem: Why there is no front; empty if there is one.
     """
     return "\n".join(["<div>", *_head(where, status), *_fronts(front), *_sentences([problem]), "</div>"])
 
@@ -56,7 +56,9 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> It
     yield f"<table><caption>{escape(name)}: {len(shown)} of {len(part)} on the front</caption>"
     yield _row("th", [*knobs, *map(_header, objectives)])
     for _, row in shown.head(MOST_ROWS).iterrows():
-        yield _row("td", [*(_setting(row, knob) for knob in knobs), *(_value(row, one) for one in objectives)])
+        yield _row(
+            "td", [*(_setting(row, knob) for knob in knobs), *(_value(row, objective) for objective in objectives)]
+        )
     yield "</table>"
     yield from _sentences([f"and {len(shown) - MOST_ROWS} more"] if len(shown) > MOST_ROWS else [])
 
@@ -75,7 +77,7 @@ def _header(objective: Objective) -> str:
 
 
 def _setting(row: pd.Series[Any], knob: str) -> str:
-    """A knob's value; of a cap, whether it limited any sample."""
+    """The requested value of a knob, with ``(saturated)`` if the cap limited no sample."""
     if pd.isna(row[f"knob_{knob}"]) and pd.isna(row[f"requested_{knob}"]):
         return "-"
     return f"{row[f'requested_{knob}']}{' (saturated)' if row[f'effect_{knob}'] == 'saturated' else ''}"

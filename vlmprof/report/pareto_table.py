@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,8 @@ from rich.text import Text
 
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
-from vlmprof.analyze.pareto import DEFAULT_OBJECTIVES, Objective, pareto, parse_objectives, quality_column, to_arrow
+from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
+from vlmprof.analyze.pareto import fronts, to_arrow
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.schema import knobs_of
@@ -35,20 +36,48 @@ LEGEND = {
 def read_front(
     folder: Where, objectives: Sequence[str] = (), by: Sequence[str] = (), *, across_devices: bool = False
 ) -> pd.DataFrame:
-    """The finished trials of a folder with ``group`` and ``on_front``, and the objectives in ``attrs``.
+    """The finished trials of a folder with ``group`` and ``on_front``.
 
-    Without objectives, accuracy and latency are traded off, or whichever of the two was measured; the column
-    ``score`` stands for accuracy where a trial has only that.
+    Without objectives, quality and latency are traded off, as far as each trial measured them: trials of several kinds
+    have fronts of their own (``analyze.pareto.fronts``).
+
+    Returns:
+        The rows front by front. ``attrs``: ``schema`` and ``mixed`` as of ``analyze.comparability``, ``left_out`` (why
+        -> how many), ``objectives`` (all that a front has) and ``objectives_of`` (group -> those of its front).
 
     Raises:
-        UserError: no sweep in the folder, an unknown column, or trials that did not measure an objective.
+        StoreError: no sweep in the folder.
+        UserError: an unknown column, or no finished trial measured what a front needs.
     """
     trials = tables.read(folder, "trials")
-    defaults = [quality_column(trials) if name == "accuracy" else name for name in DEFAULT_OBJECTIVES]
-    measured = [name for name in defaults if trials[name].notna().any()]
-    chosen = parse_objectives(objectives or measured or DEFAULT_OBJECTIVES, trials.attrs["schema"])
-    frame = pareto(trials, chosen, by, across_devices=across_devices)
-    frame.attrs["objectives"] = chosen
+    found = fronts(trials, objectives, by, across_devices=across_devices)
+    if not found.fronts:
+        return _without_rows(trials, objectives, found.left_out)
+    frame = pd.concat([_bare(front.rows) for front in found.fronts], ignore_index=True)
+    of = {front.name: front.objectives for front in found.fronts}
+    frame.attrs = {
+        **found.fronts[0].rows.attrs,
+        "mixed": tuple(sentence for front in found.fronts for sentence in front.rows.attrs["mixed"]),
+        "left_out": dict(found.left_out),
+        "objectives": list(dict.fromkeys(one for objectives in of.values() for one in objectives)),
+        "objectives_of": of,
+    }
+    return frame
+
+
+def _bare(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without attributes, which ``concat`` would compare."""
+    rows = rows.copy()
+    rows.attrs = {}
+    return rows
+
+
+def _without_rows(trials: pd.DataFrame, names: Sequence[str], left_out: Mapping[str, int]) -> pd.DataFrame:
+    """What ``read_front`` gives where no trial has finished."""
+    chosen = parse_objectives(names or (QUALITY, LATENCY), trials.attrs["schema"])
+    frame = trials.iloc[:0].assign(group=pd.Series(dtype=str), on_front=pd.Series(dtype=bool))
+    attrs: dict[str, Any] = {"mixed": (), "left_out": dict(left_out), "objectives": chosen, "objectives_of": {}}
+    frame.attrs = trials.attrs | attrs
     return frame
 
 
@@ -66,14 +95,13 @@ def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableT
         frame: What ``read_front`` gave.
         width: Columns of the terminal; on a narrow one an interval is given as the larger of its two sides.
     """
-    objectives: list[Objective] = frame.attrs["objectives"]
     for name, part in groups(frame):
-        yield _table(name, part, objectives, narrow=width < WIDE)
+        yield _table(name, part, frame.attrs["objectives_of"][name], narrow=width < WIDE)
         yield from _footnotes(part)
     if frame.empty:
         yield Text("no trial has finished", style="yellow")
-    for state, count in frame.attrs["left_out"].items():
-        yield Text(f"left out: {count} {state}", style="yellow")
+    for why, count in frame.attrs["left_out"].items():
+        yield Text(f"left out: {count} {why}", style="yellow")
 
 
 def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective], *, narrow: bool) -> Table:

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import final
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from vlmprof.monitor.live_state import Snapshot
-from vlmprof.report.status_screen import duration
+from vlmprof.analyze.status import WORDS
+from vlmprof.analyze.watch_state import SweepView
+from vlmprof.report.status_screen import counts, progress_screen, status_line
 
 PLAIN_EVERY_S = 10.0
 """Between two plain lines, where nothing moves on a screen."""
 
-WORDS = {"done": "done", "oom": "out of memory", "failed": "failed"}
-
 
 @final
 class LiveDisplay:
-    """For a terminal: redraws in place. Use as a context manager."""
+    """For a terminal: redraws in place, and leaves one line that says how it ended. Use as a context manager."""
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
-        self._console, self._names = console, names
-        self._started = time.monotonic()
+        self._console = console
+        self._view: SweepView | None = None
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveDisplay:
@@ -37,23 +34,16 @@ class LiveDisplay:
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(None, None, None)
+        _say_last(self._console, self._view)
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, view: SweepView) -> None:
         """See ``monitor.live_state.Display``."""
-        lines = [Text(f"  {self._names[trial]}  {_phase(p)}") for trial, p in sorted(snapshot.running.items())]
-        self._live.update(Group(*lines, self._bar(snapshot)))
+        self._view = view
+        self._live.update(progress_screen(view, self._console.width))
 
     def note(self, line: str) -> None:
         """See ``monitor.live_state.Display``."""
         self._live.console.print(Text(line, style="yellow"))
-
-    def _bar(self, snapshot: Snapshot) -> Progress:
-        tail = _tail(snapshot, time.monotonic() - self._started)
-        bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("trials  {task.description}"), console=self._console
-        )
-        bar.add_task(tail, total=snapshot.total, completed=snapshot.skipped + len(snapshot.settled))
-        return bar
 
 
 @final
@@ -62,7 +52,8 @@ class PlainDisplay:
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
         self._console, self._names = console, names
-        self._started = self._spoke = time.monotonic()
+        self._view: SweepView | None = None
+        self._spoke = time.monotonic()
         self._told: set[str] = set()
         self._turn = threading.Lock()
 
@@ -70,18 +61,19 @@ class PlainDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        return
+        _say_last(self._console, self._view)
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, view: SweepView) -> None:
         """See ``monitor.live_state.Display``."""
         with self._turn:
-            for trial, state in snapshot.settled.items():
-                if trial not in self._told:
-                    self._told.add(trial)
-                    self._say(f"{WORDS[state]:>13}  {self._names[trial]}  ({_count(snapshot)})")
+            self._view, now = view, view.status
+            ended = sum(now.counts[phase] for phase in ("done", "oom", "failed"))
+            new = [trial for trial in now.ended if trial not in self._told]
+            for place, trial in enumerate(new, start=ended - len(new) + 1):
+                self._told.add(trial)
+                self._say(f"{WORDS[now.ended[trial]]:>13}  {self._names[trial]}  ({place} of {now.total})")
             if time.monotonic() - self._spoke > PLAIN_EVERY_S:
-                running = "; ".join(f"{self._names[t]} {_phase(p)}" for t, p in sorted(snapshot.running.items()))
-                self._say(f"{_count(snapshot)}  {_tail(snapshot, time.monotonic() - self._started)}  {running}")
+                self._say(status_line(view))
 
     def note(self, line: str) -> None:
         """See ``monitor.live_state.Display``."""
@@ -93,25 +85,12 @@ class PlainDisplay:
         self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
+def _say_last(console: Console, view: SweepView | None) -> None:
+    """How many trials ended and how, when nothing is redrawn any more."""
+    if view is not None:
+        console.print(counts(view), highlight=False, markup=False, soft_wrap=True)
+
+
 def display(console: Console, names: Mapping[str, str]) -> LiveDisplay | PlainDisplay:
     """The display that fits where the output goes."""
     return LiveDisplay(console, names) if console.is_terminal else PlainDisplay(console, names)
-
-
-def _phase(progress: object) -> str:
-    phase, done, total = (getattr(progress, name) for name in ("phase", "done", "total"))
-    return f"{phase} {done}/{total}" if phase == "score" else str(phase)
-
-
-def _count(snapshot: Snapshot) -> str:
-    return f"{snapshot.skipped + len(snapshot.settled)} of {snapshot.total}"
-
-
-def _tail(snapshot: Snapshot, elapsed_s: float) -> str:
-    states = Counter(snapshot.settled.values())
-    bad = [f"{states[state]} {WORDS[state]}" for state in ("failed", "oom") if states[state]]
-    ended = len(snapshot.settled)
-    left = snapshot.total - snapshot.skipped - ended
-    if ended and left:
-        bad.append(f"about {duration(elapsed_s / ended * left)} left")
-    return ", ".join(bad)

@@ -1,4 +1,7 @@
-"""A running sweep on the terminal: how far, what runs, how long still, and the best front so far."""
+"""A running sweep on the terminal: how far, what runs, how long still, and the best front so far.
+
+``vlmprof run`` shows ``progress_screen``; ``status --watch`` shows it with the fronts. Both are given a ``SweepView``.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof.analyze.pareto import Objective
+from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.status import PHASES, WORDS
+from vlmprof.analyze.time_left import TimeLeft
 from vlmprof.analyze.watch_state import FrontPoint, GroupFront, SweepView
 from vlmprof.store.heartbeat import RunningTrial
 
@@ -23,17 +27,23 @@ def status_screen(view: SweepView, width: int) -> RenderableType:
     """One screen."""
     now = view.status
     head = Text.assemble((now.name or "sweep", "bold"), "  ", (now.life, COLOURS[now.sign]))
-    bar = ProgressBar(total=max(1, now.total), completed=now.finished + now.counts["failed"], width=min(40, width // 3))
-    row = Table.grid(padding=(0, 2))
-    row.add_row(bar, Text(counts(view)))
-    parts: list[RenderableType] = [head, row, Text(pace(view), style="dim")]
+    parts: list[RenderableType] = [head, progress_screen(view, width)]
     if now.cut_off:
         parts.append(Text(f"{len(now.cut_off)} cut off; run the job again to go on", style="yellow"))
-    parts += [*_running(view), *_failed(view)]
+    parts += _failed(view)
     parts += [part for front in view.fronts for part in _front(front)]
     if view.front_note:
         parts.append(Text(f"\nfront: {view.front_note}", style="dim"))
     return Group(*parts)
+
+
+def progress_screen(view: SweepView, width: int) -> RenderableType:
+    """How far, how long still, and what runs."""
+    now = view.status
+    bar = ProgressBar(total=max(1, now.total), completed=now.finished + now.counts["failed"], width=min(40, width // 3))
+    row = Table.grid(padding=(0, 2))
+    row.add_row(bar, Text(counts(view)))
+    return Group(row, *([Text(words, style="dim")] if (words := pace(view)) else []), *_running(view))
 
 
 def status_line(view: SweepView) -> str:
@@ -56,11 +66,15 @@ def pace(view: SweepView) -> str:
     if view.status.sign == "alive" and view.pulse and view.pulse.samples_per_s is not None:
         parts.append(f"{view.pulse.samples_per_s:.3g} samples/s")
     if view.left:
-        more = f", give or take {duration(view.left.give_or_take)}" if view.left.give_or_take is not None else ""
-        parts.append(f"about {duration(view.left.seconds)} left{more} ({view.left.basis})")
+        parts.append(left_words(view.left))
     elif view.status.sign == "alive" and view.status.running:
         parts.append("time left not known: no trial has ended in this run")
     return ", ".join(parts)
+
+
+def left_words(left: TimeLeft) -> str:
+    """The estimate with its range and what it rests on."""
+    return f"about {duration(left.seconds)} left, {duration(left.low)} to {duration(left.high)} ({left.basis})"
 
 
 def duration(seconds: float) -> str:

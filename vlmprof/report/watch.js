@@ -65,8 +65,8 @@ function pace(pulse, left, status) {
   const parts = [];
   if (pulse && pulse.samples_per_s !== null) parts.push(`${Number(pulse.samples_per_s.toPrecision(3))} samples/s`);
   if (left) {
-    const more = left.give_or_take === null ? "" : `, give or take ${duration(left.give_or_take)}`;
-    parts.push(`about ${duration(left.seconds)} left${more} (${left.basis})`);
+    const range = `${duration(left.low)} to ${duration(left.high)}`;
+    parts.push(`about ${duration(left.seconds)} left, ${range} (${left.basis})`);
   } else if (status.running.length) {
     parts.push("time left not known: no trial has ended in this run");
   }

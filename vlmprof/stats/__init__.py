@@ -1,1 +1,1 @@
-"""Statistics of scores and of times in a row: pure functions."""
+"""Statistics of scores and of repeated timings: pure functions."""

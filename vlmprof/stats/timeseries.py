@@ -1,7 +1,8 @@
-"""Statistics of times that were taken one after another: when warm-up is over, how sure a median is, which tail exists.
+"""Statistics of repeated timings: when warm-up is over, the interval of a median, which tail percentiles can be given.
 
-Times in a row depend on each other, so an interval that takes them for independent is too narrow: simulated with an
-AR(1) correlation of 0.6, the plain order-statistic interval of a median holds about 70 % of the time where it says 95.
+Consecutive timings depend on each other, so an interval for independent values is too narrow: in simulations with an
+AR(1) correlation of 0.6, the exact order-statistic interval of a median contains the true median in about 70 % of cases
+instead of 95 %.
 """
 
 from __future__ import annotations
@@ -9,17 +10,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vlmprof.stats.distributions import binomial_cdf, student_quantile
 from vlmprof.stats.intervals import Interval, MeanInterval
 
-Numbers = NDArray[np.float64]
-
 WINDOW, WINDOWS = 5, 3
-"""Warm-up is over when the medians of so many windows of so many repeats agree."""
+"""Warm-up is over when the medians of the last ``WINDOWS`` windows of ``WINDOW`` repeats agree."""
 MAX_LAG, LEAST_CORRELATION = 25, 0.02
 FEWEST = 6
 """The fewest repeats that give a 95 % interval of a median."""
@@ -35,17 +33,18 @@ def settled(times: Sequence[float], tolerance: float = 0.01) -> bool:
 
 
 def effective_repeats(times: Sequence[float]) -> float:
-    """How many independent repeats would tell as much: ``n / (1 + 2 sum of rho_k (1 - k / n))``, at most ``n``.
+    """The number of independent repeats with the same information, at most ``n``.
 
-    The correlations are those of the residuals from the median, clipped at three scaled median absolute deviations so
-    that single outliers do not hide the rest, summed until the first below ``LEAST_CORRELATION``, at most ``MAX_LAG``.
+    It is ``n / (1 + 2 sum of rho_k (1 - k / n))``. The correlations are those of the residuals from the median, clipped
+    at three scaled median absolute deviations so that single outliers do not hide the rest, summed until the first
+    below ``LEAST_CORRELATION``, at most ``MAX_LAG``.
     """
     values = np.asarray(times, dtype=np.float64)
     n = values.size
     residuals = values - np.median(values)
     spread = 1.4826 * float(np.median(np.abs(residuals)))
     if spread == 0:
-        return float(n)  # most are equal: nothing can be learnt of how they depend on each other
+        return float(n)  # most are equal: their correlation cannot be estimated
     clipped = np.clip(residuals, -3 * spread, 3 * spread)
     clipped -= clipped.mean()
     power, total = float(clipped @ clipped), 0.0
@@ -80,13 +79,13 @@ def steady_median_interval(times: Sequence[float], confidence: float = 0.95) -> 
 
 
 def relative_half_width(times: Sequence[float]) -> float:
-    """Half the width of the interval of the median, as a share of the median; infinite while there is none."""
+    """Half the width of the interval of the median, as a share of the median; infinite without an interval."""
     interval = steady_median_interval(times)
     return (interval.high - interval.low) / 2 / statistics.median(times) if interval else math.inf
 
 
 def halves_apart(times: Sequence[float]) -> float:
-    """How far the medians of the first and the second half are from each other, as a share of the whole's median."""
+    """How far the medians of the first and the second half are from each other, as a share of the median of all."""
     middle = len(times) // 2
     first, second = statistics.median(times[:middle]), statistics.median(times[middle:])
     return abs(first - second) / statistics.median(times)
@@ -95,7 +94,7 @@ def halves_apart(times: Sequence[float]) -> float:
 def process_interval(medians: Sequence[float], confidence: float = 0.95) -> MeanInterval | None:
     """The mean of the medians of several processes and its t interval; None for fewer than two.
 
-    What differs from process to process (where memory came to lie, which kernels were chosen) is inside it.
+    It includes what differs from process to process, such as memory addresses and the choice of kernels.
     """
     if len(medians) < 2:
         return None
@@ -104,55 +103,22 @@ def process_interval(medians: Sequence[float], confidence: float = 0.95) -> Mean
     return MeanInterval(mean=mean, low=mean - half, high=mean + half)
 
 
-def fewest_for(percentile: float, confidence: float = 0.99) -> int:
-    """The fewest requests that give this percentile, by MLPerf LoadGen's rule.
-
-    64 for 0.9, 130 for 0.95, 662 for 0.99: the smallest ``n`` with
-    ``P(Bin(n, 1 - percentile) <= 1) <= 1 - confidence``.
-    """
-    n = 2
-    while _at_most_one_beyond(n, percentile) > 1 - confidence:
-        n += 1
-    return n
-
-
 def largest_valid_percentile(n: int, confidence: float = 0.99) -> float | None:
-    """The largest percentile that ``n`` requests give by that rule, rounded down to a per mille; None below 11."""
+    """The largest percentile that can be given from ``n`` requests, rounded down to a per mille; None below 11.
+
+    The rule is that of MLPerf LoadGen: ``P(Bin(n, 1 - percentile) <= 1) <= 1 - confidence``. It requires 64 requests
+    for 0.9, 130 for 0.95 and 662 for 0.99.
+    """
     valid = [k / 1000 for k in range(500, 1000) if _at_most_one_beyond(n, k / 1000) <= 1 - confidence]
     return max(valid, default=None)
 
 
 def percentile_of(times: Sequence[float], percentile: float) -> float | None:
-    """The percentile by nearest rank; None where ``fewest_for`` asks for more times than there are."""
+    """The percentile by nearest rank; None for fewer times than the rule of ``largest_valid_percentile`` requires."""
     if _at_most_one_beyond(len(times), percentile) > 0.01:
         return None
     return sorted(times)[math.ceil(percentile * len(times)) - 1]
 
 
 def _at_most_one_beyond(n: int, percentile: float) -> float:
-    return percentile**n + n * (1 - percentile) * percentile ** (n - 1) if n else 1.0
-
-
-def student_quantile(confidence: float, freedom: float) -> float:
-    """The two-sided quantile of Student's t, any positive degrees of freedom, by bisection of its integral."""
-    target = (1 + confidence) / 2
-    low, high = 0.0, 1.0
-    while _student_below(high, freedom) < target:
-        low, high = high, high * 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_below(middle, freedom) < target else (low, middle)
-    return (low + high) / 2
-
-
-def _student_below(t: float, freedom: float) -> float:
-    """P(T <= t) for t >= 0: Simpson's rule over the angle atan(t / sqrt(v)), where the density is cos^(v-1)."""
-    if freedom > 300:
-        return NormalDist().cdf(t * (1 - 1 / (4 * freedom)) / math.sqrt(1 + t * t / (2 * freedom)))
-    angle, steps = math.atan(t / math.sqrt(freedom)), 200
-    grid = np.linspace(0.0, angle, steps + 1)
-    weights = np.ones(steps + 1)
-    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
-    area = float((weights * np.cos(grid) ** (freedom - 1)).sum()) * angle / steps / 3
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi) / 2
-    return 0.5 + area * math.exp(log_scale)
+    return binomial_cdf(1, n, 1 - percentile)

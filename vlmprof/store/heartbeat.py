@@ -1,8 +1,8 @@
-"""``Heartbeat``: the sign of life that a running sweep leaves in its folder every few seconds, and how far it has come.
+"""``Heartbeat``: a small file that a running sweep rewrites every few seconds: that it is running, and its progress.
 
-The ledger says what has ended for good; it knows nothing of a trial under way, and a sweep that was killed looks in it
-like one that runs. The pulse is small, replaced whole, not fsynced, and nothing but a display may depend on it: where
-it is old, nobody is writing here any more.
+The ledger records what has ended; it holds nothing about a trial in progress, and a sweep that was killed looks there
+like one that is running. The heartbeat file is small, replaced as a whole and not fsynced. Only displays may depend on
+it. If it is old, no process is writing to the folder.
 """
 
 from __future__ import annotations
@@ -10,72 +10,165 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import Any, Literal, final
 
 from vlmprof.store.filesystem import Where, results_folder
 
 HEARTBEAT = ".progress.json"
 BEAT_S = 2.0
-"""Between two beats."""
+"""Seconds between two heartbeats."""
+GROUPS = 64
+"""Most groups of waiting trials in a heartbeat, so that it stays small however many trials a sweep has."""
 SILENT_S = 30.0
-"""So old a beat means that nobody is there. Many beats: a network file system may show a file half a minute late."""
+"""A heartbeat older than this means that no process runs the sweep. It is many times ``BEAT_S`` because a network file
+system may show a change half a minute late."""
+
+
+Step = Literal["load", "count", "score", "audit", "wait", "time"]
+"""A part of a trial whose duration is predicted separately; ``wait`` is waiting for the host's timing lock."""
+STEPS: tuple[Step, ...] = ("load", "count", "score", "audit", "wait", "time")
+"""In the order in which a trial runs them; a trial may skip some."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialWork:
+    """Relative cost of a trial's steps, or the sums over a group of trials; the unit is that of ``sweep.cost``.
+
+    Readers need not know the unit: seconds per unit are measured while the sweep runs.
+    """
+
+    load: float = 0.0
+    """Number of model loads: 1, or 0 if the model is in memory already."""
+    score: float = 0.0
+    """0 if its answers are cut from the longer answers of another trial."""
+    timing: float = 0.0
+    trials: int = 1
+    """Number of trials that were summed."""
+
+    def cost(self, step: Step) -> float:
+        """Relative cost of one step; 0 if the trial skips it."""
+        return {
+            "load": self.load,
+            "count": float(self.trials),
+            "score": self.score,
+            "audit": self.score,
+            "wait": 0.0,  # depends on the other trials of the host, not on this one
+            "time": self.timing,
+        }[step]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """Sums over all completions of one step in this run: enough to fit a line of seconds against cost."""
+
+    count: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+    cost_squared: float = 0.0
+    cost_seconds: float = 0.0
+    seconds_squared: float = 0.0
+
+    def plus(self, cost: float, seconds: float) -> StepTotals:
+        """The totals with one more completion."""
+        return StepTotals(
+            count=self.count + 1,
+            cost=self.cost + cost,
+            seconds=self.seconds + seconds,
+            cost_squared=self.cost_squared + cost * cost,
+            cost_seconds=self.cost_seconds + cost * seconds,
+            seconds_squared=self.seconds_squared + seconds * seconds,
+        )
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTrial:
-    """A trial under way."""
+    """A trial in progress."""
 
     name: str
-    """Model, task and knobs, as a person reads them; the trial's id where nobody said."""
+    """Model, task and knobs in readable form; the trial's id if they are not known."""
     phase: str
     """One of ``trial.progress.Phase``, or ``start``."""
     done: int
     total: int
     seconds: float
-    """Since the trial began, by the writer's clock."""
+    """Seconds since the trial began, by the writer's clock."""
+    step: Step = "load"
+    """The current step."""
+    step_seconds: float = 0.0
+    """Seconds since that step began."""
+    quiet_seconds: float = 0.0
+    """Seconds since its last progress report."""
+    done_before: int = 0
+    """``done`` when the step began: a resumed trial starts with the answers it already has."""
+    work: TrialWork | None = None
+    """Relative cost of its steps; None if it is not known."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """One beat."""
+    """Contents of one heartbeat file."""
 
     time: float
     """When it was written: seconds since 1970 by the writer's clock."""
     beat: int
-    """Counts up: a reader that sees it change knows that somebody is there, whatever the two clocks say."""
+    """Counter: a reader that sees it change can tell that the sweep is running, even if the two clocks differ."""
     running: Mapping[str, RunningTrial] = field(default_factory=dict)
-    """Trial id -> how far it is."""
+    """Trial id -> its progress."""
     samples: int = 0
-    """Scored since this writer began."""
+    """Samples scored since this writer started."""
     samples_per_s: float | None = None
-    """Of the last minute, all trials together; None while nothing is scored."""
+    """Scoring rate over the last minute, all trials together; None while nothing is scored."""
+    lanes: int = 0
+    """The most trials that ran at once in this run; 0 in files of writers that did not record it."""
+    timing_lanes: int = 0
+    """The most trials in their timing pass at once: one per host where ``timing.exclusive`` is set."""
+    not_begun: int | None = None
+    """Trials of this run that have not begun; None in files of writers that did not record it."""
+    waiting: tuple[TrialWork, ...] = ()
+    """Work of the trials that have not begun, in expected order, up to ``GROUPS`` groups; empty if a cost is
+    unknown."""
+    steps: Mapping[str, StepTotals] = field(default_factory=dict)
+    """Step -> sums of its cost and duration over the trials that completed it in this run."""
     closed: bool = False
-    """The writer has let go of the folder: it ended, or was stopped in order."""
+    """Whether the writer has released the folder: the run ended or was stopped cleanly."""
 
     def age_s(self, now: float) -> float:
-        """How long ago, by a reader's clock; never below 0, whatever the clocks say."""
+        """Seconds since it was written, by the reader's clock ``now``; never below 0, even if the clocks differ."""
         return max(0.0, now - self.time)
 
 
-def write_heartbeat(folder: Where, pulse: Heartbeat) -> None:
-    """Replace the pulse of a folder.
+def write_heartbeat(folder: Where, heartbeat: Heartbeat) -> None:
+    """Replace the heartbeat file of a results folder.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    results_folder(folder).rewrite(HEARTBEAT, json.dumps(asdict(pulse)).encode())
+    results_folder(folder).rewrite(HEARTBEAT, json.dumps(asdict(heartbeat)).encode())
 
 
 def read_heartbeat(folder: Where) -> Heartbeat | None:
-    """The last beat in a folder; None where there is none, or none that this version can read."""
+    """The latest heartbeat of a results folder; None if there is none, or if this version cannot read it."""
     try:
-        return _pulse(json.loads(results_folder(folder).read(HEARTBEAT) or b""))
+        return _heartbeat(json.loads(results_folder(folder).read(HEARTBEAT) or b""))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # a display without it says less, and nothing that is wrong
+        return None  # without it a display shows less, but nothing wrong
 
 
-def _pulse(told: Mapping[str, Any]) -> Heartbeat:
-    running = {str(trial): RunningTrial(**one) for trial, one in told["running"].items()}
-    return Heartbeat(**{**told, "running": running})
+def _heartbeat(content: Mapping[str, Any]) -> Heartbeat:
+    return Heartbeat(
+        **{
+            **content,
+            "running": {str(trial): _running_trial(entry) for trial, entry in content["running"].items()},
+            "waiting": tuple(TrialWork(**work) for work in content.get("waiting", ())),
+            "steps": {step: StepTotals(**totals) for step, totals in content.get("steps", {}).items()},
+        }
+    )
+
+
+def _running_trial(entry: Mapping[str, Any]) -> RunningTrial:
+    work = entry.get("work")
+    return RunningTrial(**{**entry, "work": TrialWork(**work) if work else None})

@@ -136,12 +136,6 @@ def acquire(results: ResultsFolder, wait_s: float) -> Lease:
     return lease
 
 
-def current_holder(results: ResultsFolder) -> tuple[ProcessIdentity, bool] | None:
-    """The last process that held the folder, and whether it has released it; None if no process ever did."""
-    state = read_claims(results)
-    return None if state.holder is None else (state.holder, state.released)
-
-
 def _local_lock(results: ResultsFolder, wait_s: float) -> FileLock:
     assert results.folder is not None
     results.folder.mkdir(parents=True, exist_ok=True)

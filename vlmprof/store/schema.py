@@ -205,6 +205,8 @@ _TIME = [
     column("energy_j_per_token", REAL, "J", "lower"),
     column("energy_window_s", REAL, "s"),
     column("energy_missing", TEXT),
+    column("not_measured", TEXT),
+    column("engine_fallback", TEXT),
     column("mfu_vision", REAL, "fraction", "higher"),
     column("mfu_prefill", REAL, "fraction", "higher"),
     column("decode_bytes_per_s", REAL, "bytes/s", "higher"),

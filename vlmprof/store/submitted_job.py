@@ -16,16 +16,16 @@ JOB = "job.yaml"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedJob:
-    """A job as it is stored in the folder of its results, with the folder that its relative paths start from."""
+    """A job as it is stored in its results folder, with the folder that its relative paths are resolved against."""
 
     text: str
-    """YAML: as its author wrote it, or what a mapping was written as."""
+    """YAML text: the author's file, or the YAML that was written for a job given as a mapping."""
     cwd: str
-    """The folder it was started in: relative paths in it are meant from there. Empty where nobody knows."""
+    """Working folder in which it was started; relative paths in the job are resolved against it. Empty if unknown."""
 
     @staticmethod
     def of(text: str) -> SubmittedJob:
-        """The job with this text, started now in the working folder."""
+        """A job with this text that is started now, in the current working folder."""
         return SubmittedJob(text=text, cwd=str(Path.cwd()))
 
 
@@ -39,10 +39,10 @@ def write_job(results: ResultsFolder, text: str) -> None:
 
 
 def read_job(where: Where) -> SubmittedJob:
-    """The job of the sweep that was last started in a folder.
+    """The job of the latest sweep that was started in a results folder.
 
     Raises:
-        StoreError: the folder holds no sweep, or one that was written without its job.
+        StoreError: the folder holds no sweep, or a sweep that was written without its job.
     """
     results = results_folder(where)
     ledger.require(results)

@@ -13,10 +13,12 @@ from typing import Any, final
 
 import ray
 
+from vlmprof.analyze.watch_state import SweepView
 from vlmprof.monitor.live_state import LiveState, TrialLabel
 from vlmprof.monitor.ray_metrics import RayMetricSink
 from vlmprof.store.attempts import AttemptStart, Chunk, Death
 from vlmprof.store.collector import Collector, TrialResult
+from vlmprof.store.heartbeat import TrialWork
 from vlmprof.store.ledger import State
 from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.trial.progress import Progress
@@ -43,6 +45,10 @@ class CollectorActor:
         finished = self._collector.open_run(trials, job, submitted)
         self._live_state.opened(trials)
         return finished
+
+    def expect(self, works: Mapping[str, TrialWork]) -> None:
+        """What each trial that is left costs, for displays."""
+        self._live_state.expect(works)
 
     def begin(self, trial: str, attempt: str, software: str, process: str, *, shard: bool = False) -> AttemptStart:
         """See ``Collector.begin``."""
@@ -91,9 +97,13 @@ class CollectorActor:
         deaths = {trial: self._collector.died(trial, killer) for trial in trials}
         return {trial: death for trial, death in deaths.items() if death is not None}
 
-    def states(self) -> tuple[dict[str, State], dict[str, Progress]]:
-        """How trials ended in this run, and how far the running ones are."""
-        return self._collector.settled(), self._live_state.running()
+    def settled(self) -> dict[str, State]:
+        """How each trial of this run ended."""
+        return self._collector.settled()
+
+    def view(self) -> SweepView:
+        """The sweep now, for the driver's display."""
+        return self._live_state.view()
 
     def close(self) -> None:
         """Release the folder."""

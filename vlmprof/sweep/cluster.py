@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ NO_GPU_YET = (
 OBJECT_STORE_BYTES = 200 * 2**20
 """Small: plans and rows are small, and images are not sent through Ray."""
 
+AUTH_MODE = "RAY_AUTH_MODE"
 # Ray reads these when it is imported, so they are set before. Tune's own records and reports are switched off: the
 # ledger records the trials, and vlmprof has its own terminal display.
 ENVIRONMENT = {
@@ -44,7 +46,7 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_AUTH_MODE": "token",
+    AUTH_MODE: "token",
 }
 PRIVATE = {
     # Despite its name, Ray's switch for listening on 127.0.0.1 only.
@@ -86,6 +88,29 @@ class TrialResources:
         return resources
 
 
+def set_ray_environment(address: str, *, verbose: bool) -> None:
+    """Set what Ray reads from the environment when it is imported; call this before anything imports it.
+
+    Raises:
+        UserError: Ray has been imported without the settings that keep a cluster of our own to this machine: it would
+            open its ports to the network, and ask for no token.
+    """
+    kept = {**PRIVATE, AUTH_MODE: ENVIRONMENT[AUTH_MODE]} if address == LOCAL else {}
+    missing = [f"{name}={value}" for name, value in kept.items() if name not in os.environ]
+    if missing and "ray" in sys.modules:
+        raise UserError(
+            "Ray was imported before a sweep was run on it, with settings that open its ports to the network; run the"
+            f" sweep in a new process before importing Ray, or set {' '.join(missing)} before Python starts"
+        )
+    _set_defaults(address, verbose=verbose)
+
+
+def _set_defaults(address: str, *, verbose: bool) -> None:
+    quiet = {} if verbose else {"TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
+    for name, value in {**ENVIRONMENT, **quiet, **(PRIVATE if address == LOCAL else {})}.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def connected(address: str, *, verbose: bool) -> Iterator[str]:
     """Connect to a cluster for the length of a ``with`` block; yields the dashboard's address, or ''.
@@ -93,9 +118,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     Raises:
         UserError: there is no cluster at the address.
     """
-    quiet = {} if verbose else {"TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
-    for name, value in {**ENVIRONMENT, **quiet, **(PRIVATE if address == LOCAL else {})}.items():
-        os.environ.setdefault(name, value)
+    _set_defaults(address, verbose=verbose)
     _require_reachable(address)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     import ray

@@ -16,18 +16,18 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, final
 
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vlmprof.batch_size.cache import kept_beside
+from vlmprof.batch_size.cache import kept_with_results
 from vlmprof.errors import StoreError, UserError
 from vlmprof.job.spec import SweepSpec
-from vlmprof.monitor.live_state import Display, Snapshot
-from vlmprof.monitor.loggers import NONE, LoggerOptions, callbacks
+from vlmprof.monitor.live_state import Display
+from vlmprof.monitor.loggers import NONE, LoggerOptions, Loggers
+from vlmprof.monitor.tune_callback import TuneCallback
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.attempts import Death
 from vlmprof.store.collector import Collector
@@ -37,6 +37,7 @@ from vlmprof.store.submitted_job import SubmittedJob
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
 from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, trial_resources
 from vlmprof.sweep.cost import CostEstimator
+from vlmprof.sweep.expected_work import expected_work
 from vlmprof.sweep.retries import SHORT_OF_MEMORY, TUNER_ENDED, RetryBudget, TunerBackoff
 from vlmprof.sweep.schedule import Schedule, chunks
 from vlmprof.sweep.searcher import ScheduleSearcher
@@ -76,7 +77,8 @@ class SweepRun:
             StoreError: another sweep is writing there, or nothing can be written.
         """
         self._display, self._resources, self._verbose, self._faults = display, resources, verbose, faults
-        self._results, self._sweep, self._extras = results_folder(where), sweep, extras
+        self._results, self._sweep = results_folder(where), sweep
+        self._loggers = Loggers.of(extras, sweep, where, display.note)
         # Acquired and released here first: a refusal inside the actor would reach the user as an actor that died.
         Collector(where, sweep, wait_s=WRITER_WAIT_S).close()
         # The name is for the dashboard; its suffix is unique, because the actors of a killed driver stay for a while.
@@ -87,17 +89,14 @@ class SweepRun:
         actor = ray.remote(CollectorActor).options(name=f"{sweep}-collector-{suffix}", **options)
         self._collector = actor.remote(self._results.absolute, sweep)
         self._sizer = RemoteSizer(configured_folder())
-        self._folder = self._results.folder or Path()  # for TensorBoard runs, which an object store cannot hold
         # Without a GPU no batch sizes are measured, and no sizer is started.
-        self._measurements = kept_beside(self._results, self._sizer) if resources.gpus else nullcontext()
-        self._total, self._skipped = 0, 0
+        self._measurements = kept_with_results(self._results, self._sizer) if resources.gpus else nullcontext()
 
     def open_run(
         self, plans: Sequence[TrialPlan], job: dict[str, Any], submitted: SubmittedJob | None = None
     ) -> list[TrialPlan]:
         """Record the run; returns the plans that are not finished."""
         finished = _get(self._collector.open_run.remote([plan.id for plan in plans], job, submitted))
-        self._total, self._skipped = len(plans), len(finished)
         return [plan for plan in plans if plan.id not in finished]
 
     def run(self, plans: Sequence[TrialPlan]) -> None:
@@ -109,10 +108,12 @@ class SweepRun:
         """
         retry_budget, backoff, remaining = RetryBudget(), TunerBackoff(), list(plans)
         estimator = CostEstimator()
-        with self._updating_display(), self._measurements:
+        with self._updating_display(), self._measurements, self._loggers:
             while remaining:
                 by_id = {plan.id: plan for plan in remaining}
                 estimates, resources = [estimator.estimate(plan) for plan in remaining], self._resources
+                in_order = [work for part in chunks(estimates, CHUNK) for work in part]
+                self._collector.expect.remote(expected_work(in_order, resources.concurrent))  # nothing waits for it
                 outcomes = [
                     self._fit([by_id[trial] for trial in trials_of(scheduled)], Schedule(scheduled))
                     for scheduled in chunks(split(estimates, resources.shards, resources.concurrent), CHUNK)
@@ -136,7 +137,7 @@ class SweepRun:
 
     def close(self) -> dict[str, State]:
         """Release the folder, so that the next run need not wait; returns how each trial of this run ended."""
-        settled, _ = ray.get(self._collector.states.remote())
+        settled = ray.get(self._collector.settled.remote())
         ray.get(self._collector.close.remote())
         return dict(settled)
 
@@ -154,7 +155,7 @@ class SweepRun:
         """
         if why := _get(self._collector.broken.remote()):
             raise StoreError(why)
-        settled, _ = _get(self._collector.states.remote())
+        settled = _get(self._collector.settled.remote())
         remaining = {plan.id: plan for plan in plans if plan.id not in settled}
         deaths: dict[str, Death] = _get(self._collector.abandon.remote(list(remaining), killer))
         progressed = any([retry_budget.made_progress(trial, death) for trial, death in deaths.items()])
@@ -195,7 +196,7 @@ class SweepRun:
                 name="tune",
                 storage_path=scratch,
                 verbose=1 if self._verbose else 0,
-                callbacks=callbacks(self._extras, self._sweep, self._folder, shared.plans, self._display.note),
+                callbacks=[TuneCallback(self._loggers, shared.plans)] if self._loggers else [],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -223,12 +224,12 @@ class SweepRun:
         while True:
             last = over.wait(REFRESH_S)
             try:
-                settled, running = ray.get(self._collector.states.remote(), timeout=10)
+                view = ray.get(self._collector.view.remote(), timeout=10)
             except ray.exceptions.RayError:  # the collector is restarting, or the cluster is gone: nothing to show
                 if last:
                     return
                 continue
-            self._display.update(Snapshot(total=self._total, skipped=self._skipped, settled=settled, running=running))
+            self._display.update(view)
             if last:
                 return
 

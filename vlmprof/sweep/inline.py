@@ -5,20 +5,42 @@ Breakpoints work here, and its rows are the reference: a run on a cluster must g
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
+from functools import partial
+from typing import final
 
 from vlmprof.batch_size.cache import default_folder
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import Uncollected
 from vlmprof.job.spec import ChunkSpec
 from vlmprof.measure.versions import process, software
-from vlmprof.monitor.live_state import Display, LiveState, NoMetricSink, Snapshot, TrialLabel
-from vlmprof.monitor.loggers import numbers
-from vlmprof.monitor.tensorboard import write_run
+from vlmprof.monitor.live_state import Display, LiveState, NoMetricSink, TrialLabel
+from vlmprof.monitor.loggers import EndedTrial, Loggers, numbers
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.collector import Collector
-from vlmprof.store.filesystem import Where, results_folder
+from vlmprof.store.filesystem import Where
+from vlmprof.sweep.cost import CostEstimator
+from vlmprof.sweep.expected_work import expected_work
 from vlmprof.trial.progress import Progress
+
+REFRESH_S = 0.25
+"""Least time between two updates of the display: thousands of short trials are not slowed down by it."""
+
+
+@final
+class _Reporter:
+    """Hands on how far a trial is, and now and then shows it."""
+
+    def __init__(self, board: LiveState, display: Display) -> None:
+        self._board, self._display, self._shown = board, display, -math.inf
+
+    def __call__(self, trial: str, progress: Progress) -> None:
+        self._board.progress(trial, progress)
+        if time.monotonic() - self._shown >= REFRESH_S:
+            self._display.update(self._board.view())
+            self._shown = time.monotonic()
 
 
 def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
@@ -30,7 +52,7 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     gpus: float,
     policy: ChunkSpec | None = None,
     folder: Where | None = None,
-    tensorboard: bool = False,
+    loggers: Loggers | None = None,
 ) -> None:
     """Run the plans one after another; each is written as it ends.
 
@@ -41,8 +63,8 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
         display: Shows the progress.
         gpus: GPUs of a trial; 0 on a CPU.
         policy: When answers are sent to the collector.
-        folder: The results folder, for the heartbeat and the TensorBoard runs; None writes neither.
-        tensorboard: Whether to write TensorBoard runs.
+        folder: The results folder, for the heartbeat; None writes none.
+        loggers: Get each trial as it ends.
 
     Raises:
         StoreError: nothing can be written to the folder any more.
@@ -50,27 +72,27 @@ def run_inline(  # noqa: PLR0913 (what one run is made of, each by its name)
     from vlmprof.trial.executor import Executor
 
     executor = Executor(BatchSizer(default_folder()), gpus=gpus, name="inline", policy=policy)
-    total = len(plans) + skipped
     live_state = LiveState(folder, NoMetricSink())
+    if folder:
+        live_state.recover(collector.settled())
+    else:
+        live_state.opened([plan.id for plan in plans], earlier=skipped)
+    estimator, report = CostEstimator(), _Reporter(live_state, display)
+    live_state.expect(expected_work([estimator.estimate(plan) for plan in plans]))
     live_state.start()
     try:
         for plan in plans:
-
-            def report(progress: Progress, trial: str = plan.id) -> None:
-                live_state.progress(trial, progress)
-                settled = collector.settled()
-                display.update(Snapshot(total=total, skipped=skipped, settled=settled, running={trial: progress}))
-
             start = collector.begin(plan.id, software=software(), process=process())
             live_state.began(plan.id, TrialLabel.of(plan))
             try:
-                result = executor.run(plan, report, start, collector)
+                result = executor.run(plan, partial(report, plan.id), start, collector)
             except Uncollected as error:
                 raise error.__cause__ or error from None
             collector.finish(result, start.attempt)
             live_state.ended(result)
-            if tensorboard and folder and (mounted := results_folder(folder).folder):
-                write_run(mounted, plan, numbers(result.row))
+            if loggers is not None:
+                loggers.log(EndedTrial(plan=plan, state=result.state, values=numbers(result.row)))
+                loggers.wait()  # the next trial is timed in this process
     finally:
         live_state.close()
-    display.update(Snapshot(total=total, skipped=skipped, settled=collector.settled()))
+        display.update(live_state.view())

@@ -82,28 +82,28 @@ class RemoteSizer:
         self._folder, self._idle_s = folder, idle_s
         self._local, self._actor = BatchSizer(), None
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        if question.usable_bytes is None:
-            return self._local.ask(question, about)
-        answer: SizeReply = self._call("ask", question, about)
-        return answer
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        if request.usable_bytes is None:
+            return self._local.ask(request, about)
+        reply: SizeReply = self._call("ask", request, about)
+        return reply
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self._call("renew", world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self._call("renew", memory_key, configuration, token)
 
-    def tell(self, told: ProbeResult) -> None:
-        if told.usable_bytes is None:
-            self._local.tell(told)
+    def tell(self, result: ProbeResult) -> None:
+        if result.usable_bytes is None:
+            self._local.tell(result)
         else:
-            self._call("tell", told)
+            self._call("tell", result)
 
-    def adopt(self, worlds: Mapping[str, bytes]) -> float:
-        since: float = self._call("adopt", worlds)
+    def adopt(self, files: Mapping[str, bytes]) -> float:
+        since: float = self._call("adopt", files)
         return since
 
     def used(self, since: float) -> Mapping[str, bytes]:
-        worlds: Mapping[str, bytes] = self._call("used", since)
-        return worlds
+        files: Mapping[str, bytes] = self._call("used", since)
+        return files
 
     def actor(self) -> Any:
         """The actor, started if it does not exist."""

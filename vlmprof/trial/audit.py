@@ -7,10 +7,10 @@ batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from vlmprof.records import Generation
+from vlmprof.stats.distributions import binomial_cdf
 from vlmprof.stats.intervals import mean_interval
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import Audit, Sample, ScoredSample
@@ -79,7 +79,5 @@ def mcnemar_mid_p(better: int, worse: int) -> float:
     conditional"). 1 without discordant pairs.
     """
     pairs, fewer = better + worse, min(better, worse)
-    if not pairs:
-        return 1.0
-    below = sum(math.comb(pairs, k) for k in range(fewer))
-    return min(1.0, float(2 * below + math.comb(pairs, fewer)) / float(2**pairs))
+    # Twice (the tail below the observed count, plus half of its own probability).
+    return min(1.0, binomial_cdf(fewer, pairs, 0.5) + binomial_cdf(fewer - 1, pairs, 0.5))

@@ -1,11 +1,11 @@
-"""Which engine a trial runs on: what the job says, or what is best where it says ``auto``.
+"""Selects the engine of a trial: the one that the job names, or the best available one for ``auto``.
 
-``auto`` is ``eager`` on a CPU, where launching a kernel costs next to nothing. On a GPU it is ``graphs`` wherever the
-decode step can be recorded: launched from Python, a step of these models takes three to six times as long as the GPU
-needs for it, and how many experts a token is sent to does not show in its latency at all. Recording costs less than a
-second a configuration; compiling costs many, so ``compiled`` is for who asks for it.
+``auto`` is ``eager`` on a CPU, where launching a kernel costs next to nothing. On a GPU it is ``graphs`` if the decode
+step can be recorded as a CUDA graph: launched from Python, a step of these models takes three to six times as long as
+the GPU needs for it, and the number of experts per token has no visible effect on its latency. Recording takes less
+than a second per configuration. Compiling takes many seconds, so ``compiled`` is used only if the job names it.
 
-What a job may say is checked without torch, before anything is loaded; only ``engine_for`` needs torch.
+The job's ``engine`` is checked without torch, before anything is loaded; only ``engine_for`` needs torch.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from vlmprof.models.family import AbstractModel
 
 RECORDABLE = {"attention": ("sdpa",), "experts_kernel": ("grouped_mm", "batched_mm")}
-"""The kernels with which a decode step can be recorded: one shape for every step, and nothing read by the host."""
+"""Kernels with which a decode step can be recorded: equal shapes in every step, and no read by the host."""
 
 
 def why_not_recorded(kernels: Mapping[str, str]) -> str:
-    """Why steps on these kernels cannot be recorded; empty where they can."""
+    """Why decode steps with these kernels cannot be recorded; empty if they can."""
     for name, allowed in RECORDABLE.items():
-        used = {one for one in kernels.get(name, "").split("+") if one}
+        used = {kernel for kernel in kernels.get(name, "").split("+") if kernel}
         if used - set(allowed):
             return f"{name} {'+'.join(sorted(used))} cannot be recorded, {' or '.join(allowed)} can"
     return ""
 
 
 def engine_faults(spec: SweepSpec, anatomies: Mapping[str, Anatomy]) -> Iterator[str]:
-    """What speaks against the engine of a job, as far as it is known before anything is loaded."""
+    """Reasons why the job's engine cannot be used, as far as they can be found before anything is loaded."""
     if spec.engine not in ("graphs", "compiled"):
         return
     if spec.resources.gpus == 0:
@@ -53,18 +53,18 @@ def engine_for(plan: TrialPlan, anatomy: Anatomy, model: AbstractModel) -> Abstr
     """The engine of a trial.
 
     Raises:
-        ModelError: the job names one that this model cannot run on, or not here.
+        ModelError: the job names an engine that this model or this device does not support.
     """
     from vlmprof.engine.base import EAGER
     from vlmprof.engine.static_engine import engine_of
 
     reason = anatomy.only_eager or why_not_recorded(model.kernels)
     if plan.engine == "auto":
-        records = model.device.startswith("cuda") and not reason
-        return engine_of("graphs", model.device, pinned=_pinned(plan)) if records else EAGER
+        recordable = model.device.startswith("cuda") and not reason
+        return engine_of("graphs", model.device, pinned=_pinned(plan)) if recordable else EAGER
     return engine_of(plan.engine, model.device, only_eager=reason, pinned=_pinned(plan))
 
 
 def _pinned(plan: TrialPlan) -> frozenset[str]:
-    """Kernels that the point names: they run as named, also in decode steps."""
+    """Kinds of kernel that the point sets: the engine must not replace them in decode steps."""
     return frozenset(RECORDABLE) & {name for name, _ in plan.point}

@@ -15,7 +15,7 @@ import torch
 
 from vlmprof.engine.device_errors import classify, release
 from vlmprof.engine.vision_cache import VisionFeatureCache
-from vlmprof.errors import Mismatch, OutOfMemory, Uncollected
+from vlmprof.errors import Mismatch, NotFinite, OutOfMemory, Uncollected
 from vlmprof.job.spec import ChunkSpec
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Row
@@ -106,7 +106,7 @@ class Executor:
                 raise  # nothing more can run in this process: the caller starts another one and tries again
             self._loaded = None  # the failure may have left the model in any state: the next trial loads it again
             failed = unfinished(plan, "failed", error, traceback.format_exc(), run_columns())
-            return replace(failed, distrusted=isinstance(error, Mismatch))
+            return replace(failed, distrusted=isinstance(error, Mismatch | NotFinite))
 
     def run_part(
         self, plan: TrialPlan, report: Report, attempt: AttemptStart, answer_store: AnswerStore, part: slice

@@ -1,8 +1,8 @@
 """Key of the batch-size cache: everything except knobs that affects memory.
 
-The key has two halves. The first names the device, the model and how it runs; the second versions: driver, torch,
-transformers, and format numbers that are raised by hand. Keys that agree in the first half only are stale for each
-other.
+It has two halves. The first is the device, the model and how it runs; the second is versions: driver, torch,
+transformers, and format numbers that are raised by hand. Measurements under a key with the same first half and another
+second half are stale.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from vlmprof.measure.energy import Energy
@@ -115,11 +115,11 @@ class PastAnswers:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flops:
-    """Floating-point operations of a request, mean over the counted requests."""
+    """Floating-point operations of a request, mean over the counted requests; None where they could not be counted."""
 
-    first_token: float
+    first_token: float | None
     """Vision side and prefill."""
-    decode_step: float
+    decode_step: float | None
     """The second token: the first step with a cache."""
 
 
@@ -186,6 +186,8 @@ class TimingSession:
     decode_bytes: int | None
     """Bytes of weights that a decode step must read at least; None on a CPU."""
     host_bound: HostBound | None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Instrument -> why it measured nothing."""
 
     @property
     def kept(self) -> tuple[TimingBlock, ...]:
@@ -228,6 +230,8 @@ class TrialOutcome:
     timing_output_tokens: int
     peak: Peak | None
     """Of the score pass, as far as it ran in this process."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Instrument -> why it measured nothing, outside of timing sessions."""
 
     @property
     def timed(self) -> list[TimedGeneration]:

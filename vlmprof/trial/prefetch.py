@@ -1,4 +1,4 @@
-"""``BatchPrefetcher``: the next batches opened and encoded on threads while the GPU works on this one; off on a CPU."""
+"""``BatchPrefetcher``: the next batches opened and encoded on threads while the model works on this one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import final
 
-from vlmprof.engine.vision_cache import PreparedBatch, RowwiseVision
-from vlmprof.models.family import AbstractModel
+from vlmprof.engine.vision_cache import PreparedBatch
 from vlmprof.records import Picture
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import OpenedSamples, Sample
@@ -35,17 +34,16 @@ class BatchPrefetcher:
                 other processes decode them.
         """
         self._loaded, self._wait = loaded, wait
-        self.most = prefetch_depth(loaded.model)
+        self.most = prefetch_depth()
         """How many of the next batches are in preparation at once."""
-        self._threads = ThreadPoolExecutor(self.most) if self.most else None
+        self._threads = ThreadPoolExecutor(self.most)
         self._pending: dict[tuple[str, ...], Future[tuple[OpenedSamples, PreparedBatch | None]]] = {}
 
     def __enter__(self) -> BatchPrefetcher:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def take(
         self, samples: Sequence[Sample], remaining: Sequence[Sample]
@@ -58,10 +56,9 @@ class BatchPrefetcher:
         """
         earlier, self._pending = self._pending, {}
         ready = earlier.pop(_ids(samples), None)
-        if self._threads is not None:
-            for batch in islice(batched(remaining, max(1, len(samples))), self.most):
-                started = earlier.pop(_ids(batch), None)
-                self._pending[_ids(batch)] = started or self._threads.submit(self._prepare, batch)
+        for batch in islice(batched(remaining, max(1, len(samples))), self.most):
+            started = earlier.pop(_ids(batch), None)
+            self._pending[_ids(batch)] = started or self._threads.submit(self._prepare, batch)
         for outdated in earlier.values():  # of another batch size, from before it changed
             outdated.cancel()
         return ready.result() if ready is not None else (self._open(samples), None)
@@ -75,16 +72,13 @@ class BatchPrefetcher:
         return opened, self._loaded.prepare(opened.readable) if opened.readable else None
 
 
-def prefetch_depth(model: AbstractModel) -> int:
-    """How many batches are encoded ahead, each on a thread of its own; 0 on a CPU.
+def prefetch_depth() -> int:
+    """How many batches are encoded ahead, each on a thread of its own.
 
-    Cutting a batch's images takes one core longer than the GPU takes to look at them; a quarter of the cores leaves
-    room for the other trials of the host. One thread where a library does the encoding: its tokenizers change state
-    when they pad, which two threads must not do at once.
+    Cutting a batch's images takes one core longer than a GPU takes to look at them; a quarter of the cores leaves room
+    for the other trials of the host. A CPU gets at least one thread too: what threads do is then the same everywhere.
     """
-    if not model.device.startswith("cuda"):
-        return 0
-    return max(1, min(MOST_AHEAD, (os.cpu_count() or 1) // 4)) if isinstance(model, RowwiseVision) else 1
+    return max(1, min(MOST_AHEAD, (os.cpu_count() or 1) // 4))
 
 
 def _ids(samples: Sequence[Sample]) -> tuple[str, ...]:

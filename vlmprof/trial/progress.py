@@ -1,4 +1,4 @@
-"""How far a trial has come: small enough to be sent every batch."""
+"""``Progress``: the progress report of a trial, small enough to be sent after every batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Phase = Literal["load", "count", "score", "audit", "wait", "warm up", "time"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a trial has come."""
+    """``done`` of ``total`` units of work of the current phase, such as samples while scoring."""
 
     phase: Phase
     done: int

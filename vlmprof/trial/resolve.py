@@ -1,4 +1,4 @@
-"""Names -> objects, and every mismatch found here: without weights, before a GPU is taken."""
+"""Resolves the names of a job or plan to objects, and finds every mismatch: without weights, before a GPU is used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class KnobSetting:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedTrial:
-    """A plan whose every name is an object, and whose every pairing is legal."""
+    """A plan with all names resolved to objects, whose combination of model, task and knobs is valid."""
 
     plan: TrialPlan
     family: AbstractFamily
@@ -49,56 +49,59 @@ class ResolvedTrial:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job that passed every check."""
+    """A job that has passed all checks."""
 
     spec: SweepSpec
     plans: tuple[TrialPlan, ...]
     """Its trials, in the order in which they are run without Ray."""
     notes: tuple[str, ...]
-    """What its author should know although nothing is wrong."""
+    """Remarks for its author that are not errors."""
     submitted: SubmittedJob
-    """Its text, as it is stored with the results, and the folder that its relative paths start from."""
+    """Its text, as it is stored with the results, and the folder that its relative paths are resolved against."""
 
 
 def prepare(job: JobSource) -> Job:
     """Read, check and expand a job. No weights, no GPU, no cluster.
 
     Args:
-        job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping. Messages call it by its
+        job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping. Messages name it by its
             path, or ``job``.
 
     Raises:
-        SpecError: with every fault of the job: its form, unknown names, values that a model cannot take.
+        SpecError: lists every fault of the job: syntax, unknown names, values that a model does not support.
     """
-    found = survey(job)
+    parsed = survey(job)
     anatomies: dict[ModelSpec, Anatomy] = {}
-    faults = [*found.faults, *_model_faults(found, anatomies), *_load_faults(found)]
-    faults += dict.fromkeys(_knob_faults(found, anatomies))  # one may be of all values alike
-    faults += [*_task_faults(found), *_engine_faults(found, anatomies)]
-    if found.spec is None or faults:
-        raise SpecError(found.source, faults)
+    faults = [*parsed.faults, *_model_faults(parsed, anatomies), *_load_faults(parsed)]
+    faults += dict.fromkeys(_knob_faults(parsed, anatomies))  # all values of a knob may have the same fault
+    faults += [*_task_faults(parsed), *_engine_faults(parsed, anatomies)]
+    if parsed.spec is None or faults:
+        raise SpecError(parsed.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
-    revisions = {task: task_of(task).revision for task in found.spec.tasks}
-    plans = by_load(expand(found.spec, fingerprints, revisions))
+    revisions = {task: task_of(task).revision for task in parsed.spec.tasks}
+    plans = by_load(expand(parsed.spec, fingerprints, revisions))
     if conflicts := _point_faults(plans, anatomies):
-        raise SpecError(found.source, conflicts)
+        raise SpecError(parsed.source, conflicts)
     notes = tuple(_notes(anatomies))
-    return Job(spec=found.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(found.text))
+    return Job(spec=parsed.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(parsed.text))
 
 
 def resolve(plan: TrialPlan) -> ResolvedTrial:
-    """The objects behind a plan, on whatever machine runs it.
+    """Resolve a plan to objects, on the machine that runs it.
 
     Raises:
         ModelError: the checkpoint is not the one the plan was made for.
-        KnobValueError: a value this model cannot take.
+        KnobValueError: a value that this model does not support.
+        UserError: the data of the task are not those the plan was made for.
     """
     family, checkpoint = family_of(plan.model)
-    anatomy = family.describe(checkpoint)  # as the job names it: how it is loaded changes nothing in what it is
+    anatomy = family.describe(
+        checkpoint
+    )  # of the checkpoint as the job names it: load arguments of knobs do not change its description
     if anatomy.fingerprint != plan.model_fingerprint:
         raise ModelError(
             f"{plan.model.label}: the checkpoint here is {anatomy.fingerprint}, the sweep was planned for"
-            f" {plan.model_fingerprint}; run the job again to plan anew"
+            f" {plan.model_fingerprint}; run the job again to make a new plan"
         )
     settings = tuple(
         KnobSetting(name=name, knob=registry.load("knobs", name), value=value) for name, value in plan.point
@@ -109,8 +112,8 @@ def resolve(plan: TrialPlan) -> ResolvedTrial:
         raise KnobValueError("; ".join(conflicts))
     task = task_of(plan.task)
     if task.revision != plan.task_revision:
-        planned = f"the sweep was planned for {plan.task_revision}"
-        raise UserError(f"task '{task.name}': the data here are {task.revision}, {planned}")
+        expected = f"the sweep was planned for {plan.task_revision}; run the job again to make a new plan"
+        raise UserError(f"task '{task.name}': the data here are {task.revision}, {expected}")
     return ResolvedTrial(
         plan=plan,
         family=family,
@@ -122,7 +125,7 @@ def resolve(plan: TrialPlan) -> ResolvedTrial:
 
 
 def family_of(model: ModelSpec) -> tuple[AbstractFamily, Checkpoint]:
-    """The family a job names, and which of its weights."""
+    """The model family that a job names, and the checkpoint to load."""
     checkpoint = Checkpoint(
         path=model.checkpoint,
         revision=model.revision,
@@ -134,29 +137,29 @@ def family_of(model: ModelSpec) -> tuple[AbstractFamily, Checkpoint]:
 
 
 def task_of(task: TaskSpec) -> Task:
-    """The task a job names, on the data the job names.
+    """The task that a job names, on the data that the job names.
 
     Raises:
-        UserError: the task cannot be told where its data lie, or nothing is there.
+        UserError: the task does not accept a data source, or there are no data at that source.
     """
-    found: Task = registry.load("tasks", task.name)
-    place = DataSource(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
-    if found.at is not None:
-        return found.at(place)
-    if place != DataSource():
-        said = ", ".join(name for name in ("path", "revision", "metric", "columns") if getattr(task, name))
-        raise UserError(f"task '{task.name}' has its own data and metric; it takes no {said}")
-    return found
+    registered: Task = registry.load("tasks", task.name)
+    source = DataSource(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
+    if registered.at is not None:
+        return registered.at(source)
+    if source != DataSource():
+        keys = ", ".join(name for name in ("path", "revision", "metric", "columns") if getattr(task, name))
+        raise UserError(f"task '{task.name}' has its own data and metric; it takes no {keys}; leave that out")
+    return registered
 
 
 def subset_of(resolved: ResolvedTrial) -> tuple[Example, ...]:
-    """The samples of a trial: the same for every configuration of a sweep."""
+    """The samples of a trial; they are the same for every configuration of a sweep."""
     task = resolved.plan.task
     return resolved.task.subset(task.split, task.samples, task.seed, task.stratify)
 
 
 def predicted_vision_tokens(resolved: ResolvedTrial) -> float:
-    """Mean vision tokens a sample over the trial's own subset, from image sizes alone; faulty pictures are left out.
+    """Mean number of vision tokens per sample over the trial's subset, from image sizes alone, without faulty pictures.
 
     Raises:
         UserError: no picture of the subset can be read.
@@ -187,11 +190,12 @@ def judged_picture(resolved: ResolvedTrial, picture: Picture) -> Picture:
 
 
 def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCounts:
-    """What an image of this size becomes under the trial's knobs, by the knob that leaves least of it."""
+    """Crops and tokens of an image of this size (pixels) under the trial's knobs; the most restrictive knob decides."""
     anatomy = resolved.anatomy
-    said = [setting.knob.counts(setting.value, anatomy, height, width) for setting in resolved.settings]
-    counts = [one for one in said if one is not None] or [anatomy.count_tokens(height, width, anatomy.max_crops)]
-    return min(counts, key=lambda one: one.vision_tokens)
+    by_knob = [setting.knob.counts(setting.value, anatomy, height, width) for setting in resolved.settings]
+    candidates = [counts for counts in by_knob if counts is not None]
+    candidates = candidates or [anatomy.count_tokens(height, width, anatomy.max_crops)]
+    return min(candidates, key=lambda counts: counts.vision_tokens)
 
 
 def _check(name: str, value: Any, anatomy: Anatomy) -> None:
@@ -203,7 +207,7 @@ def _check(name: str, value: Any, anatomy: Anatomy) -> None:
 
 
 def _conflicts(plan: TrialPlan, anatomy: Anatomy) -> Iterator[str]:
-    """Values of a point that are legal alone and not together."""
+    """Why values of a point, each valid alone, cannot be combined."""
     point = dict(plan.point)
     for name, value in point.items():
         others = {other: point[other] for other in point if other != name}
@@ -212,9 +216,9 @@ def _conflicts(plan: TrialPlan, anatomy: Anatomy) -> Iterator[str]:
 
 
 def _point_faults(plans: Iterable[TrialPlan], anatomies: Mapping[ModelSpec, Anatomy]) -> list[Fault]:
-    """The conflicts of all points, each once."""
-    found = ((plan.model.label, why) for plan in plans for why in _conflicts(plan, anatomies[plan.model]))
-    return [Fault(field="knobs", problem=f"{why} (for model {label})") for label, why in dict.fromkeys(found)]
+    """The conflicts of all points, without duplicates."""
+    conflicts = ((plan.model.label, why) for plan in plans for why in _conflicts(plan, anatomies[plan.model]))
+    return [Fault(field="knobs", problem=f"{why} (for model {label})") for label, why in dict.fromkeys(conflicts)]
 
 
 def _notes(anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[str]:
@@ -223,8 +227,8 @@ def _notes(anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[str]:
             yield f"{model.label} is decoded greedily, without the checkpoint's own {anatomy.decoding_left_out}"
 
 
-def _model_faults(found: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:
-    for model in found.models:
+def _model_faults(parsed: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:
+    for model in parsed.models:
         family, checkpoint = family_of(model)
         try:
             anatomies[model] = family.describe(checkpoint)
@@ -232,17 +236,17 @@ def _model_faults(found: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Iter
             yield Fault(field="models", problem=str(error))
 
 
-def _load_faults(found: ParsedJob) -> Iterator[Fault]:
-    """A knob that sets what a model also says of itself: one of the two would be ignored."""
-    for name, model in itertools.product(found.knobs, found.models):
+def _load_faults(parsed: ParsedJob) -> Iterator[Fault]:
+    """Load arguments that both a knob and a model entry of the job set: one of the two would be ignored."""
+    for name, model in itertools.product(parsed.knobs, parsed.models):
         argument = registry.load("knobs", name).load_argument
         if argument and argument in model.model_fields_set:
-            problem = f"'{argument}' is said here and swept by the knob {name}; leave one of them out"
+            problem = f"'{argument}' is set here and swept by the knob {name}; leave one of them out"
             yield Fault(field="models", problem=f"{problem} (for model {model.label})")
 
 
-def _knob_faults(found: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
-    settings = ((name, value) for name, values in found.knobs.items() for value in values)
+def _knob_faults(parsed: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+    settings = ((name, value) for name, values in parsed.knobs.items() for value in values)
     for (name, value), (model, anatomy) in itertools.product(settings, anatomies.items()):
         try:
             _check(name, value, anatomy)
@@ -250,14 +254,14 @@ def _knob_faults(found: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> It
             yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
 
 
-def _engine_faults(found: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
-    if found.spec is not None:
+def _engine_faults(parsed: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+    if parsed.spec is not None:
         labelled = {model.label: anatomy for model, anatomy in anatomies.items()}
-        yield from (Fault(field="engine", problem=one) for one in engine_faults(found.spec, labelled))
+        yield from (Fault(field="engine", problem=problem) for problem in engine_faults(parsed.spec, labelled))
 
 
-def _task_faults(found: ParsedJob) -> Iterator[Fault]:
-    for task in found.spec.tasks if found.spec else ():
+def _task_faults(parsed: ParsedJob) -> Iterator[Fault]:
+    for task in parsed.spec.tasks if parsed.spec else ():
         try:
             task_of(task).split(task.split)
         except UserError as error:

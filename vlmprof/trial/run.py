@@ -7,9 +7,10 @@ is left as it came, also after an error.
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from functools import partial
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import UserError
+from vlmprof.measure.attempt import attempted
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import read_peak, reset_peak
@@ -69,16 +71,17 @@ def run_trial(
     plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
     usable = partial_results.not_quarantined(samples)
+    missing: dict[str, str] = {}
     parts = ModelParts.of(model)
     with knobs_applied(resolved, model):
         output_tokens = model.output_tokens
-        counts, flops = _count(parts, usable, model, report, resolved.anatomy.crops_known)
+        counts, flops = _count(parts, usable, model, report, resolved.anatomy.crops_known, missing)
         began = time.perf_counter()
-        _reset_peak(model.device)
+        attempted("memory", missing, partial(_reset_peak, model.device))
         result = ScoreResult()
         if "accuracy" in plan.measure:
             result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
-        seconds, peak = time.perf_counter() - began, read_peak(model.device)
+        seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
@@ -97,7 +100,8 @@ def run_trial(
         batch_size=max((answered.batch_size for answered in result.scored), default=None),
         sessions=sessions,
         timing_output_tokens=length,
-        peak=peak,
+        peak=None if "memory" in missing else peak,
+        missing={**missing, **{f"counts of {name}": why for name, why in counts.failures.items()}},
     )
 
 
@@ -187,6 +191,7 @@ def _count(
     model: AbstractModel,
     report: Callable[[Progress], None],
     crops_known: bool,
+    missing: MutableMapping[str, str],
 ) -> tuple[ModelCounts, Flops]:
     """Let hooks count a prefill and a decode step of the first few samples; nothing is scored or timed.
 
@@ -195,19 +200,37 @@ def _count(
     """
     samples = _first_readable(samples, COUNTED_REQUESTS)
     report(Progress(phase="count", done=0, total=len(samples)))
-    first, second = [], []
+    first: list[int | None] = []
+    second: list[int | None] = []
+    compared: list[Prompt] = []
     with counted(parts) as counts:
 
         def generate_and_compare(prompt: Prompt, length: int) -> None:
             before = replace(counts)
             run = generate(model, [prompt], max_new_tokens=length, stop_at_eos=False)
             require_counts_match(before, counts, parts, run, crops_known=crops_known)
+            compared.append(prompt)
 
         for sample in samples:
-            flops = [count_flops(partial(generate_and_compare, sample.prompt, length)) for length in (1, 2)]
+            flops: list[int | None] = []
+            for length in (1, 2):
+                saved = copy.deepcopy(counts)
+                compared.clear()
+                work = partial(generate_and_compare, sample.prompt, length)
+                flops.append(attempted("flops", missing, partial(count_flops, work)))
+                if not compared:  # the counter failed in the middle: what the hooks count is counted without it
+                    counts.restore(saved)
+                    work()
             first.append(flops[0])
-            second.append(flops[1] - flops[0])  # counts, unlike times, may be subtracted
-    return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
+            # Counts, unlike times, may be subtracted.
+            second.append(None if flops[0] is None or flops[1] is None else flops[1] - flops[0])
+    return counts, Flops(first_token=_mean(first), decode_step=_mean(second))
+
+
+def _mean(counted_flops: Sequence[int | None]) -> float | None:
+    """None where one of them could not be counted."""
+    known = [flops for flops in counted_flops if flops is not None]
+    return statistics.fmean(known) if known and len(known) == len(counted_flops) else None
 
 
 def _first_readable(samples: Sequence[Sample], count: int) -> list[Sample]:

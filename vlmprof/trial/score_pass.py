@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import final
 
 from vlmprof.engine.vision_cache import PreparedBatch
-from vlmprof.errors import OutOfMemory
+from vlmprof.errors import Mismatch, OutOfMemory
+from vlmprof.records import Generation
+from vlmprof.surfaces import FreeTiling, PixelBudget, TokenBudget, VisionBudget
 from vlmprof.tasks._data.prefetch import PicturePrefetcher
 from vlmprof.trial.audit import audit, audited_answers
 from vlmprof.trial.loaded_model import LoadedModel
@@ -23,6 +25,9 @@ from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
 from vlmprof.trial.samples import judge_answer, open_pictures
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
+
+VISION_SURFACES = (VisionBudget, TokenBudget, PixelBudget, FreeTiling)
+"""Surfaces of the knobs that change how many vision tokens an image becomes."""
 
 
 def _ignore(progress: Progress) -> None:
@@ -162,6 +167,7 @@ class ScorePass:
             return []
         batch = self.loaded.prepare(samples) if prepared is None else prepared
         generations = self.loaded.answer(batch, self.max_new_tokens)
+        require_planned_counts(self.resolved, samples, generations)
         return [
             judge_answer(self.resolved, sample.example, generation, len(samples))
             for sample, generation in zip(samples, generations, strict=True)
@@ -173,6 +179,29 @@ class ScorePass:
 
     def _tell(self, phase: Phase, done: int, total: int) -> None:
         self.report(Progress(phase=phase, done=done, total=total))
+
+
+def require_planned_counts(
+    resolved: ResolvedTrial, samples: Sequence[Sample], generations: Sequence[Generation]
+) -> None:
+    """Hold what ran against the plan, which is made from the checkpoint's files and shares nothing with the model.
+
+    Where several knobs limit the vision tokens of one image, the plan only bounds them, and nothing is compared.
+
+    Raises:
+        Mismatch: an image became another number of vision tokens than was planned.
+    """
+    limits = [setting for setting in resolved.settings if setting.knob.needs in VISION_SURFACES]
+    if len(limits) > 1:
+        return
+    for sample, generation in zip(samples, generations, strict=True):
+        picture, made = sample.prompt.picture, generation.encoding.vision_tokens
+        planned = planned_counts(resolved, picture.height, picture.width).vision_tokens
+        if planned != made:
+            raise Mismatch(
+                f"sample {sample.example.id}: an image of {picture.height} x {picture.width} was planned as {planned}"
+                f" vision tokens and ran as {made}"
+            )
 
 
 def reader_processes(resolved: ResolvedTrial, device: str) -> int:

@@ -24,8 +24,10 @@ from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, host_bound
+from vlmprof.measure.attempt import attempted
 from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
+from vlmprof.measure.disturbance import DisturbanceReading
 from vlmprof.measure.energy import Energy, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
@@ -75,6 +77,8 @@ class TimingPass:
         self.engine = work.engine
         self.clock = clock_for(model.device)
         self.gpu, self.energy_missing = open_gpu(model.device)
+        self.missing: dict[str, str] = {}
+        """Instrument -> why it measured nothing."""
         self.canary = True
 
     def run(self, load_seconds: float, report: Callable[[Progress], None]) -> TimingSession:
@@ -99,10 +103,15 @@ class TimingPass:
             with self.configured():
                 operations, decode_bytes = self._work()
                 release()  # what the score pass left in the allocator does not belong to this peak
-                reset_peak(self.model.device)
+                attempted("memory", self.missing, partial(reset_peak, self.model.device))
                 warmup, warm = self._warm_up(load_seconds)
-                peak = read_peak(self.model.device)  # the repeats need no more; the canary may
+                # The repeats need no more memory; the canary may.
+                peak = attempted("memory", self.missing, partial(read_peak, self.model.device))
+            ran_on = self.engine.describe()["engine"]
             self._warm_canary()
+            if self.engine.describe()["engine"] != ran_on:  # the canary's step could not be recorded
+                with self.configured():
+                    warmup, warm = self._warm_up(load_seconds)
             tell("time")
             blocks, stopped = self._blocks()
             with self.configured():
@@ -114,12 +123,13 @@ class TimingPass:
             warmup_repeats=warmup,
             warm=warm,
             waited_s=waited,
-            peak=peak,
+            peak=None if "memory" in self.missing else peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
             operations=operations,
             decode_bytes=decode_bytes,
             host_bound=bound,
+            missing=self.missing,
         )
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
@@ -167,19 +177,23 @@ class TimingPass:
     def _block(self, index: int, size: int, earlier: Sequence[TimingBlock]) -> TimingBlock:
         undisturbed_mhz = [block.clock_mhz for block in earlier if not block.disturbed and block.clock_mhz]
         with self.configured():
-            before = disturbance.read(self.model.device, self.gpu)
+            before = self._disturbance()
             first = sum(len(block.repeats_ms) for block in earlier)
             timed = [timed for repeat in range(first, first + size) for timed in self._repeat(index, repeat)]
-            after = disturbance.read(self.model.device, self.gpu)
-        why = disturbance.causes(before, after, statistics.median(undisturbed_mhz) if undisturbed_mhz else None)
-        capped = [reading.gpu.power_capped_ns or 0 if reading.gpu else 0 for reading in (before, after)]
+            after = self._disturbance()
+        usual_mhz = statistics.median(undisturbed_mhz) if undisturbed_mhz else None
+        why = disturbance.causes(before, after, usual_mhz) if before and after else ""
+        capped = [one.gpu.power_capped_ns or 0 if one and one.gpu else 0 for one in (before, after)]
         return TimingBlock(
             timed=tuple(replace(generation, disturbed=why) for generation in timed),
             canary=self._canary(index) if self.canary else None,
             disturbed=why,
-            clock_mhz=after.gpu.sm_clock_mhz if after.gpu else None,
+            clock_mhz=after.gpu.sm_clock_mhz if after and after.gpu else None,
             power_limited=capped[1] > capped[0],
         )
+
+    def _disturbance(self) -> DisturbanceReading | None:
+        return attempted("disturbance", self.missing, partial(disturbance.read, self.model.device, self.gpu))
 
     def _repeat(self, block: int, repeat: int) -> list[TimedGeneration]:
         return [
@@ -230,20 +244,26 @@ class TimingPass:
     def _work(self) -> tuple[dict[Stage, int] | None, int | None]:
         if not self.model.device.startswith("cuda"):
             return None, None
+        read_bytes = attempted("roofline", self.missing, partial(least_decode_bytes, self.model.decoder))
+        return attempted("operations", self.missing, self._operations), read_bytes
+
+    def _operations(self) -> dict[Stage, int]:
         clock = OperationClock()
         with clock.counting():
             generate(self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False, clock=clock)
-        return clock.by_stage, least_decode_bytes(self.model.decoder)
+        return clock.by_stage
 
     def _energy(self) -> Energy | None:
         if self.gpu is None or not self.timing.energy_seconds:
             return None
         work = partial(self._once, None)
-        return measure_energy(self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
+        measure = partial(measure_energy, self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
+        return attempted("energy", self.missing, measure)
 
     def _why_no_energy(self) -> str:
         if self.energy_missing or self.timing.energy_seconds:
-            return self.energy_missing or "the board does not count its energy, or is shared"
+            failed = self.missing.get("energy", "")
+            return self.energy_missing or failed or "the board does not count its energy, or is shared"
         return "energy_seconds is 0"
 
     def _host_bound(self, blocks: Sequence[TimingBlock]) -> HostBound | None:
@@ -252,7 +272,10 @@ class TimingPass:
         if not steps:
             return None
         latency = statistics.median(stages.e2e_ms for stages in firsts)
-        return host_bound.measure_host_bound(self.model.device, self._once, statistics.median(steps), latency)
+        measure = partial(
+            host_bound.measure_host_bound, self.model.device, self._once, statistics.median(steps), latency
+        )
+        return attempted("host_bound", self.missing, measure)
 
 
 def stage_sum_error(stages: StageTimes) -> float:

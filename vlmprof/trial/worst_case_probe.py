@@ -1,8 +1,9 @@
-"""The batch size of a score pass: requested from the sizer, and probed on the real model with real pixels.
+"""Finds the batch size of a score pass: requests it from the sizer, and runs the probes that the sizer asks for.
 
-A probe runs the worst batch that this configuration can meet: in every row the image with the most vision tokens and
-the longest question of the trial's samples, to the full length of an answer. Limit: all rows are equal, so a mixture of
-experts routes them equally; memory depends on the number of tokens and not on their experts.
+A probe runs the worst-case batch of this configuration on the loaded model with real pixels: every row has the image
+with the most vision tokens and the longest question of the trial's samples, and generates the full answer length.
+Limit: all rows are equal, so a mixture of experts routes them equally; memory depends on the number of tokens and not
+on their experts.
 """
 
 from __future__ import annotations
@@ -45,42 +46,42 @@ if TYPE_CHECKING:
 class Sizer(Protocol):
     """The part of the batch sizer that a trial uses; see ``batch_size.sizer.BatchSizer``."""
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply: ...
-    def renew(self, world: str, configuration: str, token: int) -> None: ...
-    def tell(self, told: ProbeResult) -> None: ...
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply: ...
+    def renew(self, memory_key: str, configuration: str, token: int) -> None: ...
+    def tell(self, result: ProbeResult) -> None: ...
 
 
 @final
 class CountingSizer:
-    """A sizer that counts the requests and results of one trial."""
+    """Wraps a sizer and counts the probes and failures of one trial."""
 
     def __init__(self, sizer: Sizer) -> None:
-        """Count from zero."""
+        """Wrap ``sizer``; all counts start at 0."""
         self._sizer = sizer
-        self._told: list[ProbeResult] = []
+        self._results: list[ProbeResult] = []
         self._source: Source | None = None
 
-    def ask(self, question: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
-        answer = self._sizer.ask(question, about)
-        if answer.action == "use":
-            self._source = answer.source
-        return answer
+    def ask(self, request: SizeRequest, about: Mapping[str, Any]) -> SizeReply:
+        reply = self._sizer.ask(request, about)
+        if reply.action == "use":
+            self._source = reply.source
+        return reply
 
-    def renew(self, world: str, configuration: str, token: int) -> None:
-        self._sizer.renew(world, configuration, token)
+    def renew(self, memory_key: str, configuration: str, token: int) -> None:
+        self._sizer.renew(memory_key, configuration, token)
 
-    def tell(self, told: ProbeResult) -> None:
-        self._told.append(told)
-        self._sizer.tell(told)
+    def tell(self, result: ProbeResult) -> None:
+        self._results.append(result)
+        self._sizer.tell(result)
 
     def columns(self) -> Row:
         """The trial's columns about its batch size."""
-        probes = [told.outcome for told in self._told if told.worst_case]
+        outcomes = [result.outcome for result in self._results if result.worst_case]
         return {
             "batch_source": self._source,
-            "batch_probes": len(probes),
-            "batch_probes_oom": sum(outcome != "ran" for outcome in probes),
-            "batches_split": sum(not told.worst_case and told.size > 1 for told in self._told),
+            "batch_probes": len(outcomes),
+            "batch_probes_oom": sum(outcome != "ran" for outcome in outcomes),
+            "batches_split": sum(not result.worst_case and result.size > 1 for result in self._results),
         }
 
 
@@ -92,45 +93,45 @@ class _ProbeAttempt:
     outcome: Outcome
     seconds: float = 0.0
     phases: Mapping[str, int] = field(default_factory=dict)
-    """Phase -> bytes at its peak."""
+    """Phase -> peak memory in bytes."""
 
 
 @final
 class WorstCaseProbe:
-    """The batch sizes of one score pass: requested from the sizer, probed here where it wants a probe."""
+    """The batch sizes of one score pass: requested from the sizer, and probed here when it asks for a probe."""
 
     def __init__(
         self, resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, max_new_tokens: int, sizer: Sizer
     ) -> None:
-        """Nothing runs yet.
+        """Prepare the request; nothing is run before ``size``.
 
         Args:
             resolved: The trial.
             samples: Its samples.
-            loaded: The loaded model, its knobs applied.
-            max_new_tokens: The longest answer.
-            sizer: Shared with other trials or not.
+            loaded: The loaded model, with the trial's knobs applied.
+            max_new_tokens: Cap on the length of an answer, tokens.
+            sizer: The sizer to request from; other trials may share it.
         """
         self._plan, self._loaded, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
         self._device = loaded.model.device
         self._worst = worst_case_sample(resolved, samples)
-        self._world, self._about = memory_key_of(resolved.plan, loaded.model)
+        self._memory_key, self._about = memory_key_of(resolved.plan, loaded.model)
         picture = self._worst.prompt.picture
         self._counts = planned_counts(resolved, picture.height, picture.width)
         demand = demand_of(resolved, self._worst, loaded, max_new_tokens)
-        self._question = SizeRequest(
-            world=self._world,
+        self._size_request = SizeRequest(
+            memory_key=self._memory_key,
             configuration=";".join(f"{axis}={amount:g}" for axis, amount in demand),
             demand=demand,
-            most=self._plan.batch_max,
+            max_size=self._plan.batch_max,
             maximize=self._plan.batch_maximize,
-            asker=uuid.uuid4().hex,
+            requester=uuid.uuid4().hex,
         )
         self._size: int | None = None
-        self._fresh = True
+        self._before_score_pass = True
 
     def size(self, remaining: int) -> int:
-        """The size of the next batch, at most ``remaining``; probes are made here.
+        """The size of the next batch, at most ``remaining``; runs probes if the sizer asks for them.
 
         Raises:
             OutOfMemory: not even one sample fits.
@@ -139,65 +140,69 @@ class WorstCaseProbe:
             return min(remaining, self._plan.batch_size)
         if self._size is None:
             self._size = self._request()
-            self._fresh = False
+            self._before_score_pass = False
         if not self._size:
             raise OutOfMemory(1, "not even one sample fits")
         return min(remaining, self._size)
 
     def failed(self, size: int, error: OutOfMemory) -> None:
-        """A batch of the score pass did not fit, twice; the next size will be another.
+        """Report that a batch of the score pass ran out of memory twice; ``size`` then returns a different size.
 
         Raises:
-            OutOfMemory: it was one sample, or the size the job pins.
+            OutOfMemory: the batch was a single sample, or its size is set by the job.
         """
         outcome: Outcome = "size_limit" if error.size_limit else "out_of_memory"
-        self._sizer.tell(self._told(size, outcome, worst_case=False, room=read_headroom(self._device)))
+        headroom = read_headroom(self._device)
+        self._sizer.tell(self._result(size, outcome, worst_case=False, headroom=headroom))
         if size == 1 or self._plan.batch_size is not None:
             raise error
         self._size = None
 
     def _request(self) -> int:
         while True:
-            room = self._room()
-            question = self._question
-            if room is not None:
-                question = replace(question, usable_bytes=room.usable_bytes, floor_bytes=room.held_bytes)
-                question = replace(question, prior=self._rule_of_thumb(room))
-            answer = self._sizer.ask(question, self._about)
-            if answer.action == "use":
-                return answer.size
-            if answer.action == "wait" or room is None:
-                time.sleep(answer.wait_s)
+            headroom = self._headroom()
+            request = self._size_request
+            if headroom is not None:
+                request = replace(request, usable_bytes=headroom.usable_bytes, floor_bytes=headroom.held_bytes)
+                request = replace(request, rule_of_thumb=self._rule_of_thumb(headroom))
+            reply = self._sizer.ask(request, self._about)
+            if reply.action == "use":
+                return reply.size
+            if reply.action == "wait" or headroom is None:
+                time.sleep(reply.wait_s)
                 continue
-            self._probe(answer, room)
+            self._probe(reply, headroom)
 
-    def _rule_of_thumb(self, room: MemoryHeadroom) -> int | None:
-        """The batch size that the family's estimate gives: where probing starts, never used without a probe."""
+    def _rule_of_thumb(self, headroom: MemoryHeadroom) -> int | None:
+        """The batch size from the family's memory estimate: probing starts there; it is never used unprobed."""
         counts, estimate = self._counts, self._loaded.model.sample_bytes
         sample_bytes = estimate(counts.crops, counts.vision_tokens + len(self._worst.prompt.text), self._cap)
-        return None if sample_bytes is None else max(1, int((room.usable_bytes - room.held_bytes) / sample_bytes))
+        return (
+            None if sample_bytes is None else max(1, int((headroom.usable_bytes - headroom.held_bytes) / sample_bytes))
+        )
 
-    def _room(self) -> MemoryHeadroom | None:
-        """What is free now; on a GPU after giving back what this process holds unused."""
+    def _headroom(self) -> MemoryHeadroom | None:
+        """Memory available now; on a GPU after releasing what this process has cached and does not use."""
         if self._device.startswith("cuda"):
             release()
         return read_headroom(self._device)
 
-    def _probe(self, answer: SizeReply, room: MemoryHeadroom) -> None:
-        prompts = [self._worst_prompt()] * answer.size
-        with _gpu_probe_lock(self._device), self._leased(answer), memory_capped(self._device, room, HARD):
-            tried = self._tried(prompts)
-            if tried.outcome == "out_of_memory":  # One failure proves nothing: see score_pass.
-                tried = self._tried(prompts)
+    def _probe(self, reply: SizeReply, headroom: MemoryHeadroom) -> None:
+        """Run the worst-case batch of the size that the sizer asks for, and report the result to the sizer."""
+        prompts = [self._worst_prompt()] * reply.size
+        with _gpu_probe_lock(self._device), self._leased(reply), memory_capped(self._device, headroom, HARD):
+            attempt = self._attempt(prompts)
+            if attempt.outcome == "out_of_memory":  # A single failure is not enough evidence: see score_pass.
+                attempt = self._attempt(prompts)
         self._loaded.engine.forget()
         release()
-        if self._fresh:  # The peak of the score pass must not contain probes made before it.
+        if self._before_score_pass:  # The peak of the score pass must not contain probes made before it.
             reset_peak(self._device)
-        told = self._told(answer.size, tried.outcome, worst_case=True, room=room)
-        told = replace(told, token=answer.token, predicted_bytes=answer.predicted_bytes, seconds=tried.seconds)
-        if tried.outcome == "ran":
-            told = replace(told, phases=tuple(tried.phases.items()), peak_bytes=max(tried.phases.values()))
-        self._sizer.tell(told)
+        result = self._result(reply.size, attempt.outcome, worst_case=True, headroom=headroom)
+        result = replace(result, token=reply.token, predicted_bytes=reply.predicted_bytes, seconds=attempt.seconds)
+        if attempt.outcome == "ran":
+            result = replace(result, phases=tuple(attempt.phases.items()), peak_bytes=max(attempt.phases.values()))
+        self._sizer.tell(result)
 
     def _worst_prompt(self) -> Prompt:
         """The worst-case prompt with its picture in memory; a blank one of its size where that cannot be decoded."""
@@ -208,7 +213,7 @@ class WorstCaseProbe:
         blank = replace(picture, load=partial(_blank, picture.width, picture.height))
         return replace(self._worst.prompt, picture=blank)
 
-    def _tried(self, prompts: Sequence[Any]) -> _ProbeAttempt:
+    def _attempt(self, prompts: Sequence[Any]) -> _ProbeAttempt:
         peaks, loaded = PhasePeaks(self._device), self._loaded
         began = time.perf_counter()
         try:
@@ -220,27 +225,27 @@ class WorstCaseProbe:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
         return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.peak_bytes)
 
-    def _told(self, size: int, outcome: Outcome, *, worst_case: bool, room: MemoryHeadroom | None) -> ProbeResult:
+    def _result(self, size: int, outcome: Outcome, *, worst_case: bool, headroom: MemoryHeadroom | None) -> ProbeResult:
         return ProbeResult(
             id=uuid.uuid4().hex,
-            world=self._world,
-            configuration=self._question.configuration,
-            demand=self._question.demand,
+            memory_key=self._memory_key,
+            configuration=self._size_request.configuration,
+            demand=self._size_request.demand,
             size=size,
             outcome=outcome,
             worst_case=worst_case,
-            floor_bytes=room.held_bytes if room else 0,
-            usable_bytes=room.usable_bytes if room else None,
+            floor_bytes=headroom.held_bytes if headroom else 0,
+            usable_bytes=headroom.usable_bytes if headroom else None,
         )
 
     @contextmanager
-    def _leased(self, answer: SizeReply) -> Iterator[None]:
-        """Renew the lease inside a ``with`` block, so that a long probe is not taken for a dead one."""
+    def _leased(self, reply: SizeReply) -> Iterator[None]:
+        """Keep renewing the probe's lease inside a ``with`` block, so that a long probe does not lose it."""
         finished = threading.Event()
 
         def renew() -> None:
             while not finished.wait(LEASE_S / 3):
-                self._sizer.renew(self._world, self._question.configuration, answer.token)
+                self._sizer.renew(self._memory_key, self._size_request.configuration, reply.token)
 
         renewal = threading.Thread(target=renew, daemon=True)
         renewal.start()
@@ -271,7 +276,7 @@ def worst_case_sample(resolved: ResolvedTrial, samples: Sequence[Sample]) -> Sam
 
 
 def demand_of(resolved: ResolvedTrial, worst: Sample, loaded: LoadedModel, max_new_tokens: int) -> Demand:
-    """How much the worst-case sample takes of each axis that memory grows with, with the knobs as they are now."""
+    """The worst-case sample's amount on each axis that memory grows with, under the knobs that are applied now."""
     picture = worst.prompt.picture
     counts = planned_counts(resolved, picture.height, picture.width)
     model = loaded.model
@@ -288,7 +293,7 @@ def demand_of(resolved: ResolvedTrial, worst: Sample, loaded: LoadedModel, max_n
 
 @contextmanager
 def _gpu_probe_lock(device: str) -> Iterator[None]:
-    """Inside a ``with`` block no other process of this host probes on this GPU."""
+    """Hold a lock inside a ``with`` block, so that no other process of this host probes on this GPU."""
     name = str(torch.cuda.get_device_properties(device).uuid)
     lock = Path(tempfile.gettempdir()) / f"vlmprof-probe-{os.getuid()}-{name}.lock"
     with FileLock(str(lock)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -18,13 +16,10 @@ from vlmprof.models.molmo.registration import register
 WORDS = ["<pad>", "<eos>", "<unk>", *IMAGE_TOKENS.values(), "User", ":", "Assistant", "what", "is", "this", "red"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+@pytest.fixture(scope="session", autouse=True)
+def registered() -> None:
+    """transformers knows the classes of Molmo."""
     register()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

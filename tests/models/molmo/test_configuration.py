@@ -38,7 +38,7 @@ def test_defaults_are_molmoe():
     assert (config.text.model_type, config.text.num_experts, config.text.num_experts_per_tok) == ("olmoe", 64, 8)
     assert (config.text.intermediate_size, config.text.vocab_size, config.output_vocab_size) == (1024, 50432, 50304)
     assert config.vision.feature_layer_indices == [21, 14]
-    assert config.geometry.pooled_per_crop == 144
+    assert config.geometry.pooled_per_side == 12
 
 
 def test_olmo_spelling():

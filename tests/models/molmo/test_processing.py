@@ -58,8 +58,8 @@ def test_windows_show_each_pixel_where_it_is(processor):
     out = images.preprocess(np.stack([grey] * 3, -1), tiling=tiling)
     patches = out["pixel_values"].flatten(0, 1)[out["image_token_pooling"]]
     red = (patches.reshape(len(patches), -1, 3)[..., 0] * images.image_std[0] + images.image_mean[0]) * 255
-    assert torch.allclose(red[geometry.pooled_per_crop :].mean(-1), torch.arange(rows * cols).float(), atol=1e-2)
-    assert torch.allclose(red[geometry.pooled_per_crop :].std(-1), torch.zeros(rows * cols), atol=1e-2)
+    assert torch.allclose(red[geometry.pooled_per_side**2 :].mean(-1), torch.arange(rows * cols).float(), atol=1e-2)
+    assert torch.allclose(red[geometry.pooled_per_side**2 :].std(-1), torch.zeros(rows * cols), atol=1e-2)
 
 
 def test_batch_is_padded_left_and_flat(processor, make_picture):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import read_rows, trial_row
 from tests.jobs import small_job
-from vlmprof.analyze.pareto import quality_column
+from vlmprof.analyze.objectives import quality_column
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.metrics.cider import METRIC as CIDER
 from vlmprof.metrics.metric import Metric, Verdict
@@ -62,5 +62,6 @@ def test_a_front_takes_score_only_where_there_is_no_accuracy(tmp_path: Path) -> 
     both = [*(row | {"score": row["accuracy"]} for row in means), captions]
     assert quality_column(read_rows(tmp_path / "both", both)) == "score"
     front = read_front(tmp_path / "both")
-    assert [objective.column for objective in front.attrs["objectives"]] == ["score", "latency_ms_p50"]
+    of = {group.split(", ")[1]: [one.column for one in its] for group, its in front.attrs["objectives_of"].items()}
+    assert of == {"vqa_v2": ["accuracy", "latency_ms_p50"], "coco_caption": ["score", "latency_ms_p50"]}
     assert front.groupby("group")["metric"].nunique().eq(1).all(), "two metrics are never compared"

@@ -13,6 +13,7 @@ from vlmprof.models._hf.meta_model import meta_model_modules, read_processor
 from vlmprof.models._hf.vision_budgets import Budget, budget_class
 from vlmprof.models._implementations import EXPERTS_KERNELS, attention_kernels
 from vlmprof.models._knob_names import knob_names
+from vlmprof.models._processor_pool import ProcessorPool
 from vlmprof.models.family import Checkpoint
 from vlmprof.surfaces import (
     FIXED,
@@ -131,13 +132,15 @@ def _renormalises(parts: ModelModules) -> bool | None:
 
 def _count_by_processing(processor: Any) -> Callable[[int, int, int], TokenCounts]:
     """Token counts for a processor without a known budget: process a blank image of that size and count."""
+    processors = ProcessorPool(processor)
 
     @lru_cache(maxsize=1024)
     def count(height: int, width: int, _: int) -> TokenCounts:
         from PIL import Image
 
         blank = Image.new("RGB", (width, height))
-        inputs = processor(text=[processor.image_token], images=[[blank]], return_tensors="pt")
+        with processors.borrowed() as borrowed:
+            inputs = borrowed(text=[processor.image_token], images=[[blank]], return_tensors="pt")
         tokens = int((inputs["input_ids"] == processor.image_token_id).sum())
         return TokenCounts(tiling=(1, tokens), crops=1, vision_tokens=tokens)
 

@@ -8,8 +8,9 @@ mask would be wrong for models with three-dimensional rotary positions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
@@ -28,6 +29,7 @@ from vlmprof.models._hf.loading import load_model
 from vlmprof.models._hf.meta_model import load_processor
 from vlmprof.models._hf.vision_budgets import Pinpoints, budget_within
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
+from vlmprof.models._processor_pool import ProcessorPool
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Encoding, Prompt
 from vlmprof.surfaces import Router, TokenCounts
@@ -46,11 +48,24 @@ class ProcessorBatch:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VisionLimits:
+    """The knobs that limit vision tokens, as they were when a batch began to be encoded."""
+
+    cap: int | None
+    """The largest budget of an image, in the unit of the processor; None where the processor has no known budget."""
+    target: int | None
+    """The target for vision tokens; None: no target."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationState:
     """A batch between two decode steps."""
 
     next_tokens: Tensor
     """(batch,) greedy choice."""
+    finite: Tensor
+    """(batch,) whether all logits were finite so far."""
     ids: Tensor
     """(batch, tokens) prompt and answer so far, padded on the left."""
     carried: Mapping[str, Any]
@@ -63,6 +78,8 @@ class LoadedVlm(AbstractModel):
 
     def __init__(self, model: Any, processor: Any, device: str) -> None:
         self._model, self._processor, self._device = model, processor, device
+        self._processors = ProcessorPool(processor)
+        self._resolutions_lock = threading.Lock()
         self._parts = find_modules(model)
         self._budget = budget_of(processor)
         self._image_token_id = getattr(model.config, "image_token_id", None) or processor.image_token_id
@@ -102,13 +119,15 @@ class LoadedVlm(AbstractModel):
         return self._device
 
     def encode(self, prompts: Sequence[Prompt]) -> ProcessorBatch:
+        limits = self._vision_limits()  # read once: all prompts of a batch are encoded under the same knobs
         rows, encodings, budgets = [], [], []
-        for prompt in prompts:
-            value = self._budget_of(prompt)
-            inputs = self._process(prompt, value)
-            rows.append(inputs)
-            encodings.append(self._encoding(inputs, prompt, value))
-            budgets.append(value)
+        with self._processors.borrowed() as processor:
+            for prompt in prompts:
+                value = self._budget_of(prompt, limits)
+                inputs = self._process(processor, prompt, value)
+                rows.append(inputs)
+                encodings.append(self._encoding(inputs, prompt, value))
+                budgets.append(value)
         tokenizer = self._processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return ProcessorBatch(inputs=collate(rows, pad_id), encodings=tuple(encodings), budgets=tuple(budgets))
@@ -147,7 +166,8 @@ class LoadedVlm(AbstractModel):
     def step(self, state: GenerationState) -> GenerationState:
         ids = torch.cat([state.ids, state.next_tokens[:, None]], dim=1)
         inputs = self._model.prepare_inputs_for_generation(ids, next_sequence_length=1, **state.carried)
-        return _next_state(self._model, ids, self._model(**inputs, return_dict=True), state.carried)
+        output = self._model(**inputs, return_dict=True)
+        return _next_state(self._model, ids, output, state.carried, state.finite)
 
     def step_inputs(self, state: GenerationState) -> StepInputs:
         return step_inputs(self._model, state.ids, state.next_tokens, state.carried)
@@ -167,41 +187,35 @@ class LoadedVlm(AbstractModel):
         if self._device.startswith("cuda"):
             torch.cuda.synchronize(self._device)
 
-    def _budget_of(self, prompt: Prompt) -> int | None:
+    def _vision_limits(self) -> VisionLimits:
         if self._budget is None:
-            return None
+            return VisionLimits(cap=None, target=None)
         cap = self.max_pixels if self._budget.unit == "pixels" else self.max_crops
-        if self.vision_tokens is None:
-            return cap
-        picture = prompt.picture
-        return min(cap, budget_within(self._budget, picture.height, picture.width, self.vision_tokens))
+        return VisionLimits(cap=cap, target=self.vision_tokens)
 
-    def _process(self, prompt: Prompt, value: int | None) -> dict[str, Tensor]:
+    def _budget_of(self, prompt: Prompt, limits: VisionLimits) -> int | None:
+        if self._budget is None or limits.cap is None or limits.target is None:
+            return limits.cap
+        picture = prompt.picture
+        return min(limits.cap, budget_within(self._budget, picture.height, picture.width, limits.target))
+
+    def _process(self, processor: Any, prompt: Prompt, value: int | None) -> dict[str, Tensor]:
         picture, budget = prompt.picture, self._budget
         budget_arguments: Mapping[str, Any] = {}
-        with ExitStack() as limits:
-            if budget is not None and value is not None:
-                budget_arguments = budget.images_kwargs(picture.height, picture.width, value)
-            if isinstance(budget, Pinpoints) and value is not None:
-                limits.enter_context(budget.limited(value))
-            text = self._render_chat(prompt.text)
-            bos = self._processor.tokenizer.bos_token
-            processed = self._processor(
-                text=[text],
-                images=[[picture.load()]],
-                images_kwargs=dict(budget_arguments),
-                add_special_tokens=not (bos and text.startswith(bos)),
-                return_tensors="pt",
-            )
+        if budget is not None and value is not None:
+            budget_arguments = budget.images_kwargs(picture.height, picture.width, value)
+            if isinstance(budget, Pinpoints):
+                processor = budget.limited(processor, value)
+        text = _render_chat(processor, prompt.text)
+        bos = processor.tokenizer.bos_token
+        processed = processor(
+            text=[text],
+            images=[[picture.load()]],
+            images_kwargs=dict(budget_arguments),
+            add_special_tokens=not (bos and text.startswith(bos)),
+            return_tensors="pt",
+        )
         return {name: value for name, value in processed.items() if isinstance(value, Tensor)}
-
-    def _render_chat(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}]
-        # Not the processor's own method, because SmolVLM's uses its video processor, which may be missing.
-        render = ProcessorMixin.apply_chat_template
-        text: str = render(self._processor, messages, add_generation_prompt=True, tokenize=False)
-        return text
 
     def _encoding(self, inputs: Mapping[str, Tensor], prompt: Prompt, value: int | None) -> Encoding:
         image_tokens = int((inputs["input_ids"] == self._image_token_id).sum())
@@ -239,12 +253,15 @@ class LoadedVlm(AbstractModel):
         if not isinstance(self._budget, Pinpoints) or value is None:
             yield
             return
-        before = config.image_grid_pinpoints
-        config.image_grid_pinpoints = self._budget.pinpoints(value)
-        try:
-            yield
-        finally:
-            config.image_grid_pinpoints = before
+        # The configuration belongs to this model alone and is read by its forwards alone, never while prompts are
+        # encoded. The lock makes two forwards at the same time, which nothing does today, wait for each other.
+        with self._resolutions_lock:
+            before = config.image_grid_pinpoints
+            config.image_grid_pinpoints = self._budget.pinpoints(value)
+            try:
+                yield
+            finally:
+                config.image_grid_pinpoints = before
 
     @contextmanager
     def _reuse_features(self, features: Features) -> Iterator[None]:
@@ -260,6 +277,14 @@ class LoadedVlm(AbstractModel):
             yield
         finally:
             del owner.get_image_features
+
+
+def _render_chat(processor: Any, question: str) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    # Not the processor's own method, because SmolVLM's uses its video processor, which may be missing.
+    text: str = ProcessorMixin.apply_chat_template(processor, messages, add_generation_prompt=True, tokenize=False)
+    return text
 
 
 def load_vlm(checkpoint: Checkpoint, device: str) -> LoadedVlm:
@@ -282,12 +307,22 @@ def _prefill_only(model: Any, input_ids: Tensor, generation_config: Any, **prepa
     for unused in ("logits_processor", "stopping_criteria", "synced_gpus", "streamer", "assistant_model"):
         prepared.pop(unused, None)
     output = model._prefill(input_ids, generation_config, prepared)
-    return _next_state(model, input_ids, output, prepared)
+    return _next_state(model, input_ids, output, prepared, None)
 
 
-def _next_state(model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any]) -> GenerationState:
+def _next_state(
+    model: Any, ids: Tensor, output: Any, carried: Mapping[str, Any], before: Tensor | None
+) -> GenerationState:
+    """The state after a forward; ``before`` says which rows were finite so far, None: there was no forward."""
     next_arguments = model._update_model_kwargs_for_generation(output, dict(carried), is_encoder_decoder=False)
-    return GenerationState(next_tokens=output.logits[:, -1].argmax(-1), ids=ids, carried=next_arguments)
+    logits = output.logits[:, -1]
+    finite = logits.isfinite().all(-1)
+    return GenerationState(
+        next_tokens=logits.argmax(-1),
+        finite=finite if before is None else before & finite,
+        ids=ids,
+        carried=next_arguments,
+    )
 
 
 def _eos_ids(model: Any, processor: Any) -> frozenset[int]:

@@ -7,10 +7,10 @@ compares them with what the processor made of every prompt.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol, final
 
@@ -249,28 +249,39 @@ def _overlapping_counts(image_processor: Any, height: int, width: int, value: in
 @final
 @dataclass(frozen=True, eq=False)
 class Pinpoints:
-    """LLaVA-NeXT, LLaVA-OneVision: the best fit in a list of resolutions; a budget removes the large ones."""
+    """LLaVA-NeXT, LLaVA-OneVision: the best fit in a list of resolutions; a budget removes the large ones.
+
+    The list is copied when the budget is made, and no processor is ever changed: a budget is applied by a copy of the
+    processor with a shorter list.
+    """
 
     processor: Any
     unit: ClassVar[str] = "crops"
     surfaces: ClassVar[frozenset[type]] = frozenset({VisionBudget, TokenBudget})
+    resolutions: tuple[tuple[int, int], ...] = field(init=False)
+    """(height, width) of every resolution of the checkpoint."""
+
+    def __post_init__(self) -> None:
+        """Copy the list of the image processor."""
+        listed = self.processor.image_processor.image_grid_pinpoints
+        object.__setattr__(self, "resolutions", tuple((int(height), int(width)) for height, width in listed))
 
     @property
     def lowest(self) -> int:
-        return min(map(self._crops, self._all_pinpoints))
+        return min(map(self._crops, self.resolutions))
 
     @property
     def trained(self) -> int:
-        return max(map(self._crops, self._all_pinpoints))
+        return max(map(self._crops, self.resolutions))
 
     def values(self) -> Sequence[int]:
-        return sorted(set(map(self._crops, self._all_pinpoints)))
+        return sorted(set(map(self._crops, self.resolutions)))
 
     def count(self, height: int, width: int, value: int) -> TokenCounts:
         from transformers.image_processing_utils import select_best_resolution
 
-        with self.limited(value):
-            tokens = self.processor._get_number_of_features(height, width, self._edge_px, self._edge_px)
+        limited = self.limited(self.processor, value)
+        tokens = limited._get_number_of_features(height, width, self._edge_px, self._edge_px)
         if self.processor.vision_feature_select_strategy == "default":
             tokens -= 1  # the class token is dropped
         best = select_best_resolution((height, width), self.pinpoints(value))
@@ -282,22 +293,14 @@ class Pinpoints:
 
     def pinpoints(self, value: int) -> list[list[int]]:
         """The resolutions of at most ``value`` crops."""
-        return [list(size) for size in self._all_pinpoints if self._crops(size) <= value]
+        return [list(size) for size in self.resolutions if self._crops(size) <= value]
 
-    @contextmanager
-    def limited(self, value: int) -> Iterator[None]:
-        """Restrict the processor to these resolutions for the length of the block."""
-        image_processor, before = self.processor.image_processor, self._all_pinpoints
-        image_processor.image_grid_pinpoints = self.pinpoints(value)
-        try:
-            yield
-        finally:
-            image_processor.image_grid_pinpoints = before
-
-    @property
-    def _all_pinpoints(self) -> list[list[int]]:
-        pinpoints: list[list[int]] = self.processor.image_processor.image_grid_pinpoints
-        return pinpoints
+    def limited(self, processor: Any, value: int) -> Any:
+        """A shallow copy of a processor whose image processor, a copy too, has only these resolutions."""
+        limited = copy.copy(processor)
+        limited.image_processor = copy.copy(processor.image_processor)
+        limited.image_processor.image_grid_pinpoints = self.pinpoints(value)
+        return limited
 
     @property
     def _edge_px(self) -> int:

@@ -13,8 +13,9 @@ from transformers.cache_utils import Cache
 from transformers.utils.logging import disable_progress_bar
 
 from vlmprof.decoding import Mark, StepInputs, unmarked
-from vlmprof.errors import ModelError
+from vlmprof.errors import Mismatch, ModelError
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
+from vlmprof.models._processor_pool import ProcessorPool
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.memory_rule import sample_bytes
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
@@ -42,9 +43,23 @@ class CachedRows:
 
     next_tokens: Tensor
     """(batch,) greedy choice."""
+    finite: Tensor
+    """(batch,) whether all logits were finite so far."""
     cache: Cache
     mask: Tensor
     """(batch, tokens in the cache), 0 at padding."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionLimits:
+    """The knobs that choose tilings, as they were when a batch began to be encoded."""
+
+    max_crops: int
+    vision_tokens: int | None
+    """The target for vision tokens; None: no target."""
+    tiling: tuple[int, int] | None
+    """The tiling of every image; None: chosen for each."""
 
 
 @final
@@ -53,6 +68,7 @@ class LoadedMolmo(AbstractModel):
 
     def __init__(self, model: MolmoForConditionalGeneration, processor: MolmoProcessor, device: str) -> None:
         self._model, self._processor, self._device = model, processor, device
+        self._processors = ProcessorPool(processor)
         self.max_crops: int = processor.image_processor.max_crops
         self.vision_tokens: int | None = None
         self.tiling: tuple[int, int] | None = None
@@ -91,26 +107,31 @@ class LoadedMolmo(AbstractModel):
         return self._device
 
     def encode(self, prompts: Sequence[Prompt]) -> MolmoBatch:
-        texts = [self._render_chat(prompt.text) for prompt in prompts]
+        limits = self._vision_limits()  # read once: all prompts of a batch are encoded under the same knobs
+        tilings = [self._tiling(prompt, limits) for prompt in prompts]
+        chosen: dict[str, Any] = {"tiling": tilings}
+        if limits.tiling is None and limits.vision_tokens is None:
+            chosen = {"max_crops": limits.max_crops}
         pictures = [prompt.picture.load() for prompt in prompts]
-        tiling_arguments: dict[str, Any] = {"max_crops": self.max_crops}
-        if self.tiling or self.vision_tokens is not None:
-            tiling_arguments = {"tiling": [self._requested_tiling(prompt) for prompt in prompts]}
-        inputs = self._processor(text=texts, images=pictures, return_tensors="pt", **tiling_arguments)
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        tilings = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
-        rows = zip(tilings, prompts, lengths, strict=True)
-        return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+        with self._processors.borrowed() as processor:
+            texts = [_render_chat(processor, prompt.text) for prompt in prompts]
+            inputs = processor(text=texts, images=pictures, return_tensors="pt", **chosen)
+        cut = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
+        for planned, tiling, prompt in zip(tilings, cut, prompts, strict=True):
+            if planned != tiling:
+                size = f"{prompt.picture.height} x {prompt.picture.width}"
+                raise Mismatch(f"an image of {size} was planned as {planned} crops and was cut into {tiling}")
+        return self._batch(inputs, tilings, prompts)
 
     def feature_key(self, prompt: Prompt) -> Hashable:
-        return self._encoded_tiling(prompt)
+        return self._tiling(prompt, self._vision_limits())
 
     def encode_text(self, prompts: Sequence[Prompt]) -> MolmoBatch:
-        tilings = [self._encoded_tiling(prompt) for prompt in prompts]
-        inputs = self._processor.encode_text([self._render_chat(prompt.text) for prompt in prompts], tilings)
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        rows = zip(tilings, prompts, lengths, strict=True)
-        return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+        limits = self._vision_limits()
+        tilings = [self._tiling(prompt, limits) for prompt in prompts]
+        with self._processors.borrowed() as processor:
+            inputs = processor.encode_text([_render_chat(processor, prompt.text) for prompt in prompts], tilings)
+        return self._batch(inputs, tilings, prompts)
 
     def split_features(self, batch: MolmoBatch, features: Tensor) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = features.split([encoding.vision_tokens for encoding in batch.encodings])
@@ -138,12 +159,12 @@ class LoadedMolmo(AbstractModel):
     ) -> CachedRows:
         ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
         cache = DynamicCache(config=self.decoder.config) if cache is None else cache
-        return self._forward(ids, mask, cache, features)
+        return self._forward(ids, mask, cache, features, None)
 
     @torch.inference_mode()
     def step(self, state: CachedRows) -> CachedRows:
         mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
-        return self._forward(state.next_tokens[:, None], mask, state.cache, None)
+        return self._forward(state.next_tokens[:, None], mask, state.cache, None, state.finite)
 
     def step_inputs(self, state: CachedRows) -> StepInputs:
         return StepInputs(
@@ -174,7 +195,10 @@ class LoadedMolmo(AbstractModel):
         load = crops, prompt_tokens, output_tokens
         return sample_bytes(self._model.config, self.decoder.layers, self.routers, self._model.dtype.itemsize, load)
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Cache, features: Tensor | None) -> CachedRows:
+    def _forward(
+        self, ids: Tensor, mask: Tensor, cache: Cache, features: Tensor | None, before: Tensor | None
+    ) -> CachedRows:
+        """One forward; ``before`` says which rows were finite so far, None: there was no forward."""
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -183,30 +207,33 @@ class LoadedMolmo(AbstractModel):
             use_cache=True,
             logits_to_keep=1,
         )
-        return CachedRows(next_tokens=output.logits[:, -1].argmax(-1), cache=output.past_key_values, mask=mask)
+        logits = output.logits[:, -1]
+        finite = logits.isfinite().all(-1)
+        return CachedRows(
+            next_tokens=logits.argmax(-1),
+            finite=finite if before is None else before & finite,
+            cache=output.past_key_values,
+            mask=mask,
+        )
 
-    def _requested_tiling(self, prompt: Prompt) -> tuple[int, int]:
+    def _batch(self, inputs: Any, tilings: Sequence[tuple[int, int]], prompts: Sequence[Prompt]) -> MolmoBatch:
+        rows = zip(tilings, prompts, inputs["attention_mask"].sum(1).tolist(), strict=True)
+        return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
+
+    def _vision_limits(self) -> VisionLimits:
+        return VisionLimits(max_crops=self.max_crops, vision_tokens=self.vision_tokens, tiling=self.tiling)
+
+    def _tiling(self, prompt: Prompt, limits: VisionLimits) -> tuple[int, int]:
         """The tiling set for all images, or else the largest under ``max_crops`` within the target of vision tokens."""
-        if self.tiling:
-            return self.tiling
-        geometry, target = self._processor.image_processor.geometry, self.vision_tokens or 0
-        height, width = prompt.picture.height, prompt.picture.width
-        caps = range(1, self.max_crops + 1)
-        best = largest_within(caps, lambda cap: token_counts(height, width, cap, geometry).vision_tokens, target)
-        return token_counts(height, width, best, geometry).tiling
-
-    def _encoded_tiling(self, prompt: Prompt) -> tuple[int, int]:
-        """The tiling that ``encode`` uses for this prompt's image, computed from the image size alone."""
-        if self.tiling or self.vision_tokens is not None:
-            rows, cols = self._requested_tiling(prompt)
+        if limits.tiling:
+            rows, cols = limits.tiling
             return rows, cols
-        geometry = self._processor.image_processor.geometry
-        return token_counts(prompt.picture.height, prompt.picture.width, self.max_crops, geometry).tiling
-
-    def _render_chat(self, question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        return text
+        geometry, cap = self._processor.image_processor.geometry, limits.max_crops
+        height, width = prompt.picture.height, prompt.picture.width
+        if limits.vision_tokens is not None:
+            caps, target = range(1, cap + 1), limits.vision_tokens
+            cap = largest_within(caps, lambda cap: token_counts(height, width, cap, geometry).vision_tokens, target)
+        return token_counts(height, width, cap, geometry).tiling
 
     def _encoding(self, tiling: tuple[int, int], prompt: Prompt, length: int) -> Encoding:
         geometry = self._processor.image_processor.geometry
@@ -218,6 +245,12 @@ class LoadedMolmo(AbstractModel):
             vision_tokens=counts.vision_tokens,
             prompt_tokens=length,
         )
+
+
+def _render_chat(processor: MolmoProcessor, question: str) -> str:
+    messages = [{"role": "user", "content": question}]
+    text: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return text
 
 
 def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:

@@ -82,11 +82,6 @@ class Geometry:
         """Pooled cells along one side of a crop."""
         return self.patches_per_side // self.pool
 
-    @property
-    def pooled_per_crop(self) -> int:
-        """Pooled cells of one crop; also the tokens of the global view."""
-        return self.pooled_per_side**2
-
     def canvas_px(self, tiling: Tiling) -> tuple[int, int]:
         """Height and width in pixels of the canvas that ``tiling`` crops cover."""
         return tiling[0] * self.usable_px + self.margin_px, tiling[1] * self.usable_px + self.margin_px

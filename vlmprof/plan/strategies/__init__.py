@@ -1,1 +1,1 @@
-"""One search strategy a file, found by its name."""
+"""One file for each search strategy; the file's name is the strategy's name in a job."""

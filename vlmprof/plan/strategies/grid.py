@@ -1,4 +1,4 @@
-"""Every combination, in the job's order, the last knob fastest."""
+"""Every combination of knob values, in the job's order; the last knob varies fastest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Grid(AbstractStrategy):
         return next(self._points, None)
 
     def tell(self, point: Point, objectives: Mapping[str, float]) -> None:
-        """A grid has nothing to learn."""
+        """A grid does not learn."""
 
 
 STRATEGY = Grid

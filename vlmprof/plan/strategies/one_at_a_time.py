@@ -1,7 +1,7 @@
-"""The model as it was trained, then every value of every knob alone: a cross through the space instead of all of it.
+"""The model as it was trained, then every value of every knob, one knob at a time.
 
-As many trials as there are values, where a grid multiplies them. It shows what each knob does and nothing of what two
-do together.
+The number of trials is the sum of the numbers of values, plus one, where a grid has their product. It shows the effect
+of each knob alone, and nothing about how two knobs act together.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from vlmprof.plan.strategy import AbstractStrategy, Space
 
 @final
 class OneAtATime(AbstractStrategy):
-    """One knob a trial, in the job's order; the first trial sets none."""
+    """One knob in each trial, in the job's order; the first trial sets none."""
 
     def __init__(self, space: Space) -> None:
-        alone = (Point.of({name: value}) for name, values in space.items() for value in values)
-        self._points: Iterator[Point] = iter([Point.of({}), *alone])
+        single = (Point.of({name: value}) for name, values in space.items() for value in values)
+        self._points: Iterator[Point] = iter([Point.of({}), *single])
 
     def ask(self) -> Point | None:
         return next(self._points, None)
 
     def tell(self, point: Point, objectives: Mapping[str, float]) -> None:
-        """A cross has nothing to learn."""
+        """This strategy does not learn."""
 
 
 STRATEGY = OneAtATime

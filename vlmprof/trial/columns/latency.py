@@ -7,9 +7,11 @@ column.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from functools import partial
 
 from vlmprof.measure import roofline
+from vlmprof.measure.attempt import attempted
 from vlmprof.records import Row, StageTimes
 from vlmprof.stats import timeseries
 from vlmprof.stats.intervals import Interval, MeanInterval
@@ -22,8 +24,14 @@ Cells = dict[str, float | int | str | None]
 NAMED_TAILS = {"p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
-def latency_columns(outcome: TrialOutcome, device_name: str) -> Cells:
-    """The columns of the timing pass; empty where nothing was timed."""
+def latency_columns(outcome: TrialOutcome, device_name: str, missing: MutableMapping[str, str]) -> Cells:
+    """The columns of the timing pass; empty where nothing was timed.
+
+    Args:
+        outcome: The trial.
+        device_name: As the manufacturer calls the device.
+        missing: Takes why bounds of the hardware could not be computed.
+    """
     sessions = outcome.sessions
     if not sessions:
         return {}
@@ -39,7 +47,8 @@ def latency_columns(outcome: TrialOutcome, device_name: str) -> Cells:
         **_canary(sessions),
         **_memory(sessions),
         **_energy(outcome),
-        **_hardware(outcome, device_name),
+        **_host_bound(sessions[0]),
+        **(attempted("roofline", missing, partial(_hardware, outcome, device_name)) or {}),
     }
 
 
@@ -147,6 +156,7 @@ def _trust(outcome: TrialOutcome) -> Cells:
     sessions = outcome.sessions
     blocks = [block for session in sessions for block in session.blocks]
     kept = [block for session in sessions for block in session.kept]
+    judged = not any("disturbance" in session.missing for session in sessions)
     reasons = sorted({reason.split(" (")[0] for b in blocks for reason in b.disturbed.split(", ") if reason})
     return {
         "timing_stopped": ", ".join(sorted({session.stopped for session in sessions})),
@@ -154,8 +164,8 @@ def _trust(outcome: TrialOutcome) -> Cells:
         "warm": all(session.warm for session in sessions),
         "timing_waited_s": sum(session.waited_s for session in sessions),
         "blocks": len(blocks),
-        "blocks_disturbed": sum(bool(block.disturbed) for block in blocks),
-        "blocks_disturbed_kept": sum(bool(block.disturbed) for block in kept),
+        "blocks_disturbed": sum(bool(block.disturbed) for block in blocks) if judged else None,
+        "blocks_disturbed_kept": sum(bool(block.disturbed) for block in kept) if judged else None,
         "disturbed_by": ", ".join(reasons) or None,
         "power_limited": any(block.power_limited for block in blocks),
         "timings_redone": sum(timed.redone for block in blocks for timed in block.timed),
@@ -216,26 +226,31 @@ def _energy(outcome: TrialOutcome) -> Cells:
     }
 
 
+def _host_bound(session: TimingSession) -> Cells:
+    signs = session.host_bound
+    if signs is None:
+        return {}
+    return {
+        "gpu_busy_share": signs.busy_share,
+        "launch_ahead_gain": signs.launch_ahead_gain,
+        "host_bound": signs.verdict,
+    }
+
+
 def _hardware(outcome: TrialOutcome, device_name: str) -> Cells:
     session = outcome.sessions[0]
-    cells: Cells = {}
-    if session.host_bound:
-        signs = session.host_bound
-        cells |= {"gpu_busy_share": signs.busy_share, "launch_ahead_gain": signs.launch_ahead_gain}
-        cells["host_bound"] = signs.verdict
     hardware = roofline.hardware_of(device_name)
-    if hardware is None or session.operations is None:
-        return cells
+    if hardware is None or session.operations is None or session.decode_bytes is None:
+        return {}
     times = _request_zero(outcome)
     dtype = load_arguments(outcome.resolved.plan)["dtype"]
     flop = _operations(session)
     bounds = {stage: roofline.compute_bound_ms(hardware, count, dtype) for stage, count in flop.items()}
-    weights = session.decode_bytes or 0
+    weights = session.decode_bytes
     bounds["decode"] = max(bounds["decode"], roofline.memory_bound_ms(hardware, weights))
     faults = roofline.impossible_stages(times, bounds)
     step, peak = times["decode"], roofline.peak_tflops(hardware, dtype) * 1e12
     return {
-        **cells,
         **{f"mfu_{stage}": flop[stage] / peak / (t / 1e3) for stage in ("vision", "prefill") if (t := times[stage])},
         "decode_bytes_per_s": weights / (step / 1e3) if step else None,
         "mbu_decode": weights / (step / 1e3) / hardware.bytes_per_s if step else None,

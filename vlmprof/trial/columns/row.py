@@ -36,7 +36,10 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     failed = [answered for answered in outcome.scored if answered.generation is None]
     corpus_score = CorpusScore.of(outcome)
     state: State = "failed" if too_many_failed(outcome) else "done"
-    device_columns = environment(model.device)
+    missing = {**outcome.missing}
+    for session in outcome.sessions:
+        missing.update(session.missing)
+    device_columns = environment(model.device, missing)
     row = {
         **identity(resolved.plan),
         **run_columns,
@@ -52,10 +55,11 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **_achieved_by_knob(outcome, observed),
         **_achieved(outcome, observed),
         **_peak(outcome),
-        **latency_columns(outcome, str(device_columns["device"])),
+        **latency_columns(outcome, str(device_columns["device"] or ""), missing),
         **observed.loaded,
         **outcome.engine,
         **device_columns,
+        "not_measured": "; ".join(f"{name}: {why}" for name, why in sorted(missing.items())) or None,
     }
     samples = tuple(
         {**_sample_row(resolved.plan.id, answered, observed), **corpus_score.own(answered)}
@@ -168,10 +172,11 @@ def _achieved(outcome: TrialOutcome, observed: Observation) -> dict[str, Any]:
 def _counted(outcome: TrialOutcome, observed: Observation) -> dict[str, float | str | None]:
     """Counts of hooks inside the model, mean over the counted requests."""
     counts, countable = outcome.counts, not UNCOUNTED_ATTENTION & set(observed.loaded["attention"].split("+"))
-    prompts = outcome.counts.prompts or None  # 0: a family whose modules are not accessible
+    # 0: a family whose modules are not accessible.
+    prompts = (None if "network" in counts.failures else outcome.counts.prompts) or None
     return {
-        "vit_crops": counts.crops / prompts if prompts else None,
-        "vit_patches": counts.patches / prompts if prompts else None,
+        "vit_crops": counts.crops / prompts if prompts and "vision" not in counts.failures else None,
+        "vit_patches": counts.patches / prompts if prompts and "vision" not in counts.failures else None,
         "lm_image_tokens": counts.image_tokens / prompts if prompts else None,
         "experts_by_router": " ".join(f"{experts:g}" for experts, _ in observed.routing.values()) or None,
         "flops_first_token": outcome.flops.first_token if countable else None,
