@@ -1,8 +1,9 @@
 """``local``: your own questions, from a Parquet, JSONL or JSON file with paths or bytes of pictures.
 
 A row has ``image``, ``question`` and ``answers`` (a list) or ``answer``; it may have ``id``, ``question_type``,
-``cluster`` and ``choices`` (``answers`` then holds the letter of the right one). ``columns:`` maps these fields to
-columns of other names. The job names the metric. Without ids, the id of a row is a digest of its content.
+``cluster`` and ``choices`` (``answers`` then holds the letter of the right one, its text, or its index from 0).
+``columns:`` maps these fields to columns of other names. The job names the metric, and the metric reads the answers:
+one that has no meaning, or two, is refused with its row. Without ids, the id of a row is a digest of its content.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any, final
 
 from vlmprof import registry
 from vlmprof.errors import UserError, suggestion
+from vlmprof.metrics._gold import listed, options
 from vlmprof.metrics.exact_match import METRIC
+from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
 from vlmprof.tasks._data.dataset import checked, content_id, numbered, sample
 from vlmprof.tasks._data.files import fingerprint, local_files
@@ -63,7 +66,7 @@ def _task(source: DataSource, revision: str) -> Task:
         examples=lambda split: _examples(source, revision),
         prompt=_prompt,
         styles={"molmo": styled("vqa2")["molmo"]},
-        metric=registry.load("metrics", source.metric) if source.metric else METRIC,
+        metric=_metric(source),
         max_new_tokens=MAX_NEW_TOKENS,
         at=None if source.path else _from_source,
     )
@@ -89,18 +92,36 @@ def _examples(source: DataSource, revision: str) -> tuple[Example, ...]:
         image=names.column("image"),
     )
     rows = read_index(_files(source), columns)
-    examples = [_example(row, names) for row in rows]
+    metric = _metric(source)
+    examples = [_numbered_example(number, row, names, metric) for number, row in enumerate(rows, start=1)]
     has_ids = any(names.value(row, "id") is not None for row in rows)
     return checked("local", examples if has_ids else numbered(examples))
 
 
-def _example(row: IndexedRow, names: _ColumnMap) -> Example:
+def _metric(source: DataSource) -> Metric:
+    found: Metric = registry.load("metrics", source.metric) if source.metric else METRIC
+    return found
+
+
+def _numbered_example(number: int, row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
+    try:
+        return metric.check_gold(_example(row, names, metric))
+    except UserError as error:
+        row_id = names.value(row, "id")
+        which = f"row {number}" if row_id is None else f"row {number} (id '{row_id}')"
+        raise UserError(f"task 'local', metric '{metric.name}', {which}: {error}") from None
+
+
+def _example(row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
+    question = row.values[names.column("question")]
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"the question is {question!r}; expected a text")
     answers = names.value(row, "answers")
     answers = answers if answers is not None else names.value(row, "answer")
     if answers is None or answers == []:
-        raise UserError(f"a row of task 'local' has no answer: {dict(row.values)!r}; {_HOW}")
-    answers = answers if isinstance(answers, list) else [answers]
-    question, choices = str(row.values[names.column("question")]), names.value(row, "choices") or []
+        raise UserError(f"it has no answer: {dict(row.values)!r}; {_HOW}")
+    choices = options(names.value(row, "choices"))
+    answers = metric.gold(listed(answers), choices)
     row_id, cluster = names.value(row, "id"), names.value(row, "cluster")
     return sample(
         row,

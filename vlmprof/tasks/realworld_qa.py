@@ -6,7 +6,7 @@ from their content.
 
 from __future__ import annotations
 
-from vlmprof.metrics.exact_match import METRIC
+from vlmprof.metrics.realworld_qa import METRIC
 from vlmprof.records import Example
 from vlmprof.tasks._data.dataset import Dataset, Split, content_id, sample
 from vlmprof.tasks._data.index import Columns, IndexedRow

@@ -78,7 +78,7 @@ def prepare(job: JobSource) -> Job:
     if found.spec is None or faults:
         raise SpecError(found.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
-    revisions = {task: task_of(task).revision for task in found.spec.tasks}
+    revisions = {task: task_of(task).identity for task in found.spec.tasks}
     plans = by_load(expand(found.spec, fingerprints, revisions))
     if conflicts := _point_faults(plans, anatomies):
         raise SpecError(found.source, conflicts)
@@ -108,9 +108,9 @@ def resolve(plan: TrialPlan) -> ResolvedTrial:
     if conflicts := list(_conflicts(plan, anatomy)):
         raise KnobValueError("; ".join(conflicts))
     task = task_of(plan.task)
-    if task.revision != plan.task_revision:
+    if task.identity != plan.task_revision:
         planned = f"the sweep was planned for {plan.task_revision}"
-        raise UserError(f"task '{task.name}': the data here are {task.revision}, {planned}")
+        raise UserError(f"task '{task.name}': the data and metric here are {task.identity}, {planned}")
     return ResolvedTrial(
         plan=plan,
         family=family,

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, final
 
 from vlmprof.errors import UserError
+from vlmprof.metrics._gold import LETTERS
 from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
 from vlmprof.tasks._data.files import fingerprint, hub_files, local_files, pinned
@@ -161,7 +162,8 @@ def examples_at(dataset: Dataset, source: DataSource, split: str) -> tuple[Examp
     if dataset.join is not None:
         rows = _joined(rows, dataset.join, dataset.files(source, split, pictures=True))
     examples = [example for row in rows if (example := dataset.read(row)) is not None]
-    return checked(dataset.name, numbered(examples) if dataset.content_ids else examples)
+    examples = list(checked(dataset.name, numbered(examples) if dataset.content_ids else examples))
+    return tuple(with_checked_gold(dataset.name, dataset.metric, example) for example in examples)
 
 
 def checked(task: str, examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -178,11 +180,27 @@ def checked(task: str, examples: Sequence[Example]) -> tuple[Example, ...]:
     return tuple(examples)
 
 
+def with_checked_gold(task: str, metric: Metric, example: Example) -> Example:
+    """The example, if its reference answers can be reached by a perfect model.
+
+    Raises:
+        UserError: they cannot, or the example has more options than letters; the message names task and sample.
+    """
+    try:
+        if len(example.choices) > len(LETTERS):
+            raise UserError(f"'{example.id}' has {len(example.choices)} options, more than there are letters")
+        return metric.check_gold(example)
+    except UserError as error:
+        raise UserError(f"task '{task}': {error}") from None
+
+
 def sample(row: IndexedRow, **fields: Any) -> Example:
     """The example of a row. ``id``, ``question`` and ``answers`` are required, the rest as in ``records.Example``.
 
     Answers and options are converted to strings. The default cluster is the picture.
     """
+    if fields["question"] is None:
+        raise UserError(f"the row with the id '{fields['id']}' has no question (null); expected a text")
     values = {"question_type": "", "cluster": row.identity or fields["id"], **fields}
     for name in ("id", "question", "question_type", "cluster"):
         values[name] = str(values[name]).strip()
