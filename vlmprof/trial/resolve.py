@@ -113,7 +113,7 @@ def resolve(plan: TrialPlan) -> ResolvedTrial:
     task = task_of(plan.task)
     if task.identity != plan.task_revision:
         expected = f"the sweep was planned for {plan.task_revision}; run the job again to make a new plan"
-        raise UserError(f"task '{task.name}': the data and metric here are {task.identity}, {expected}")
+        raise UserError(f"task '{task.name}': the data here are {task.identity}, {expected}")
     return ResolvedTrial(
         plan=plan,
         family=family,
