@@ -133,12 +133,14 @@ def _example(row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
     answers = answers if answers is not None else names.value(row, "answer")
     if answers is None or answers == []:
         raise UserError(f"the row has no answer: {dict(row.values)!r}; {_HOW}")
+    # An id is a digest of what the file has, not of what is read from it: a metric that reads more must not change ids.
+    written = (question, answers if isinstance(answers, list) else [answers], names.value(row, "choices") or [])
     choices = options(names.value(row, "choices"))
     answers = metric.gold(listed(answers), choices)
     row_id, cluster = names.value(row, "id"), names.value(row, "cluster")
     return sample(
         row,
-        id=content_id(row, question, answers, choices) if row_id is None else row_id,
+        id=content_id(row, *written) if row_id is None else row_id,
         question=question,
         question_type=names.value(row, "question_type") or "",
         answers=answers,
