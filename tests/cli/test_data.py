@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -14,11 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.tasks.public import picture, write
-from vlmprof import registry
 from vlmprof.cli import app
 from vlmprof.errors import UserError
-from vlmprof.records import Example
-from vlmprof.tasks.task import DataSource, Task
 
 DEMO = "vlmprof/demo/weights"
 
@@ -40,7 +35,7 @@ def run(*words: str) -> str:
 
 
 def test_answers_in_words_and_in_tokens(questions: str, tmp_path: Path) -> None:
-    local = ["answers", "local", "--path", questions, "--metric", "vqa"]
+    local = ["answers", "local", "--path", questions, "--metric", "exact_match"]
     said = run(*local, "--to", str(tmp_path / "a.parquet"))
     assert "4 answers" in said and "longest 4" in said and "--tokenizer" in said
     assert pq.read_table(tmp_path / "a.parquet").column("cut_share").to_pylist()[:3] == [0.75, 0.5, 0.0]
@@ -49,7 +44,7 @@ def test_answers_in_words_and_in_tokens(questions: str, tmp_path: Path) -> None:
 
 
 def test_tilings_name_the_distinct_caps(questions: str, tmp_path: Path) -> None:
-    local = ["local", "--path", questions, "--metric", "vqa", "--model", "demo"]
+    local = ["local", "--path", questions, "--metric", "exact_match", "--model", "demo"]
     said = run("tilings", *local, "--to", str(tmp_path / "t.csv"))
     assert "4 pictures" in said and "Distinct work, for a sweep to list (crops): 1" in said
     table = pc.read_csv(tmp_path / "t.csv")
@@ -60,7 +55,7 @@ def test_tilings_name_the_distinct_caps(questions: str, tmp_path: Path) -> None:
 def test_tilings_leave_out_what_no_model_is_shown(questions: str, tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     Image.new("RGB", (8000, 8)).save(tmp_path / "1.png")
-    said = run("tilings", "local", "--path", questions, "--metric", "vqa", "--model", "demo")
+    said = run("tilings", "local", "--path", questions, "--metric", "exact_match", "--model", "demo")
     assert "2 pictures; " in said
     assert "1 picture left out; 'vlmprof data check local' says why" in said
     assert "1 picture left out, of sizes that the model refuses" in said
@@ -93,7 +88,7 @@ def check(*words: str) -> tuple[str, str]:
 
 
 def test_sound_data_are_said_to_be_sound(questions: str) -> None:
-    said, error = check("local", "--path", questions, "--metric", "vqa")
+    said, error = check("local", "--path", questions, "--metric", "exact_match")
     assert not error and "4 samples, 4 pictures" in said and "no fault" in said
     assert "most frequent sizes: " in said and "40x32 (1)" in said
 
@@ -110,7 +105,7 @@ def test_every_fault_is_named_with_its_row_and_the_exit_code_is_2(questions: str
     (tmp_path / "cut.png").write_bytes(picture(2)[:-30])
     red, blue = (Image.new("RGB", (9, 9), colour) for colour in ("red", "blue"))
     red.save(tmp_path / "film.gif", save_all=True, append_images=[blue])
-    said, error = check("local", "--path", questions, "--metric", "vqa", "--to", str(tmp_path / "faults.csv"))
+    said, error = check("local", "--path", questions, "--metric", "exact_match", "--to", str(tmp_path / "faults.csv"))
     assert "8 samples, 7 pictures" in said
     assert "1 of 7 pictures have several frames or pages, of which only the first is used" in said
     assert error.startswith("3 faults:")
@@ -118,13 +113,24 @@ def test_every_fault_is_named_with_its_row_and_the_exit_code_is_2(questions: str
     assert "q.jsonl row 6 " in error and "cut.png: cannot be decoded" in error
     assert "q.jsonl row 7: the row has no answer" in error
     assert pc.read_csv(tmp_path / "faults.csv").num_rows == 3
-    said, error = check("local", "--path", questions, "--metric", "vqa", "--headers", "--most", "1")
+    said, error = check("local", "--path", questions, "--metric", "exact_match", "--headers", "--most", "1")
     assert error.startswith("2 faults:") and "and 1 more" in error, "what is cut off shows only in the pixels"
 
 
 def test_the_command_ends_with_2_where_something_is_wrong(questions: str, tmp_path: Path) -> None:
     (tmp_path / "2.png").unlink()
-    command = [sys.executable, "-m", "vlmprof.cli", "data", "check", "local", "--path", questions, "--metric", "vqa"]
+    command = [
+        sys.executable,
+        "-m",
+        "vlmprof.cli",
+        "data",
+        "check",
+        "local",
+        "--path",
+        questions,
+        "--metric",
+        "exact_match",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "2.png: there is no such file" in done.stderr and "Traceback" not in done.stderr
 
@@ -142,28 +148,26 @@ def test_a_published_count_and_ids_are_held(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_column_that_is_missing_is_named(questions: str) -> None:
-    _, error = check("local", "--path", questions, "--metric", "vqa", "--column", "question=ask")
+    _, error = check("local", "--path", questions, "--metric", "exact_match", "--column", "question=ask")
     assert "has no column 'ask'" in error
-    assert "expected FIELD=COLUMN" in check("local", "--path", questions, "--metric", "vqa", "--column", "ask")[1]
+    assert (
+        "expected FIELD=COLUMN" in check("local", "--path", questions, "--metric", "exact_match", "--column", "ask")[1]
+    )
     assert "did you mean 'anls'" in check("local", "--path", questions, "--metric", "anl")[1]
 
 
-def test_gold_is_held_by_the_metric_where_it_can(questions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlmprof.analyze import data_check
-
-    class Strict:
-        """A metric that takes answers of one word."""
-
-        @staticmethod
-        def check_gold(example: Example) -> str:
-            return "" if len(example.answers[0].split()) == 1 else f"'{example.answers[0].strip()}' is no word"
-
-    task = registry.load("tasks", "local").at(DataSource(path=questions, metric="vqa"))
-    found = data_check.data_check(SimpleNamespace(**{**vars_of(task), "metric": Strict}), "")  # type: ignore[arg-type]
-    assert [fault.where for fault in found.faults] == ["q.jsonl row 2", "q.jsonl row 3", "q.jsonl row 4"]
-    assert found.faults[0].reason == "'red red' is no word"
-
-
-def vars_of(task: Task) -> dict[str, object]:
-    names = [field.name for field in fields(task)]
-    return {**{name: getattr(task, name) for name in names}, "split": task.split}
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"answer": "E", "choices": ["red", "blue"]}, "q.jsonl row 5"),
+        ({"answer": "A", "question": None}, "expected a text"),
+        ({"answers": []}, "the row has no answer"),
+    ],
+)
+def test_gold_that_no_answer_can_reach_is_named_with_its_row(
+    questions: str, row: dict[str, object], words: str
+) -> None:
+    sound = [{"image": f"{n}.png", "question": "?", "answer": "B", "choices": ["red", "blue"]} for n in range(4)]
+    Path(questions).write_text("\n".join(map(json.dumps, [*sound, {"image": "1.png", "question": "?", **row}])))
+    said, error = check("local", "--path", questions, "--metric", "multiple_choice")
+    assert "5 samples" in said and error.startswith("1 fault:\n  q.jsonl row 5: ") and words in error

@@ -43,8 +43,8 @@ def test_captions_are_asked_in_plain_words_of_molmo_too() -> None:
 )
 def test_no_style_is_outside_of_molmo_s_training_mixture(task: str) -> None:
     mixture = {
-        "vqa2", "text_vqa", "okvqa", "chart_qa", "doc_qa", "info_qa", "ai2_diagram", "a_okvqa_mc", "science_qa",
-        "st_qa", "tally_qa",
+        "vqa2", "text_vqa", "okvqa", "chart_qa", "doc_qa", "info_qa", "ai2_diagram", "ai2_diagram_no_letter",
+        "a_okvqa_mc", "science_qa", "st_qa", "tally_qa",
     }  # fmt: skip
     style, colon, _ = molmo(task, "what?", choices=("x", "y")).partition(": ")
     assert not colon or style in mixture

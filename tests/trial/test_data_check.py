@@ -28,6 +28,8 @@ from vlmprof.trial.columns.row import finished
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 from vlmprof.trial.run import run_trial
+from vlmprof.trial.samples import samples_of
+from vlmprof.trial.worst_case_probe import WorstCaseProbe
 
 SAMPLES = 10
 
@@ -188,3 +190,16 @@ def test_several_frames_and_what_a_task_does_to_its_data_are_noted(folder: Path,
     assert any("1 of 10 pictures have several frames" in note and "q4, with 2" in note for note in job.notes)
     job = api.check(job_file(folder, tiny_checkpoint, tasks=[{"name": "mmmu"}]))
     assert any("'<image 1>'" in note and "(picture 1)" in note for note in job.notes)
+
+
+def test_a_probe_of_a_worst_case_that_cannot_be_decoded_runs_on_a_blank_picture_of_its_size(
+    folder: Path, tiny_checkpoint: Path
+) -> None:
+    KILLERS["cut off"](folder / "pictures" / "4.png")
+    resolved = resolve(small_job(folder, tiny_checkpoint, **sections(folder)).plans[0])
+    (broken,) = (sample for sample in samples_of(resolved) if sample.example.id == "q4")
+    model = resolved.family.load(resolved.checkpoint, "cpu")
+    probe = WorstCaseProbe(resolved, [broken], LoadedModel(model), 2, BatchSizer())
+    picture_of_probe = probe._worst_prompt().picture
+    size = (broken.prompt.picture.width, broken.prompt.picture.height)
+    assert picture_of_probe.load().size == size != (1, 1)

@@ -146,12 +146,9 @@ def show_tilings(
     leaf, checkpoint = family_of(ModelSpec.model_validate(fields))
     _, examples = _examples(task, split, path, revision, metric)
     sizes = [(one.picture.width, one.picture.height) for one in examples if not one.picture.fault]
-    if faulty := len(examples) - len(sizes):
-        err.print(f"{plural(faulty, 'picture')} left out; 'vlmprof data check {task}' says why", style="yellow")
     statistics = tilings(model, leaf.describe(checkpoint), sizes)
     common = ", ".join(f"{width}x{height} ({count})" for (width, height), count in statistics.sizes[:5])
-    if statistics.refused:
-        err.print(f"{plural(statistics.refused, 'picture')} left out, of sizes that the model refuses", style="yellow")
+    _say_left_out(task, len(examples) - len(sizes), statistics.refused)
     out.print(f"{statistics.pictures} pictures; the most frequent sizes: {common}")
     rows = [
         {
@@ -173,6 +170,13 @@ def show_tilings(
 def _examples(name: str, split: str, path: str, revision: str, metric: str) -> tuple[Task, Sequence[Example]]:
     task = _task(name, split, path, revision, metric)
     return task, list(task.examples(task.split(split)))
+
+
+def _say_left_out(task: str, faulty: int, refused: int) -> None:
+    if faulty:
+        err.print(f"{plural(faulty, 'picture')} left out; 'vlmprof data check {task}' says why", style="yellow")
+    if refused:
+        err.print(f"{plural(refused, 'picture')} left out, of sizes that the model refuses", style="yellow")
 
 
 def _task(

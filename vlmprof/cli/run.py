@@ -125,6 +125,8 @@ def _display(job: Job) -> AbstractContextManager[Display]:
     from vlmprof.report.run_display import display
 
     out.print(f"{job.spec.name}: {plural(len(job.plans), 'trial')}, results in {job.spec.where}", soft_wrap=True)
+    for note in job.notes:
+        err.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     return display(out, {plan.id: str(plan) for plan in job.plans})
 
 

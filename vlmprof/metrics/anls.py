@@ -2,8 +2,10 @@
 
 Biten et al., Scene Text Visual Question Answering, ICCV 2019: the maximum over the reference answers of ``1 - NL``,
 where ``NL`` is the Levenshtein distance divided by the longer length; 0 when that maximum is below the threshold 0.5.
-Case and the amount of whitespace are ignored. A similarity of exactly 0.5 counts, as in the evaluator of the
-competition (the paper's formula drops it). Two empty texts are equal.
+Case and the amount of whitespace are ignored in the distance. As in the evaluator of the competition (and of Qwen-VL
+and lmms-eval, which took it over), the longer length is that of the texts as they are, so that doubled blanks make a
+wrong letter count for less, and a similarity of exactly 0.5 counts (the paper's formula drops it). Two empty texts are
+equal.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ def anls(prediction: str, answers: tuple[str, ...]) -> float:
     """
     if not answers:
         raise UserError("this question has no reference answers to score against; choose a split that publishes them")
-    best = max(_similarity(_normalised(prediction), _normalised(answer)) for answer in answers)
+    best = max(_similarity(prediction, answer) for answer in answers)
     return best if best >= THRESHOLD else 0.0
 
 
@@ -37,12 +39,12 @@ def levenshtein(first: str, second: str) -> int:
 
 
 def _similarity(first: str, second: str) -> float:
-    longest = max(len(first), len(second))
-    return 1 - levenshtein(first, second) / longest if longest else 1.0
+    longest = max(len(first.upper()), len(second.upper()))  # a letter may become two in upper case
+    return 1 - levenshtein(_normalised(first), _normalised(second)) / longest if longest else 1.0
 
 
 def _normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-METRIC = Metric.of_answers("anls", anls)
+METRIC = Metric.of_answers("anls", anls, version=2)

@@ -2,14 +2,24 @@
 
 TallyQA (Acharya, Kafle and Kanan, AAAI 2019) reports the share of questions whose count is exactly right. An answer is
 a number if only a number remains after case, articles, punctuation and number words are normalised as in the official
-VQA accuracy. "2", "two" and "Two." are 2; "about 2 dogs" is not a number: it scores 0 and is counted as unparsable.
+VQA accuracy. "2", "two", "Two." and "2.0" are 2; "about 2 dogs", "-2" and "2.5" are not counts: they score 0 and are
+counted as unparsable.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vlmprof.metrics._gold import numbers
 from vlmprof.metrics.metric import Metric, Verdict
 from vlmprof.metrics.vqa import normalised
 from vlmprof.records import Example
+
+_SIGN = re.compile(r"[-\u2013\u2212]\s*\d")
+"""A negative number; the normalisation would drop the sign."""
+_NO_FRACTION = re.compile(r"\.0+$")
 
 
 def count(prediction: str, example: Example) -> Verdict:
@@ -21,8 +31,15 @@ def count(prediction: str, example: Example) -> Verdict:
 
 
 def _number(text: str) -> int | None:
-    normal = normalised(text.strip())
+    text = text.strip()
+    if _SIGN.match(text):
+        return None
+    normal = _NO_FRACTION.sub("", normalised(text))
     return int(normal) if normal.isdecimal() else None
 
 
-METRIC = Metric(name="count", judge=count)
+def _gold(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
+    return numbers(values, choices, _number)
+
+
+METRIC = Metric(name="count", judge=count, version=2, gold=_gold)

@@ -2,7 +2,7 @@
 
 Case, whitespace and one final period are ignored; articles, other punctuation and number words are not. GQA's own
 evaluator compares the unchanged strings, whose answers come from a closed lower-case vocabulary; here a model that
-answers freely is not penalised for a capital letter or a full stop. RealworldQA is scored in the same way.
+answers freely is not penalised for a capital letter or a full stop.
 """
 
 from __future__ import annotations

@@ -3,19 +3,23 @@
 The rules of ``mmmu/utils/eval_utils.py`` of MMMU-Benchmark/MMMU (Yue et al., MMMU, CVPR 2024), reimplemented: a free
 answer may name an option in brackets, as a letter between spaces, or, if it has more than five words, by its text; the
 last option named counts. An open answer is searched for key phrases and for numbers, and is right when it contains the
-reference. When the official code cannot parse an answer, it draws an option at random; this code scores 0 and counts
-the answer as unparsable. One oddity of the original is kept: it splits sentences at a capital letter, but only after
-lower-casing the text, so that in effect only line breaks split.
+reference. When the official code cannot parse an answer, it draws an option at random; this code reads the answer as
+``metrics.multiple_choice`` does (``B. dog``, ``**B**``), and if it names no option, scores 0 and counts the answer as
+unparsable. An open answer that equals the reference is always right. One oddity of the original is kept: it splits
+sentences at a capital letter, but only after lower-casing the text, so that in effect only line breaks split.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vlmprof.errors import UserError
-from vlmprof.metrics.metric import Metric, Verdict
-from vlmprof.metrics.multiple_choice import LETTERS
+from vlmprof.metrics._gold import names_labels, option_letters, texts
+from vlmprof.metrics.exact_match import plain
+from vlmprof.metrics.metric import Metric, Verdict, most_common
+from vlmprof.metrics.multiple_choice import LETTERS, best_option, named_option
 from vlmprof.records import Example
 
 _STRIPPED = (",", ".", "!", "?", ";", ":", "'")
@@ -38,8 +42,10 @@ def mmmu(prediction: str, example: Example) -> Verdict:
     if not example.answers or example.answers == ("?",):
         raise UserError(f"'{example.id}' has no answer; the split 'test' publishes none, choose 'validation'")
     if not example.choices:
-        return Verdict(score=float(_contains(_candidates(prediction), example.answers)))
-    chosen = last_named(prediction, example.choices)
+        equal = plain(prediction) in map(plain, example.answers)
+        return Verdict(score=float(equal or _contains(_candidates(prediction), example.answers)))
+    chosen = None if names_labels(example.choices) else last_named(prediction, example.choices)
+    chosen = chosen or named_option(prediction, example.choices)
     return Verdict(score=float(chosen in example.answers), parsed=chosen is not None)
 
 
@@ -105,4 +111,12 @@ def _contains(candidates: set[str | float], answers: Sequence[str]) -> bool:
     return False
 
 
-METRIC = Metric(name="mmmu", judge=mmmu)
+def _gold(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
+    return option_letters(values, choices) if choices else texts(values, choices)
+
+
+def _best(example: Example) -> str:
+    return best_option(example) if example.choices else most_common(example)
+
+
+METRIC = Metric(name="mmmu", judge=mmmu, version=2, gold=_gold, best=_best)

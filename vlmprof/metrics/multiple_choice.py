@@ -1,29 +1,26 @@
 """Multiple choice: the option that an answer names, without guessing.
 
-An answer names an option if one of these rules applies, tried in this order:
+The prompt shows options with letters and asks for the letter; ``metrics._option_reading`` lists the forms in which an
+answer may name one. An answer that names none, or several, scores 0 and is counted as unparsable.
 
-1. It is the letter of an option, or begins with one that is followed by a bracket, period or colon: ``B``, ``b``,
-   ``(B)``, ``B.``, ``B: the cat``.
-2. It contains a phrase with a capital letter: ``answer is B``, ``answer: (B)``, ``option B``, ``choice B``.
-3. It is the text of exactly one option, compared as in ``metrics.exact_match``.
-
-Any other answer names no option: it scores 0 and is counted as unparsable. ``A dog`` is not option A.
+Options that are labels in the picture (all, or all but one, are single letters, as in many diagrams of AI2D) are
+shown without letters of their own, as Molmo was trained and evaluated, and an answer means the option with that text:
+of the options D, C, B, A, the answer ``D`` names the first. ``Example.answers`` always holds the letter of the
+position, here ``A``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from vlmprof.errors import UserError
-from vlmprof.metrics.exact_match import plain
+from vlmprof.metrics._final_answer import final_answer
+from vlmprof.metrics._gold import LETTERS, names_labels, option_letters
+from vlmprof.metrics._option_reading import letter_named
 from vlmprof.metrics.metric import Metric, Verdict
 from vlmprof.records import Example
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LETTER_ONLY = re.compile(r"\s*\(?([A-Za-z])\)?[.:)]?\s*")
-_LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])[.:)])(?=\s|$)")
-_PHRASE = re.compile(r"\b(?:[Aa]nswer(?:\s+is)?|[Oo]ption|[Cc]hoice)\s*:?\s*\(?([A-Z])\b")
+__all__ = ["LETTERS", "METRIC", "best_option", "multiple_choice", "named_option"]
 
 
 def multiple_choice(prediction: str, example: Example) -> Verdict:
@@ -39,24 +36,26 @@ def multiple_choice(prediction: str, example: Example) -> Verdict:
 
 
 def named_option(prediction: str, choices: Sequence[str]) -> str | None:
-    """The letter of the option that an answer names, or None."""
-    letters = LETTERS[: len(choices)]
-    for letter in (_leading_letter(prediction), _phrase_letter(prediction)):
-        if letter is not None and letter in letters:
-            return letter
-    texts = [plain(choice) for choice in choices]
-    answer = plain(prediction)
-    return letters[texts.index(answer)] if texts.count(answer) == 1 else None
+    """The letter of the position of the option that an answer names, or None."""
+    positions = dict(zip(LETTERS, choices, strict=False))
+    answer = final_answer(prediction)
+    if not names_labels(choices):
+        return letter_named(answer, positions)
+    labels = {text.strip().upper(): letter for letter, text in positions.items() if len(text.strip()) == 1}
+    others = {letter: text for letter, text in positions.items() if len(text.strip()) != 1}
+    unused = iter(sorted(set(LETTERS) - set(labels)))
+    stand_ins = {next(unused): letter for letter in others}
+    named = letter_named(answer, {label: "" for label in labels} | {key: others[at] for key, at in stand_ins.items()})
+    return None if named is None else (labels | stand_ins).get(named)
 
 
-def _leading_letter(text: str) -> str | None:
-    match = _LETTER_ONLY.fullmatch(text) or _LEADING_LETTER.match(text)
-    return next(letter for letter in match.groups() if letter).upper() if match else None
+def best_option(example: Example) -> str:
+    """What a perfect model answers: the letter of the right option, or its text if the options are labels."""
+    letter = example.answers[0]
+    position = LETTERS.find(letter)
+    if names_labels(example.choices) and 0 <= position < len(example.choices):
+        return example.choices[position]
+    return letter
 
 
-def _phrase_letter(text: str) -> str | None:
-    letters = {match[1] for match in _PHRASE.finditer(text)}
-    return letters.pop() if len(letters) == 1 else None
-
-
-METRIC = Metric(name="multiple_choice", judge=multiple_choice)
+METRIC = Metric(name="multiple_choice", judge=multiple_choice, version=2, gold=option_letters, best=best_option)

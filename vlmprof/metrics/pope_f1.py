@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlmprof.metrics._gold import yes_or_no
 from vlmprof.metrics.metric import Corpus, Metric, Numbers, Verdict
 from vlmprof.records import Example
 
@@ -52,7 +53,7 @@ def f1(sums: Numbers) -> Numbers:
 
 
 def _is_positive(example: Example) -> bool:
-    return example.answers[0].strip().lower() == "yes"
+    return says_yes(example.answers[0]) is True
 
 
-METRIC = Metric(name="pope_f1", judge=judge, corpus=Corpus(parts=f1_parts, combine=f1))
+METRIC = Metric(name="pope_f1", judge=judge, corpus=Corpus(parts=f1_parts, combine=f1), gold=yes_or_no)

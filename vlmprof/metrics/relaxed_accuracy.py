@@ -3,7 +3,8 @@
 Masry et al., ChartQA, Findings of ACL 2022, after Methani et al., PlotQA, WACV 2020. As in the published code: a number
 may end in a percent sign, which divides it by 100; the tolerance is relative to the reference; when either side is not
 a number, or the reference is 0, the texts must be equal except for case. A number with thousands separators is treated
-as text.
+as text. Two departures: blanks around an answer are ignored, and equal texts are always right, also where they read as
+numbers that no number is near (``nan``, ``inf``).
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ def relaxed_accuracy(prediction: str, answers: tuple[str, ...]) -> float:
 
 def _close(prediction: str, answer: str) -> bool:
     value, reference = _number(prediction), _number(answer)
+    if prediction.lower() == answer.lower():
+        return True
     if value is not None and reference:
         return abs(value - reference) / abs(reference) <= TOLERANCE
-    return prediction.lower() == answer.lower()
+    return False
 
 
 def _number(text: str) -> float | None:

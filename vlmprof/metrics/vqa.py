@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from vlmprof.errors import UserError
+from vlmprof.metrics._gold import texts
 from vlmprof.metrics.metric import Metric
 
 FULL_SCORE_MATCHES = 3
@@ -77,16 +80,18 @@ def vqa(prediction: str, answers: tuple[str, ...]) -> float:
     predicted, references = _trimmed(prediction), [_trimmed(answer) for answer in answers]
     if len(set(references)) > 1:
         predicted, references = normalised(predicted), [normalised(reference) for reference in references]
-    return _leave_one_out(predicted, references)
+    return leave_one_out(predicted, references)
 
 
+@lru_cache(maxsize=2**15)
 def normalised(text: str) -> str:
     """A trimmed answer without punctuation and articles, with number words as digits and apostrophes restored."""
     words = (_NUMBERS.get(word, word) for word in _without_punctuation(text).lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _leave_one_out(predicted: str, references: Sequence[str]) -> float:
+def leave_one_out(predicted: str, references: Sequence[str]) -> float:
+    """The score of a normalised prediction against normalised answers, as in ``vqa``."""
     # A subset that leaves out a match has one match fewer; there are as many such subsets as matches. Integer sums.
     total, matches = len(references), sum(reference == predicted for reference in references)
     leaving_out_matches = matches * min(FULL_SCORE_MATCHES, matches - 1)
@@ -108,4 +113,20 @@ def _without_punctuation(text: str) -> str:
     return _PERIOD.sub("", result, count=_MAX_PERIODS)
 
 
-METRIC = Metric.of_answers("vqa", vqa)
+def answers_of_people(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
+    """The answers of several people, as texts.
+
+    Raises:
+        UserError: there are fewer than four, so that not even they themselves could reach 1.
+    """
+    answers = texts(values, choices)
+    if len(answers) <= FULL_SCORE_MATCHES:
+        raise UserError(
+            f"{len(answers)} reference answer{'s' if len(answers) > 1 else ''}: this metric compares with those of at"
+            f" least {FULL_SCORE_MATCHES + 1} people (VQA v2 has ten) and gives no full score for fewer; for one answer"
+            " choose the metric 'exact_match' or 'anls'"
+        )
+    return answers
+
+
+METRIC = Metric.of_answers("vqa", vqa, gold=answers_of_people)

@@ -16,11 +16,14 @@ def folder_fingerprint(folder: Path, suffixes: frozenset[str]) -> str:
     A copy of a small checkpoint has the same fingerprint. Large checkpoints are not read, so a copy has another one.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
-    return _digest(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    known = [(path.name, path.stat()) for path in files]
+    state = tuple((name, status.st_size, status.st_mtime_ns) for name, status in known)
+    return _digest(folder, state, tuple((status.st_ctime_ns, status.st_ino) for _, status in known))
 
 
 @lru_cache(maxsize=16)
-def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+def _digest(folder: Path, state: tuple[tuple[str, int, int], ...], replaced: tuple[tuple[int, int], ...]) -> str:
+    # ``replaced`` is part of the cache key only: a file with its old size and time put back is read again.
     digest = hashlib.sha256()
     by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
     for name, size, modified in state:

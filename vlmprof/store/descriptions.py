@@ -36,7 +36,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "trust_remote_code": "Whether Python code shipped with the weights was allowed to run.",
         "task": "Task, as in the job.",
         "split": "Split that was used; the name of the default split if the job names none.",
-        "task_revision": "Identity of the task's data; changes whenever the data change.",
+        "task_revision": (
+            "Identity of the task's data; changes whenever the data change, or the scores that its metric gives (then "
+            "with its version)."
+        ),
         "seed": "Random seed of the subset.",
         "point": "The knobs and their values, as JSON texts.",
         "work_key": "Equal for trials that did the same work on every sample, even if they requested different values.",

@@ -1,8 +1,9 @@
 """``local``: your own questions, from a Parquet, JSONL or JSON file with paths or bytes of pictures.
 
 A row has ``image``, ``question`` and ``answers`` (a list) or ``answer``; it may have ``id``, ``question_type``,
-``cluster`` and ``choices`` (``answers`` then holds the letter of the right one). ``columns:`` maps these fields to
-columns of other names. The job names the metric. Without ids, the id of a row is a digest of its content.
+``cluster`` and ``choices`` (``answers`` then holds the letter of the right one, its text, or its index from 0).
+``columns:`` maps these fields to columns of other names. The job names the metric, and the metric reads the answers:
+one that has no meaning, or two, is refused with its row. Without ids, the id of a row is a digest of its content.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any, final
 
 from vlmprof import registry
 from vlmprof.errors import UserError, suggestion
+from vlmprof.metrics._gold import listed, options
 from vlmprof.metrics.exact_match import METRIC
+from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
 from vlmprof.tasks._data.dataset import checked, content_id, numbered, read_row, sample
 from vlmprof.tasks._data.files import local_files
@@ -63,7 +66,7 @@ def _task(source: DataSource, revision: str) -> Task:
         rows=(lambda split: _rows(source)) if source.path else None,
         prompt=_prompt,
         styles={"molmo": styled("vqa2")["molmo"]},
-        metric=registry.load("metrics", source.metric) if source.metric else METRIC,
+        metric=_metric(source),
         max_new_tokens=MAX_NEW_TOKENS,
         at=None if source.path else _from_source,
     )
@@ -85,7 +88,7 @@ def _examples(source: DataSource, revision: str) -> tuple[Example, ...]:
     rows = list(_rows(source))
     fault = next((row for row in rows if row.fault), None)
     if fault is not None:
-        raise UserError(f"task 'local': {fault.where}: {fault.fault}")
+        raise UserError(f"task 'local', metric '{source.metric}', {fault.where}: {fault.fault}")
     examples = [row.example for row in rows if row.example is not None]
     return checked("local", examples)
 
@@ -94,11 +97,18 @@ def _rows(source: DataSource) -> list[TaskRow]:
     """All rows; those without an id of their own have one by their content."""
     names = _ColumnMap(dict(source.columns))
     indexed = read_index(_files(source), _columns(source))
-    rows = [read_row(row, lambda row: _example(row, names)) for row in indexed]
+    metric = _metric(source)
+    rows = [_row(row, names, metric) for row in indexed]
     if any(names.value(row, "id") is not None for row in indexed):
         return rows
     examples = iter(numbered([row.example for row in rows if row.example is not None]))
     return [row if row.example is None else replace(row, example=next(examples)) for row in rows]
+
+
+def _row(row: IndexedRow, names: _ColumnMap, metric: Metric) -> TaskRow:
+    row_id = names.value(row, "id")
+    read = read_row(row, lambda row: _example(row, names, metric), metric)
+    return read if row_id is None else replace(read, where=f"{row.where} (id '{row_id}')")
 
 
 def _columns(source: DataSource) -> Columns:
@@ -110,17 +120,27 @@ def _columns(source: DataSource) -> Columns:
     )
 
 
-def _example(row: IndexedRow, names: _ColumnMap) -> Example:
+def _metric(source: DataSource) -> Metric:
+    found: Metric = registry.load("metrics", source.metric) if source.metric else METRIC
+    return found
+
+
+def _example(row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
+    question = row.values[names.column("question")]
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"the question is {question!r}; expected a text")
     answers = names.value(row, "answers")
     answers = answers if answers is not None else names.value(row, "answer")
     if answers is None or answers == []:
         raise UserError(f"the row has no answer: {dict(row.values)!r}; {_HOW}")
-    answers = answers if isinstance(answers, list) else [answers]
-    question, choices = str(row.values[names.column("question")]), names.value(row, "choices") or []
+    # An id is a digest of what the file has, not of what is read from it: a metric that reads more must not change ids.
+    written = (question, answers if isinstance(answers, list) else [answers], names.value(row, "choices") or [])
+    choices = options(names.value(row, "choices"))
+    answers = metric.gold(listed(answers), choices)
     row_id, cluster = names.value(row, "id"), names.value(row, "cluster")
     return sample(
         row,
-        id=content_id(row, question, answers, choices) if row_id is None else row_id,
+        id=content_id(row, *written) if row_id is None else row_id,
         question=question,
         question_type=names.value(row, "question_type") or "",
         answers=answers,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vlmprof.metrics.exact_match import METRIC
+from vlmprof.metrics.realworld_qa import METRIC
 from vlmprof.records import Example
 from vlmprof.tasks._data.dataset import Dataset, Split, content_id, sample
 from vlmprof.tasks._data.index import Columns, IndexedRow

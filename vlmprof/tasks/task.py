@@ -78,6 +78,12 @@ class Task:
     at: Callable[[DataSource], Task] | None = None
     """The same task on the data of a given source; None when the task has only built-in data, or has its source."""
 
+    @property
+    def identity(self) -> str:
+        """The revision, with the metric's version where it is not the first: what decides the score of an answer."""
+        scoring = "" if self.metric.version == 1 else f"+{self.metric.name}.{self.metric.version}"
+        return f"{self.revision}{scoring}"
+
     def split(self, name: str) -> str:
         """The name of the split, checked; the default for an empty name.
 

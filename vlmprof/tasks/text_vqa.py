@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlmprof.metrics.vqa import METRIC
+from vlmprof.metrics.text_vqa import METRIC
 from vlmprof.records import Example
 from vlmprof.tasks._data.dataset import Dataset, Split, sample
 from vlmprof.tasks._data.index import Columns, IndexedRow

@@ -78,7 +78,7 @@ def prepare(job: JobSource) -> Job:
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
-    revisions = {task: task_of(task).revision for task in parsed.spec.tasks}
+    revisions = {task: task_of(task).identity for task in parsed.spec.tasks}
     plans = by_load(expand(parsed.spec, fingerprints, revisions))
     if conflicts := _point_faults(plans, anatomies):
         raise SpecError(parsed.source, conflicts)
@@ -111,9 +111,9 @@ def resolve(plan: TrialPlan) -> ResolvedTrial:
     if conflicts := list(_conflicts(plan, anatomy)):
         raise KnobValueError("; ".join(conflicts))
     task = task_of(plan.task)
-    if task.revision != plan.task_revision:
+    if task.identity != plan.task_revision:
         expected = f"the sweep was planned for {plan.task_revision}; run the job again to make a new plan"
-        raise UserError(f"task '{task.name}': the data here are {task.revision}, {expected}")
+        raise UserError(f"task '{task.name}': the data here are {task.identity}, {expected}")
     return ResolvedTrial(
         plan=plan,
         family=family,

@@ -1,5 +1,6 @@
 """Where data are looked for, what is said when they are not there, and what identifies them."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,16 @@ def test_local_reads_bytes_of_pictures_from_parquet(tmp_path: Path) -> None:
     write_parquet(tmp_path / "mine.parquet", answers)
     task = bound("local", path=str(tmp_path / "mine.parquet"), metric="multiple_choice")
     assert all(one.picture.load().size == (one.picture.width, one.picture.height) for one in task.subset("", None, 0))
+
+
+def test_the_id_of_a_row_without_one_is_what_it_was(tmp_path: Path) -> None:
+    plain = {"image": "a.png", "question": "why?", "answer": "so"}
+    (one,) = bound("local", path=rows(tmp_path / "p", plain), metric="anls").subset("", None, 0)
+    assert one.id == hashlib.sha256(b"a.png\0why?\0['so']\0[]").hexdigest()[:16]
+    chosen = {"image": "a.png", "question": "why?", "answer": "b", "choices": ["x", "y"]}
+    (one,) = bound("local", path=rows(tmp_path / "c", chosen), metric="multiple_choice").subset("", None, 0)
+    assert one.answers == ("B",)
+    assert one.id == hashlib.sha256(b"a.png\0why?\0['b']\0['x', 'y']").hexdigest()[:16]
 
 
 def test_rows_that_are_equal_in_all_are_still_two_samples(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, final
 
 from vlmprof.errors import UserError
+from vlmprof.metrics._gold import LETTERS
 from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
 from vlmprof.tasks._data.files import hub_files, local_files, pinned
@@ -201,13 +202,14 @@ def read_rows(dataset: Dataset, source: DataSource, split: str) -> Iterator[Task
     rows = read_index(dataset.files(source, split), dataset.columns)
     if dataset.join is not None:
         rows = _joined(rows, dataset.join, dataset.files(source, split, pictures=True))
-    return (read_row(row, dataset.read) for row in rows)
+    return (read_row(row, dataset.read, dataset.metric) for row in rows)
 
 
-def read_row(row: IndexedRow, read: Read) -> TaskRow:
-    """The example of a row, or what is wrong with the row."""
+def read_row(row: IndexedRow, read: Read, metric: Metric) -> TaskRow:
+    """The example of a row with its reference answers checked, or what is wrong with the row."""
     try:
-        return TaskRow(where=row.where, example=read(row))
+        example = read(row)
+        return TaskRow(where=row.where, example=None if example is None else with_checked_gold(metric, example))
     except UserError as error:
         return TaskRow(where=row.where, fault=str(error))
     except Exception as error:  # a value of another type than the task expects
@@ -229,11 +231,24 @@ def checked(task: str, examples: Sequence[Example]) -> tuple[Example, ...]:
     return tuple(examples)
 
 
+def with_checked_gold(metric: Metric, example: Example) -> Example:
+    """The example, if its reference answers can be reached by a perfect model.
+
+    Raises:
+        UserError: they cannot, or the example has more options than letters; the message names the sample.
+    """
+    if len(example.choices) > len(LETTERS):
+        raise UserError(f"'{example.id}' has {len(example.choices)} options, more than there are letters")
+    return metric.check_gold(example)
+
+
 def sample(row: IndexedRow, **fields: Any) -> Example:
     """The example of a row. ``id``, ``question`` and ``answers`` are required, the rest as in ``records.Example``.
 
     Answers and options are converted to strings. The default cluster is the picture.
     """
+    if fields["question"] is None:
+        raise UserError(f"the row with the id '{fields['id']}' has no question (null); expected a text")
     values = {"question_type": "", "cluster": row.identity or fields["id"], **fields}
     for name in ("id", "question", "question_type", "cluster"):
         values[name] = str(values[name]).strip()

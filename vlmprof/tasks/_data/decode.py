@@ -32,6 +32,7 @@ RULES = 2
 """Number of the rules above; part of the key of every cached picture. Increase it with any change of the pixels."""
 MAX_PIXELS = 178_956_970
 """The size from which Pillow by itself speaks of a decompression bomb; half a gibibyte of RGB."""
+_TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels and is not decoded, so that no file fills the memory"
 _ORIENTATION, _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _WIDTH, _HEIGHT = 274, 262, 258, 339, 256, 257
 """EXIF and TIFF tags."""
 _SWAPPED = frozenset({5, 6, 7, 8})
@@ -125,9 +126,8 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image]:
         raise
     except UnidentifiedImageError:
         raise PictureError(f"{called}: cannot identify it as a picture") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        said = str(error).partition(", could be")[0]  # with the number of pixels and the limit
-        raise PictureError(f"{called}: {said}: it is not decoded, so that no file fills the memory") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{called}: {_TOO_LARGE}") from None
     except Exception as error:  # decoders raise almost anything for a damaged file
         raise PictureError(f"{called}: cannot be decoded ({type(error).__name__}: {error})") from error
 
@@ -137,8 +137,7 @@ def _require_sensible_size(size: tuple[int, int], called: str) -> None:
     if width < 1 or height < 1:
         raise PictureError(f"{called}: it has no pixels ({_px(size)})")
     if width * height > MAX_PIXELS:
-        limit = f"at most {MAX_PIXELS:,} pixels are decoded, so that no file fills the memory"
-        raise PictureError(f"{called}: {_px(size)} is too large; {limit}")
+        raise PictureError(f"{called}: {_px(size)} are too many; {_TOO_LARGE}")
 
 
 def _upright_size(image: Image) -> tuple[int, int]:

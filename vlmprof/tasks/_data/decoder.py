@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 
 from vlmprof.tasks._data.pictures import StoredPicture
@@ -10,6 +11,7 @@ from vlmprof.tasks._data.pictures import StoredPicture
 
 def main() -> None:
     """Decode pictures until standard input closes; prints the key of each, or an empty line when it failed."""
+    logging.disable()  # the process that opens the picture says what there is to say
     for line in sys.stdin:
         stored = StoredPicture(**json.loads(line))
         try:

@@ -33,7 +33,7 @@ FORMAT = 2
 """Increase when older index files can no longer be read."""
 BATCH_ROWS = 64
 """Rows whose pictures are in memory at the same time."""
-MANY_PICTURES, RECHECK_AFTER = 10_000, 10
+MANY_PICTURES, RECHECK_AFTER = 1_000, 10
 """So many pictures in files of their own are looked at again after this many times as long as the look has taken."""
 INDEXES_IN_MEMORY = 4
 _SCHEMA = pa.schema(
