@@ -34,7 +34,9 @@ def test_anls(prediction, answers, expected):
 @settings(max_examples=300)
 @given(SHORT, st.lists(SHORT, min_size=1, max_size=3))
 def test_anls_agrees_with_an_independent_implementation(prediction, answers):
-    def plain(text): return " ".join(text.split())  # the package takes lengths without doubled blanks
+    def plain(text):
+        return " ".join(text.split())  # the package takes lengths without doubled blanks
+
     mine, theirs = anls(plain(prediction), tuple(map(plain, answers))), anls_score(prediction, answers)
     assert mine == pytest.approx(theirs) or mine == 0.5  # the package drops what is exactly at the threshold
 
