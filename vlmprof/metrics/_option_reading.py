@@ -52,7 +52,7 @@ _STATED = tuple(
         rf"\b(?:answer|option|choice|letter|solution)\b(?:\s+(?:here|to\s+\w+(?:\s+\w+)?))?"
         rf"(?:\s*(?::|=|→|\s-|\u2013|\u2014|\b{_BE}\b))+\s*",
         rf"\banswer\s+(?={_LETTER}\W*$)",
-        rf"\b(?:i|we)(?:'d|'ll|\s+would|\s+will|\s+must)?\s+(?:choose|chose|select|pick|think|guess|believe|go\s+(?:with|for)|opt\s+for|say)\s+",
+        r"\b(?:i|we)(?:'d|'ll|\s+would|\s+will|\s+must)?\s+(?:choose|chose|select|pick|think|guess|believe|go\s+(?:with|for)|opt\s+for|say)\s+",
         rf"\b(?:it|this|that)(?:'s|\s+{_BE})\s+",
         rf"\b(?:so|thus|hence|therefore|finally|conclusion|but)\b[,:]?\s+{_FILL}(?={_LETTER}\W*(?:$|\n|[.!]\s))",
         r"(?:答案|选项|選項|正解|答え)\s*(?:是|为|為|は|:)?\s*",

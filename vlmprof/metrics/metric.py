@@ -82,7 +82,7 @@ class Metric:
     best: Callable[[Example], str] = most_common
     """What a perfect model answers; ``check_gold`` requires that it gets more than 0."""
     labels: bool = False
-    """Whether options that are labels in the picture are asked without letters of their own, and named by their text."""
+    """Whether options that are labels in the picture are asked without letters, and named by their text."""
 
     def __post_init__(self) -> None:
         """Let the functions see answers without reasoning."""

@@ -36,7 +36,7 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "trust_remote_code": "Whether Python code that lies with the weights was allowed to run.",
         "task": "Task, as in the job.",
         "split": "Split that was used, the default one by its name.",
-        "task_revision": "Changes when the data of the task do, or the scores that its metric gives (then with its version).",
+        "task_revision": "Changes when the data of the task do, or the scores that its metric gives.",
         "seed": "Seed of the subset.",
         "point": "The knobs and their values, as JSON texts.",
         "work_key": "Equal for trials that did the same work on every sample, whatever they were asked for.",
