@@ -85,9 +85,13 @@ _REWRITTEN = {
 _BRACKETS = {bracket: token for bracket, token in _REWRITTEN.items() if bracket in "(){}[]"}
 
 
-@lru_cache(maxsize=2**14)
-def words(caption: str) -> tuple[str, ...]:
+def words(caption: str) -> list[str]:
     """The tokens of a caption in lower case, without those that the evaluation drops."""
+    return list(_kept_tokens(caption))
+
+
+@lru_cache(maxsize=2**14)
+def _kept_tokens(caption: str) -> tuple[str, ...]:
     text, found, position = caption, [], 0
     while position < len(text):
         if text[position].isspace():
