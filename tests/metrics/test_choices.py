@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.metrics.samples import asked
+from vlmprof import registry
 from vlmprof.errors import UserError
 from vlmprof.metrics.mmmu import mmmu
 from vlmprof.metrics.multiple_choice import multiple_choice, named_option
@@ -41,6 +42,78 @@ def test_an_option_is_named_or_it_is_not(answer, option):
     assert (verdict.score, verdict.parsed) == (float(option is not None), option is not None)
 
 
+DOG = ("a cat", "a dog")
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("<think>the answer is A</think> B", "B"),
+        ("**B**", "B"),
+        ("B\na dog", "B"),
+        ("The correct option is B", "B"),
+        ("Answer: A dog", "B"),
+        ("It is not option A", None),
+        ("The answer is not A, it is B.", "B"),
+        ("It cannot be A, so B", "B"),
+        ("neither A nor B", None),
+        ("A is wrong. B is right.", "B"),
+        ("The answer is A, not B.", "A"),
+        ("The answer is A or B", None),
+        ("The answer is A. Wait, no. The answer is B.", "B"),
+        ("**Answer:** B", "B"),
+        ("$\\boxed{\\text{B}}$", "B"),
+        ("It barks.\nB", "B"),
+        ("the answer is a dog", "B"),
+        ("the answer is a", "A"),
+        ("A. a cat\nB. a dog", None),  # the options repeated
+        ("A. a cat\nB. a dog\nThe answer is B", "B"),
+        ("\uff08B\uff09", "B"),
+        ("\u7b54\u6848\u662fB", "B"),
+        ("Vitamin A", None),
+        ("The answer is E", None),
+        ("(A) is wrong; the answer is E", None),
+    ],
+)
+def test_an_option_is_read_from_what_is_stated_and_not_from_what_is_denied(answer, option):
+    assert named_option(answer, DOG) == option
+
+
+LABELS = ("D", "C", "B", "A")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "position"),
+    [
+        ("D", LABELS, "A"),  # the text D is the first option
+        ("The answer is D.", LABELS, "A"),
+        ("(a)", LABELS, "D"),
+        ("E", LABELS, None),
+        ("B", ("A", "B", "C"), "B"),  # letters in order: both readings agree
+        ("none of these", ("D", "C", "B", "none of these"), "D"),
+        ("D", ("D", "C", "B", "none of these"), "A"),
+        ("B", ("B", "a dog", "a cat"), "B"),  # one letter among words is a text, and the prompt shows letters
+    ],
+)
+def test_labels_in_the_picture_are_named_by_their_text(answer, choices, position):
+    assert named_option(answer, choices) == position
+
+
+def test_labels_are_asked_without_letters_and_other_options_with_them():
+    diagram, words = asked(["A"], LABELS), asked(["A"], DOG)
+    for name, ours, trained in (("ai2d", "D\nC\nB\nA\n", "ai2_diagram_no_letter: ?\nD\nC\nB\nA\n"),):
+        task = registry.load("tasks", name)
+        assert ours + "Answer with the right option only." in task.ask(diagram, "demo").text
+        assert task.ask(diagram, "molmo").text == trained
+        assert "A. a cat\nB. a dog\n" in task.ask(words, "demo").text
+        assert task.ask(words, "molmo").text == "ai2_diagram: ?\nA: a cat\nB: a dog\n"
+        assert task.metric.judge("D", diagram).score == 1
+    mmmu_task = registry.load("tasks", "mmmu")  # its official code and prompt have a letter for every option
+    assert "A. D\nB. C\n" in mmmu_task.ask(diagram, "demo").text
+    assert "A: D\nB: C\n" in mmmu_task.ask(diagram, "molmo").text
+    assert mmmu_task.metric.judge("A", diagram).score == 1
+
+
 def test_the_text_of_two_options_names_neither():
     assert named_option("red", ("red", "Red.", "blue")) is None
     with pytest.raises(UserError, match="no options"):
@@ -55,7 +128,10 @@ def test_the_text_of_two_options_names_neither():
         ("The answer is (B).", 1, True),
         ("First I thought (B), but it is (C)", 0, True),  # the one named last
         ("I think that what is seen here is a dog", 1, True),  # more than five words: by its text
-        ("a dog", 0, False),  # five words or fewer: the official code would draw an option here
+        ("B. dog", 1, True),  # the official code would draw an option here, and below
+        ("**B**", 1, True),
+        ("dog", 1, True),
+        ("a dog", 0, False),
         ("", 0, False),
     ],
 )
@@ -94,6 +170,10 @@ def test_mmmu_without_an_answer_is_an_error():
         ("No.", False),
         ("There is not any", False),
         ("Yes. No.", True),  # the first sentence counts
+        ("**No**", False),
+        ("no!", False),
+        ("NO", False),
+        ("no-one", None),
         ("a dog", None),
         ("", None),
     ],

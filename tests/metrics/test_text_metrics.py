@@ -23,6 +23,7 @@ SHORT = st.text("abC 1.", max_size=9)
         ("bank of amerika", ("bank of america",), 14 / 15),
         ("abcd", ("abxy",), 0.5),  # at the threshold: kept, as the evaluator of the competition does
         ("abc", ("axy",), 0.0),
+        ("bank  of amerika", ("bank of america",), 15 / 16),  # the length counts the doubled blank, the distance not
         ("", ("a",), 0.0),
         ("12", ("1", "12"), 1.0),
     ],
@@ -85,7 +86,16 @@ def test_relaxed_accuracy_is_a_band_of_five_percent(value, off):
 
 @pytest.mark.parametrize(
     ("prediction", "score", "parsed"),
-    [("2", 1, True), ("Two.", 1, True), ("3", 0, True), ("about 2 dogs", 0, False), ("", 0, False)],
+    [
+        ("2", 1, True),
+        ("Two.", 1, True),
+        ("3", 0, True),
+        ("2.0", 1, True),
+        ("- 2", 1, True),
+        ("-2", 0, False),
+        ("about 2 dogs", 0, False),
+        ("", 0, False),
+    ],
 )
 def test_counting_reads_a_number_or_says_that_there_is_none(prediction, score, parsed):
     verdict = count(prediction, asked(["2"]))

@@ -65,7 +65,7 @@ def options(value: Any) -> tuple[str, ...]:
 
 
 def texts(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
-    """Answers that are compared as texts; if there are options, their letters (or labels), as the prompt asks for.
+    """Answers that are compared as texts; if there are options, their letters, which the prompt asks for.
 
     A number without a fraction is written as an integer: ``3.0`` is ``3``.
 
@@ -73,8 +73,7 @@ def texts(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
         UserError: an answer is true or false, which may mean yes or true.
     """
     if choices:
-        letters = option_letters(values, choices)
-        return tuple(choices[LETTERS.index(letter)] for letter in letters) if names_labels(choices) else letters
+        return option_letters(values, choices)
     truth = next((value for value in values if isinstance(value, bool)), None)
     if truth is not None:
         text = "'yes' or 'true'" if truth else "'no' or 'false'"

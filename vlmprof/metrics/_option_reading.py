@@ -24,11 +24,12 @@ from typing import final
 
 _MARKUP = re.compile(r"[*`#$]|__|\\[()\[\]]|<[^<>]{2,30}>")
 _LATEX = re.compile(r"\\(boxed|text|textbf|textit|mathrm|mathbf|mathsf|operatorname)\s*\{([^{}]*)\}")
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 _LETTER = r"[(\[{\"'<]*\b([A-Za-z])\b(?![\w'])"
 _FILL = (
     r"(?:(?:but|clearly|definitely|most likely|likely|probably|therefore|simply|indeed|option|choice|letter|the)\s+)*"
 )
-_BE = r"(?:is|are|was|be|would be|should be|must be|will be|seems to be|appears to be)"
+_BE = r"(?:is|are|was|be|would be|should be|must be|will be|to be|seems to be|appears to be)"
 _NOT = (
     r"(?:(?:do|does|did)(?:\s+not|n't)\s+(?:think|believe)(?:\s+that)?\s+(?:it|the answer)(?:'s|\s+is)"
     r"|can(?:not|'t|\s+not)\s+be|\bnot|n't(?:\s+be)?|\bneither|\bnor|\bexcept|\brather\s+than|\binstead\s+of"
@@ -49,10 +50,10 @@ _STATED = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"\b(?:answer|option|choice|letter|solution)\b(?:\s+(?:here|to\s+\w+(?:\s+\w+)?))?"
-        rf"(?:\s*(?::|=|→|\s-|\u2013|\u2014|\b{_BE}\b))+\s*{_FILL}",
+        rf"(?:\s*(?::|=|→|\s-|\u2013|\u2014|\b{_BE}\b))+\s*",
         rf"\banswer\s+(?={_LETTER}\W*$)",
-        rf"\b(?:i|we)(?:'d|'ll|\s+would|\s+will|\s+must)?\s+(?:choose|chose|select|pick|think|guess|believe|go\s+(?:with|for)|opt\s+for|say)\s+{_FILL}",
-        rf"\b(?:it|this|that)(?:'s|\s+{_BE})\s+{_FILL}",
+        r"\b(?:i|we)(?:'d|'ll|\s+would|\s+will|\s+must)?\s+(?:choose|chose|select|pick|think|guess|believe|go\s+(?:with|for)|opt\s+for|say)\s+",
+        rf"\b(?:it|this|that)(?:'s|\s+{_BE})\s+",
         rf"\b(?:so|thus|hence|therefore|finally|conclusion|but)\b[,:]?\s+{_FILL}(?={_LETTER}\W*(?:$|\n|[.!]\s))",
         r"(?:答案|选项|選項|正解|答え)\s*(?:是|为|為|は|:)?\s*",
         r"(?:选择|選擇|选)\s*",
@@ -63,13 +64,14 @@ _IS_RIGHT = re.compile(
     r"(?:correct|right|best|answer|true|choice|likely|[.!]|$)"
 )
 _HEDGED = re.compile(r"[)\]}\"']*\s*(?:,|/|\bor\b|\band\b)\s*(?:\bor\b\s*)?(?:option\s+|choice\s+)?" + _LETTER)
-_ENDS = re.compile(r"[)\]}\"'>]*\s*(?:$|[.,:;!?)\n]|[-\u2013\u2014]\s)")
+_ENDS = re.compile(r"[)\]}\"'>]*\s*(?:$|[.,:;!?)\n]|\s\(|[-\u2013\u2014]\s)")
 _CONNECTED = re.compile(r"[)\]}\"'>]*\s+(?:because|since|as|which|due|based|given|is|and|or)\b")
 _LEADING = re.compile(
-    r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\s*[.:)\]、]|([A-Z])(?=\s*\n|\s+[-\u2013\u2014]\s))"
+    r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\s*[.:)\]、]|([A-Z])(?=\s*\n|\s+[-\u2013\u2014]\s|\s+(?:because|since|as)\b))"
 )
 _ONLY = re.compile(r"[\s\"'\u201c\u201d\u2018\u2019(\[{<•>-]*([A-Za-z])[\s\"'\u201c\u201d\u2018\u2019)\]}>.:,;!?]*")
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+")
+_SET_OFF = re.compile(r"(?:^|\n|[.!?]\s)\s*[(\[]?([A-Z])[.:)\]](?=\s)")
 _CLAUSE = re.compile(r"(\n|[.!?:,;](?=\s))")
 _CAPITALS = re.compile(r"\b(?:[B-HJ-Z]|[AI](?!\s+[a-z]))\b")
 _MENTIONED = re.compile(rf"(?:\b(?:option|choice)\s+{_LETTER})|\(([A-Za-z])\)", re.IGNORECASE)
@@ -124,7 +126,7 @@ def compared(text: str) -> str:
 
 def _undecorated(text: str) -> str:
     """Without Markdown, tags and LaTeX; a box becomes a statement, full-width characters become plain ones."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
+    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     while (plainer := _LATEX.sub(_unboxed, text)) != text:
         text = plainer
     return _MARKUP.sub("", text).strip()
@@ -152,8 +154,9 @@ def _statements(text: str, options: _Options) -> Iterator[tuple[int, str]]:
 
 def _stated_letter(text: str, start: int, options: _Options) -> str | None:
     """What is stated at this place: a letter, an empty string for an unclear or missing option, None for nothing."""
-    tail = text[start:]
-    if by_text := _text_at(tail, options):
+    whole = text[start:]
+    tail = re.sub(rf"^\s*{_FILL}", "", whole, flags=re.IGNORECASE)
+    if by_text := _text_at(whole, options) or _text_at(tail, options):
         return by_text
     match = re.match(rf"\s*{_LETTER}", tail)
     if match is None:
@@ -178,15 +181,13 @@ def _text_at(tail: str, options: _Options) -> str:
 
 
 def _at_an_end(text: str, options: _Options) -> str:
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
-        return ""
     first = _leading(text, options)
-    leading = {letter for line in lines if (letter := _leading(line + "\n", options, alone=False))}
-    last = _trailing(text, options)
-    if first and leading <= {first} and last in ("", first):
-        return first
-    return last if not first else ""
+    if not first:
+        return _trailing(text, options)
+    set_off = {match[1] for match in _SET_OFF.finditer(text) if match[1] in options.letters}
+    last = _CLAUSE.split(text)[-1]
+    ends_with = _letter_only(last, options) if last.strip("([\"' ")[:1].isupper() else ""
+    return first if set_off <= {first} and ends_with in ("", first) else ""
 
 
 def _trailing(text: str, options: _Options) -> str:
@@ -197,13 +198,12 @@ def _trailing(text: str, options: _Options) -> str:
     return letter if before and last.strip("([\"' ")[:1].isupper() and others <= {letter} else ""
 
 
-def _leading(text: str, options: _Options, *, alone: bool = True) -> str:
+def _leading(text: str, options: _Options) -> str:
     """The letter that a text begins with, if it is set off, or if the text of its option follows."""
     if match := _LEADING.match(text):
         character = next(group for group in match.groups() if group)
         rest = text[match.end() :]
-        own = _continues(rest, character, options)
-        if options.letter(character) and (own or ((not rest or rest[0].isspace()) and (alone or match[4] is None))):
+        if options.letter(character) and (not rest or rest[0].isspace() or _continues(rest, character, options)):
             return character.upper()
     bare = re.match(r"\s*([A-Z])[\s,]+", text)
     if bare and options.letter(bare[1]) and _continues(text[bare.end() :], bare[1], options):

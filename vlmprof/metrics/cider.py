@@ -111,4 +111,5 @@ METRIC = Metric(
         per_sample=lambda parts: np.asarray(parts[:, 0]),
     ),
     perfect=10.0,
+    version=2,
 )

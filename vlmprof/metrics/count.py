@@ -17,7 +17,7 @@ from vlmprof.metrics.metric import Metric, Verdict
 from vlmprof.metrics.vqa import normalised
 from vlmprof.records import Example
 
-_SIGN = re.compile(r"[-\u2013\u2212]\s*\d")
+_SIGN = re.compile(r"[-\u2013\u2212]\d")
 """A negative number; the normalisation would drop the sign."""
 _NO_FRACTION = re.compile(r"\.0+$")
 

@@ -81,6 +81,8 @@ class Metric:
     """How reference answers are read that users' own files hold: (values, options) -> ``Example.answers``."""
     best: Callable[[Example], str] = most_common
     """What a perfect model answers; ``check_gold`` requires that it gets more than 0."""
+    labels: bool = False
+    """Whether options that are labels in the picture are asked without letters, and named by their text."""
 
     def __post_init__(self) -> None:
         """Let the functions see answers without reasoning."""

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vlmprof.errors import UserError
-from vlmprof.metrics._gold import names_labels, option_letters, texts
+from vlmprof.metrics._gold import LETTERS, option_letters, texts
+from vlmprof.metrics._option_reading import letter_named
 from vlmprof.metrics.exact_match import plain
-from vlmprof.metrics.metric import Metric, Verdict, most_common
-from vlmprof.metrics.multiple_choice import LETTERS, best_option, named_option
+from vlmprof.metrics.metric import Metric, Verdict
 from vlmprof.records import Example
 
 _STRIPPED = (",", ".", "!", "?", ";", ":", "'")
@@ -44,8 +44,8 @@ def mmmu(prediction: str, example: Example) -> Verdict:
     if not example.choices:
         equal = plain(prediction) in map(plain, example.answers)
         return Verdict(score=float(equal or _contains(_candidates(prediction), example.answers)))
-    chosen = None if names_labels(example.choices) else last_named(prediction, example.choices)
-    chosen = chosen or named_option(prediction, example.choices)
+    positions = dict(zip(LETTERS, example.choices, strict=False))
+    chosen = last_named(prediction, example.choices) or letter_named(prediction, positions)
     return Verdict(score=float(chosen in example.answers), parsed=chosen is not None)
 
 
@@ -115,8 +115,4 @@ def _gold(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
     return option_letters(values, choices) if choices else texts(values, choices)
 
 
-def _best(example: Example) -> str:
-    return best_option(example) if example.choices else most_common(example)
-
-
-METRIC = Metric(name="mmmu", judge=mmmu, version=2, gold=_gold, best=_best)
+METRIC = Metric(name="mmmu", judge=mmmu, version=2, gold=_gold)

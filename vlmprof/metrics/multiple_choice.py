@@ -58,4 +58,6 @@ def best_option(example: Example) -> str:
     return letter
 
 
-METRIC = Metric(name="multiple_choice", judge=multiple_choice, version=2, gold=option_letters, best=best_option)
+METRIC = Metric(
+    name="multiple_choice", judge=multiple_choice, version=2, gold=option_letters, best=best_option, labels=True
+)

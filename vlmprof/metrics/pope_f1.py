@@ -2,14 +2,15 @@
 
 Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023, and ``evaluate.py`` of
 RUCAIBox/POPE: only the first sentence counts; it means no when it contains the word no or not, else yes. So the
-official code reads every answer as yes or no. Here case is ignored, and an answer whose first sentence has none of the
-words yes, no and not is counted as unparsable and scored as the wrong answer, so that an empty answer is never an
-advantage. The score of a sample is 1 when its answer is right; the mean of these scores is the accuracy, not this
-metric.
+official code reads every answer as yes or no. Here case and the marks around a word are ignored, and an answer whose
+first sentence has none of the words yes, no and not is counted as unparsable and scored as the wrong answer, so that an
+empty answer is never an advantage. The score of a sample is 1 when its answer is right; the mean of these scores is the
+accuracy, not this metric.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from vlmprof.metrics._gold import yes_or_no
 from vlmprof.metrics.metric import Corpus, Metric, Numbers, Verdict
 from vlmprof.records import Example
+
+_WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|['-])*")
 
 
 def judge(prediction: str, example: Example) -> Verdict:
@@ -27,8 +30,7 @@ def judge(prediction: str, example: Example) -> Verdict:
 
 def says_yes(prediction: str) -> bool | None:
     """True for yes, False for no, None when the answer contains neither."""
-    words = prediction.split(".", maxsplit=1)[0].replace(",", " ").lower().split()
-    words = [word.strip("!?;:\"'()") for word in words]
+    words = {word.strip("'-") for word in _WORD.findall(prediction.split(".", maxsplit=1)[0].lower())}
     if "no" in words or "not" in words:
         return False
     return True if "yes" in words else None
@@ -56,4 +58,4 @@ def _is_positive(example: Example) -> bool:
     return says_yes(example.answers[0]) is True
 
 
-METRIC = Metric(name="pope_f1", judge=judge, corpus=Corpus(parts=f1_parts, combine=f1), gold=yes_or_no)
+METRIC = Metric(name="pope_f1", judge=judge, corpus=Corpus(parts=f1_parts, combine=f1), version=2, gold=yes_or_no)

@@ -33,7 +33,7 @@ def realworld_qa(prediction: str, example: Example) -> Verdict:
     if not all(_is_letter(answer) for answer in example.answers):
         wanted = {_plain(answer) for answer in example.answers}
         return Verdict(score=float(_plain(prediction) in wanted))
-    right = {answer.strip().upper() for answer in example.answers}
+    right = {answer.strip() for answer in example.answers}
     named = letter_named(prediction, options_in(example.question) or _letters_to(max(right)))
     return Verdict(score=float(named in right), parsed=named is not None)
 
@@ -49,7 +49,7 @@ def _letters_to(last: str) -> dict[str, str]:
 
 
 def _is_letter(answer: str) -> bool:
-    return len(answer.strip()) == 1 and answer.strip().upper() in LETTERS
+    return len(answer.strip()) == 1 and answer.strip() in LETTERS
 
 
 def _plain(text: str) -> str:

@@ -42,4 +42,4 @@ def _number(text: str) -> float | None:
         return None
 
 
-METRIC = Metric.of_answers("relaxed_accuracy", relaxed_accuracy)
+METRIC = Metric.of_answers("relaxed_accuracy", relaxed_accuracy, version=2)

@@ -121,10 +121,10 @@ def answers_of_people(values: Sequence[Any], choices: Sequence[str]) -> tuple[st
     """
     answers = texts(values, choices)
     if len(answers) <= FULL_SCORE_MATCHES:
+        count = f"{len(answers)} reference answer{'s' if len(answers) > 1 else ''}"
         raise UserError(
-            f"{len(answers)} reference answer{'s' if len(answers) > 1 else ''}: this metric compares with those of at"
-            f" least {FULL_SCORE_MATCHES + 1} people (VQA v2 has ten) and gives no full score for fewer; for one answer"
-            " choose the metric 'exact_match' or 'anls'"
+            f"{count}: this metric compares with those of at least {FULL_SCORE_MATCHES + 1} people (VQA v2 has ten) and"
+            " gives no full score for fewer; for one answer choose the metric 'exact_match' or 'anls'"
         )
     return answers
 

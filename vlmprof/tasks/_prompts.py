@@ -21,35 +21,34 @@ ONE_SENTENCE = "Describe this image in one short sentence."
 YES_OR_NO = "Answer with yes or no."
 
 
-def instructed(instruction: str) -> PromptOf:
+def instructed(instruction: str, *, lettered: bool = False) -> PromptOf:
     """A prompt of the context, the question, its options (each only if present) and the instruction how to answer.
 
-    Options that are labels in the picture get no letters, and the instruction asks for the option itself.
+    Options that are labels in the picture get no letters, and the instruction asks for the option itself, unless all
+    options are to be ``lettered``: that is for metrics that name every option by its letter (``Metric.labels``).
     """
 
     def prompt(example: Example) -> str:
-        options, how = (
-            [f"{letter}. {text}" for letter, text in zip(LETTERS, example.choices, strict=False)],
-            instruction,
-        )
-        if names_labels(example.choices):
+        options = [f"{letter}. {text}" for letter, text in zip(LETTERS, example.choices, strict=False)]
+        how = instruction
+        if names_labels(example.choices) and not lettered:
             options, how = list(example.choices), ONE_LABEL if instruction == ONE_LETTER else instruction
         return "\n".join(part for part in (example.context, example.question, *options, how) if part)
 
     return prompt
 
 
-def styled(style: str) -> Mapping[str, PromptOf]:
+def styled(style: str, *, lettered: bool = False) -> Mapping[str, PromptOf]:
     """The prompt for the family ``molmo``, in one of the styles of its training mixture.
 
     For options that are labels in the picture, that is ``ai2_diagram_no_letter`` instead of ``ai2_diagram``; any style
-    then shows the options without letters.
+    then shows the options without letters, unless all options are to be ``lettered``.
     """
 
     def prompt(example: Example) -> str:
         question = "\n".join(part for part in (example.context, example.question) if part)
         options = "".join(f"{letter}: {text}\n" for letter, text in zip(LETTERS, example.choices, strict=False))
-        if names_labels(example.choices):
+        if names_labels(example.choices) and not lettered:
             named = f"{style}_no_letter" if style == "ai2_diagram" else style
             return f"{named}: {question}\n" + "".join(f"{text}\n" for text in example.choices)
         return f"{style}: {question}\n{options}" if options else f"{style}: {question}".rstrip()

@@ -9,7 +9,7 @@ one that has no meaning, or two, is refused with its row. Without ids, the id of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -58,22 +58,23 @@ def _from_source(source: DataSource) -> Task:
 
 
 def _task(source: DataSource, revision: str) -> Task:
+    metric = _metric(source)
     return Task(
         name="local",
         revision=revision,
         splits=(SPLIT,),
         examples=lambda split: _examples(source, revision),
         rows=(lambda split: _rows(source)) if source.path else None,
-        prompt=_prompt,
-        styles={"molmo": styled("vqa2")["molmo"]},
-        metric=_metric(source),
+        prompt=partial(_prompt, lettered=not metric.labels),
+        styles={"molmo": styled("vqa2", lettered=not metric.labels)["molmo"]},
+        metric=metric,
         max_new_tokens=MAX_NEW_TOKENS,
         at=None if source.path else _from_source,
     )
 
 
-def _prompt(example: Example) -> str:
-    return instructed(ONE_LETTER if example.choices else "")(example)
+def _prompt(example: Example, *, lettered: bool) -> str:
+    return instructed(ONE_LETTER if example.choices else "", lettered=lettered)(example)
 
 
 def _files(source: DataSource) -> tuple[Path, ...]:

@@ -37,11 +37,11 @@ def _read(row: IndexedRow) -> Example:
 
 
 def _prompt(example: Example) -> str:
-    return instructed(ONE_LETTER if example.choices else ONE_WORD)(example)
+    return instructed(ONE_LETTER if example.choices else ONE_WORD, lettered=True)(example)
 
 
 def _molmo(example: Example) -> str:
-    return styled("a_okvqa_mc" if example.choices else "vqa2")["molmo"](example)
+    return styled("a_okvqa_mc" if example.choices else "vqa2", lettered=True)["molmo"](example)
 
 
 DATASET = Dataset(
