@@ -294,8 +294,8 @@ def test_a_failed_trial_raises_nothing_and_is_in_the_results(tmp_path: Path, tin
 
 def test_an_interrupt_is_raised_and_the_folder_is_free_again(tmp_path: Path, tiny_checkpoint: Path) -> None:
     class Interrupting:
-        def update(self, snapshot: Any) -> None:
-            if snapshot.settled:
+        def update(self, view: Any) -> None:
+            if view.status.ended:
                 signal.raise_signal(signal.SIGINT)
 
         def note(self, line: str) -> None: ...
@@ -325,7 +325,8 @@ def test_progress_is_shown_where_it_is_asked_for(
 
 def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="Ray Tune"):
+    monkeypatch.setattr("vlmprof.monitor.loggers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--mlflow: not installed"):
         vlmprof.run(SMALL, inline=True, mlflow="http://127.0.0.1:1")
     with pytest.raises(SpecError):
         vlmprof.run({**SMALL, "knobs": {}}, inline=True)
@@ -365,10 +366,10 @@ def test_nothing_in_the_tables_becomes_html_of_its_own(tmp_path: Path) -> None:
 def test_where_there_is_no_front_the_reason_is_shown_with_the_states(tmp_path: Path) -> None:
     row = trial_row({"max_crops": 1}, accuracy=None, latency_ms_p50=None)
     found = vlmprof.load(write_results(tmp_path / "r", [row]))
-    with pytest.raises(UserError, match=r"accuracy is missing.*latency_ms_p50 is missing"):
+    with pytest.raises(UserError, match=r"no front can be drawn.*accuracy"):
         found.front()
     html = found._repr_html_()
-    assert "1 done" in html and "accuracy is missing" in html and "<table>" not in html
+    assert "1 done" in html and "no front can be drawn" in html and "<table>" not in html
 
 
 def test_a_long_front_is_cut_in_a_notebook_and_says_so(tmp_path: Path) -> None:
