@@ -223,6 +223,7 @@ class _Replaying:
         return list(step.generated[:steps, :rows].to("cpu", non_blocking=True).unbind(0))
 
 
+@final
 class NotRecordable(Exception):
     """The decode step of this model cannot be recorded."""
 

@@ -12,8 +12,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import final
 
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
@@ -29,7 +30,6 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     Flops,
     Sample,
-    ScoredSample,
     ScoreResult,
     TimingSession,
     TrialOutcome,
@@ -71,26 +71,20 @@ def run_trial(
     plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
     usable = legal_samples(partial_results.not_quarantined(samples))[0]
-    missing: dict[str, str] = {}
-    parts = ModelParts.of(model)
+    parts, missing = ModelParts.of(model), dict[str, str]()
     with knobs_applied(resolved, model):
-        output_tokens = model.output_tokens
-        counted_samples = _samples_to_count(loaded, samples, usable)
-        counts, flops = _count(parts, counted_samples, model, report, resolved.anatomy.crops_known, missing)
+        output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
+        counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
         began = time.perf_counter()
         attempted("memory", missing, partial(_reset_peak, model.device))
-        result = ScoreResult()
+        result, sessions = ScoreResult(), tuple[TimingSession, ...]()
         if "accuracy" in plan.measure:
-            result = _score_pass(resolved, loaded, samples, sizer, report, partial_results).run()
-            _require_an_answer(result.scored)
+            result = _answered(_score_pass(resolved, loaded, samples, sizer, report, partial_results).run())
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
-    sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        with knobs_applied(resolved, model):
-            requests = _timing_requests(resolved, usable, loaded, length, missing)
-        timing_pass = TimingPass(plan.timing, model, requests)
-        sessions = (timing_pass.run(seconds, report),)
+        requests = _timing_requests(resolved, usable, loaded, length, missing)
+        sessions = (TimingPass(plan.timing, model, requests).run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
@@ -105,7 +99,7 @@ def run_trial(
         sessions=sessions,
         timing_output_tokens=length,
         peak=None if "memory" in missing else peak,
-        missing={**missing, **{f"counts of {name}": why for name, why in counts.failures.items()}},
+        missing=missing,
     )
 
 
@@ -191,17 +185,19 @@ def _reset_peak(device: str) -> None:
     reset_peak(device)
 
 
-def _require_an_answer(scored: Sequence[ScoredSample]) -> None:
-    """Refuse a score pass without a single answer.
+def _answered(result: ScoreResult) -> ScoreResult:
+    """The result of a score pass with at least one answer.
 
     Raises:
         UserError: every sample failed; names the first.
     """
+    scored = result.scored
     if scored and all(answered.generation is None for answered in scored):
         first = scored[0]
         raise UserError(
             f"{len(scored)} of {len(scored)} samples failed, the first is {first.example.id}: {first.error}"
         )
+    return result
 
 
 def _samples_to_count(loaded: LoadedModel, samples: Sequence[Sample], usable: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -220,6 +216,34 @@ def _samples_to_count(loaded: LoadedModel, samples: Sequence[Sample], usable: Se
     return found.readable
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counting:
+    """One prompt after another, counted by hooks and by torch's counter of operations."""
+
+    parts: ModelParts
+    counts: ModelCounts
+    model: AbstractModel
+    crops_known: bool
+    missing: MutableMapping[str, str]
+
+    def flops(self, prompt: Prompt, length: int) -> int | None:
+        """FLOP of one generation of so many tokens; None where they cannot be counted: the hooks count all the same."""
+        saved, compared = copy.deepcopy(self.counts), list[bool]()
+
+        def work() -> None:
+            before = replace(self.counts)
+            run = generate(self.model, [prompt], max_new_tokens=length, stop_at_eos=False)
+            require_counts_match(before, self.counts, self.parts, run, crops_known=self.crops_known)
+            compared.append(True)
+
+        flops = attempted("flops", self.missing, partial(count_flops, work))
+        if not compared:  # the counter failed in the middle of the generation
+            self.counts.restore(saved)
+            work()
+        return flops
+
+
 def _count(
     parts: ModelParts,
     samples: Sequence[Sample],
@@ -230,30 +254,13 @@ def _count(
 ) -> tuple[ModelCounts, Flops]:
     """Let hooks count a prefill and a decode step of a few requests; nothing is scored or timed."""
     report(Progress(phase="count", done=0, total=len(samples)))
-    first: list[int | None] = []
-    second: list[int | None] = []
-    compared: list[Prompt] = []
     with counted(parts) as counts:
-
-        def generate_and_compare(prompt: Prompt, length: int) -> None:
-            before = replace(counts)
-            run = generate(model, [prompt], max_new_tokens=length, stop_at_eos=False)
-            require_counts_match(before, counts, parts, run, crops_known=crops_known)
-            compared.append(prompt)
-
-        for sample in samples:
-            flops: list[int | None] = []
-            for length in (1, 2):
-                saved = copy.deepcopy(counts)
-                compared.clear()
-                work = partial(generate_and_compare, sample.prompt, length)
-                flops.append(attempted("flops", missing, partial(count_flops, work)))
-                if not compared:  # the counter failed in the middle: what the hooks count is counted without it
-                    counts.restore(saved)
-                    work()
-            first.append(flops[0])
-            # Counts, unlike times, may be subtracted.
-            second.append(None if flops[0] is None or flops[1] is None else flops[1] - flops[0])
+        counting = _Counting(parts=parts, counts=counts, model=model, crops_known=crops_known, missing=missing)
+        pairs = [tuple(counting.flops(sample.prompt, length) for length in (1, 2)) for sample in samples]
+    missing.update({f"counts of {name}": why for name, why in counts.failures.items()})
+    first = [one for one, _ in pairs]
+    # Counts, unlike times, may be subtracted.
+    second = [None if one is None or two is None else two - one for one, two in pairs]
     return counts, Flops(first_token=_mean(first), decode_step=_mean(second))
 
 
@@ -276,7 +283,8 @@ def _timing_requests(
         UserError: there are fewer usable samples than one batch needs.
     """
     size = resolved.plan.timing.batch_size
-    found = first_usable(loaded, samples, size * resolved.plan.timing.requests, length)
+    with knobs_applied(resolved, loaded.model):
+        found = first_usable(loaded, samples, size * resolved.plan.timing.requests, length)
     missing.update({f"timing of sample {failed.example.id}": failed.error for failed in found.broken})
     prompts = [sample.prompt for sample in found.readable]
     if len(prompts) < size:

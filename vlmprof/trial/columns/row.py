@@ -30,15 +30,11 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     Raises:
         Mismatch: a knob did not do what it was set to.
     """
-    resolved = outcome.resolved
-    observed = _observed(outcome, model.kernels)
+    resolved, observed = outcome.resolved, _observed(outcome, model.kernels)
     effects = _effects(outcome, observed)
     failed = [answered for answered in outcome.scored if answered.generation is None]
-    corpus_score = CorpusScore.of(outcome)
+    corpus_score, missing = CorpusScore.of(outcome), dict(outcome.missing)
     state: State = "failed" if too_many_failed(outcome) else "done"
-    missing = {**outcome.missing}
-    for session in outcome.sessions:
-        missing.update(session.missing)
     device_columns = environment(model.device, missing)
     row = {
         **identity(resolved.plan),
@@ -59,7 +55,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **observed.loaded,
         **outcome.engine,
         **device_columns,
-        "not_measured": "; ".join(f"{name}: {why}" for name, why in sorted(missing.items())) or None,
+        "not_measured": _not_measured(outcome, missing),
     }
     samples = tuple(
         {**_sample_row(resolved.plan.id, answered, observed), **corpus_score.own(answered)}
@@ -73,6 +69,13 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
         timings=tuple(timing_rows(outcome)),
     )
+
+
+def _not_measured(outcome: TrialOutcome, missing: Mapping[str, str]) -> str | None:
+    reasons = dict(missing)
+    for session in outcome.sessions:
+        reasons.update(session.missing)
+    return "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())) or None
 
 
 def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, Effect]:
