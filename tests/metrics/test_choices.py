@@ -90,6 +90,8 @@ LABELS = ("D", "C", "B", "A")
         ("(a)", LABELS, "D"),
         ("E", LABELS, None),
         ("B", ("A", "B", "C"), "B"),  # letters in order: both readings agree
+        ("The stem is labelled D.", LABELS, "A"),
+        ("It is indicated by the letter C", LABELS, "B"),
         ("none of these", ("D", "C", "B", "none of these"), "D"),
         ("D", ("D", "C", "B", "none of these"), "A"),
         ("B", ("B", "a dog", "a cat"), "B"),  # one letter among words is a text, and the prompt shows letters

@@ -11,7 +11,7 @@ weakest; the first that finds one letter decides:
 4. It begins with a letter that is set off (``B. a dog``, ``B) a dog``, ``B`` on a line of its own), or with a letter
    before the text of that option, and no other line begins with another letter; or its last line, sentence or clause
    is a letter (``It barks. B``), and no other letter is named.
-5. It mentions exactly one as ``option B`` or ``(B)``.
+5. It mentions exactly one as ``option B``, ``labelled B`` or ``(B)``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ _ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 _SET_OFF = re.compile(r"(?:^|\n|[.!?]\s)\s*[(\[]?([A-Z])[.:)\]](?=\s)")
 _CLAUSE = re.compile(r"(\n|[.!?:,;](?=\s))")
 _CAPITALS = re.compile(r"\b(?:[B-HJ-Z]|[AI](?!\s+[a-z]))\b")
-_MENTIONED = re.compile(rf"(?:\b(?:option|choice)\s+{_LETTER})|\(([A-Za-z])\)", re.IGNORECASE)
+_MENTIONED = re.compile(
+    rf"(?:\b(?:option|choice|(?:labell?ed|marked|indicated|denoted)\s+(?:(?:by|as|with|letter|the)\s+)*)\s*{_LETTER})|\(([A-Za-z])\)",
+    re.IGNORECASE,
+)
 
 
 @final
