@@ -54,7 +54,7 @@ class CachedRows:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisionLimits:
+class TilingLimits:
     """The knobs that choose tilings, as they were when a batch began to be encoded."""
 
     max_crops: int
@@ -226,10 +226,10 @@ class LoadedMolmo(AbstractModel):
         rows = zip(tilings, prompts, inputs["attention_mask"].sum(1).tolist(), strict=True)
         return MolmoBatch(inputs=dict(inputs), encodings=tuple(self._encoding(*row) for row in rows))
 
-    def _vision_limits(self) -> VisionLimits:
-        return VisionLimits(max_crops=self.max_crops, vision_tokens=self.vision_tokens, tiling=self.tiling)
+    def _vision_limits(self) -> TilingLimits:
+        return TilingLimits(max_crops=self.max_crops, vision_tokens=self.vision_tokens, tiling=self.tiling)
 
-    def _tiling(self, prompt: Prompt, limits: VisionLimits) -> tuple[int, int]:
+    def _tiling(self, prompt: Prompt, limits: TilingLimits) -> tuple[int, int]:
         """The tiling set for all images, or else the largest under ``max_crops`` within the target of vision tokens."""
         if limits.tiling:
             rows, cols = limits.tiling
