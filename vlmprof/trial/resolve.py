@@ -110,7 +110,7 @@ def resolve(plan: TrialPlan) -> ResolvedTrial:
     task = task_of(plan.task)
     if task.identity != plan.task_revision:
         planned = f"the sweep was planned for {plan.task_revision}"
-        raise UserError(f"task '{task.name}': the data and metric here are {task.identity}, {planned}")
+        raise UserError(f"task '{task.name}': the data here are {task.identity}, {planned}")
     return ResolvedTrial(
         plan=plan,
         family=family,
