@@ -43,6 +43,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "seed": "Random seed of the subset.",
         "point": "The knobs and their values, as JSON texts.",
         "work_key": "Equal for trials that did the same work on every sample, even if they requested different values.",
+        "not_measured": ("Each instrument that failed, with its reason; its columns are null. Null where none failed."),
+        "engine_fallback": (
+            "Why decode steps ran eager although the engine records them; null where they ran as `engine` says."
+        ),
         "samples": "Questions asked; 0 where accuracy was not measured.",
         "samples_failed": (
             "Questions without an answer. A trial with more than the job allows (`failed_samples_allowed`, by default "
