@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
+from vlmprof.errors import UserError
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import read_peak, reset_peak
@@ -26,6 +28,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     Flops,
     Sample,
+    ScoredSample,
     ScoreResult,
     TimingSession,
     TrialOutcome,
@@ -38,6 +41,8 @@ from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 from vlmprof.trial.worst_case_probe import Sizer
 
+NAMED = 3
+"""Samples that a message names; of more it gives the number."""
 COUNTED_REQUESTS = 2
 """Requests whose work is counted by hooks before anything is scored or timed."""
 
@@ -79,7 +84,8 @@ def run_trial(
     length = output_tokens or plan.timing.output_tokens
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
-        timing_pass = TimingPass(plan.timing, model, _timing_requests(resolved, usable, loaded, length))
+        requests = _timing_requests(resolved, _answered(usable, result.scored), loaded, length)
+        timing_pass = TimingPass(plan.timing, model, requests)
         sessions = (timing_pass.run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
@@ -136,8 +142,7 @@ def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Pro
         OutOfMemory: a request does not fit.
         Mismatch: the stages do not add up.
     """
-    quarantined = {answered.example.id for answered in outcome.scored if answered.quarantined}
-    usable = [sample for sample in samples_of(outcome.resolved) if sample.example.id not in quarantined]
+    usable = _answered(samples_of(outcome.resolved), outcome.scored)
     requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens)
     timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
     return replace(outcome, sessions=(*outcome.sessions, timing_pass.run(0.0, report)))
@@ -202,12 +207,32 @@ def _count(
     return counts, Flops(first_token=statistics.fmean(first), decode_step=statistics.fmean(second))
 
 
+def _answered(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -> list[Sample]:
+    """The samples without those that failed in the score pass, where they are counted and named."""
+    failed = {answered.example.id for answered in scored if answered.generation is None}
+    return [sample for sample in samples if sample.example.id not in failed]
+
+
 def _timing_requests(
     resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, length: int
 ) -> TimingRequests:
-    size = resolved.plan.timing.batch_size
-    readable = open_pictures(samples[: size * resolved.plan.timing.requests]).readable
-    prompts = [sample.prompt for sample in readable]
-    requests = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+    """As many requests as the job asks for, each of exactly its batch size; few samples are used several times.
+
+    Raises:
+        UserError: a picture of theirs cannot be read, or there is no sample left.
+    """
+    timing = resolved.plan.timing
+    needed = timing.batch_size * timing.requests
+    opened = open_pictures(samples[:needed])
+    if opened.broken:
+        named = "; ".join(f"{broken.example.id}: {broken.error}" for broken in opened.broken[:NAMED])
+        more = f"; and {len(opened.broken) - NAMED} more" if len(opened.broken) > NAMED else ""
+        raise UserError(
+            f"{len(opened.broken)} of the {len(samples[:needed])} samples that would be timed cannot be read: {named}{more}"
+        )
+    if not opened.readable:
+        raise UserError(f"there is no sample to time: none of {resolved.plan.task.name} was answered")
+    prompts = [sample.prompt for sample in islice(cycle(opened.readable), needed)]
+    requests = [prompts[i : i + timing.batch_size] for i in range(0, needed, timing.batch_size)]
     configured = partial(knobs_applied, resolved, loaded.model)
     return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

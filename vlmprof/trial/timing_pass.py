@@ -31,6 +31,7 @@ from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
+from vlmprof.measure.pauses import PauseWatch
 from vlmprof.measure.roofline import least_decode_bytes
 from vlmprof.measure.timing_lock import exclusive_timing
 from vlmprof.models.family import AbstractModel
@@ -76,6 +77,7 @@ class TimingPass:
         self.clock = clock_for(model.device)
         self.gpu, self.energy_missing = open_gpu(model.device)
         self.canary = True
+        self.pauses: PauseWatch | None = None
 
     def run(self, load_seconds: float, report: Callable[[Progress], None]) -> TimingSession:
         """Time the configuration.
@@ -104,7 +106,8 @@ class TimingPass:
                 peak = read_peak(self.model.device)  # the repeats need no more; the canary may
             self._warm_canary()
             tell("time")
-            blocks, stopped = self._blocks()
+            with PauseWatch() as self.pauses:
+                blocks, stopped = self._blocks()
             with self.configured():
                 energy = self._energy()
                 bound = self._host_bound(blocks)
@@ -167,15 +170,16 @@ class TimingPass:
     def _block(self, index: int, size: int, earlier: Sequence[TimingBlock]) -> TimingBlock:
         undisturbed_mhz = [block.clock_mhz for block in earlier if not block.disturbed and block.clock_mhz]
         with self.configured():
-            before = disturbance.read(self.model.device, self.gpu)
+            before = disturbance.read(self.model.device, self.gpu, self.pauses)
             first = sum(len(block.repeats_ms) for block in earlier)
             timed = [timed for repeat in range(first, first + size) for timed in self._repeat(index, repeat)]
-            after = disturbance.read(self.model.device, self.gpu)
+        canary = self._canary(index) if self.canary else None
+        after = disturbance.read(self.model.device, self.gpu, self.pauses)
         why = disturbance.causes(before, after, statistics.median(undisturbed_mhz) if undisturbed_mhz else None)
         capped = [reading.gpu.power_capped_ns or 0 if reading.gpu else 0 for reading in (before, after)]
         return TimingBlock(
             timed=tuple(replace(generation, disturbed=why) for generation in timed),
-            canary=self._canary(index) if self.canary else None,
+            canary=canary,
             disturbed=why,
             clock_mhz=after.gpu.sm_clock_mhz if after.gpu else None,
             power_limited=capped[1] > capped[0],
