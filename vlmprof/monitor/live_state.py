@@ -24,6 +24,7 @@ from vlmprof.store.collector import TrialResult
 from vlmprof.store.filesystem import Where
 from vlmprof.store.heartbeat import BEAT_S, STEPS, Heartbeat, RunningTrial, Step, TrialWork, write_heartbeat
 from vlmprof.store.ledger import FINISHED, State
+from vlmprof.store.lost_trials import read_states
 from vlmprof.trial.progress import Phase as TrialPhase
 from vlmprof.trial.progress import Progress
 
@@ -142,6 +143,7 @@ class LiveState:
         self._beat, self._planned, self._settled = 0, frozenset[str](), dict[str, State]()
         self._name, self._earlier = "", 0
         self._ended: dict[str, State] = {}
+        self._reasons: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._beating: threading.Thread | None = None
 
@@ -159,7 +161,7 @@ class LiveState:
             earlier: How many more an earlier run finished, where nothing says which.
         """
         lines = list(ledger.read(self._folder)) if self._folder else []
-        states = ledger.read_states(self._folder) if self._folder else {}
+        states = read_states(self._folder) if self._folder else {}
         finished = {trial: state for trial, state in states.items() if state in FINISHED}
         planned, name = frozenset(trials), next((x["name"] for x in reversed(lines) if x["event"] == "sweep"), "")
         with self._turn:
@@ -210,6 +212,7 @@ class LiveState:
             if self._settled.get(result.trial) != result.state:  # told twice, it ended once
                 self._settled[result.trial] = self._ended[result.trial] = result.state
                 self._seconds[result.trial] = float(result.row.get("seconds") or 0.0)  # type: ignore[arg-type]
+                self._reasons[result.trial] = str(result.row.get("error") or "")
                 self._gauge.ended(result)
 
     def abandon(self, trials: Sequence[str]) -> None:
@@ -231,6 +234,9 @@ class LiveState:
                 trial_seconds=sum(self._seconds.values()),
                 seconds_of_ended=tuple(s for s in self._seconds.values() if s),
                 ended={trial: state for trial, state in self._ended.items() if state != "started"},
+                failed={
+                    trial: self._reasons.get(trial, "") for trial, state in self._ended.items() if state == "failed"
+                },
             )
         return SweepView(status=standing, pulse=pulse, left=time_left(standing, pulse))
 
