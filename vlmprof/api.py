@@ -40,11 +40,12 @@ Progress: TypeAlias = "Switch | Callable[[Job], AbstractContextManager[Display]]
 """Whether progress is shown, or what makes a display for it."""
 
 
-def check(job: JobSource | Job) -> Job:
+def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     """Prove a job right. Needs no weights, no GPU and no cluster.
 
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping.
+        allow_many: More than 2,000 trials are meant. Without it such a job is a fault, which says how many they are.
 
     Returns:
         The prepared job: its ``spec``, its ``plans`` (one a trial) and its ``notes``, sentences that its author should
@@ -55,7 +56,7 @@ def check(job: JobSource | Job) -> Job:
     """
     from vlmprof.trial.resolve import Job, prepare
 
-    return job if isinstance(job, Job) else prepare(job)
+    return job if isinstance(job, Job) else prepare(job, allow_many=allow_many)
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:
@@ -72,7 +73,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from vlmprof.store.ledger import read_states
+    from vlmprof.store.lost_trials import read_states
     from vlmprof.trial.columns.identity import identity
     from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 
@@ -100,6 +101,7 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
     mlflow: str = "",
     wandb: str = "",
     progress: Progress = "auto",
+    allow_many: bool = False,
 ) -> Results:
     """Run what is missing of a job. Running it again is how to resume; finished trials are not run twice.
 
@@ -118,6 +120,7 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
         progress: ``on`` shows on the standard error how far it is; ``off`` shows nothing, and what would be noted
             goes to the logger ``vlmprof``; ``auto`` is ``on`` where the standard error is a terminal, so ``off`` in a
             notebook or a pipe. A function that is given the prepared job makes a display of the caller's own.
+        allow_many: As of ``check``.
 
     Returns:
         The results folder, which may hold trials of earlier runs and other jobs too.
@@ -140,7 +143,7 @@ def run(  # noqa: PLR0913 (the options of a run, each by its name)
     loggers = LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
     loggers.require()
     make_display = _display_factory(progress)
-    found = check(job)
+    found = check(job, allow_many=allow_many)
     with _working_folder(found.submitted):
         if tensorboard:
             mounted(found.spec.where)  # it writes beside the tables, and knows no object stores
@@ -258,7 +261,8 @@ class Results:
 
         submitted = read_job(self.where)
         with _working_folder(submitted):
-            found = prepare(JobText(text=submitted.text, source=results_folder(self.where).address(JOB)))
+            source = JobText(text=submitted.text, source=results_folder(self.where).address(JOB))
+            found = prepare(source, allow_many=True)  # whoever started it was asked
         spec = found.spec.model_copy(update={"storage": self.where})
         return replace(found, spec=spec, submitted=submitted)
 

@@ -227,9 +227,8 @@ def _timing_requests(
     if opened.broken:
         named = "; ".join(f"{broken.example.id}: {broken.error}" for broken in opened.broken[:NAMED])
         more = f"; and {len(opened.broken) - NAMED} more" if len(opened.broken) > NAMED else ""
-        raise UserError(
-            f"{len(opened.broken)} of the {len(samples[:needed])} samples that would be timed cannot be read: {named}{more}"
-        )
+        of = f"{len(opened.broken)} of the {len(samples[:needed])} samples"
+        raise UserError(f"{of} that would be timed cannot be read: {named}{more}")
     if not opened.readable:
         raise UserError(f"there is no sample to time: none of {resolved.plan.task.name} was answered")
     prompts = [sample.prompt for sample in islice(cycle(opened.readable), needed)]
