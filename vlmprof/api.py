@@ -41,7 +41,7 @@ Progress: TypeAlias = "Switch | Callable[[Job], AbstractContextManager[Display]]
 """Whether progress is shown, or a function that makes a display for it."""
 
 
-def check(job: JobSource | Job) -> Job:
+def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     """Validate a job. Needs no weights, no GPU and no cluster.
 
     Of data that the job names by ``path``, the pictures of the subset are looked at too: whether they are there, and
@@ -49,6 +49,7 @@ def check(job: JobSource | Job) -> Job:
 
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping.
+        allow_many: More than 2,000 trials are meant. Without it such a job is a fault, which says how many they are.
 
     Returns:
         The prepared job: its ``spec``, its ``plans`` (one per trial) and its ``notes``: remarks for its author that are
@@ -60,7 +61,7 @@ def check(job: JobSource | Job) -> Job:
     from vlmprof.trial.data_check import with_data_checked
     from vlmprof.trial.resolve import Job, prepare
 
-    return job if isinstance(job, Job) else with_data_checked(prepare(job))
+    return job if isinstance(job, Job) else with_data_checked(prepare(job, allow_many=allow_many))
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from vlmprof.store.ledger import read_states
+    from vlmprof.store.lost_trials import read_states
     from vlmprof.trial.columns.identity import identity
     from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 
@@ -105,6 +106,7 @@ def run(  # noqa: PLR0913 (keyword-only options)
     mlflow: str = "",
     wandb: str = "",
     progress: Progress = "auto",
+    allow_many: bool = False,
 ) -> Results:
     """Run the missing trials of a job. To resume, call it again: finished trials are not run twice.
 
@@ -124,6 +126,7 @@ def run(  # noqa: PLR0913 (keyword-only options)
         progress: ``on`` shows progress on standard error; ``off`` shows nothing, and messages go to the logger
             ``vlmprof``; ``auto`` is ``on`` if standard error is a terminal, so ``off`` in a notebook or a pipe. A
             function is called with the prepared job and returns a display of the caller's own.
+        allow_many: As for ``check``.
 
     Returns:
         The results folder, which may also hold trials of earlier runs and of other jobs.
@@ -146,7 +149,7 @@ def run(  # noqa: PLR0913 (keyword-only options)
     loggers = LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
     loggers.require()
     make_display = _display_factory(progress)
-    checked = check(job)
+    checked = check(job, allow_many=allow_many)
     with _working_folder(checked.submitted):
         if tensorboard:
             mounted(checked.spec.where)  # TensorBoard writes into the results folder, and not to object stores
@@ -266,7 +269,8 @@ class Results:
         submitted = read_job(self.where)
         with _working_folder(submitted):
             source = results_folder(self.where).address(JOB)
-            prepared = with_data_checked(prepare(JobText(text=submitted.text, source=source)))
+            job = JobText(text=submitted.text, source=source)
+            prepared = with_data_checked(prepare(job, allow_many=True))  # confirmed when the sweep was started
         spec = prepared.spec.model_copy(update={"storage": self.where})
         return replace(prepared, spec=spec, submitted=submitted)
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import re
+import signal
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,14 +18,17 @@ import pytest
 
 from tests.jobs import QUICK, small_job
 from vlmprof.batch_size.sizer import BatchSizer
-from vlmprof.errors import OutOfMemory
+from vlmprof.errors import OutOfMemory, UserError
 from vlmprof.measure import disturbance
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
-from vlmprof.records import Run, StageTimes
+from vlmprof.records import Picture, Run, StageTimes
 from vlmprof.trial import timing_pass as trial_timing
 from vlmprof.trial.executor import Executor
+from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import TimingSession
+from vlmprof.trial.resolve import resolve, subset_of
+from vlmprof.trial.run import run_trial
 from vlmprof.trial.timing_pass import CANARY_TOKENS, TimingPass, TimingRequests
 
 pytestmark = pytest.mark.serial
@@ -237,3 +245,76 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
         assert waited < 0.25
     with exclusive_timing(False, lambda seconds: None, path) as waited:
         assert waited == 0.0
+
+
+def time_a_plan(plan: Any, timing: Any, answers: Any) -> None:
+    """In a process of its own: run a plan, and say when blocks are timed."""
+    executor = Executor(BatchSizer(), gpus=0, name="test")
+    done = executor.run(plan, lambda progress: timing.set() if progress.phase == "time" else None)
+    answers.send((done.state, dict(done.row), [dict(row) for row in done.timings]))
+
+
+def test_a_stopped_process_is_a_disturbance_and_its_block_is_in_no_estimate(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    timing = {**QUICK, "output_tokens": 8, "repeats": 60, "max_repeats": 60}
+    plan = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing).plans[0]
+    spawn = multiprocessing.get_context("spawn")
+    timed, (receiver, sender) = spawn.Event(), spawn.Pipe(duplex=False)
+    process = spawn.Process(target=time_a_plan, args=(plan, timed, sender), daemon=True)
+    process.start()
+    assert timed.wait(60) and process.pid is not None
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(0.76)
+    os.kill(process.pid, signal.SIGCONT)
+    assert receiver.poll(60)
+    state, row, rows = receiver.recv()
+    process.join()
+    assert state == "done" and disturbance.PAUSED in row["disturbed_by"]
+    paused = {generation["block"] for generation in rows if disturbance.PAUSED in (generation["disturbed"] or "")}
+    assert len(paused) == 1
+    usual = [g["end_to_end_ms"] for g in rows if not g["canary"] and g["block"] not in paused]
+    assert row["timing_samples_per_s"] == pytest.approx(1e3 / statistics.fmean(usual), rel=0.3)
+
+
+def test_a_pause_is_left_out_even_where_the_host_is_always_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, lambda n: 1000.0 if 6 <= n - 15 <= 10 else 100.0)
+    script.causes = iter(["busy", f"{disturbance.PAUSED} (76%)", *["busy"] * 100])
+    kept = session().kept
+    assert {value for block in kept for value in block.repeats_ms} == {100.0}
+
+
+def unreadable() -> Any:
+    raise OSError("truncated file")
+
+
+@pytest.mark.parametrize(("batch", "broken"), [(1, 2), (4, 4)])
+def test_a_request_with_an_unreadable_picture_fails_the_trial_by_name(
+    tmp_path: Path, tiny_checkpoint: Path, batch: int, broken: int
+) -> None:
+    timing = {**QUICK, "batch_size": batch, "requests": 3}
+    plan = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing).plans[0]
+    resolved = resolve(plan)
+    spoilt = replace(subset_of(resolved)[broken], picture=Picture(width=90, height=90, load=unreadable))
+    everything = resolved.task.examples
+    task = replace(
+        resolved.task, examples=lambda split: [spoilt if e.id == spoilt.id else e for e in everything(split)]
+    )
+    model = resolved.family.load(resolved.checkpoint, "cpu")
+    expected = rf"1 of the {3 * batch} samples .*{re.escape(spoilt.id)}.*truncated file"
+    with pytest.raises(UserError, match=expected):
+        run_trial(replace(resolved, task=task), LoadedModel(model), BatchSizer(), lambda progress: None)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 12])
+def test_requests_have_the_job_s_batch_size_and_number_however_few_samples(
+    tmp_path: Path, tiny_checkpoint: Path, samples: int
+) -> None:
+    timing = {**QUICK, "batch_size": 4, "requests": 2}
+    tasks = [{"name": "shapes_qa", "samples": samples, "seed": 3}]
+    plan = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing, tasks=tasks).plans[0]
+    done = Executor(BatchSizer(), gpus=0, name="test").run(plan, lambda progress: None)
+    assert done.state == "done", done.row
+    assert {row["batch_size"] for row in done.timings} == {done.row["timing_batch_size"]} == {4}
+    assert {row["request"] for row in done.timings} == {0, 1} and done.row["timing_requests"] == 2

@@ -9,8 +9,10 @@ from datetime import datetime
 from typing import Any, Literal, final
 
 from vlmprof.store import ledger, tables
-from vlmprof.store.filesystem import Where
+from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_heartbeat
+from vlmprof.store.lost_trials import lost_trials
+from vlmprof.store.manifest import TABLES
 
 Phase = Literal["waiting", "running", "done", "oom", "failed"]
 PHASES: tuple[Phase, ...] = ("waiting", "running", "done", "oom", "failed")
@@ -29,7 +31,7 @@ class SweepStatus:
     name: str
     """Of the sweep that was started last in this folder; empty when no line names one."""
     counts: Mapping[Phase, int]
-    """Every trial that a line names, once. ``waiting``: planned, or cut off when a run ended."""
+    """Every trial of the job that was started last, once. ``waiting``: planned, or cut off when a run ended."""
     sign: Sign = "none"
     silent_s: float | None = None
     """Since the last beat, by this machine's clock; None where there never was one."""
@@ -41,6 +43,9 @@ class SweepStatus:
     """Trial id -> the reason that the ledger gives, one line."""
     without_row: tuple[str, ...] = ()
     """Ids that the ledger calls finished although ``trials/`` has no file of them: the folder was tampered with."""
+    unreadable: tuple[str, ...] = ()
+    """The same, where a file of theirs in ``trials/``, ``samples/`` or ``timings/`` is damaged, or a further one gone.
+    Both count as waiting, because the next run runs them again."""
     last_event: str = ""
     last_time: datetime | None = None
     trial_seconds: float = 0.0
@@ -84,6 +89,9 @@ class SweepStatus:
             lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
         lines += [(f"failed {trial}", reason or "no reason given") for trial, reason in self.failed.items()]
         lines += [(f"lost {trial}", "the ledger lists it, trials/ has no file of it") for trial in self.without_row]
+        lines += [
+            (f"lost {trial}", "a file with its rows is damaged or gone; run the job again") for trial in self.unreadable
+        ]
         return lines
 
 
@@ -106,6 +114,9 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
     if sign != "alive":
         phases |= dict.fromkeys(started, "waiting")
+    lost, without_row = lost_trials(folder), tuple(tables.without_rows(folder))
+    if any(results_folder(folder).names(table) for table in TABLES):  # else only the ledger was ever written here
+        phases |= dict.fromkeys(lost, "waiting")
     ended = sorted(trial for trial, phase in phases.items() if phase in ("done", "oom", "failed"))
     reasons = {line["trial"]: str(line.get("error") or "") for line in lines if line["event"] == "failed"}
     last = lines[-1] if lines else {}
@@ -117,7 +128,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
         failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
-        without_row=tuple(tables.without_rows(folder)),
+        without_row=without_row,
+        unreadable=tuple(trial for trial in lost if trial not in without_row),
         last_event=str(last.get("event", "")),
         last_time=datetime.fromisoformat(last["time"]) if "time" in last else None,
         trial_seconds=sum(float(line.get("seconds") or 0.0) for line in lines),
@@ -156,7 +168,9 @@ def _phases(lines: Iterable[Mapping[str, Any]]) -> dict[str, Phase]:
         if line["event"] == "sweep":
             # One run at a time holds the folder: what an earlier one left running was cut off.
             phases = {trial: "waiting" if phase == "running" else phase for trial, phase in phases.items()}
-            phases |= {trial: phases.get(trial, "waiting") for trial in line.get("trials", ())}
+            # A job that was corrected has other trials: those of its first form are no part of it any more.
+            of_job = line.get("trials") or phases
+            phases = {trial: phases.get(trial, "waiting") for trial in of_job}
         elif line["event"] in ledger.STATES:
             phases[line["trial"]] = "running" if line["event"] == "started" else line["event"]
     return phases

@@ -30,6 +30,14 @@ def main() -> None:
     except UserError as error:
         err.print(f"vlmprof: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None or isinstance(error, BrokenPipeError):
+            raise
+        # A file or folder of the user's machine: a cache in /proc, a disk that is full, a file without permission.
+        err.print(
+            f"vlmprof: {error.filename}: {error.strerror}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(2)
 
 
 def _version(asked: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, final
@@ -21,6 +21,7 @@ from vlmprof.cli.output import INTERRUPTED, SOME_FAILED, err, out, plural
 from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
+    from vlmprof.job.spec import ModelSpec, TaskSpec
     from vlmprof.monitor.live_state import Display
     from vlmprof.trial.resolve import Job
 
@@ -33,16 +34,19 @@ Address = Annotated[str, typer.Option(help="A Ray cluster; 'local' starts one on
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="A TensorBoard run a trial.")]
 MlFlow = Annotated[str, typer.Option(help="Log to MLflow at this tracking URI.", metavar="URI")]
 Wandb = Annotated[str, typer.Option(help="Log to this project of Weights & Biases.", metavar="PROJECT")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="However many trials: they are meant.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak.")]
 
 
 @app.command("check")
-def check_jobs(files: Annotated[list[Path], typer.Argument(help="Job files.", show_default=False)]) -> None:
+def check_jobs(
+    files: Annotated[list[Path], typer.Argument(help="Job files.", show_default=False)], yes: Yes = False
+) -> None:
     """Prove job files right without a GPU, weights or a cluster; every fault is reported."""
     faulty = []
     for file in files:
         try:
-            job = api.check(file)
+            job = api.check(file, allow_many=yes)
             out.print(f"{file}: ok, {plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
             for note in job.notes:
                 out.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -53,21 +57,36 @@ def check_jobs(files: Annotated[list[Path], typer.Argument(help="Job files.", sh
 
 
 @app.command("plan")
-def list_trials(file: JobFile) -> None:
+def list_trials(file: JobFile, yes: Yes = False) -> None:
     """Show the trials of a job: which are done, and how many vision tokens each will see."""
     from vlmprof.store.ledger import FINISHED
 
-    job = api.check(file)
+    job = api.check(file, allow_many=yes)
     trials, knobs = api.list_trials(job), list(job.spec.knobs)
     table = Table("trial", "model", "task", *knobs, "vision tokens", "state", box=None, header_style="bold")
+    names = {
+        plan.id: (_distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)) for plan in job.plans
+    }
     for _, row in trials.iterrows():
         settings = (row[f"requested_{name}"] for name in knobs)
         tokens = f"{row['vision_tokens_predicted']:.0f}"
-        table.add_row(row["trial"], row["model"], row["task"], *settings, tokens, row["state"])
+        table.add_row(row["trial"], *names[row["trial"]], *settings, tokens, row["state"])
     out.print(table)
     done = int(trials["state"].isin(FINISHED).sum())
     left = len(trials) - done
     out.print(f"\n{plural(len(trials), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
+
+
+def _distinct(one: ModelSpec | TaskSpec, all_of_them: Sequence[ModelSpec | TaskSpec]) -> str:
+    """The name of a model or a task, with what tells it from others of the same name in the job."""
+    alike = [other for other in all_of_them if _name(other) == _name(one)]
+    fields = [field for field in type(one).model_fields if len({str(getattr(other, field)) for other in alike}) > 1]
+    differing = ", ".join(f"{field}={getattr(one, field) or 'default'}" for field in fields)
+    return f"{_name(one)} ({differing})" if differing else _name(one)
+
+
+def _name(one: ModelSpec | TaskSpec) -> str:
+    return str(getattr(one, "label", "") or getattr(one, "name", ""))
 
 
 @app.command("run")
@@ -79,10 +98,11 @@ def run_job(
     tensorboard: TensorBoard = False,
     mlflow: MlFlow = "",
     wandb: Wandb = "",
+    yes: Yes = False,
 ) -> None:
     """Run what is missing of a job, then show its front. Running it again is how to resume."""
     how = RunOptions(inline, address, verbose, tensorboard, mlflow, wandb)
-    _carry_out(api.check(file), f"run {file}", how)
+    _carry_out(api.check(file, allow_many=yes), f"run {file}", how)
 
 
 @app.command("resume")
@@ -140,9 +160,13 @@ def _print_front(where: str) -> None:
         err.print(f"\nno front: {error}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"\nTables: {tables}", soft_wrap=True)
         return
-    write_front(front, where)
+    if not front.empty:
+        write_front(front, where)
     for part in front_report(front, out.width):
         out.print(part)
+    if front.empty:
+        out.print(f"\nTables: {tables}", soft_wrap=True)
+        return
     out.print(f"\nTables: {tables}, front: {where}/pareto.parquet", soft_wrap=True)
     out.print(f"Next:   vlmprof plot {where}", soft_wrap=True)
 
@@ -168,7 +192,8 @@ def _interruptible(again: str) -> Iterator[None]:
 
 def _say_what_is_missing(job: Job, again: str) -> int:
     """How many trials of the job must run again, by the ledger; what came of them is said."""
-    from vlmprof.store.ledger import FINISHED, read_states
+    from vlmprof.store.ledger import FINISHED
+    from vlmprof.store.lost_trials import read_states
 
     folder = job.spec.where
     states = read_states(folder)

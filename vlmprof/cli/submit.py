@@ -40,13 +40,16 @@ def submit_job(
     data_limit_mb: Annotated[float, typer.Option(help="The most data that are sent.")] = 100.0,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the job's processes; never a secret.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Start a new attempt even if the job has succeeded.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="However many trials: they are meant.")] = False,
 ) -> None:
     """Run a job on a Ray cluster. Submitting the same job again attaches to it, or continues it."""
     from vlmprof.submit.bundle import pack
 
     bundle = pack(file, with_data=with_data, limit_bytes=round(data_limit_mb * 1e6))
     jobs = _connect(address)
-    submission, outcome = jobs.submit(bundle, dict(_parse_variable(text) for text in env or []), again=again)
+    submission, outcome = jobs.submit(
+        bundle, dict(_parse_variable(text) for text in env or []), again=again, allow_many=yes
+    )
     if outcome == "done":
         _print(f"{submission.id} has succeeded already, {_ago(submission)}; --again runs what is missing of it")
         _print(f"Fetch:  vlmprof fetch {submission.id} DIR{_address_option(address)}")

@@ -8,6 +8,22 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from vlmprof.errors import Fault, suggestion
+from vlmprof.job.strict_yaml import shown
+
+PLAIN = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "too_short": "at least one entry",
+}
+"""Pydantic's kinds of errors -> what was expected, in the words of YAML."""
 
 
 def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
@@ -22,11 +38,19 @@ def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
         return Fault(field=place, problem="is required")
     if kind == "literal_error":
         allowed = detail.get("ctx", {}).get("expected", "")
-        return Fault(field=place, problem=f"expected {allowed}, got {given!r}{_near(given, allowed)}")
+        return Fault(field=place, problem=f"expected {allowed}, got {shown(given)}{_near(given, allowed)}")
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return Fault(field=place, problem=message)
-    return Fault(field=place, problem=f"{message[0].lower()}{message[1:]}, got {given!r}")
+    if kind in PLAIN:
+        return Fault(field=place, problem=f"expected {PLAIN[kind]}, got {_with_kind(given, kind)}")
+    return Fault(field=place, problem=f"{message[0].lower()}{message[1:]}, got {shown(given)}")
+
+
+def _with_kind(given: Any, kind: str) -> str:
+    """The value; a number in quotes is called text, because that is what is wrong with it."""
+    is_number_as_text = isinstance(given, str) and kind in ("int_type", "float_type") and given.strip("-+.").isdigit()
+    return f"the text {shown(given)}; write it without quotes" if is_number_as_text else shown(given)
 
 
 def _near(given: Any, allowed: str) -> str:

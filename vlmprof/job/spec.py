@@ -64,7 +64,7 @@ StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
 Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(storable)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0, strict=False)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -154,7 +154,7 @@ class TimingSpec(Section):
     warmup_seconds: Seconds = Field(8.0, description="Least load before the clock counts, scoring included.")
     repeats: Annotated[int, Field(ge=6)] = Field(20, description="Fewest kept; six give a 95 % interval.")
     max_repeats: Annotated[int, Field(ge=6)] = Field(240, description="Most kept, whatever the precision.")
-    max_seconds: Annotated[float, Field(gt=0, strict=False)] = Field(60.0, description="Most time for repeats.")
+    max_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="Most time for repeats.")
     precision: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="Half-width of the interval to stop at.")
     processes: Positive = Field(1, description="Sessions, each with the model loaded anew.")
     exclusive: bool = Field(True, description="One timing pass at a time on a host.")
@@ -224,7 +224,7 @@ class SweepSpec(Section):
     batch: BatchSpec = BatchSpec()
     resources: ResourceSpec = ResourceSpec()
     chunk: ChunkSpec = ChunkSpec()
-    timeout_s: Annotated[float, Field(ge=1, strict=False)] | None = Field(
+    timeout_s: Annotated[float, Field(ge=1)] | None = Field(
         3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
     )
     storage: Place = Field("", description="Results folder, a path or a URI; empty: results/<name>.")

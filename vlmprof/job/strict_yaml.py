@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,22 +35,61 @@ JobSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | JobText
 UNNAMED = "job"
 
 
+MOST_BYTES = 2**22
+MOST_VALUES = 100_000
+"""In a job, with every reference (``*name``) written out."""
+DEEPEST = 50
+_PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+
+
 @final
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that notices a key given twice, which YAML forbids and PyYAML lets pass."""
+    """SafeLoader that notices what YAML lets pass and no author means: a key given twice, 017 for 15, 1:30 for 90, a
+    date for a name.
+    """
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.twice: list[Fault] = []
+        self.faults: list[Fault] = []
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if key in seen:
-                self.twice.append(Fault(field=str(key), problem=f"given twice, on lines {seen[key]} and {line}"))
+                self.faults.append(Fault(field=str(key), problem=f"given twice, on lines {seen[key]} and {line}"))
             seen[key] = line
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """An integer as it is written, in tens or as 0x."""
+        value = int(super().construct_yaml_int(node))
+        if not _PLAIN_INT.match(node.value):
+            self._refuse(
+                node, f"YAML reads {node.value} as {value}; write {value}, or '{node.value}' in quotes as text"
+            )
+        return value
+
+    def construct_yaml_float(self, node: Any) -> float:
+        """A number that is not an integer; 1:30.5 is none."""
+        value = float(super().construct_yaml_float(node))
+        if ":" in node.value:
+            self._refuse(
+                node, f"YAML reads {node.value} as {value}; write {value}, or '{node.value}' in quotes as text"
+            )
+        return value
+
+    def construct_yaml_timestamp(self, node: Any) -> Any:
+        """Text: a job has no dates."""
+        self._refuse(node, f"YAML reads {node.value} as a date; write it in quotes, '{node.value}'")
+        return str(node.value)
+
+    def _refuse(self, node: Any, problem: str) -> None:
+        self.faults.append(Fault(field=f"line {node.start_mark.line + 1}", problem=problem))
+
+
+for _tag in ("int", "float", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(_Loader, f"construct_yaml_{_tag}"))
 
 
 def job_text(job: JobSource) -> JobText:
@@ -73,9 +113,29 @@ def job_text(job: JobSource) -> JobText:
         raise TypeError(f"a job is a path, a text or a mapping, got {type(job).__name__}")
     path = Path(job)
     try:
-        return JobText(text=path.read_text(encoding="utf-8"), source=str(path))
+        return JobText(text=_read_text(path), source=str(path))
     except OSError as error:
         raise SpecError(str(path), [Fault(field="", problem=f"cannot be read: {error.strerror}")]) from None
+    except ValueError as error:
+        raise SpecError(str(path), [Fault(field="", problem=str(error))]) from None
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not text in UTF-8, or larger than any job.
+    """
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"is larger than {MOST_BYTES // 2**20} MiB, which no job is")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
+        raise ValueError(f"is not UTF-8: byte 0x{byte:02x} on line {line}; save the file as UTF-8") from None
 
 
 def _plain(value: Any, field: str, faults: list[Fault]) -> Any:
@@ -114,23 +174,82 @@ def read(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: it is not text in UTF-8, or larger than any job.
     """
-    return parse(path.read_text(encoding="utf-8"))
+    return parse(_read_text(path))
 
 
 def parse(text: str) -> tuple[dict[str, Any] | None, list[Fault]]:
     """The mapping in a text, or None, and what is wrong with it as YAML."""
-    loader = _Loader(text)
     try:
-        raw = loader.get_single_data()
-    except (yaml.YAMLError, TypeError) as error:  # TypeError: an unhashable key
-        return None, [Fault(field="", problem=f"is not YAML: {' '.join(str(error).split())}")]
+        _require_flat(text)
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        where = f"line {line} has the character U+{int(error.character):04X}, which YAML does not allow"
+        return None, [Fault(field="", problem=f"is not YAML: {where}; remove it")]
+    except (yaml.YAMLError, ValueError) as error:
+        return None, [_not_yaml(error)]
+    try:
+        node = loader.get_single_node()
+        _require_few(node)
+        raw = loader.construct_document(node) if node is not None else None
+    except (yaml.YAMLError, TypeError, ValueError) as error:  # TypeError: an unhashable key
+        return None, [*loader.faults, _not_yaml(error)]
     finally:
         loader.dispose()
     if not isinstance(raw, dict):
         expected = "a job is a mapping with at least name, models, tasks and knobs"
-        return None, [Fault(field="", problem=f"{expected}; got {raw!r}")]
-    return raw, loader.twice
+        return None, [Fault(field="", problem=f"{expected}; got {shown(raw)}")]
+    return raw, loader.faults
+
+
+def shown(value: Any) -> str:
+    """A value in a message, in the words of YAML and not too long."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"a mapping with {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
+    if isinstance(value, list | tuple):
+        return "an empty list" if not value else f"a list of {len(value)}"
+    text = f"'{value}'" if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _not_yaml(error: Exception) -> Fault:
+    return Fault(field="", problem=f"is not YAML: {' '.join(str(error).split())}")
+
+
+def _require_flat(text: str) -> None:
+    """Raise a ValueError where lists and mappings are nested deeper than any job's; reading on would not end well."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ValueError(f"line {line} is nested more than {DEEPEST} deep, which no job is")
+
+
+def _require_few(node: Any) -> None:
+    """Raise a ValueError where references stand for more values than any job has, or for themselves."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MOST_VALUES + 1  # where it is met again inside itself
+            if isinstance(node, yaml.MappingNode):
+                sizes[id(node)] = 1 + sum(size(key) + size(value) for key, value in node.value)
+            elif isinstance(node, yaml.SequenceNode):
+                sizes[id(node)] = 1 + sum(map(size, node.value))
+            else:
+                sizes[id(node)] = 1
+        return sizes[id(node)]
+
+    if node is not None and (values := size(node)) > MOST_VALUES:
+        least = f"with its references (*name) written out it has {values:,} values or more"
+        raise ValueError(f"{least}; a job has {MOST_VALUES:,} at most")
 
 
 def written(raw: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 Dropping slow values would make every machine look quiet. The causes: thermal throttling and power brakes, a drop of
 the SM clock, another process on the GPU, a change of the memory that others use on it, a retry of torch's allocator,
-a thread that waited for a processor, processor time that the hypervisor took. The load average is not used: it
-averages over a minute, and a block is shorter.
+a thread that waited for a processor, processor time that the hypervisor took, a process that was stopped for a while.
+The load average is not used: it averages over a minute, and a block is shorter.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import final
 import torch
 
 from vlmprof.measure.nvml import Gpu, GpuReading
+from vlmprof.measure.pauses import PauseWatch
 
-WAITED_SHARE = STOLEN_SHARE = 0.02
+WAITED_SHARE = STOLEN_SHARE = PAUSED_SHARE = 0.02
+PAUSED = "the process was stopped"
+"""The cause that is never taken as permanent: what it adds to a time has no bound."""
 CLOCK_SHARE = 0.95
 FOREIGN_BYTES = 64 * 2**20
 
@@ -38,9 +41,11 @@ class DisturbanceReading:
     alloc_retries: int
     foreign_bytes: int
     """Memory in use on the GPU that this process has not reserved."""
+    paused_ns: int = 0
+    """Time that the process was stopped; 0 where nobody watches."""
 
 
-def read(device: str, gpu: Gpu | None) -> DisturbanceReading:
+def read(device: str, gpu: Gpu | None, pauses: PauseWatch | None = None) -> DisturbanceReading:
     """Read all counters now."""
     stolen, total = _processor_ticks()
     on_gpu = device.startswith("cuda")
@@ -53,6 +58,7 @@ def read(device: str, gpu: Gpu | None) -> DisturbanceReading:
         gpu=gpu.read() if gpu else None,
         alloc_retries=retries,
         foreign_bytes=_foreign_bytes(device) if on_gpu else 0,
+        paused_ns=pauses.paused_ns() if pauses else 0,
     )
 
 
@@ -69,6 +75,8 @@ def causes(before: DisturbanceReading, after: DisturbanceReading, usual_clock_mh
 
 def _host_causes(before: DisturbanceReading, after: DisturbanceReading) -> Iterator[str]:
     elapsed_ns = max(1, after.at_ns - before.at_ns)
+    if (share := (after.paused_ns - before.paused_ns) / elapsed_ns) > PAUSED_SHARE:
+        yield f"{PAUSED} ({share:.0%})"
     if before.waited_ns is not None and after.waited_ns is not None:
         share = (after.waited_ns - before.waited_ns) / elapsed_ns
         if share > WAITED_SHARE:

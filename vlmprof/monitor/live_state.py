@@ -24,6 +24,7 @@ from vlmprof.store.collector import TrialResult
 from vlmprof.store.filesystem import Where
 from vlmprof.store.heartbeat import BEAT_S, STEPS, Heartbeat, RunningTrial, Step, TrialWork, write_heartbeat
 from vlmprof.store.ledger import FINISHED, State
+from vlmprof.store.lost_trials import read_states
 from vlmprof.trial.progress import Phase as TrialPhase
 from vlmprof.trial.progress import Progress
 
@@ -151,6 +152,7 @@ class LiveState:
         self._beat, self._planned, self._settled = 0, frozenset[str](), dict[str, State]()
         self._sweep_name, self._finished_before = "", 0
         self._ended: dict[str, State] = {}
+        self._reasons: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._heartbeat_thread: threading.Thread | None = None
 
@@ -168,7 +170,7 @@ class LiveState:
             earlier: Number of further trials that an earlier run finished and that are not in ``trials``.
         """
         lines = list(ledger.read(self._folder)) if self._folder else []
-        states = ledger.read_states(self._folder) if self._folder else {}
+        states = read_states(self._folder) if self._folder else {}
         finished = {trial: state for trial, state in states.items() if state in FINISHED}
         planned = frozenset(trials)
         sweep_name = next((line["name"] for line in reversed(lines) if line["event"] == "sweep"), "")
@@ -222,6 +224,7 @@ class LiveState:
             if self._settled.get(result.trial) != result.state:  # a result that is reported twice counts once
                 self._settled[result.trial] = self._ended[result.trial] = result.state
                 self._seconds[result.trial] = float(result.row.get("seconds") or 0.0)  # type: ignore[arg-type]
+                self._reasons[result.trial] = str(result.row.get("error") or "")
                 self._metrics.ended(result)
 
     def abandon(self, trials: Sequence[str]) -> None:
@@ -243,6 +246,9 @@ class LiveState:
                 trial_seconds=sum(self._seconds.values()),
                 seconds_of_ended=tuple(seconds for seconds in self._seconds.values() if seconds),
                 ended={trial: state for trial, state in self._ended.items() if state != "started"},
+                failed={
+                    trial: self._reasons.get(trial, "") for trial, state in self._ended.items() if state == "failed"
+                },
             )
         return SweepView(status=status, pulse=heartbeat, left=time_left(status, heartbeat))
 

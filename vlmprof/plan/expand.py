@@ -41,6 +41,22 @@ def expand(
     )
 
 
+def size(spec: SweepSpec) -> int | None:
+    """How many trials ``expand`` will give, without making any; None where the strategy cannot know it before."""
+    points: int | None = registry.load("strategies", spec.strategy).size(spec.knobs)
+    return None if points is None else len(spec.models) * len(spec.tasks) * points
+
+
+def size_words(spec: SweepSpec) -> str:
+    """The size and where it comes from: ``576,000 trials: output_tokens 240 x max_crops 24 x ...``."""
+    axes = [f"{name} {len(values)}" for name, values in spec.knobs.items()]
+    joined = " x ".join(axes) if spec.strategy == "grid" else f"{spec.strategy} of {', '.join(axes)}"
+    several = "".join(
+        f", for {len(many)} {noun}" for noun, many in (("models", spec.models), ("tasks", spec.tasks)) if len(many) > 1
+    )
+    return f"{size(spec) or 0:,} trials ({joined}{several})"
+
+
 def _points(spec: SweepSpec) -> Iterator[Point]:
     strategy: AbstractStrategy = registry.load("strategies", spec.strategy)(spec.knobs)
     while (point := strategy.ask()) is not None:

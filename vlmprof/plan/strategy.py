@@ -16,6 +16,11 @@ Space = Mapping[str, Sequence[Any]]
 class AbstractStrategy(ABC):
     """One search over a space; each model and task gets a new one."""
 
+    @classmethod
+    def size(cls, space: Space) -> int | None:
+        """How many points it will propose, without proposing them; None where it cannot be known before."""
+        return None
+
     @abstractmethod
     def ask(self) -> Point | None:
         """The next point to run, or None when there is none."""

@@ -174,6 +174,10 @@ class Attempts:
         record = self._record(trial)
         return record.finished or ("started" if shard and record.alive else None)
 
+    def lose(self, trial: str) -> None:
+        """The trial has ended and its rows cannot be read: it has to run again."""
+        self._record(trial).finished = None
+
     def has_begun(self, trial: str, attempt: str) -> bool:
         """Whether this attempt, or this helper, has begun."""
         return attempt in self._record(trial).tokens or attempt in self._record(trial).helpers

@@ -24,6 +24,7 @@ from vlmprof.store.compaction import Compactor
 from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 from vlmprof.store.lease import Lease, acquire
 from vlmprof.store.ledger import FINISHED, Ledger, State
+from vlmprof.store.lost_trials import lost_trials
 from vlmprof.store.manifest import TableName, own_object
 from vlmprof.store.submitted_job import SubmittedJob, write_job
 
@@ -71,6 +72,9 @@ class Collector:
             raise StoreError(f"{folder} cannot be written to: {error.strerror or error}") from None
         self._compactor = Compactor(self._folder, self._ledger)
         self._attempts, self._settled = replay(self._ledger.lines)
+        self._lost = frozenset(lost_trials(self._folder))
+        for trial in self._lost:
+            self._attempts.lose(trial)
         self._broken = ""
 
     def open_run(
@@ -79,7 +83,7 @@ class Collector:
         """Record that a run begins; ``submitted`` is written to the folder, for ``vlmprof resume``.
 
         Returns:
-            The trials that an earlier run has finished; they need not run again.
+            The trials that an earlier run has finished and whose rows can be read; they need not run again.
         """
         states, version = self._ledger.states, schema.SCHEMA_VERSION
         self._settled.clear()
@@ -88,7 +92,7 @@ class Collector:
                 write_job(self._folder, submitted.text)
         fields = {"trials": list(trials), "job": dict(job), "cwd": submitted.cwd if submitted else ""}
         self._append("sweep", name=self._sweep, **fields, schema_version=version, time=now())
-        return {trial for trial in trials if states.get(trial) in FINISHED}
+        return {trial for trial in trials if states.get(trial) in FINISHED and trial not in self._lost}
 
     def begin(
         self, trial: str, attempt: str = "", *, software: str = "", process: str = "", shard: bool = False

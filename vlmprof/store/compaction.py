@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import final
 
+from vlmprof.errors import StoreError
 from vlmprof.store import tables
 from vlmprof.store.filesystem import PARTIAL, ResultsFolder
 from vlmprof.store.ledger import Ledger
@@ -28,7 +29,7 @@ class Compactor:
         self._results, self._ledger = results, ledger
         self._manifest, self._lines_applied = Manifest(), 0
         self._unmerged: dict[TableName, set[str]] = {table: set() for table in TABLES}
-        """Trials that are not merged: their object is large, or they have none in this table."""
+        """Trials that are not merged: their object is large or damaged, or they have none in this table."""
         for folder in (*TABLES, "chunks"):
             for name in results.names(folder):
                 if name.endswith(PARTIAL):  # half written, when an earlier holder died
@@ -39,7 +40,7 @@ class Compactor:
 
         Raises:
             OSError: the merged object cannot be written; nothing has changed.
-            StoreError: the folder was taken over by another writer, or an object is damaged.
+            StoreError: the folder was taken over by another writer.
         """
         self._update_manifest()
         for table in TABLES:
@@ -59,8 +60,12 @@ class Compactor:
         trials = [trial for trial in objects if trial not in unmerged][:MERGE_BATCH]
         if not trials:
             return
-        parts = tables.read_objects(self._results, [objects[trial] for trial in trials])
-        merged = tables.concatenated([part for part in parts if part is not None], table)
+        parts = dict(zip(trials, tables.read_objects(self._results, [objects[trial] for trial in trials]), strict=True))
+        unmerged.update(trial for trial, part in parts.items() if isinstance(part, StoreError))
+        trials = [trial for trial in trials if trial not in unmerged]
+        if not trials:
+            return
+        merged = tables.concatenated([parts[trial] for trial in trials if parts[trial] is not None], table)
         name = f"{table}/merged-{self._ledger.epoch or 0:06d}-{len(self._ledger.lines):08d}.parquet"
         self._results.write(name, tables.parquet_bytes(merged))
         self._ledger.append(MERGED, table=table, file=name, trials=trials)

@@ -16,6 +16,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -103,6 +104,21 @@ class ResultsFolder:
             return _sizes(self.folder / folder)
         infos = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.is_file}
+
+    def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
+        """The objects directly in a folder: name -> what changes when the object does, its size and time in ns.
+
+        The time is 0 in an object store that does not tell it.
+        """
+        if self.folder is None:
+            infos = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+            return {info.base_name: (info.size, info.mtime_ns or 0) for info in infos if info.is_file}
+        found = {}
+        for name in _sizes(self.folder / folder):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                stat = (self.folder / folder / name).stat()
+                found[name] = stat.st_size, stat.st_mtime_ns
+        return found
 
     def remove(self, name: str) -> None:
         """Remove an object; it may be gone already."""

@@ -68,23 +68,31 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
     """A table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
     # Compression makes a page of few values larger, and two to three times as slow to write and to read.
-    pq.write_table(table, sink, compression="zstd" if len(table) > SMALL else "none")
+    compression = "zstd" if len(table) > SMALL else "none"
+    pq.write_table(table, sink, compression=compression, write_page_checksum=True)
     return sink.getvalue()
 
 
 def read(where: Where, table: TableName) -> pd.DataFrame:
     """All rows of a table, of the trials that the ledger lists as ended, ordered by trial id.
 
-    The Arrow schema, with units and directions, is in ``frame.attrs["schema"]``.
+    The Arrow schema, with units and directions, is in ``frame.attrs["schema"]``. An object that is damaged is left out;
+    ``frame.attrs["lost"]`` has the ids of finished trials whose rows should be in the table and are not.
 
     Raises:
         StoreError: the folder holds no sweep.
     """
     results = results_folder(where)
     ledger.require(results)
-    rows = concatenated(_parts(results, table), table)
+    parts, damaged = _parts(results, table)
+    rows = concatenated(parts, table)
     frame: pd.DataFrame = rows.to_pandas()
     frame.attrs["schema"] = _schema(table, rows.column_names)
+    if table == "trials":
+        states = ledger.read_states(results)
+        finished = {trial for trial, state in states.items() if state in ledger.FINISHED}
+        damaged = finished.difference(frame["trial"])
+    frame.attrs["lost"] = tuple(sorted(damaged))
     return frame
 
 
@@ -129,12 +137,19 @@ def concatenated(parts: Sequence[pa.Table], table: TableName) -> pa.Table:
     return rows
 
 
-def read_objects(results: ResultsFolder, names: Sequence[str]) -> list[pa.Table | None]:
-    """The tables in these objects; None for one that does not exist."""
+def read_objects(results: ResultsFolder, names: Sequence[str]) -> list[pa.Table | StoreError | None]:
+    """The tables in these objects; None for one that does not exist, an error for one that is damaged."""
     if not results.shared:  # a local disk has no latency to hide, and threads only contend
-        return [_read_object(results, name) for name in names]
+        return [_table_or_error(results, name) for name in names]
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(lambda name: _read_object(results, name), names))
+        return list(readers.map(lambda name: _table_or_error(results, name), names))
+
+
+def _table_or_error(results: ResultsFolder, name: str) -> pa.Table | StoreError | None:
+    try:
+        return _read_object(results, name)
+    except StoreError as error:
+        return error
 
 
 def _read_object(results: ResultsFolder, name: str) -> pa.Table | None:
@@ -142,13 +157,16 @@ def _read_object(results: ResultsFolder, name: str) -> pa.Table | None:
     if data is None:
         return None
     try:
-        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    except pa.ArrowException as error:
+        part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:  # OSError: how pyarrow reports a page that is cut off
         raise StoreError(f"{results}/{name} is damaged: {error}") from None
+    if "trial" not in part.column_names and not name.startswith("chunks/"):
+        raise StoreError(f"{results}/{name} is damaged: it has no column 'trial'")
+    return part
 
 
-def _parts(results: ResultsFolder, table: TableName) -> list[pa.Table]:
-    """The tables that the ledger lists.
+def _parts(results: ResultsFolder, table: TableName) -> tuple[list[pa.Table], set[str]]:
+    """The tables that the ledger lists, and the trials whose object is damaged.
 
     Objects can be merged between reading the ledger and reading them: then the ledger has grown, and is read again.
     """
@@ -156,8 +174,8 @@ def _parts(results: ResultsFolder, table: TableName) -> list[pa.Table]:
     for _ in range(TRIES):
         manifest = Manifest().apply(entries)
         existing = {f"{table}/{name}" for name in results.names(table)}
-        own, merged = list(manifest.own_objects(table).values()), manifest.merged_objects(table)
-        names = [*merged, *(name for name in own if name in existing)]
+        own, merged = manifest.own_objects(table), manifest.merged_objects(table)
+        names = [*merged, *(name for name in own.values() if name in existing)]
         parts = read_objects(results, names)
         if len(names) == len(merged) + len(own) and all(part is not None for part in parts):
             break
@@ -165,11 +183,14 @@ def _parts(results: ResultsFolder, table: TableName) -> list[pa.Table]:
         if len(reread) == len(entries):
             break  # no rows for some trials: they failed before there were any
         entries = reread
-    return [
+    trials_in = {**merged, **{name: frozenset([trial]) for trial, name in own.items()}}
+    sound = [
         _rows_of(part, merged[name], manifest.members[name]) if name in merged else part
         for name, part in zip(names, parts, strict=True)
-        if part is not None
+        if isinstance(part, pa.Table)
     ]
+    spoilt = [trials_in[name] for name, part in zip(names, parts, strict=True) if isinstance(part, StoreError)]
+    return sound, {trial for trials in spoilt for trial in trials}
 
 
 def _rows_of(part: pa.Table, trials: frozenset[str], members: frozenset[str]) -> pa.Table:

@@ -72,7 +72,7 @@ class JobsClient:
         raise UserError(f"no job '{name}' on {self.connection.url}{suggestion(name, ids)}")
 
     def submit(
-        self, bundle: JobBundle, variables: Mapping[str, str], *, again: bool
+        self, bundle: JobBundle, variables: Mapping[str, str], *, again: bool, allow_many: bool = False
     ) -> tuple[Submission, SubmitOutcome]:
         """Send a job, unless it is already running or done.
 
@@ -80,6 +80,7 @@ class JobsClient:
             bundle: The job.
             variables: For the environment of its processes.
             again: Whether to start a new attempt of a job that has succeeded.
+            allow_many: However many trials it has, they are meant.
 
         Raises:
             UserError: a variable looks like a secret.
@@ -93,14 +94,14 @@ class JobsClient:
         if last is not None and last.state == "SUCCEEDED" and not again:
             return last, "done"
         id_ = f"{bundle.id}-r{last.attempt + 1}" if last else bundle.id
-        sent = self._send(id_, bundle, variables)
+        sent = self._send(id_, bundle, variables, " --yes" if allow_many else "")
         return self.info(id_), "new" if sent else "attached"
 
-    def _send(self, id_: str, bundle: JobBundle, variables: Mapping[str, str]) -> bool:
+    def _send(self, id_: str, bundle: JobBundle, variables: Mapping[str, str], options: str) -> bool:
         """Submit a job; False if another process has submitted it at the same time."""
         root = "" if is_anchored(bundle.storage) else ROOT
         report = f"{root}python -m vlmprof.submit.startup_report {JOB}"
-        command = f"{report} && exec python -m vlmprof.cli run {JOB} --address auto"
+        command = f"{report} && exec python -m vlmprof.cli run {JOB} --address auto{options}"
         metadata = {KIND: SWEEP, "name": bundle.name, "client": __version__, "user": _user()}
         with tempfile.TemporaryDirectory(prefix="vlmprof-bundle-") as folder, _user_errors(self.connection):
             bundle.write(Path(folder))

@@ -140,7 +140,15 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
             configure_logging=verbose,
             **options,
         )
-    except (ConnectionError, ValueError) as error:
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise _no_cluster(address, str(error).splitlines()[0]) from None
+        path = str(error).splitlines()[0].rpartition(": ")[2]
+        raise UserError(
+            f"Ray keeps its sockets in the temporary folder, and {path} has {len(path.encode())} bytes where the kernel"
+            f" allows 107; set RAY_TMPDIR to a short one, such as /tmp, or run with --inline"
+        ) from None
+    except ValueError as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
     if sigterm_handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm_handler)  # Ray has replaced it by one that ends the process silently

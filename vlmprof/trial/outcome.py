@@ -6,10 +6,11 @@ Nothing here runs anything; ``trial.columns`` makes rows of these values.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+from vlmprof.measure.disturbance import PAUSED
 from vlmprof.measure.energy import Energy
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import Peak
@@ -196,13 +197,24 @@ class TimingSession:
 
 
 def kept_blocks(blocks: Sequence[TimingBlock]) -> tuple[TimingBlock, ...]:
-    """The undisturbed blocks; all blocks where the disturbance is permanent."""
-    undisturbed = tuple(block for block in blocks if not block.disturbed)
-    permanent = any(
-        all(block.disturbed for block in blocks[i : i + REDONE_IN_A_ROW])
+    """The undisturbed blocks; all blocks where the disturbance is permanent.
+
+    Even then a block in which the process was stopped is left out, unless that is what never ends: a pause adds to a
+    time without bound, and a mean would follow it.
+    """
+    running = tuple(block for block in blocks if PAUSED not in block.disturbed)
+    if _in_a_row(blocks, lambda block: PAUSED in block.disturbed):
+        return tuple(blocks)
+    if _in_a_row(running, lambda block: bool(block.disturbed)):
+        return running
+    return tuple(block for block in running if not block.disturbed)
+
+
+def _in_a_row(blocks: Sequence[TimingBlock], is_disturbed: Callable[[TimingBlock], bool]) -> bool:
+    return any(
+        all(is_disturbed(block) for block in blocks[i : i + REDONE_IN_A_ROW])
         for i in range(len(blocks) - REDONE_IN_A_ROW + 1)
     )
-    return tuple(blocks) if permanent else undisturbed
 
 
 @final

@@ -13,7 +13,7 @@ from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
-from vlmprof.plan.expand import expand
+from vlmprof.plan.expand import expand, size, size_words
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Example, Picture
 from vlmprof.store.submitted_job import SubmittedJob
@@ -60,15 +60,21 @@ class Job:
     """Its text, as it is stored with the results, and the folder that its relative paths are resolved against."""
 
 
-def prepare(job: JobSource) -> Job:
+MANY_TRIALS = 2000
+"""More than so many are made only where somebody says that they are meant."""
+
+
+def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     """Read, check and expand a job. No weights, no GPU, no cluster.
 
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping. Messages name it by its
             path, or ``job``.
+        allow_many: More than ``MANY_TRIALS`` trials are meant.
 
     Raises:
-        SpecError: lists every fault of the job: syntax, unknown names, values that a model does not support.
+        SpecError: lists every fault of the job: syntax, unknown names, values that a model does not support; or the job
+            has more than ``MANY_TRIALS`` trials, which are counted and not made.
     """
     parsed = survey(job)
     anatomies: dict[ModelSpec, Anatomy] = {}
@@ -77,6 +83,8 @@ def prepare(job: JobSource) -> Job:
     faults += [*_task_faults(parsed), *_engine_faults(parsed, anatomies)]
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
+    if not allow_many and (size(parsed.spec) or 0) > MANY_TRIALS:
+        raise SpecError(parsed.source, [_too_many(parsed.spec)])
     fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
     revisions = {task: task_of(task).identity for task in parsed.spec.tasks}
     plans = by_load(expand(parsed.spec, fingerprints, revisions))
@@ -84,6 +92,11 @@ def prepare(job: JobSource) -> Job:
         raise SpecError(parsed.source, conflicts)
     notes = tuple(_notes(anatomies))
     return Job(spec=parsed.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(parsed.text))
+
+
+def _too_many(spec: SweepSpec) -> Fault:
+    ways = "list fewer values, or use 'strategy: one_at_a_time'; if it is meant, say --yes (in Python allow_many=True)"
+    return Fault(field="knobs", problem=f"this is {size_words(spec)}, more than {MANY_TRIALS:,}: {ways}")
 
 
 def resolve(plan: TrialPlan) -> ResolvedTrial:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle, islice
 from typing import final
 
 from vlmprof.engine.device_errors import release
@@ -30,6 +31,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     Flops,
     Sample,
+    ScoredSample,
     ScoreResult,
     TimingSession,
     TrialOutcome,
@@ -83,7 +85,7 @@ def run_trial(
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     if "latency" in plan.measure:
-        requests = _timing_requests(resolved, usable, loaded, length, missing)
+        requests = _timing_requests(resolved, _without_failed(usable, result.scored), loaded, length, missing)
         sessions = (TimingPass(plan.timing, model, requests).run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
@@ -141,9 +143,7 @@ def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Pro
         OutOfMemory: a request does not fit.
         Mismatch: the stages do not add up.
     """
-    quarantined = {answered.example.id for answered in outcome.scored if answered.quarantined}
-    usable = [sample for sample in samples_of(outcome.resolved) if sample.example.id not in quarantined]
-    usable = legal_samples(usable)[0]
+    usable = legal_samples(_without_failed(samples_of(outcome.resolved), outcome.scored))[0]
     with knobs_applied(outcome.resolved, loaded.model):
         requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens, {})
     timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
@@ -270,6 +270,12 @@ def _mean(counted_flops: Sequence[int | None]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(counted_flops) else None
 
 
+def _without_failed(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -> list[Sample]:
+    """The samples without those that failed in the score pass, where they are counted and named."""
+    failed = {answered.example.id for answered in scored if answered.generation is None}
+    return [sample for sample in samples if sample.example.id not in failed]
+
+
 def _timing_requests(
     resolved: ResolvedTrial,
     samples: Sequence[Sample],
@@ -277,22 +283,22 @@ def _timing_requests(
     length: int,
     missing: MutableMapping[str, str],
 ) -> TimingRequests:
-    """The first samples that can be opened and encoded, in full batches: a row's ``timing_batch_size`` is what ran.
+    """As many requests as the job asks for, each of exactly its batch size; too few samples are used several times.
+
+    The first samples that can be opened and encoded; those before them that cannot are named in ``missing``.
 
     Raises:
-        UserError: there are fewer usable samples than one batch needs.
+        UserError: no sample can be timed.
     """
-    size = resolved.plan.timing.batch_size
+    timing = resolved.plan.timing
+    needed = timing.batch_size * timing.requests
     with knobs_applied(resolved, loaded.model):
-        found = first_usable(loaded, samples, size * resolved.plan.timing.requests, length)
+        found = first_usable(loaded, samples, needed, length)
     missing.update({f"timing of sample {failed.example.id}": failed.error for failed in found.broken})
-    prompts = [sample.prompt for sample in found.readable]
-    if len(prompts) < size:
-        first = f"; the first that cannot be timed, {found.broken[0].example.id}: {found.broken[0].error}"
-        raise UserError(
-            f"timing.batch_size is {size}, and {len(prompts)} of the trial's {len(samples)} samples can be timed"
-            f"{first if found.broken else ''}; use a smaller batch_size or more samples"
-        )
-    requests = [prompts[i : i + size] for i in range(0, len(prompts) - size + 1, size)]
+    if not found.readable:
+        first = f"; the first, {found.broken[0].example.id}: {found.broken[0].error}" if found.broken else ""
+        raise UserError(f"none of the trial's {len(samples)} samples can be timed{first}")
+    prompts = [sample.prompt for sample in islice(cycle(found.readable), needed)]
+    requests = [prompts[i : i + timing.batch_size] for i in range(0, needed, timing.batch_size)]
     configured = partial(knobs_applied, resolved, loaded.model)
     return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

@@ -33,6 +33,7 @@ from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
+from vlmprof.measure.pauses import PauseWatch
 from vlmprof.measure.roofline import least_decode_bytes
 from vlmprof.measure.timing_lock import exclusive_timing
 from vlmprof.models.family import AbstractModel
@@ -80,6 +81,7 @@ class TimingPass:
         self.missing: dict[str, str] = {}
         """Instrument -> why it measured nothing."""
         self.canary = True
+        self.pauses: PauseWatch | None = None
 
     def run(self, load_seconds: float, report: Callable[[Progress], None]) -> TimingSession:
         """Time the configuration.
@@ -113,7 +115,8 @@ class TimingPass:
                 with self.configured():
                     warmup, warm = self._warm_up(load_seconds)
             tell("time")
-            blocks, stopped = self._blocks()
+            with PauseWatch() as self.pauses:
+                blocks, stopped = self._blocks()
             with self.configured():
                 energy = self._energy()
                 bound = self._host_bound(blocks)
@@ -180,20 +183,22 @@ class TimingPass:
             before = self._disturbance()
             first = sum(len(block.repeats_ms) for block in earlier)
             timed = [timed for repeat in range(first, first + size) for timed in self._repeat(index, repeat)]
-            after = self._disturbance()
+        canary = self._canary(index) if self.canary else None
+        after = self._disturbance()
         usual_mhz = statistics.median(undisturbed_mhz) if undisturbed_mhz else None
         why = disturbance.causes(before, after, usual_mhz) if before and after else ""
         capped = [one.gpu.power_capped_ns or 0 if one and one.gpu else 0 for one in (before, after)]
         return TimingBlock(
             timed=tuple(replace(generation, disturbed=why) for generation in timed),
-            canary=self._canary(index) if self.canary else None,
+            canary=canary,
             disturbed=why,
             clock_mhz=after.gpu.sm_clock_mhz if after and after.gpu else None,
             power_limited=capped[1] > capped[0],
         )
 
     def _disturbance(self) -> DisturbanceReading | None:
-        return attempted("disturbance", self.missing, partial(disturbance.read, self.model.device, self.gpu))
+        read = partial(disturbance.read, self.model.device, self.gpu, self.pauses)
+        return attempted("disturbance", self.missing, read)
 
     def _repeat(self, block: int, repeat: int) -> list[TimedGeneration]:
         return [

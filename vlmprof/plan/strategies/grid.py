@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import final
 
@@ -18,6 +19,11 @@ class Grid(AbstractStrategy):
         self._points: Iterator[Point] = (
             Point.of(dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())
         )
+
+    @classmethod
+    def size(cls, space: Space) -> int:
+        """The product of the numbers of values."""
+        return math.prod(len(values) for values in space.values())
 
     def ask(self) -> Point | None:
         return next(self._points, None)

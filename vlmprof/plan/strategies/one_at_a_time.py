@@ -21,6 +21,11 @@ class OneAtATime(AbstractStrategy):
         single = (Point.of({name: value}) for name, values in space.items() for value in values)
         self._points: Iterator[Point] = iter([Point.of({}), *single])
 
+    @classmethod
+    def size(cls, space: Space) -> int:
+        """The sum of the numbers of values, and one."""
+        return 1 + sum(len(values) for values in space.values())
+
     def ask(self) -> Point | None:
         return next(self._points, None)
 

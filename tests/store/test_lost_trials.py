@@ -1,0 +1,137 @@
+"""Files that are deleted, torn, truncated or garbage: the trial is missing and runs again, the rest is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.builders import combined_sweep
+from tests.store.folders import KINDS, place_of
+from vlmprof.analyze.comparability import LOST
+from vlmprof.analyze.status import status
+from vlmprof.report.pareto_table import read_front
+from vlmprof.store import tables
+from vlmprof.store.collector import Collector, TrialResult
+from vlmprof.store.filesystem import ResultsFolder
+from vlmprof.store.lost_trials import lost_trials, read_states
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:8] + bytes(byte ^ 0xFF for byte in data[8:middle]) + data[middle:]
+
+
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "truncated": lambda data: data[: len(data) // 2],
+    "without its end": lambda data: data[:-1],
+    "text": lambda data: b"garbage\n" * 40,
+    "zeros": lambda data: bytes(len(data)),
+    "flipped": flipped,
+}
+
+
+def results_of(rows: list[dict[str, object]]) -> list[TrialResult]:
+    sample = {"sample": "s1", "prediction": "a", "score": 1.0}
+    return [
+        TrialResult(
+            trial=str(row["trial"]),
+            knobs=("max_crops", "moe_top_k", "active_blocks"),
+            state="done",
+            row={**row, "samples": 40},
+            samples=tuple({"trial": row["trial"], **sample, "sample": f"s{n}"} for n in range(40)),
+            timings=tuple({"trial": row["trial"], "repeat": n, "end_to_end_ms": 1.0} for n in range(20)),
+        )
+        for row in rows
+    ]
+
+
+def swept(place: ResultsFolder) -> list[TrialResult]:
+    found = results_of(combined_sweep())
+    writer = Collector(place, "mine", wait_s=0.1)
+    writer.open_run([one.trial for one in found], {})
+    for one in found:
+        writer.finish(one)
+    writer.close()
+    return found
+
+
+def own(place: ResultsFolder, table: str, trial: str) -> str:
+    return next(f"{table}/{name}" for name in place.names(table) if name.startswith(trial))
+
+
+def overwrite(place: ResultsFolder, name: str, harm: Callable[[bytes], bytes]) -> None:
+    data = place.read(name)
+    assert data is not None
+    place.rewrite(name, harm(data))
+
+
+@pytest.mark.parametrize("table", ["trials", "samples", "timings"])
+@pytest.mark.parametrize(
+    ("kind", "harm"),
+    [*(("disk", harm) for harm in [*HARMS, "deleted"]), ("objects", "truncated"), ("objects", "deleted")],
+)
+def test_a_lost_trial_is_missing_and_the_rest_is_read(
+    kind: str, table: str, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of(kind, tmp_path / "results", monkeypatch)
+    trials = [one.trial for one in swept(place)]
+    assert lost_trials(place) == [] and status(place).counts["done"] == 16
+    victim = trials[5]
+    if harm == "deleted":
+        place.remove(own(place, table, victim))
+    else:
+        overwrite(place, own(place, table, victim), HARMS[harm])
+    assert lost_trials(place) == [victim]
+    assert read_states(place).keys() == set(trials) - {victim}
+    said = status(place)
+    assert (said.finished, said.counts["waiting"], said.total) == (15, 1, 16)
+    assert any(what == f"lost {victim}" for what, _ in said.lines())
+    front = read_front(place)
+    assert len(front) == (15 if table == "trials" else 16)
+    assert front.attrs["left_out"] == ({LOST: 1} if table == "trials" else {})
+    writer = Collector(place, "mine", wait_s=0.1)
+    assert writer.open_run(trials, {}) == set(trials) - {victim}
+    begun = writer.begin(victim)
+    assert begun.state is None
+    again = next(one for one in results_of(combined_sweep()) if one.trial == victim)
+    writer.finish(again, begun.attempt)
+    writer.close()
+    assert lost_trials(place) == [] and len(tables.read(place, table)["trial"].unique()) == 16
+    assert status(place).finished == 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_trials_in_a_merged_object_are_lost_with_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmprof.store.compaction.MERGE_BATCH", 8)
+    place = place_of(kind, tmp_path / "results", monkeypatch)
+    trials = [one.trial for one in swept(place)]
+    merged = [f"trials/{name}" for name in place.names("trials") if name.startswith("merged")]
+    assert len(merged) == 2
+    overwrite(place, merged[0], HARMS["truncated"])
+    assert len(lost_trials(place)) == 8
+    assert status(place).finished == 8 and len(read_front(place)) == 8
+    writer = Collector(place, "mine", wait_s=0.1)
+    assert len(writer.open_run(trials, {})) == 8
+    for one in results_of(combined_sweep()):
+        if writer.begin(one.trial).state is None:
+            writer.finish(one)
+    writer.close()
+    assert lost_trials(place) == [] and len(tables.read(place, "trials")) == 16
+
+
+def test_a_damaged_object_is_not_merged_and_stops_no_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = place_of("disk", tmp_path / "results", monkeypatch)
+    trials = [one.trial for one in swept(place)]
+    overwrite(place, own(place, "trials", trials[0]), HARMS["text"])
+    monkeypatch.setattr("vlmprof.store.compaction.MERGE_BATCH", 8)
+    writer = Collector(place, "mine", wait_s=0.1)
+    writer.open_run([], {})
+    further = results_of(combined_sweep(sweep="more"))
+    writer.finish(next(one for one in further if one.trial not in trials))
+    writer.close()
+    assert len(tables.read(place, "trials")) == 16 and lost_trials(place) == [trials[0]]
