@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import statistics
 import time
@@ -290,7 +289,7 @@ def unreadable() -> Any:
 
 
 @pytest.mark.parametrize(("batch", "broken"), [(1, 2), (4, 4)])
-def test_a_request_with_an_unreadable_picture_fails_the_trial_by_name(
+def test_a_sample_that_cannot_be_timed_is_named_and_the_next_one_takes_its_place(
     tmp_path: Path, tiny_checkpoint: Path, batch: int, broken: int
 ) -> None:
     timing = {**QUICK, "batch_size": batch, "requests": 3}
@@ -302,8 +301,21 @@ def test_a_request_with_an_unreadable_picture_fails_the_trial_by_name(
         resolved.task, examples=lambda split: [spoilt if e.id == spoilt.id else e for e in everything(split)]
     )
     model = resolved.family.load(resolved.checkpoint, "cpu")
-    expected = rf"1 of the {3 * batch} samples .*{re.escape(spoilt.id)}.*truncated file"
-    with pytest.raises(UserError, match=expected):
+    outcome = run_trial(replace(resolved, task=task), LoadedModel(model), BatchSizer(), lambda progress: None)
+    assert {len(timed.generations) for timed in outcome.timed} == {batch}
+    assert {timed.request for timed in outcome.timed} == {0, 1, 2}
+    assert "truncated file" in outcome.missing[f"timing of sample {spoilt.id}"]
+
+
+def test_a_trial_without_a_sample_that_can_be_timed_fails_and_names_the_first(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    resolved = resolve(small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=QUICK).plans[0])
+    everything = resolved.task.examples
+    spoilt = Picture(width=90, height=90, load=unreadable)
+    task = replace(resolved.task, examples=lambda split: [replace(e, picture=spoilt) for e in everything(split)])
+    model = resolved.family.load(resolved.checkpoint, "cpu")
+    with pytest.raises(UserError, match=r"none of the 12 samples .*truncated file"):
         run_trial(replace(resolved, task=task), LoadedModel(model), BatchSizer(), lambda progress: None)
 
 

@@ -18,10 +18,12 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from vlmprof.analyze.status import SweepStatus
 from vlmprof.store.heartbeat import STEPS, Heartbeat, RunningTrial, Step, StepTotals, TrialWork
+
+if TYPE_CHECKING:
+    from vlmprof.analyze.status import SweepStatus
 
 SLOPE, SLOPE_WEIGHT = 0.8, 0.25
 """Prior of the fitted line: if the cost is 1 % above its mean, the seconds are 0.8 % above theirs. It weighs as much as

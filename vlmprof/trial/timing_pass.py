@@ -118,8 +118,7 @@ class TimingPass:
             with PauseWatch() as self.pauses:
                 blocks, stopped = self._blocks()
             with self.configured():
-                energy = self._energy()
-                bound = self._host_bound(blocks)
+                energy, bound = self._energy(), self._host_bound(blocks)
         return TimingSession(
             blocks=tuple(blocks),
             stopped=stopped,
