@@ -105,7 +105,7 @@ def test_one_bad_picture_is_refused_by_check_with_id_picture_and_cause(
         api.check(job_file(folder, tiny_checkpoint, **sections(folder)))
     said = str(caught.value)
     assert "1 of 10 pictures cannot be shown to the model: q4: " in said and "failed_samples_allowed" in said
-    assert ("8000 x 8" if killer == "narrow" else "4.png") in said
+    assert ("nothing is left of its shorter side" if killer == "narrow" else "4.png") in said
 
 
 def test_the_nearest_name_of_a_missing_picture_is_given(folder: Path, tiny_checkpoint: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_plan_leaves_bad_pictures_out_and_none_at_all_is_said(folder: Path, ti
     plan = small_job(folder, tiny_checkpoint, **sections(folder)).plans[0]
     with pytest.raises(UserError, match=r"no picture of the subset can be read; .*there is no such file"):
         predicted_vision_tokens(resolve(plan))
-    with pytest.raises(UserError, match=r"none of the 10 pictures can be read; the first is .*no such file"):
+    with pytest.raises(UserError, match=r"none of the 10 samples can be given to this model; the first.*no such file"):
         run(plan)
 
 
@@ -200,6 +200,6 @@ def test_a_probe_of_a_worst_case_that_cannot_be_decoded_runs_on_a_blank_picture_
     (broken,) = (sample for sample in samples_of(resolved) if sample.example.id == "q4")
     model = resolved.family.load(resolved.checkpoint, "cpu")
     probe = WorstCaseProbe(resolved, [broken], LoadedModel(model), 2, BatchSizer())
-    picture_of_probe = probe._worst_prompt().picture
+    picture_of_probe = probe._probed_prompt().picture
     size = (broken.prompt.picture.width, broken.prompt.picture.height)
     assert picture_of_probe.load().size == size != (1, 1)

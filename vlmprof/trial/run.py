@@ -210,7 +210,8 @@ def _samples_to_count(loaded: LoadedModel, samples: Sequence[Sample], usable: Se
     if not found.readable:
         legal = {sample.example.id for sample in usable}
         failed = [(one.example.id, one.error) for one in found.broken]
-        failed += [(one.example.id, "its picture's size is refused") for one in samples if one.example.id not in legal]
+        refused = [one for one in samples if one.example.id not in legal]
+        failed += [(one.example.id, one.prompt.picture.fault or "its picture's size is refused") for one in refused]
         sample, why = failed[0]
         raise UserError(f"none of the {len(samples)} samples can be given to this model; the first, {sample}: {why}")
     return found.readable
