@@ -89,7 +89,8 @@ def _alive(view: SweepView) -> dict[str, RunningTrial]:
 
 
 def _far(one: RunningTrial) -> str:
-    return f"{one.phase} {one.done}/{one.total}" if one.total > 1 else one.phase
+    far = f"{one.phase} {one.done}/{one.total}" if one.total > 1 else one.phase
+    return f"{far}, {one.note}" if one.note else far
 
 
 def _running(view: SweepView) -> Iterator[RenderableType]:

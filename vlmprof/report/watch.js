@@ -79,7 +79,8 @@ function fill(id, rows) {
 }
 
 function runningRow(one) {
-  const far = one.total > 1 ? `${one.phase} ${one.done}/${one.total}` : one.phase;
+  const step = one.total > 1 ? `${one.phase} ${one.done}/${one.total}` : one.phase;
+  const far = one.note ? `${step}, ${one.note}` : step;
   const bar = one.total > 1 ? [track(one.done / one.total)] : [];
   return made("tr", {}, made("td", {}, one.name), made("td", {}, far), made("td", {}, ...bar),
     made("td", { class: "soft" }, duration(one.seconds)));

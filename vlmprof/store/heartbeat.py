@@ -100,6 +100,8 @@ class RunningTrial:
     """Since that step began."""
     quiet_seconds: float = 0.0
     """Since it last said how far it is."""
+    note: str = ""
+    """Why it goes on, in words."""
     done_before: int = 0
     """What ``done`` was when the step began: a trial that is resumed begins with the answers it has."""
     work: TrialWork | None = None
