@@ -64,6 +64,35 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     return job if isinstance(job, Job) else with_data_checked(prepare(job, allow_many=allow_many))
 
 
+def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
+    """A job with other values.
+
+    Args:
+        job: The path of a file, the text of a job, or a mapping.
+        changes: Place in the job, such as ``timing.repeats``, and its value as YAML.
+
+    Raises:
+        SpecError: the job is no mapping.
+        UserError: a place leads through something that is no mapping.
+    """
+    from vlmprof.errors import SpecError
+    from vlmprof.job.strict_yaml import JobText, job_text, parse, parse_value, written
+
+    given = job_text(job)
+    raw, faults = parse(given.text)
+    if raw is None or faults:
+        raise SpecError(given.source, faults)
+    for place, text in changes.items():
+        *sections, last = place.split(".")
+        section: Any = raw
+        for name in sections:
+            section = section.setdefault(name, {}) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise UserError(f"--set {place}: {'.'.join(sections)} is no mapping in {given.source}")
+        section[last] = parse_value(text)
+    return JobText(text=written(raw), source=given.source)
+
+
 def list_trials(job: JobSource | Job) -> pd.DataFrame:
     """The trials of a job, one per row, in the order in which ``run(inline=True)`` runs them. Runs nothing.
 

@@ -246,6 +246,41 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
         assert waited == 0.0
 
 
+def compute(path: str, holding: Any) -> None:
+    from vlmprof.measure.timing_lock import working_outside_timing
+
+    with working_outside_timing(True, lambda seconds: None, Path(path)):
+        holding.set()
+        multiprocessing.Event().wait()
+
+
+def test_nothing_is_timed_while_another_trial_computes_on_the_same_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlmprof.measure import timing_lock
+
+    monkeypatch.setattr(timing_lock, "REPORT_EVERY_S", 0.3)
+    spawn = multiprocessing.get_context("spawn")
+    holding, path = spawn.Event(), tmp_path / "lock"
+    scorer = spawn.Process(target=compute, args=(str(path), holding), daemon=True)
+    scorer.start()
+    assert holding.wait(60)
+    with timing_lock.working_outside_timing(True, lambda seconds: None, path):
+        pass  # any number may compute
+    with timing_lock.exclusive_timing(True, lambda seconds: scorer.kill(), path) as waited:
+        assert waited >= 0.3
+        told: list[float] = []
+
+        def give_up(seconds: float) -> None:
+            told.append(seconds)
+            raise TimeoutError
+
+        with pytest.raises(TimeoutError), timing_lock.working_outside_timing(True, give_up, path):
+            pass
+        assert told
+    scorer.join()
+
+
 def time_a_plan(plan: Any, timing: Any, answers: Any) -> None:
     """In a process of its own: run a plan, and say when blocks are timed."""
     executor = Executor(BatchSizer(), gpus=0, name="test")

@@ -36,12 +36,14 @@ ENVIRONMENT = (
     "experts_kernel",
     "torch",
     "transformers",
+    "vlmprof",
     "vlmprof_commit",
     "executor",
 )
 ON_CPU = "CPU"
 """What the column ``device`` says where no GPU ran; the processor then is the machine."""
 AS_SWEPT = "as swept"
+LOST = "lost (a file is gone or damaged; run the job again)"
 
 
 def comparable(trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: bool = False) -> pd.DataFrame:
@@ -72,6 +74,8 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: 
     done["group"] = _labels(done, by, across_devices=across_devices)
     done = done.sort_values(["group", "trial"], ignore_index=True)
     left_out = {str(state): int(states[state]) for state in sorted(states.index) if state != "done"}
+    if lost := trials.attrs.get("lost"):
+        left_out[LOST] = len(lost)
     done.attrs = {**trials.attrs, "left_out": left_out, "mixed": _mixed(done)}
     return done
 
@@ -136,6 +140,8 @@ def differing(part: pd.DataFrame) -> dict[str, list[str]]:
     found = {}
     for name in ("device", *ENVIRONMENT):
         values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
+        if values and part[name].isna().any():  # not known is not the same
+            values.append("none (an installed copy)" if name == "vlmprof_commit" else "not known")
         if len(values) > 1 and not _swept(part, name):
             found[name] = values
     return found

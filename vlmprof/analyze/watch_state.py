@@ -14,6 +14,7 @@ from typing import Any, final
 
 import pandas as pd
 
+from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import Front, fronts
 from vlmprof.analyze.status import SweepStatus, status
@@ -49,6 +50,8 @@ class GroupFront:
     group: str
     objectives: tuple[Objective, ...]
     spots: tuple[FrontPoint, ...]
+    beware: tuple[str, ...] = ()
+    """The cautions that ``pareto`` prints below its table."""
 
 
 @final
@@ -102,7 +105,8 @@ class Watcher:
         """
         pulse = read_heartbeat(self._folder)
         now = status(self._folder, heard_s=self._heard_s(pulse))
-        self._read_fronts((now.counts["done"], now.counts["oom"], now.counts["failed"], len(now.seconds_of_ended)))
+        ended = now.counts["done"], now.counts["oom"], now.counts["failed"], len(now.seconds_of_ended)
+        self._read_fronts(ended, at_once=now.sign in ("ended", "none"))  # what is seen last has to be the truth
         fronts, note = self._fronts
         return SweepView(status=now, pulse=pulse, left=time_left(now, pulse), fronts=fronts, front_note=note)
 
@@ -113,9 +117,9 @@ class Watcher:
         self._beat = pulse.beat if pulse else None
         return self._clock() - self._changed if math.isfinite(self._changed) else None
 
-    def _read_fronts(self, ended: Any) -> None:
+    def _read_fronts(self, ended: Any, *, at_once: bool) -> None:
         began = self._clock()
-        if ended == self._seen or began < self._not_before:
+        if ended == self._seen or (began < self._not_before and not at_once):
             return
         try:
             self._fronts = fronts_of(tables.read(self._folder, "trials"))
@@ -154,7 +158,8 @@ def _front_of(front: Front) -> GroupFront:
     part = front.rows
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
     spots = tuple(_spot(row, knobs, front.objectives) for _, row in part.iterrows())
-    return GroupFront(group=front.name, objectives=front.objectives, spots=spots)
+    beware = (*cautions(part), *part.attrs.get("mixed", ()))
+    return GroupFront(group=front.name, objectives=front.objectives, spots=spots, beware=beware)
 
 
 def _spot(row: pd.Series[Any], knobs: Sequence[str], objectives: Sequence[Objective]) -> FrontPoint:

@@ -127,7 +127,7 @@ def show_answers(
 @app.command("tilings")
 def show_tilings(
     task: Name,
-    model: Annotated[str, typer.Option(help="'demo', a checkpoint's folder, or a Hub id.", show_default=False)],
+    model: Annotated[str, typer.Option(help="'demo', a checkpoint's folder, or a Hub id.", show_default=False)] = "",
     family: Annotated[str, typer.Option(help="Family of the checkpoint; 'vlmprof list models' lists all.")] = "molmo",
     model_revision: Annotated[str, typer.Option(help="Commit of the model's repository.")] = "",
     split: SplitName = "",
@@ -141,6 +141,11 @@ def show_tilings(
     from vlmprof.job.spec import ModelSpec
     from vlmprof.trial.resolve import family_of
 
+    if not model:
+        raise UserError(
+            f"how pictures are tiled depends on the model: say which, as in 'vlmprof data tilings {task} --model demo';"
+            " a checkpoint's folder or a Hub id does too"
+        )
     given = {"family": family, "checkpoint": model, "revision": model_revision}
     fields = {"family": "demo"} if model == "demo" else given
     leaf, checkpoint = family_of(ModelSpec.model_validate(fields))

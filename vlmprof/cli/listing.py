@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from vlmprof import registry
 from vlmprof.cli.output import out
@@ -24,8 +27,28 @@ def list_leaves(
         raise UnknownNameError("kind of leaf", kind, list(registry.KINDS))
     for name in [kind] if kind else registry.KINDS:
         out.print(f"{name}: {', '.join(registry.names(name))}", highlight=False, soft_wrap=True)
+    if kind and kind != "models":
+        out.print(_leaves(kind))
     if kind == "models":
         out.print(_family_table())
+
+
+def _leaves(kind: str) -> Table:
+    """A line for each leaf: its name, of a task its metric and splits, and what it is."""
+    about = ("metric", "splits") if kind == "tasks" else ()
+    table = Table("", *about, "", box=None, header_style="bold", pad_edge=False)
+    for name in registry.names(kind):
+        leaf = registry.load(kind, name)
+        words = _first_sentence(sys.modules.get(f"{registry.KINDS[kind].package}.{name}"))
+        task = (leaf.metric.name, ", ".join(leaf.splits)) if kind == "tasks" else ()
+        table.add_row(name, *map(Text, task), Text(words.removeprefix(f"{name}: ")))
+    return table
+
+
+def _first_sentence(module: ModuleType | None) -> str:
+    """Of what a module says of itself; empty for a leaf of another package."""
+    words = " ".join(((module.__doc__ if module else "") or "").partition("\n\n")[0].split())
+    return words.partition(". ")[0].rstrip(".").replace("``", "")
 
 
 def _family_table() -> Table:

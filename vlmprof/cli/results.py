@@ -27,7 +27,7 @@ def show_front(
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
     across: Annotated[bool, typer.Option("--across-devices", help="One front over GPUs of unlike kinds.")] = False,
 ) -> None:
-    """Print the Pareto front of a sweep, and write it to pareto.parquet."""
+    """Print the Pareto front of a sweep, and write it to pareto.parquet; with options to a file named after them."""
     _show_front(folder, _names(objectives), _names(by), across=across)
 
 
@@ -71,9 +71,12 @@ def _show_front(folder: str, objectives: list[str], by: list[str], *, across: bo
     from vlmprof.report.pareto_table import front_report, read_front, write_front
 
     front = read_front(folder, objectives, by, across_devices=across)
-    write_front(front, folder)
+    chosen = [*objectives, *(f"by-{name}" for name in by), *(["across-devices"] if across else [])]
+    path = write_front(front, folder, "-".join(["pareto", *chosen]) + ".parquet")
     for part in front_report(front, out.width):
         out.print(part)
+    if chosen:
+        out.print(f"\nWritten: {path}", highlight=False, soft_wrap=True)
 
 
 def _names(text: str) -> list[str]:

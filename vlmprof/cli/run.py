@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, final
 
@@ -23,6 +24,7 @@ from vlmprof.errors import UserError
 if TYPE_CHECKING:
     from vlmprof.job.spec import ModelSpec, TaskSpec
     from vlmprof.monitor.live_state import Display
+    from vlmprof.plan.point import TrialPlan
     from vlmprof.trial.resolve import Job
 
 app = typer.Typer()
@@ -35,6 +37,14 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="A TensorBoard 
 MlFlow = Annotated[str, typer.Option(help="Log to MLflow at this tracking URI.", metavar="URI")]
 Wandb = Annotated[str, typer.Option(help="Log to this project of Weights & Biases.", metavar="PROJECT")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="However many trials: they are meant.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Only the trials with this setting, such as max_crops=4.", metavar="KNOB=VALUE")
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many of the trials that are left.", min=1)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another value in the job, such as timing.repeats=40.", metavar="KEY=VALUE"),
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak.")]
 
 
@@ -57,11 +67,11 @@ def check_jobs(
 
 
 @app.command("plan")
-def list_trials(file: JobFile, yes: Yes = False) -> None:
-    """Show the trials of a job: which are done, and how many vision tokens each will see."""
+def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit = None, changed: Set = None) -> None:
+    """Show the trials of a job: which are done, how many vision tokens each will see, how long the rest may take."""
     from vlmprof.store.ledger import FINISHED
 
-    job = api.check(file, allow_many=yes)
+    job = _chosen(file, yes=yes, only=only, limit=limit, changed=changed)
     trials, knobs = api.list_trials(job), list(job.spec.knobs)
     table = Table("trial", "model", "task", *knobs, "vision tokens", "state", box=None, header_style="bold")
     names = {
@@ -75,6 +85,67 @@ def list_trials(file: JobFile, yes: Yes = False) -> None:
     done = int(trials["state"].isin(FINISHED).sum())
     left = len(trials) - done
     out.print(f"\n{plural(len(trials), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
+    out.print(_estimate(job), highlight=False, soft_wrap=True)
+
+
+def _chosen(
+    file: Path, *, yes: bool, only: Sequence[str] | None, limit: int | None, changed: Sequence[str] | None
+) -> Job:
+    """The job with what was changed, and those of its trials that were asked for.
+
+    Raises:
+        UserError: the job has faults, a setting is in none of its trials, or an option is not of the form KEY=VALUE.
+    """
+    from vlmprof.store.ledger import FINISHED
+    from vlmprof.store.lost_trials import read_states
+
+    job = api.check(api.changed_job(file, dict(map(_pair, changed))) if changed else file, allow_many=yes)
+    plans = job.plans
+    for knob, value in map(_pair, only or ()):
+        plans = tuple(plan for plan in plans if _has(plan, knob, value))
+        if not plans:
+            listed = ", ".join(map(str, job.spec.knobs.get(knob, ()))) or "no values, it is not in the job"
+            raise UserError(f"--only {knob}={value}: no trial has it; {knob} has {listed}")
+    if limit is not None:
+        states = read_states(job.spec.where)
+        plans = tuple(plan for plan in plans if states.get(plan.id) not in FINISHED)[:limit]
+    return replace(job, plans=plans)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"'{text}': expected KEY=VALUE, such as max_crops=4")
+    return name, value
+
+
+def _has(plan: TrialPlan, knob: str, value: str) -> bool:
+    return value in (dict(plan.point.items).get(knob), str(dict(plan.point).get(knob)))
+
+
+def _estimate(job: Job) -> str:
+    """How long the trials that are left may take, from those that have ended; one GPU, one trial at a time."""
+    from vlmprof.report.status_screen import duration
+    from vlmprof.store import ledger
+    from vlmprof.store.lost_trials import read_states
+    from vlmprof.sweep.cost import CostEstimator
+
+    states = read_states(job.spec.where)
+    lines = ledger.read(job.spec.where)
+    took = {line["trial"]: float(line["seconds"]) for line in lines if line["event"] == "done" and line.get("seconds")}
+    known = [plan for plan in job.plans if plan.id in took]
+    left = [plan for plan in job.plans if states.get(plan.id) not in ledger.FINISHED]
+    if not left:
+        return "nothing is left to run"
+    if not known:
+        return "how long it will take is not known before a trial has ended: try 'vlmprof run --limit 1'"
+    estimator = CostEstimator()
+    work = {plan.id: estimator.estimate(plan).cost for plan in (*known, *left)}
+    seconds = sum(work[plan.id] for plan in left) * sum(took[plan.id] for plan in known)
+    seconds /= sum(work[plan.id] for plan in known)
+    hours = "" if job.spec.resources.gpus == 0 else f", {seconds / 3600:.2f} GPU hours where they run on GPUs"
+    basis = f"from {plural(len(known), 'trial')} that ended and the work of each"
+    return f"about {duration(seconds)} of trial time is left ({basis}){hours}"
 
 
 def _distinct(one: ModelSpec | TaskSpec, all_of_them: Sequence[ModelSpec | TaskSpec]) -> str:
@@ -99,10 +170,14 @@ def run_job(
     mlflow: MlFlow = "",
     wandb: Wandb = "",
     yes: Yes = False,
+    only: Only = None,
+    limit: Limit = None,
+    changed: Set = None,
 ) -> None:
     """Run what is missing of a job, then show its front. Running it again is how to resume."""
     how = RunOptions(inline, address, verbose, tensorboard, mlflow, wandb)
-    _carry_out(api.check(file, allow_many=yes), f"run {file}", how)
+    again = [f"run {file}", *(f"--only {one}" for one in only or ()), *(f"--set {one}" for one in changed or ())]
+    _carry_out(_chosen(file, yes=yes, only=only, limit=limit, changed=changed), " ".join(again), how)
 
 
 @app.command("resume")

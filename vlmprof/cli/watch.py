@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof.cli.output import out
+from vlmprof.cli.output import INTERRUPTED, err, out
 from vlmprof.cli.submit import DASHBOARD, Address
 from vlmprof.errors import UserError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 dashboard = typer.Typer(no_args_is_help=True, help="A Grafana dashboard for the metrics of sweeps on Ray.")
 LOOK_S = 1.0
+STARTING_S = 30.0
+"""From the first line of a ledger to the first sign of life, at most."""
 PLAIN_EVERY_S = 10.0
 """Between two plain lines while nothing ends, where nothing moves on a screen."""
 
@@ -41,7 +44,7 @@ def show_status(
     from vlmprof.analyze.watch_state import Watcher, standing
     from vlmprof.report.status_screen import left_words
 
-    folder = folder_of(sweep, address)
+    folder = _awaited(sweep, address) if watch else folder_of(sweep, address)
     if as_json:
         _say_json(Watcher(folder), again=watch)
     elif watch:
@@ -65,7 +68,7 @@ def watch_sweep(
     """Watch a sweep as it goes: on this terminal, or with --web in a browser."""
     from vlmprof.analyze.watch_state import Watcher
 
-    folder = folder_of(sweep, address)
+    folder = _awaited(sweep, address)
     if not web:
         _watch(Watcher(folder))
         return
@@ -95,6 +98,25 @@ def export_dashboard(
     else:
         to.write_text(text, encoding="utf-8")
         out.print(f"{to}: in Grafana, 'New', 'Import'", highlight=False, soft_wrap=True)
+
+
+def _awaited(sweep: str, address: str) -> str | Path:
+    """The results folder, once a sweep has started in it: a folder that is not there yet may be one that soon is."""
+    from vlmprof.store import ledger
+
+    named = "/" in sweep and "://" not in sweep
+    folder = Path(sweep) if named else folder_of(sweep, address)
+    if ledger.exists(folder):
+        return folder
+    err.print(
+        f"waiting for a sweep to start in {folder} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True
+    )
+    try:
+        while not ledger.exists(folder):
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    return folder
 
 
 def folder_of(sweep: str, address: str) -> str | Path:
@@ -147,7 +169,10 @@ def _views(watcher: Watcher) -> Iterator[SweepView]:
 
 def _over(view: SweepView) -> bool:
     """Whether nothing will come any more; of a sweep that fell silent somebody may still pick up the pieces."""
-    return view.status.sign in ("ended", "none")
+    if view.status.sign != "none":
+        return view.status.sign == "ended"
+    last = view.status.last_time  # a sweep that begins writes its ledger before its first sign of life
+    return last is None or (datetime.now(UTC) - last).total_seconds() > STARTING_S
 
 
 def _watch_live(watcher: Watcher) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, final
 
 import yaml
 
-from vlmprof.errors import Fault, SpecError
+from vlmprof.errors import Fault, SpecError, UserError
 
 
 @final
@@ -202,6 +202,18 @@ def parse(text: str) -> tuple[dict[str, Any] | None, list[Fault]]:
         expected = "a job is a mapping with at least name, models, tasks and knobs"
         return None, [Fault(field="", problem=f"{expected}; got {shown(raw)}")]
     return raw, loader.faults
+
+
+def parse_value(text: str) -> Any:
+    """A single value, as it would be read in a job.
+
+    Raises:
+        UserError: it is not YAML, or means something else than is written.
+    """
+    raw, faults = parse(f"value: {text}\n")
+    if raw is None or faults:
+        raise UserError(f"'{text}': {'; '.join(map(str, faults))}")
+    return raw.get("value")
 
 
 def shown(value: Any) -> str:

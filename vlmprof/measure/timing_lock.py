@@ -1,4 +1,5 @@
-"""Allows one timing pass at a time on a host: trials on other GPUs share its processors, memory and buses.
+"""Allows one timing pass at a time on a host: trials on other GPUs share its processors, memory and buses. Where models
+run on the processors themselves, nothing is scored during it either.
 
 An advisory file lock, which the kernel releases when the process that holds it ends in any way: a crashed process
 blocks no other. Limits: it separates trials of one user on one machine, not those of other users, containers or
@@ -7,6 +8,7 @@ programs; these are detected by their effects (``measure.disturbance``).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import time
@@ -37,7 +39,8 @@ def exclusive_timing(exclusive: bool, waiting: Callable[[float], None], path: Pa
     if not exclusive:
         yield 0.0
         return
-    lock = FileLock(str(path or lock_path()), mode=0o600)
+    path = path or lock_path()
+    lock = FileLock(str(path), mode=0o600)
     began = time.monotonic()
     while True:
         try:
@@ -46,6 +49,44 @@ def exclusive_timing(exclusive: bool, waiting: Callable[[float], None], path: Pa
         except Timeout:
             waiting(time.monotonic() - began)
     try:
-        yield time.monotonic() - began
+        with _work_lock(path, fcntl.LOCK_EX, waiting):
+            yield time.monotonic() - began
     finally:
         lock.release()
+
+
+@contextmanager
+def working_outside_timing(on_cpu: bool, waiting: Callable[[float], None], path: Path | None = None) -> Iterator[None]:
+    """Inside a ``with`` block this process computes, and no timing pass of this host begins; any number may compute.
+
+    Args:
+        on_cpu: False does nothing: what runs on a GPU of its own disturbs the times on another one little.
+        waiting: As of ``exclusive_timing``, while a timing pass runs.
+        path: As of ``exclusive_timing``.
+    """
+    if not on_cpu:
+        yield
+        return
+    with _work_lock(path or lock_path(), fcntl.LOCK_SH, waiting):
+        yield
+
+
+@contextmanager
+def _work_lock(path: Path, kind: int, waiting: Callable[[float], None]) -> Iterator[None]:
+    """Shared by those who compute, exclusive for the one who times."""
+    began = said = time.monotonic()
+    descriptor = os.open(path.with_suffix(".work"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(POLL_S)
+            if time.monotonic() - said > REPORT_EVERY_S:
+                said = time.monotonic()
+                waiting(said - began)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it with a process that was forked meanwhile
+        os.close(descriptor)

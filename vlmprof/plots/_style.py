@@ -139,21 +139,74 @@ def _timing(trials: pd.DataFrame) -> str:
     return f"latency at batch size {int(first['timing_batch_size'])}, output tokens {tokens}"
 
 
-def write_heading(figure: Figure, title: str, subtitle: str) -> None:
-    """Write title and subtitle at the top left, in a smaller font if they would not fit."""
-    for words, inches, size, weight, colour in ((title, 0.16, 10, "bold", INK), (subtitle, 0.38, 8, "normal", SOFT)):
-        left, top = MARGIN_INCHES / WIDTH_INCHES, 1 - inches / figure.get_figheight()
-        text = figure.text(left, top, words, fontsize=size, fontweight=weight, color=colour, va="center")
-        available_pixels = (WIDTH_INCHES - 2 * MARGIN_INCHES) * figure.dpi
-        text.set_fontsize(size * min(1.0, available_pixels / max(1.0, text.get_window_extent().width)))
+LINE_INCHES = 0.145
+_HEADING_TOP = 0.08
 
 
-def write_legend(figure: Figure, entries: Sequence[Artist]) -> None:
-    """Write the legend in one row below the heading, where it covers no data."""
+def heading_inches(figure: Figure, title: str, subtitle: str) -> float:
+    """The height that ``write_heading`` will take, in inches."""
+    return _HEADING_TOP + sum(height for _, _, _, _, height in _heading_lines(figure, title, subtitle))
+
+
+def write_heading(figure: Figure, title: str, subtitle: str) -> float:
+    """Write title and subtitle at the top left, each on as many lines as it needs.
+
+    Returns:
+        The height that they take, in inches from the top.
+    """
+    below = _HEADING_TOP
+    for words, size, weight, colour, height in _heading_lines(figure, title, subtitle):
+        left, top = MARGIN_INCHES / WIDTH_INCHES, 1 - (below + height / 2) / figure.get_figheight()
+        figure.text(left, top, words, fontsize=size, fontweight=weight, color=colour, va="center")
+        below += height
+    return below
+
+
+def _heading_lines(figure: Figure, title: str, subtitle: str) -> list[tuple[str, float, str, str, float]]:
+    """(words, size, weight, colour, height in inches) of each line."""
+    styles = ((title, 10.0, "bold", INK, 0.19), (subtitle, 7.5, "normal", SOFT, LINE_INCHES))
+    return [
+        (line, size, weight, colour, height)
+        for words, size, weight, colour, height in styles
+        for line in _lines(figure, words, size, weight)
+    ]
+
+
+def _lines(figure: Figure, words: str, size: float, weight: str) -> list[str]:
+    """The words on lines that fit the width of the figure."""
+    available = (WIDTH_INCHES - 2 * MARGIN_INCHES) * figure.dpi
+    lines: list[str] = []
+    for word in words.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _width(figure, longer, size, weight) <= available:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _width(figure: Figure, words: str, size: float, weight: str) -> float:
+    probe = figure.text(0, 0, words, fontsize=size, fontweight=weight)
+    width = float(probe.get_window_extent().width)
+    probe.remove()
+    return width
+
+
+def write_legend(figure: Figure, entries: Sequence[Artist], below: float = 0.5) -> float:
+    """Write the legend in one row below the heading, where it covers no data.
+
+    Args:
+        figure: The figure.
+        entries: What is explained.
+        below: Inches from the top that the heading takes.
+
+    Returns:
+        The height below which the figure is free, in inches from its top.
+    """
     figure.legend(
         handles=entries,
         loc="center left",
-        bbox_to_anchor=(MARGIN_INCHES / WIDTH_INCHES, 1 - 0.59 / figure.get_figheight()),
+        bbox_to_anchor=(MARGIN_INCHES / WIDTH_INCHES, 1 - (below + LINE_INCHES * 0.6) / figure.get_figheight()),
         ncols=len(entries),
         handletextpad=0.4,
         columnspacing=1.2,
@@ -161,6 +214,7 @@ def write_legend(figure: Figure, entries: Sequence[Artist]) -> None:
         borderpad=0,
         handlelength=1.2,
     )
+    return below + LINE_INCHES * 1.4
 
 
 def clean(axes: Axes) -> None:

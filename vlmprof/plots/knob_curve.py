@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -106,18 +107,22 @@ class KnobCurve(AbstractPlot[CurveData]):
     def draw(self, data: CurveData, figure: Figure) -> None:
         rows, columns = len(data.rows), len(data.rows[0])
         below = 0.45 + _tick_inches(data, columns)
-        height = 0.75 + PANEL_HEIGHT_INCHES * rows + below
+        heading = _style.heading_inches(figure, data.title, data.subtitle)
+        height = heading + 0.3 + PANEL_HEIGHT_INCHES * rows + below
         figure.set_size_inches(_style.WIDTH_INCHES, height)
         grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
         figure.subplots_adjust(
             left=0.6 / _style.WIDTH_INCHES,
             right=1 - 0.1 / _style.WIDTH_INCHES,
-            top=1 - 0.85 / height,
+            top=1 - (heading + 0.35) / height,
             bottom=below / height,
             hspace=0.22,
             wspace=0.1,
         )
         for i, row in enumerate(data.rows):
+            if _spans_a_decade(row):
+                grid[i][0].set_yscale("log")  # and with it the others of the row, which share the axis
+                grid[i][0].yaxis.set_major_formatter("{x:g}")
             for j, (axes, panel) in enumerate(zip(grid[i], row, strict=True)):
                 if panel is None:
                     axes.set_axis_off()
@@ -125,8 +130,13 @@ class KnobCurve(AbstractPlot[CurveData]):
                 _draw_panel(axes, panel, COLOURS[i])
                 _write_axes(axes, panel, bottom=i == rows - 1, left=j == 0, upright=below > 0.45)
         figure.align_ylabels(list(grid[:, 0]))
-        _style.write_heading(figure, data.title, data.subtitle)
-        _style.write_legend(figure, _legend(data))
+        _style.write_legend(figure, _legend(data), _style.write_heading(figure, data.title, data.subtitle))
+
+
+def _spans_a_decade(row: Sequence[Panel | None]) -> bool:
+    values = [value for panel in row if panel for value in panel.alone]
+    lowest, highest = min((one.low for one in values), default=0.0), max((one.high for one in values), default=0.0)
+    return lowest > 0 and highest >= 10 * lowest
 
 
 def _panels(trials: pd.DataFrame, objective: Objective) -> dict[tuple[str, str], Panel]:

@@ -88,32 +88,37 @@ class ParetoFront(AbstractPlot[FrontData]):
             raise UserError("no finished trial to draw")
         front, left_out = _with_two_axes(trials)
         (y, x), frame = front.objectives, front.rows
-        varied = [name for name in knobs_of(frame.columns) if frame[f"requested_{name}"].nunique(dropna=False) > 1]
+        swept = [name for name in knobs_of(frame.columns) if frame[f"requested_{name}"].notna().any()]
+        varied = [name for name in swept if frame[f"requested_{name}"].nunique(dropna=False) > 1] or swept
         title, timing = _style.heading(frame)
         marks = [_mark(row, (x, y), schema, varied) for _, row in frame.iterrows()]
         count = sum(mark.on_front for mark in marks)
-        summary = f"{count} of {len(marks)} configurations on the front; bars: 95 % intervals"
+        cut = any(_cut([mark.x for mark in marks])) or any(_cut([mark.y for mark in marks]))
+        far = ", cut at the edge where one is far wider than all points" if cut else ""
+        summary = f"{count} of {len(marks)} configurations on the front; bars: 95 % intervals{far}"
         return FrontData(
             title=title,
             subtitle="; ".join(filter(None, [summary, left_out, timing])),
             x_label=_style.quantity(x).label,
             y_label=_style.quantity(y).label,
             label_key=" · ".join(varied),
-            logarithmic=_is_wide([mark.x.value for mark in marks]),
+            logarithmic=_is_wide([mark.x for mark in marks]),
             marks=tuple(sorted(marks, key=lambda mark: (mark.x.value, -mark.y.value, mark.trial))),
         )
 
     def draw(self, data: FrontData, figure: Figure) -> None:
-        axes = figure.add_axes((0.085, 0.115, 0.895, 0.725))
+        below = _style.write_heading(figure, data.title, data.subtitle)
+        below = _draw_legend(figure, data, below) + 2 * _style.LINE_INCHES  # for the key and what is left out
+        bottom, height = 0.5 / figure.get_figheight(), figure.get_figheight()
+        axes = figure.add_axes((0.085, bottom, 0.895, 1 - below / height - bottom))
         _style.clean(axes)
+        _set_limits(axes, data)
         for on_front, saturated in itertools.product((False, True), repeat=2):
             _draw_marks(axes, data.marks, on_front=on_front, saturated=saturated)
         _set_limits(axes, data)
         corners = _draw_steps(axes, data.steps)
         axes.set_xlabel(data.x_label)
         axes.set_ylabel(data.y_label)
-        _style.write_heading(figure, data.title, data.subtitle)
-        _draw_legend(figure, data)
         _draw_labels(axes, data, corners)
 
 
@@ -178,8 +183,26 @@ def _draw_marks(axes: Axes, marks: Sequence[Mark], *, on_front: bool, saturated:
     )
 
 
-def _is_wide(latencies: Sequence[float]) -> bool:
-    return min(latencies) > 0 and max(latencies) >= LOGARITHMIC_FROM * min(latencies)
+def _is_wide(latencies: Sequence[Coordinate]) -> bool:
+    """Whether the values span so much, or a value and the end of an interval a decade."""
+    values = [one.value for one in latencies]
+    lowest, highest = min(one.low for one in latencies), max(one.high for one in latencies)
+    spread = min(values) > 0 and max(values) >= LOGARITHMIC_FROM * min(values)
+    return lowest > 0 and (spread or highest >= 10 * lowest)
+
+
+def _cut(coordinates: Sequence[Coordinate]) -> list[bool]:
+    """Which intervals leave the figure: they are so much wider than what all points span that these would be one."""
+    low, high = _reach(coordinates)
+    return [one.low < low or one.high > high for one in coordinates]
+
+
+def _reach(coordinates: Sequence[Coordinate]) -> tuple[float, float]:
+    """What an axis shows of intervals at most: the span of all values, and a few usual intervals on both sides."""
+    values = [one.value for one in coordinates]
+    usual = float(np.median([one.high - one.low for one in coordinates]))
+    room = max(1.5 * (max(values) - min(values)), 3 * usual)
+    return min(values) - room, max(values) + room
 
 
 def _set_limits(axes: Axes, data: FrontData) -> None:
@@ -194,7 +217,11 @@ def _set_limits(axes: Axes, data: FrontData) -> None:
 
 def _limits(scale: Transform, coordinates: Sequence[Coordinate]) -> tuple[float, float]:
     """The ends of all intervals and a margin, which is equal on both sides in the scale of the axis."""
-    lowest, highest = min(point.low for point in coordinates), max(point.high for point in coordinates)
+    least, most = _reach(coordinates)
+    lowest = max(least, min(point.low for point in coordinates))
+    highest = min(most, max(point.high for point in coordinates))
+    if lowest <= 0 < min(point.low for point in coordinates):
+        lowest = min(point.low for point in coordinates)  # an axis that may be logarithmic has no 0
     ends = np.array([lowest, highest])
     low, high = scale.transform(ends)
     margin = 0.07 * (high - low or abs(high) or 1.0)
@@ -207,18 +234,19 @@ def _draw_steps(axes: Axes, steps: Sequence[tuple[float, float]]) -> list[tuple[
     bottom, right = axes.get_ylim()[0], axes.get_xlim()[1]
     corners = [(steps[0][0], bottom), *steps, (right, steps[-1][1])]
     xs, ys = zip(*corners, strict=True)
-    axes.plot(xs, ys, color=_style.BLUE, linewidth=1.0, alpha=0.45, zorder=2)
-    axes.fill_between(xs, ys, bottom, color=_style.BLUE, alpha=0.05, linewidth=0, zorder=1)
+    axes.plot(xs, ys, color=_style.VERMILION, linewidth=1.1, alpha=0.7, zorder=2)
+    axes.fill_between(xs, ys, bottom, color=_style.VERMILION, alpha=0.04, linewidth=0, zorder=1)
     return corners
 
 
-def _draw_legend(figure: Figure, data: FrontData) -> None:
+def _draw_legend(figure: Figure, data: FrontData, below: float) -> float:
     entries = [_entry("on the front", "o", _style.BLUE, filled=True)]
+    entries.append(Line2D([], [], color=_style.VERMILION, linewidth=1.1, alpha=0.7, label="the front"))
     if not all(mark.on_front for mark in data.marks):
         entries.append(_entry("dominated", "s", DOMINATED, filled=True))
     if any(mark.saturated for mark in data.marks):
         entries.append(_entry("saturated: a limit that did not bind", "o", _style.GREY, filled=False))
-    _style.write_legend(figure, entries)
+    return _style.write_legend(figure, entries, below)
 
 
 def _entry(label: str, marker: str, colour: str, *, filled: bool) -> Line2D:
@@ -229,20 +257,26 @@ def _entry(label: str, marker: str, colour: str, *, filled: bool) -> Line2D:
 def _draw_labels(axes: Axes, data: FrontData, corners: Sequence[tuple[float, float]]) -> None:
     if not data.label_key:
         return
-    # Top left, where a front has no points: they would have to be both the most accurate and the fastest.
-    style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "va": "top", "color": _style.SOFT}
-    key = axes.text(0.008, 0.985, f"labels: {data.label_key}", **style)
-    obstacles = [key.get_window_extent(), *line_boxes(axes, corners, 1.0)]
+    # Above the axes, where there are no data. The name of the best point is placed first, then that of the fastest.
+    style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "va": "bottom", "color": _style.SOFT}
+    axes.text(0.0, 1.01, f"labels: {data.label_key}", **style)
+    obstacles = [*line_boxes(axes, corners, 1.0)]
     for mark in data.marks:
         x_bar = [(mark.x.low, mark.y.value), (mark.x.high, mark.y.value)]
         y_bar = [(mark.x.value, mark.y.low), (mark.x.value, mark.y.high)]
         dot = [(mark.x.value, mark.y.value), (mark.x.value, mark.y.value)]
         obstacles += [*line_boxes(axes, x_bar, 1.0), *line_boxes(axes, y_bar, 1.0), *line_boxes(axes, dot, 7.0)]
-    spots = [(mark.x.value, mark.y.value, mark.label) for mark in data.marks if mark.on_front]
+    front = [mark for mark in data.marks if mark.on_front]  # from the fastest to the best
+    ordered = [*front[-1:], *front[:-1]]
+    spots = [(mark.x.value, mark.y.value, mark.label) for mark in ordered]
     omitted = place(axes, spots, obstacles, LABEL_SIZE)
     if omitted:
-        note = f"{len(omitted)} labels left out for lack of space; the table has all of them"
-        axes.text(0.008, 0.93, note, **style)
+        labels, of_them = ("label", "it too") if len(omitted) == 1 else ("labels", "all of them")
+        note = f"{len(omitted)} {labels} left out for lack of space; the table has {of_them}"
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        line = _style.LINE_INCHES * figure.dpi / axes.get_window_extent().height
+        axes.text(0.0, 1.01 + line, note, **style)
 
 
 PLOT = ParetoFront()

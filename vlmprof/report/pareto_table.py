@@ -15,6 +15,7 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
 from vlmprof.analyze.pareto import fronts, to_arrow
+from vlmprof.report.status_screen import with_interval
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.schema import knobs_of
@@ -23,7 +24,6 @@ FILE = "pareto.parquet"
 MANY = 40
 """From this many trials in a group on, the terminal shows the front alone; the file has them all."""
 WIDE = 120
-"""Columns from which both ends of every interval are shown."""
 LISTED = 6
 """So many groups of settings that were the same work are spelt out."""
 MARKS = {"saturated": "=", "no-op": "", "effective": "", "mismatch": "!"}
@@ -81,11 +81,14 @@ def _without_rows(trials: pd.DataFrame, names: Sequence[str], left_out: Mapping[
     return frame
 
 
-def write_front(frame: pd.DataFrame, folder: Where) -> str:
-    """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI."""
+def write_front(frame: pd.DataFrame, folder: Where, name: str = FILE) -> str:
+    """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI.
+
+    ``name`` is another one where other objectives were asked for than those of the default front.
+    """
     place = results_folder(folder)
-    place.write(FILE, tables.parquet_bytes(to_arrow(frame)))
-    return place.address(FILE)
+    place.write(name, tables.parquet_bytes(to_arrow(frame)))
+    return place.address(name)
 
 
 def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableType]:
@@ -93,10 +96,10 @@ def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableT
 
     Args:
         frame: What ``read_front`` gave.
-        width: Columns of the terminal; on a narrow one an interval is given as the larger of its two sides.
+        width: Columns of the terminal.
     """
     for name, part in groups(frame):
-        yield _table(name, part, frame.attrs["objectives_of"][name], narrow=width < WIDE)
+        yield _table(name, part, frame.attrs["objectives_of"][name])
         yield from _footnotes(part)
     if frame.empty:
         yield Text("no trial has finished", style="yellow")
@@ -104,19 +107,19 @@ def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableT
         yield Text(f"left out: {count} {why}", style="yellow")
 
 
-def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective], *, narrow: bool) -> Table:
+def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Table:
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
     shown = part[part["on_front"]] if len(part) >= MANY else part
     front = int(part["on_front"].sum())
     title = f"\n{name}: {front} of {len(part)} on the front (●)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     table.add_column("", min_width=1)
-    for header in (*knobs, *(_header(objective, narrow) for objective in objectives), "vision\ntokens"):
+    for header in (*knobs, *(_header(objective) for objective in objectives), "vision\ntokens"):
         table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
     table.add_column("", min_width=1)
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
-        cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective, narrow) for objective in objectives]
+        cells = [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective) for objective in objectives]
         mark = "*" if row["work_key"] in repeated else ""
         style = "bold green" if row["on_front"] else "dim"
         table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)
@@ -140,10 +143,9 @@ def _repeated(part: pd.DataFrame) -> Iterator[Text]:
         yield Text(f"  {'  =  '.join(sorted(same['point']))}", style="dim")
 
 
-def _header(objective: Objective, narrow: bool) -> str:
-    interval = "± 95 %" if narrow else "[95 %]"
+def _header(objective: Objective) -> str:
     unit = f"{objective.unit} " if objective.unit not in ("", "fraction") else ""
-    return f"{objective.column}\n{unit}{interval}"
+    return f"{objective.column}\n{unit}[95 %]"
 
 
 def _knob_cell(row: pd.Series[Any], knob: str) -> str:
@@ -152,12 +154,9 @@ def _knob_cell(row: pd.Series[Any], knob: str) -> str:
     return f"{row[f'requested_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
 
 
-def _value(row: pd.Series[Any], objective: Objective, narrow: bool) -> str:
+def _value(row: pd.Series[Any], objective: Objective) -> str:
     value, low, high = (row.get(f"{objective.column}{end}") for end in ("", "_low", "_high"))
-    digits = 3 if objective.unit == "fraction" else 2
     if value is None or pd.isna(value):
         return "-"
-    if low is None or high is None or pd.isna(low):
-        return f"{value:.{digits}f}"
-    interval = f"± {max(value - low, high - value):.{digits}f}" if narrow else f"[{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f} {interval}"
+    low, high = (None if end is None or pd.isna(end) else float(end) for end in (low, high))
+    return with_interval(float(value), low, high, objective.unit)

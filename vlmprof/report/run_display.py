@@ -24,7 +24,8 @@ class LiveDisplay:
     """For a terminal: redraws in place, and leaves one line that says how it ended. Use as a context manager."""
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
-        self._console = console
+        self._console, self._names = console, names
+        self._told: set[str] = set()
         self._view: SweepView | None = None
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
@@ -39,6 +40,10 @@ class LiveDisplay:
     def update(self, view: SweepView) -> None:
         """See ``monitor.live_state.Display``."""
         self._view = view
+        for trial, why in view.status.failed.items():
+            if trial in view.status.ended and trial not in self._told:
+                self._told.add(trial)
+                self._live.console.print(Text(f"failed: {self._names.get(trial, trial)}\n  {why}", style="yellow"))
         self._live.update(progress_screen(view, self._console.width))
 
     def note(self, line: str) -> None:
@@ -72,6 +77,8 @@ class PlainDisplay:
             for place, trial in enumerate(new, start=ended - len(new) + 1):
                 self._told.add(trial)
                 self._say(f"{WORDS[now.ended[trial]]:>13}  {self._names[trial]}  ({place} of {now.total})")
+                if why := now.failed.get(trial):
+                    self._say(f"{'':>13}  {why}")
             if time.monotonic() - self._spoke > PLAIN_EVERY_S:
                 self._say(status_line(view))
 

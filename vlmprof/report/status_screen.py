@@ -89,7 +89,8 @@ def _alive(view: SweepView) -> dict[str, RunningTrial]:
 
 
 def _far(one: RunningTrial) -> str:
-    return f"{one.phase} {one.done}/{one.total}" if one.total > 1 else one.phase
+    far = f"{one.phase} {one.done}/{one.total}" if one.total > 1 else one.phase
+    return f"{far}, {one.note}" if one.note else far
 
 
 def _running(view: SweepView) -> Iterator[RenderableType]:
@@ -114,7 +115,7 @@ def _failed(view: SweepView) -> Iterator[RenderableType]:
 
 def _front(front: GroupFront) -> Iterator[RenderableType]:
     best = [spot for spot in front.spots if spot.on_front]
-    yield Text(f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; ± 95 %)", style="bold")
+    yield Text(f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; [95 %])", style="bold")
     table = Table(box=None, header_style="dim", pad_edge=False)
     knobs = list(best[0].knobs)
     for header in (*knobs, *(_header(one) for one in front.objectives)):
@@ -124,6 +125,8 @@ def _front(front: GroupFront) -> Iterator[RenderableType]:
     yield table
     if len(best) > MANY:
         yield Text(f"and {len(best) - MANY} more; 'vlmprof pareto' shows all", style="dim")
+    for sentence in front.beware:
+        yield Text(f"beware: {sentence}", style="yellow")
 
 
 def _header(one: Objective) -> str:
@@ -132,6 +135,11 @@ def _header(one: Objective) -> str:
 
 def _values(spot: FrontPoint, objectives: tuple[Objective, ...]) -> Iterator[Text]:
     for value, low, high, one in zip(spot.values, spot.low, spot.high, objectives, strict=True):
-        digits = 3 if one.unit == "fraction" else 2
-        interval = f" ± {max(value - low, high - value):.{digits}f}" if low is not None and high is not None else ""
-        yield Text(f"{value:.{digits}f}{interval}")
+        yield Text(with_interval(value, low, high, one.unit))
+
+
+def with_interval(value: float, low: float | None, high: float | None, unit: str) -> str:
+    """A value and its 95 % interval from low to high, as every table shows it: ``56.10 [50.10, 283.00]``."""
+    digits = 3 if unit == "fraction" else 2
+    ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{ends}"

@@ -79,7 +79,8 @@ function fill(id, rows) {
 }
 
 function runningRow(one) {
-  const far = one.total > 1 ? `${one.phase} ${one.done}/${one.total}` : one.phase;
+  const step = one.total > 1 ? `${one.phase} ${one.done}/${one.total}` : one.phase;
+  const far = one.note ? `${step}, ${one.note}` : step;
   const bar = one.total > 1 ? [track(one.done / one.total)] : [];
   return made("tr", {}, made("td", {}, one.name), made("td", {}, far), made("td", {}, ...bar),
     made("td", { class: "soft" }, duration(one.seconds)));
@@ -98,10 +99,12 @@ function frontPart(front) {
   const key = `Bars: 95 % intervals. Labels: ${Object.keys(best[0].knobs).join(" · ")}`;
   if (front.objectives.length === 2) node.append(made("figure", {}, chart(front), made("figcaption", {}, key)));
   node.append(made("div", { class: "wide" }, frontTable(front, best)));
+  node.append(...front.beware.map((sentence) => made("p", { class: "soft beware" }, `Beware: ${sentence}`)));
   return node;
 }
 
-const scaled = (objective) => (objective.unit === "fraction" ? [100, "%"] : [1, objective.unit]);
+// The units of every other table: a fraction stays one.
+const scaled = (objective) => [1, objective.unit === "fraction" ? "" : objective.unit];
 
 function axisLabel(objective) {
   const unit = scaled(objective)[1], words = objective.column.split("_").filter((word) => word !== unit).join(" ");
@@ -117,7 +120,7 @@ function frontTable(front, best) {
 }
 
 function valueCell(spot, objective, i) {
-  const factor = scaled(objective)[0], digits = factor === 100 ? 1 : 2;
+  const factor = scaled(objective)[0], digits = objective.unit === "fraction" ? 3 : 2;
   const cell = made("td", {}, (spot.values[i] * factor).toFixed(digits));
   if (spot.low[i] !== null && spot.high[i] !== null) {
     const ends = [spot.low[i], spot.high[i]].map((end) => (end * factor).toFixed(digits));

@@ -101,6 +101,8 @@ class RunningTrial:
     """Seconds since that step began."""
     quiet_seconds: float = 0.0
     """Seconds since its last progress report."""
+    note: str = ""
+    """Why it goes on, in words."""
     done_before: int = 0
     """``done`` when the step began: a resumed trial starts with the answers it already has."""
     work: TrialWork | None = None

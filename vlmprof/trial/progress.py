@@ -16,3 +16,5 @@ class Progress:
     phase: Phase
     done: int
     total: int
+    note: str = ""
+    """Why it goes on, where a number does not say it."""

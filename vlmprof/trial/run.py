@@ -11,7 +11,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -25,6 +25,7 @@ from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
+from vlmprof.measure.timing_lock import working_outside_timing
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 from vlmprof.trial.loaded_model import LoadedModel
@@ -74,7 +75,7 @@ def run_trial(
     samples = samples_of(resolved)
     usable = legal_samples(partial_results.not_quarantined(samples))[0]
     parts, missing = ModelParts.of(model), dict[str, str]()
-    with knobs_applied(resolved, model):
+    with _outside_timing(resolved, model, report), knobs_applied(resolved, model):
         output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
         counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
         began = time.perf_counter()
@@ -128,7 +129,7 @@ def score_part(
         Uncollected: the collector refuses an answer.
     """
     shard = samples_of_shard(resolved, samples_of(resolved), part)
-    with knobs_applied(resolved, loaded.model):
+    with _outside_timing(resolved, loaded.model, report), knobs_applied(resolved, loaded.model):
         _reset_peak(loaded.model.device)
         samples = [sample for sample in shard if not partial_results.is_suspect(sample)]
         for _ in _score_pass(resolved, loaded, samples, sizer, report, partial_results).scored():
@@ -168,6 +169,19 @@ def _score_pass(
         report=report,
         partial_results=partial_results,
     )
+
+
+def _outside_timing(
+    resolved: ResolvedTrial, model: AbstractModel, report: Callable[[Progress], None]
+) -> AbstractContextManager[None]:
+    """While another trial of this host is timed on the same processors, this one does not compute."""
+    on_cpu = resolved.plan.timing.exclusive and not model.device.startswith("cuda")
+
+    def waiting(seconds: float) -> None:
+        note = f"another trial is timed, waited {seconds:.0f} s"
+        report(Progress(phase="load", done=0, total=1, note=note))
+
+    return working_outside_timing(on_cpu, waiting)
 
 
 @contextmanager

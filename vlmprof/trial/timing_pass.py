@@ -95,8 +95,8 @@ class TimingPass:
             Mismatch: the stages do not add up.
         """
 
-        def tell(phase: Phase, done: int = 0) -> None:
-            report(Progress(phase=phase, done=done, total=self.timing.max_repeats))
+        def tell(phase: Phase, done: int = 0, note: str = "") -> None:
+            report(Progress(phase=phase, done=done, total=self.timing.max_repeats, note=note))
 
         with exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
@@ -116,7 +116,7 @@ class TimingPass:
                     warmup, warm = self._warm_up(load_seconds)
             tell("time")
             with PauseWatch() as self.pauses:
-                blocks, stopped = self._blocks()
+                blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
             with self.configured():
                 energy, bound = self._energy(), self._host_bound(blocks)
         return TimingSession(
@@ -152,7 +152,7 @@ class TimingPass:
         except OutOfMemory:  # the model without knobs may need more memory than this configuration
             self.canary = False
 
-    def _blocks(self) -> tuple[list[TimingBlock], str]:
+    def _blocks(self, tell: Callable[[int, str], None]) -> tuple[list[TimingBlock], str]:
         blocks: list[TimingBlock] = []
         began, look = time.monotonic(), self.timing.repeats
         while True:
@@ -160,6 +160,10 @@ class TimingPass:
             stopped = self._stops(times, look, time.monotonic() - began)
             if stopped:
                 return blocks, stopped
+            if len(times) >= FEWEST:  # between two blocks, so that no time has it in it
+                width = relative_half_width(times)
+                known = f"interval {width:.1%}" if math.isfinite(width) else "no interval yet"
+                tell(len(times), f"{known}, asked {self.timing.precision:.1%}")
             if len(times) >= look:
                 look = math.ceil(1.25 * look)
             size = min(BLOCK, self.timing.max_repeats - len(times))
