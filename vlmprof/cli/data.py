@@ -18,6 +18,7 @@ from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
     from vlmprof.analyze.data_check import DataFault
+    from vlmprof.models.family import AbstractFamily, Checkpoint
     from vlmprof.records import Example
     from vlmprof.tasks.task import Task
 
@@ -138,17 +139,13 @@ def show_tilings(
 ) -> None:
     """Show how the images are tiled under each cap, which caps do the same work, and which a sweep should list."""
     from vlmprof.analyze.tilings import tilings
-    from vlmprof.job.spec import ModelSpec
-    from vlmprof.trial.resolve import family_of
 
     if not model:
         raise UserError(
             f"how pictures are tiled depends on the model: say which, as in 'vlmprof data tilings {task} --model demo';"
             " a checkpoint's folder or a Hub id does too"
         )
-    given = {"family": family, "checkpoint": model, "revision": model_revision}
-    fields = {"family": "demo"} if model == "demo" else given
-    leaf, checkpoint = family_of(ModelSpec.model_validate(fields))
+    leaf, checkpoint = _family(model, family, model_revision)
     _, examples = _examples(task, split, path, revision, metric)
     sizes = [(one.picture.width, one.picture.height) for one in examples if not one.picture.fault]
     statistics = tilings(model, leaf.describe(checkpoint), sizes)
@@ -170,6 +167,14 @@ def show_tilings(
     distinct = ", ".join(map(str, statistics.distinct))
     out.print(f"Distinct work, for a sweep to list ({statistics.unit}): {distinct}")
     _write(rows, to)
+
+
+def _family(model: str, family: str, revision: str) -> tuple[AbstractFamily, Checkpoint]:
+    from vlmprof.job.spec import ModelSpec
+    from vlmprof.trial.resolve import family_of
+
+    given = {"family": family, "checkpoint": model, "revision": revision}
+    return family_of(ModelSpec.model_validate({"family": "demo"} if model == "demo" else given))
 
 
 def _examples(name: str, split: str, path: str, revision: str, metric: str) -> tuple[Task, Sequence[Example]]:

@@ -99,7 +99,7 @@ class _TrialProgress:
             phase=phase,
             done=done,
             total=total,
-            note=told.note if told else "",
+            note=report.note if report else "",
             seconds=round(now - self.began, 1),
             step=self.step,
             step_seconds=round(now - self.step_began, 2),
