@@ -11,7 +11,6 @@ from typing import Any, Literal, final
 from vlmprof.store import ledger, tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_heartbeat
-from vlmprof.store.lost_trials import lost_trials
 from vlmprof.store.manifest import TABLES
 
 Phase = Literal["waiting", "running", "done", "oom", "failed"]
@@ -105,6 +104,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     Raises:
         StoreError: the folder holds no sweep.
     """
+    from vlmprof.store.lost_trials import lost_trials  # here, so that the chain of imports stays short
+
     ledger.require(folder)
     lines = list(ledger.read(folder))
     pulse = read_heartbeat(folder)

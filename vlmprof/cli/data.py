@@ -80,11 +80,7 @@ def show_tilings(
     from vlmprof.job.spec import ModelSpec
     from vlmprof.trial.resolve import family_of
 
-    if not model:
-        raise UserError(
-            f"how pictures are tiled depends on the model: say which, as in 'vlmprof data tilings {task} --model demo';"
-            " a checkpoint's folder or a Hub id does too"
-        )
+    _require_model(model, task)
     given = {"family": family, "checkpoint": model, "revision": model_revision}
     fields = {"family": "demo"} if model == "demo" else given
     leaf, checkpoint = family_of(ModelSpec.model_validate(fields))
@@ -108,6 +104,14 @@ def show_tilings(
     distinct = ", ".join(map(str, statistics.distinct))
     out.print(f"Distinct work, for a sweep to list ({statistics.unit}): {distinct}")
     _write(rows, to)
+
+
+def _require_model(model: str, task: str) -> None:
+    if not model:
+        raise UserError(
+            f"how pictures are tiled depends on the model: say which, as in 'vlmprof data tilings {task} --model demo';"
+            " a checkpoint's folder or a Hub id does too"
+        )
 
 
 def _examples(name: str, split: str, path: str, revision: str, metric: str) -> tuple[Task, Sequence[Example]]:

@@ -86,8 +86,7 @@ def run_trial(
     sessions: tuple[TimingSession, ...] = ()
     if "latency" in plan.measure:
         requests = _timing_requests(resolved, _answered(usable, result.scored), loaded, length)
-        timing_pass = TimingPass(plan.timing, model, requests)
-        sessions = (timing_pass.run(seconds, report),)
+        sessions = (TimingPass(plan.timing, model, requests).run(seconds, report),)
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
