@@ -42,7 +42,7 @@ def job(folder: Path) -> Job:
         "storage": str(folder / "results"),
     }
     path.write_text(yaml.safe_dump(sections, sort_keys=False))
-    return prepare(path)
+    return prepare(path, allow_many=True)
 
 
 _MEASURED = {
