@@ -75,6 +75,7 @@ def test_reading_tables_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch)
     watcher = Watcher(tmp_path, clock=lambda: now[0])
     ledger = Ledger(tmp_path)
     for minute in range(60):  # a trial runs and ends and runs again
+        going(tmp_path, beat=minute + 1)
         watcher.look()
         ledger.append("started" if minute % 2 else "done", trial=rows[0]["trial"])
         now[0] += 1.0
