@@ -149,7 +149,8 @@ SMALLEST_SIDE = 32
 def is_as_planned(model: LoadedVlm, prompt: Prompt, budget: int) -> bool:
     """Whether the processor takes the picture; what it makes of it must be what was planned, or this raises."""
     try:
-        made = model._process(prompt, budget)
+        with model._processors.borrowed() as processor:
+            made = model._process(processor, prompt, budget)
     except (ValueError, ZeroDivisionError):
         return False
     model._encoding(made, prompt, budget)
@@ -158,7 +159,9 @@ def is_as_planned(model: LoadedVlm, prompt: Prompt, budget: int) -> bool:
 
 def test_a_count_that_the_processor_does_not_keep_is_a_mismatch(family: Family, prompts: list[Prompt]) -> None:
     model = family.model
-    made = model._process(prompts[0], model._budget_of(prompts[0]))
+    budget = model._budget_of(prompts[0], model._vision_limits())
+    with model._processors.borrowed() as processor:
+        made = model._process(processor, prompts[0], budget)
     made["input_ids"] = made["input_ids"][:, 6:]
     with pytest.raises(Mismatch, match="was planned as"):
-        model._encoding(made, prompts[0], model._budget_of(prompts[0]))
+        model._encoding(made, prompts[0], budget)
