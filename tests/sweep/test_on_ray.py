@@ -13,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.builders import trial_row
 from tests.jobs import job_file, small_job
 from tests.sweep.sweeps import Silent, command_line, run, samples, starts, vlmprof, what_was_measured
 from vlmprof.errors import StoreError, UserError
-from vlmprof.store import tables
+from vlmprof.store import schema, tables
 from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import read, read_states
 from vlmprof.sweep.cluster import connected
@@ -180,6 +181,8 @@ def test_a_collector_that_is_restarted_knows_what_had_settled(tmp_path: Path) ->
         {"event": "failed", "trial": "b"},
     ]
     (folder / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = {**trial_row({"max_crops": 1}), "trial": "a", "samples": 0}
+    tables.write(folder, "trials", "a", [row], schema.trials_schema(("max_crops",)))
     collector = Collector(folder, "x", wait_s=1)
     assert collector.settled() == {"b": "failed"}
     assert collector.open_run(["a", "b"], {}) == {"a"}

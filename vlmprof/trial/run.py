@@ -73,8 +73,8 @@ def run_trial(
     """
     plan, model, partial_results = resolved.plan, loaded.model, partial_results or PartialResults.discarding()
     samples = samples_of(resolved)
-    usable = legal_samples(partial_results.not_quarantined(samples))[0]
-    parts, missing = ModelParts.of(model), dict[str, str]()
+    usable, refused = legal_samples(partial_results.not_quarantined(samples))
+    parts, missing = ModelParts.of(model), _untimed([] if "accuracy" in plan.measure else refused)
     with _outside_timing(resolved, model, report), knobs_applied(resolved, model):
         output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
         counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
@@ -291,6 +291,11 @@ def _without_failed(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -
     return [sample for sample in samples if sample.example.id not in failed]
 
 
+def _untimed(failed: Sequence[ScoredSample]) -> dict[str, str]:
+    """What a row says of samples that are not timed because they failed; a score pass counts and names its own."""
+    return {f"timing of sample {sample.example.id}": sample.error for sample in failed}
+
+
 def _timing_requests(
     resolved: ResolvedTrial,
     samples: Sequence[Sample],
@@ -309,7 +314,7 @@ def _timing_requests(
     needed = timing.batch_size * timing.requests
     with knobs_applied(resolved, loaded.model):
         found = first_usable(loaded, samples, needed, length)
-    missing.update({f"timing of sample {failed.example.id}": failed.error for failed in found.broken})
+    missing.update(_untimed(found.broken))
     if not found.readable:
         first = f"; the first, {found.broken[0].example.id}: {found.broken[0].error}" if found.broken else ""
         raise UserError(f"none of the trial's {len(samples)} samples can be timed{first}")
