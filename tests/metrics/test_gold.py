@@ -123,7 +123,7 @@ def test_is_read_as_what_it_plainly_means(tmp_path, metric, row, perfect):
     ],
 )
 def test_is_refused_with_its_row_and_the_reason(tmp_path, metric, row, reason):
-    with pytest.raises(UserError, match=f"task 'local', metric '{metric}', row 1: .*{reason}"):
+    with pytest.raises(UserError, match=f"task 'local', metric '{metric}', rows.jsonl row 1: .*{reason}"):
         local(tmp_path, metric, **row).subset("", None, 0)
 
 
