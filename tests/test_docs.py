@@ -258,7 +258,7 @@ def test_ci_runs_every_test_that_the_test_command_leaves_out() -> None:
     (left_out,) = re.findall(r"-m '(.*)'", settings["addopts"])
     assert left_out == "not exhaustive and not gpu and not hub"
     assert re.search(
-        r'^timeout .* pytest -m "exhaustive and not gpu and not hub"$', (ROOT / ".ci/run").read_text(), re.M
+        r'^timeout .* pytest -m "exhaustive and not gpu and not hub"', (ROOT / ".ci/run").read_text(), re.M
     )
     known = {mark.partition(":")[0] for mark in settings["markers"]}
     assert known == {"exhaustive", "gpu", "hub", "ray", "serial"}, "say here and in .ci/run who runs a new mark"
