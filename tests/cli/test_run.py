@@ -108,13 +108,15 @@ def test_the_exit_code_speaks_of_the_job_and_not_of_this_run(tmp_path: Path, tin
     assert "1 trial did not finish" in vlmprof("run", "--inline", str(path), code=3).stderr
 
 
-def test_older_trials_that_lack_an_objective_cost_the_front_and_not_the_exit_code(
+def test_older_trials_that_lack_an_objective_keep_a_front_of_their_own(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     vlmprof("run", "--inline", str(job_file(tmp_path, tiny_checkpoint, **ONE)))
     both = {**ONE, "knobs": {"max_crops": [1]}, "measure": ["accuracy", "latency"]}
     done = vlmprof("run", "--inline", str(job_file(tmp_path, tiny_checkpoint, **both)))
-    assert "no front: " in done.stderr and "Tables: " in done.stdout
+    assert done.stdout.count("1 of 1 on the front") == 2 and "Tables: " in done.stdout
+    assert "timing_requests=1: " in done.stdout and "timing_requests=none: " in done.stdout
+    assert "no front" not in done.stderr
 
 
 @pytest.mark.exhaustive  # tests/store/test_attempts.py has the same without processes
