@@ -108,9 +108,7 @@ def test_the_exit_code_speaks_of_the_job_and_not_of_this_run(tmp_path: Path, tin
     assert "1 trial did not finish" in vlmprof("run", "--inline", str(path), code=3).stderr
 
 
-def test_older_trials_that_lack_an_objective_keep_a_front_of_their_own(
-    tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_older_trials_that_lack_an_objective_keep_a_front_of_their_own(tmp_path: Path, tiny_checkpoint: Path) -> None:
     vlmprof("run", "--inline", str(job_file(tmp_path, tiny_checkpoint, **ONE)))
     both = {**ONE, "knobs": {"max_crops": [1]}, "measure": ["accuracy", "latency"]}
     done = vlmprof("run", "--inline", str(job_file(tmp_path, tiny_checkpoint, **both)))
