@@ -145,7 +145,7 @@ class PlotContract:
         nothing = {"accuracy": None, "latency_ms_p50": None, "peak_bytes": None}
         rows = [trial_row({"max_crops": crops}, **nothing) for crops in (1, 2)]
         part = one_group(tmp_path, rows)
-        with pytest.raises(UserError, match=r"missing|measured none"):
+        with pytest.raises(UserError, match=r"missing|measured none|without accuracy"):
             plot.data(part)
 
 
