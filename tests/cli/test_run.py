@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from tests.jobs import job_file
 from tests.sweep.sweeps import command_line, samples, starts, what_was_measured
 from vlmprof.cli import app
-from vlmprof.errors import SpecError, StoreError
+from vlmprof.errors import SpecError, StoreError, UserError
 from vlmprof.store.ledger import read, read_states
 
 ONE = {"knobs": {"max_crops": [4]}, "measure": ["accuracy"], "batch": {"max": 2, "audit_samples": 0}}
@@ -115,6 +115,17 @@ def test_older_trials_that_lack_an_objective_keep_a_front_of_their_own(tmp_path:
     assert done.stdout.count("1 of 1 on the front") == 2 and "Tables: " in done.stdout
     assert "timing_requests=1: " in done.stdout and "timing_requests=none: " in done.stdout
     assert "no front" not in done.stderr
+
+
+def test_a_front_that_cannot_be_drawn_does_not_cost_the_exit_code(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("no front can be drawn of 1 finished trial: 1 without accuracy")
+
+    monkeypatch.setattr("vlmprof.report.pareto_table.read_front", refuse)
+    done = vlmprof("run", "--inline", str(job_file(tmp_path, tiny_checkpoint, **ONE)))
+    assert "no front: " in done.stderr and "Tables: " in done.stdout
 
 
 @pytest.mark.exhaustive  # tests/store/test_attempts.py has the same without processes

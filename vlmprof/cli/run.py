@@ -231,7 +231,7 @@ def _print_front(where: str) -> None:
     tables = f"{where}/{{trials,samples,timings}}/"
     try:
         front = read_front(where, [], [])
-    except UserError as error:  # about the tables, such as older trials that lack an objective; the sweep has ended
+    except UserError as error:  # no trial measured what a front needs; the sweep has ended
         err.print(f"\nno front: {error}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"\nTables: {tables}", soft_wrap=True)
         return
