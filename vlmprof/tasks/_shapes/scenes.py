@@ -224,23 +224,18 @@ def _place_shape(
 ) -> Shape | None:
     colour = rng.choice(tuple(COLOURS))
     radius_px = math.ceil(rng.uniform(*SIZES[size_word]) * min(size))
+    low, wide, high = radius_px + 1, size[0] - 2 * radius_px - 2, size[1] - 2 * radius_px - 2
+    margin = radius_px + _GAP_PX
+    taken = [(left - margin, top - margin, right + margin, bottom + margin) for left, top, right, bottom in occupied]
     for _ in range(_PLACEMENT_TRIES):
-        shape = Shape(
-            kind=kind,
-            colour=colour,
-            size=size_word,
-            x_px=rng.randint(radius_px + 1, size[0] - radius_px - 2),
-            y_px=rng.randint(radius_px + 1, size[1] - radius_px - 2),
-            radius_px=radius_px,
-        )
-        if not any(_overlap(shape.box, other) for other in occupied):
-            return shape
+        # As randint(low, size - low - 1) would draw; all scenes of a split together make half a million tries.
+        x, y = low + rng.randrange(wide), low + rng.randrange(high)
+        for left, top, right, bottom in taken:
+            if left <= x <= right and top <= y <= bottom:
+                break
+        else:
+            return Shape(kind=kind, colour=colour, size=size_word, x_px=x, y_px=y, radius_px=radius_px)
     return None
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    apart = a[2] + _GAP_PX < b[0] or b[2] + _GAP_PX < a[0]
-    return not (apart or a[3] + _GAP_PX < b[1] or b[3] + _GAP_PX < a[1])
 
 
 @lru_cache(maxsize=32)
