@@ -308,7 +308,7 @@ class Results:
         from vlmprof.store.descriptions import column_attributes
 
         frame = tables.read(self.where, name)
-        return _with_attributes(frame, column_attributes(name, frame.attrs["schema"]))
+        return _with_attributes(frame, column_attributes(name, tables.schema_of(frame)))
 
     def __repr__(self) -> str:
         try:
@@ -368,8 +368,9 @@ def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
     from vlmprof.analyze.caveats import cautions
     from vlmprof.analyze.comparability import groups
     from vlmprof.store.descriptions import column_attributes
+    from vlmprof.store.tables import schema_of
 
-    attrs = column_attributes("trials", frame.attrs["schema"])
+    attrs = column_attributes("trials", schema_of(frame))
     attrs["descriptions"]["group"] = "Name of the group of comparable trials: equal in model, data, device and timing."
     attrs["descriptions"]["on_front"] = (
         "Whether no other trial of the group is at least as good in all objectives and better in one."

@@ -11,6 +11,7 @@ from vlmprof.analyze.pareto import pareto
 from vlmprof.plots.plot import render
 from vlmprof.report.pareto_table import front_report, read_front
 from vlmprof.store import tables
+from vlmprof.store.tables import schema_of
 
 OTHER = "NVIDIA L4"
 
@@ -31,7 +32,7 @@ def test_each_kind_has_a_front_of_its_own(tmp_path: Path) -> None:
     trials = tables.read(folder_of(tmp_path), "trials")
     parts = dict(groups(comparable(trials)))
     assert len(parts) == 2 and all(part["device"].nunique() == 1 for part in parts.values())
-    front = pareto(trials, parse_objectives(["accuracy", "latency_ms_p50"], trials.attrs["schema"]))
+    front = pareto(trials, parse_objectives(["accuracy", "latency_ms_p50"], schema_of(trials)))
     assert len(front) == 4 and front["on_front"].all()
 
 

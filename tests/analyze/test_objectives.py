@@ -18,6 +18,7 @@ from vlmprof.cli import app
 from vlmprof.errors import UserError
 from vlmprof.plots.pareto_front import PLOT
 from vlmprof.report.pareto_table import read_front
+from vlmprof.store.tables import schema_of
 
 RUNNER = CliRunner()
 NO_ACCURACY = {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
@@ -202,5 +203,5 @@ def test_plot_says_what_it_does_not_draw(tmp_path):
 
 def test_the_direction_and_unit_of_an_objective_come_from_the_schema(tmp_path):
     trials = read_rows(tmp_path, rows("both"))
-    accuracy, latency = parse_objectives(["accuracy", "latency_ms_p50"], trials.attrs["schema"])
+    accuracy, latency = parse_objectives(["accuracy", "latency_ms_p50"], schema_of(trials))
     assert (accuracy.better, accuracy.sign, latency.better, latency.unit) == ("higher", -1, "lower", "ms")

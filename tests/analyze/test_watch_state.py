@@ -12,6 +12,7 @@ from vlmprof.errors import StoreError
 from vlmprof.store import tables
 from vlmprof.store.heartbeat import Heartbeat, RunningTrial, write_heartbeat
 from vlmprof.store.ledger import Ledger
+from vlmprof.store.tables import schema_of
 
 
 def going(folder, *running, beat=1, age_s=0.0, rate=None):
@@ -28,7 +29,7 @@ def test_the_front_is_the_one_of_pareto(tmp_path):
     write_results(tmp_path, combined_sweep())
     (front,) = Watcher(tmp_path).look().fronts
     trials = tables.read(tmp_path, "trials")
-    known = pareto(trials, parse_objectives(["accuracy", "latency_ms_p50"], trials.attrs["schema"]))
+    known = pareto(trials, parse_objectives(["accuracy", "latency_ms_p50"], schema_of(trials)))
     assert {s.trial for s in front.spots if s.on_front} == set(known["trial"][known["on_front"]])
     assert len(front.spots) == 16
     first = front.spots[0]

@@ -9,6 +9,7 @@ from tests.builders import trial_row, write_results
 from vlmprof.errors import StoreError
 from vlmprof.store import schema, tables
 from vlmprof.store.ledger import Ledger
+from vlmprof.store.tables import schema_of
 
 
 def field_metadata(field: pa.Field) -> dict[str, str]:
@@ -27,10 +28,16 @@ def test_round_trip(tmp_path):
         assert all(pd.isna(read[name]) for name in kind.names if name not in row)
 
 
+def test_frames_made_of_a_table_share_its_schema_uncopied(tmp_path):
+    frame = tables.read(write_results(tmp_path, [trial_row({"max_crops": 2})]), "trials")
+    assert schema_of(frame[frame["state"] == "done"].sort_values("trial")) is schema_of(frame)
+    assert schema_of(frame.copy(deep=True)) is schema_of(frame)
+
+
 def test_units_directions_and_intervals_are_in_the_metadata(tmp_path):
     frame = tables.read(write_results(tmp_path, [trial_row({"max_crops": 2})]), "trials")
     on_disk = pq.read_schema(next((tmp_path / "trials").iterdir()))
-    for kind in (frame.attrs["schema"], on_disk):
+    for kind in (schema_of(frame), on_disk):
         latency = field_metadata(kind.field("latency_ms_p50"))
         assert latency == {
             "unit": "ms",
@@ -62,7 +69,7 @@ def test_different_knobs_in_one_folder(tmp_path):
     assert frame["knob_max_crops"].tolist()[::2] == [2, 6]
     assert frame["knob_max_crops"].isna().tolist() == [False, True, False]
     assert frame["requested_moe_top_k"].isna().tolist() == [True, False, False]
-    assert frame.attrs["schema"].names == frame.columns.tolist()
+    assert schema_of(frame).names == frame.columns.tolist()
 
 
 def test_an_unlisted_file_is_never_seen(tmp_path):
@@ -113,7 +120,7 @@ def test_an_empty_sweep_has_empty_tables_with_their_columns(tmp_path, table):
     Ledger(tmp_path).close()
     frame = tables.read(tmp_path, table)
     assert frame.empty
-    assert frame.columns.tolist() == frame.attrs["schema"].names
+    assert frame.columns.tolist() == schema_of(frame).names
 
 
 def test_a_folder_without_a_sweep(tmp_path):

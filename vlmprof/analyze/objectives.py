@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from vlmprof.errors import UserError, suggestion
 from vlmprof.store.schema import Better
+from vlmprof.store.tables import schema_of
 
 QUALITY, LATENCY = "accuracy", "latency_ms_p50"
 """Default objectives; ``score`` replaces the first for a metric that has no accuracy."""
@@ -83,7 +84,7 @@ def measured_objectives(trials: pd.DataFrame, names: Sequence[str]) -> list[Obje
     """
     wanted = [quality_column(trials) if name == QUALITY else name for name in names]
     measured = [name for name in wanted if finite(trials, name).any()]
-    return parse_objectives(measured, trials.attrs["schema"]) if measured else []
+    return parse_objectives(measured, schema_of(trials)) if measured else []
 
 
 def split_by_objectives(
@@ -101,7 +102,7 @@ def split_by_objectives(
     Raises:
         UserError: as ``parse_objectives``.
     """
-    wanted = parse_objectives(names or default_columns(part), part.attrs["schema"])
+    wanted = parse_objectives(names or default_columns(part), schema_of(part))
     columns = [objective.column for objective in wanted]
     measured = np.column_stack([finite(part, name) for name in columns])
     left_out: Counter[str] = Counter()

@@ -22,6 +22,7 @@ from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import FrontRows, Objective, finite, parse_objectives, split_by_objectives
 from vlmprof.errors import UserError
 from vlmprof.store.schema import column
+from vlmprof.store.tables import schema_of
 
 
 @final
@@ -77,7 +78,7 @@ def fronts(
     """
     frame = comparable(trials, by, across_devices=across_devices)
     if names:
-        parse_objectives(names, frame.attrs["schema"])
+        parse_objectives(names, schema_of(frame))
     left_out: Counter[str] = Counter(frame.attrs["left_out"])
     found: list[Front] = []
     for group, part in groups(frame):
@@ -189,7 +190,7 @@ def to_arrow(frame: pd.DataFrame) -> pa.Table:
 
     ``DataFrame.to_parquet`` would drop the metadata of the fields, and cannot write ``attrs``.
     """
-    schema: pa.Schema = frame.attrs["schema"]
+    schema: pa.Schema = schema_of(frame)
     extra = [column("group", pa.string()), column("on_front", pa.bool_())]
     plain = pd.DataFrame(frame.to_dict("list"))
     return pa.Table.from_pandas(plain, schema=pa.schema([*extra, *schema], schema.metadata), preserve_index=False)

@@ -22,6 +22,7 @@ from vlmprof.plots import _style
 from vlmprof.plots._labels import line_boxes, place
 from vlmprof.plots.plot import AbstractPlot
 from vlmprof.store.schema import knobs_of
+from vlmprof.store.tables import schema_of
 
 LABEL_SIZE = 7.5
 DOMINATED = "#B5B5B5"
@@ -83,7 +84,7 @@ class ParetoFront(AbstractPlot[FrontData]):
     """Median latency on the x axis, accuracy on the y axis; the front as a staircase."""
 
     def data(self, trials: pd.DataFrame) -> FrontData:
-        schema = trials.attrs["schema"]
+        schema = schema_of(trials)
         if trials.empty:
             raise UserError("no finished trial to draw")
         front, left_out = _with_two_axes(trials)

@@ -19,6 +19,7 @@ from vlmprof.report.status_screen import with_interval
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.schema import knobs_of
+from vlmprof.store.tables import schema_of
 
 FILE = "pareto.parquet"
 MANY = 40
@@ -74,7 +75,7 @@ def _bare(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _without_rows(trials: pd.DataFrame, names: Sequence[str], left_out: Mapping[str, int]) -> pd.DataFrame:
     """What ``read_front`` gives where no trial has finished."""
-    chosen = parse_objectives(names or (QUALITY, LATENCY), trials.attrs["schema"])
+    chosen = parse_objectives(names or (QUALITY, LATENCY), schema_of(trials))
     frame = trials.iloc[:0].assign(group=pd.Series(dtype=str), on_front=pd.Series(dtype=bool))
     attrs: dict[str, Any] = {"mixed": (), "left_out": dict(left_out), "objectives": chosen, "objectives_of": {}}
     frame.attrs = trials.attrs | attrs

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import pandas as pd
 import pyarrow as pa
@@ -73,10 +74,30 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _SharedSchema:
+    """A schema in a frame's ``attrs``, which pandas copies deeply whenever a frame or column is made of another.
+
+    A schema never changes, and copying one takes 4 ms: four fifths of the time of a front went there.
+    """
+
+    arrow: pa.Schema
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedSchema:
+        return self
+
+
+def schema_of(frame: pd.DataFrame) -> pa.Schema:
+    """The Arrow schema of a frame that comes from ``read``, also where rows or columns were taken out of it."""
+    shared: _SharedSchema = frame.attrs["schema"]
+    return shared.arrow
+
+
 def read(where: Where, table: TableName) -> pd.DataFrame:
     """All rows of a table, of the trials that the ledger lists as ended, ordered by trial id.
 
-    The Arrow schema, with units and directions, is in ``frame.attrs["schema"]``. An object that is damaged is left out;
+    ``schema_of(frame)`` gives the Arrow schema, with units and directions. An object that is damaged is left out;
     ``frame.attrs["lost"]`` has the ids of finished trials whose rows should be in the table and are not.
 
     Raises:
@@ -87,7 +108,7 @@ def read(where: Where, table: TableName) -> pd.DataFrame:
     parts, damaged = _parts(results, table)
     rows = concatenated(parts, table)
     frame: pd.DataFrame = rows.to_pandas()
-    frame.attrs["schema"] = _schema(table, rows.column_names)
+    frame.attrs["schema"] = _SharedSchema(_schema(table, rows.column_names))
     if table == "trials":
         states = ledger.read_states(results)
         finished = {trial for trial, state in states.items() if state in ledger.FINISHED}
