@@ -74,7 +74,8 @@ def test_a_sweep_writes_the_table_that_the_next_job_reads(
     monkeypatch.setenv(STORAGE, str(tmp_path))
     values = [{"keep": 8, "policy": "prefix"}, *({"drop": [block], "policy": "drop"} for block in range(8))]
     tasks = [{"name": "shapes_qa", "samples": 6, "seed": 3}]
-    job = small_job(tmp_path, tiny_checkpoint, knobs={"active_blocks": values}, measure=["accuracy"], tasks=tasks)
+    given = {"knobs": {"active_blocks": values}, "measure": ["accuracy"], "batch": {"size": 6, "audit_samples": 0}}
+    job = small_job(tmp_path, tiny_checkpoint, tasks=tasks, **given)
     collector = Collector(job.spec.folder, "small", wait_s=5)
     collector.open_run([plan.id for plan in job.plans], {})
     executor = Executor(BatchSizer(), gpus=0, name="test")

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 from tests.builders import trial_row, write_results
 from tests.jobs import job_file
 from tests.sweep.sweeps import command_line, starts, vlmprof
 from vlmprof import __version__
+from vlmprof.cli import app
+from vlmprof.errors import UserError
 from vlmprof.store.collector import Collector, TrialResult
+
+
+def here(*arguments: str) -> Result:
+    """The command in this process, whose imports are paid for; raises what ``main`` would print."""
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
 def test_help_imports_nothing_that_is_slow_to_import() -> None:
@@ -51,15 +59,14 @@ def test_check_reports_every_file(tmp_path: Path, tiny_checkpoint: Path) -> None
 
 def test_from_nothing_to_a_front_and_nothing_to_do_the_second_time(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path, folder = job_file(tmp_path, tiny_checkpoint), tmp_path / "results"
-    assert "0 done, 4 to run" in vlmprof("plan", str(path), cwd=tmp_path).stdout
+    assert "0 done, 4 to run" in here("plan", str(path)).output
     first = vlmprof("run", "--inline", str(path), cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "on the front" in first.stdout and "vlmprof plot" in first.stdout
-    assert "4 done, 0 to run" in vlmprof("plan", str(path), cwd=tmp_path).stdout
-    second = vlmprof("run", "--inline", str(path), cwd=tmp_path)
-    assert second.returncode == 0
+    assert "4 done, 0 to run" in here("plan", str(path)).output
+    assert here("run", "--inline", str(path)).exit_code == 0
     assert len(starts(folder)) == 4
-    assert "4 of 4" in vlmprof("status", str(folder), cwd=tmp_path).stdout
+    assert "4 of 4" in here("status", str(folder)).output
     assert (folder / "pareto.parquet").is_file()
 
 
@@ -125,17 +132,17 @@ def test_list_names_what_there_is(tmp_path: Path) -> None:
 
 def test_only_limit_and_set_choose_trials_and_values(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = str(job_file(tmp_path, tiny_checkpoint, measure=["accuracy"]))
-    planned = vlmprof("plan", path, "--only", "max_crops=4", "--only", "moe_top_k=1", cwd=tmp_path)
-    assert "1 trial: 0 done, 1 to run" in planned.stdout and "--limit 1" in planned.stdout
-    wrong = vlmprof("plan", path, "--only", "max_crops=5", cwd=tmp_path)
-    assert wrong.returncode == 2 and "no trial has it; max_crops has 1, 4" in wrong.stderr
-    assert "expected KEY=VALUE" in vlmprof("plan", path, "--only", "max_crops", cwd=tmp_path).stderr
-    misspelt = vlmprof("plan", path, "--set", "timing.repeatz=7", cwd=tmp_path)
-    assert misspelt.returncode == 2 and "did you mean 'repeats'?" in misspelt.stderr
-    ran = vlmprof("run", path, "--inline", "--limit", "1", "--set", "batch.size=2", cwd=tmp_path)
-    assert ran.returncode == 0 and "1 of 1 trials done" in ran.stdout, ran.stderr
-    again = vlmprof("plan", path, "--set", "batch.size=2", cwd=tmp_path)
-    assert "4 trials: 1 done, 3 to run" in again.stdout and "of trial time is left (from 1 trial" in again.stdout
+    planned = here("plan", path, "--only", "max_crops=4", "--only", "moe_top_k=1").output
+    assert "1 trial: 0 done, 1 to run" in planned and "--limit 1" in planned
+    with pytest.raises(UserError, match="no trial has it; max_crops has 1, 4"):
+        here("plan", path, "--only", "max_crops=5")
+    with pytest.raises(UserError, match="expected KEY=VALUE"):
+        here("plan", path, "--only", "max_crops")
+    with pytest.raises(UserError, match=r"did you mean 'repeats'\?"):
+        here("plan", path, "--set", "timing.repeatz=7")
+    assert "1 of 1 trials done" in here("run", path, "--inline", "--limit", "1", "--set", "batch.size=2").output
+    again = here("plan", path, "--set", "batch.size=2").output
+    assert "4 trials: 1 done, 3 to run" in again and "of trial time is left (from 1 trial" in again
 
 
 def test_a_failure_says_why_where_it_happens_and_nothing_is_to_be_plotted(

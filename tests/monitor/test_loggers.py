@@ -78,7 +78,7 @@ def inline(job, display, request):
         collector.close()
 
 
-@pytest.mark.parametrize("run", [pytest.param(on_ray, marks=pytest.mark.ray), inline])
+@pytest.mark.parametrize("run", [pytest.param(on_ray, marks=[pytest.mark.ray, pytest.mark.exhaustive]), inline])
 def test_loggers_get_the_row_of_the_tables_and_one_that_raises_ends_nothing(
     run, tmp_path, tiny_checkpoint, monkeypatch, request
 ):

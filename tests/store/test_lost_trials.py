@@ -12,10 +12,17 @@ from tests.store.folders import KINDS, place_of
 from vlmprof.analyze.comparability import LOST
 from vlmprof.analyze.status import status
 from vlmprof.report.pareto_table import read_front
-from vlmprof.store import tables
+from vlmprof.store import lease, tables
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.filesystem import ResultsFolder
+from vlmprof.store.lease import LeaseTimings
 from vlmprof.store.lost_trials import lost_trials, read_states
+
+
+@pytest.fixture(autouse=True)
+def quick_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object store is written to by one process here: nobody's late claim is waited for."""
+    monkeypatch.setattr(lease, "TIMINGS", LeaseTimings(beat_s=0.1, stale_s=1.5, poll_s=0.05, settle_s=0.3))
 
 
 def flipped(data: bytes) -> bytes:

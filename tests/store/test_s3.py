@@ -14,14 +14,14 @@ from pyarrow import fs
 
 from tests.builders import trial_row
 from vlmprof.errors import StoreError
-from vlmprof.store import lease, schema, tables
-from vlmprof.store.compaction import MERGE_BATCH, Compactor
+from vlmprof.store import compaction, lease, schema, tables
+from vlmprof.store.compaction import Compactor
 from vlmprof.store.filesystem import results_folder
 from vlmprof.store.lease import LeaseTimings, acquire
 from vlmprof.store.ledger import Ledger, read_states
 from vlmprof.store.ledger_log import SEGMENTS
 
-TIMINGS = LeaseTimings(beat_s=0.5, stale_s=6.0, poll_s=0.2, settle_s=2.0)
+TIMINGS = LeaseTimings(beat_s=0.5, stale_s=6.0, poll_s=0.2, settle_s=1.0)
 KIND = schema.trials_schema(["max_crops"])
 
 
@@ -61,18 +61,19 @@ def row(trial, **columns):
     return {**trial_row({"max_crops": 2}, **columns), "trial": trial}
 
 
-def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri):
+def test_a_sweep_is_kept_read_merged_and_gone_on_with(uri, monkeypatch):
+    monkeypatch.setattr(compaction, "MERGE_BATCH", 8)
     place = results_folder(uri)
     held = acquire(place, 1)
     ledger = Ledger(place, epoch=held.epoch, check=held.check)
-    trials = [f"{number:012x}" for number in range(MERGE_BATCH + 3)]
+    trials = [f"{number:012x}" for number in range(11)]
     for trial in trials:
         tables.write(place, "trials", trial, [row(trial)], KIND, ledger.epoch)
         ledger.append("done", trial=trial)
     before = tables.read(uri, "trials")
     Compactor(place, ledger).merge()
     assert tables.read(uri, "trials").equals(before)
-    assert len(place.names(SEGMENTS)) < MERGE_BATCH
+    assert len(place.names(SEGMENTS)) < 8
     ledger.close()
     with pytest.raises(StoreError, match=rf"process {os.getpid()} on "):
         acquire(place, 1)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -39,44 +40,56 @@ def test_ray_and_the_loop_give_identical_samples(
     assert display.last.status.counts["done"] == len(display.last.status.ended) == display.last.status.total == 4
 
 
-def test_a_larger_grid_runs_only_the_difference(tmp_path: Path, tiny_checkpoint: Path, cluster: str) -> None:
-    job = small_job(tmp_path, tiny_checkpoint, knobs={"max_crops": [1], "moe_top_k": [1, 4]}, resources=ONE_WORKER)
-    run(job, cluster)
-    assert len(starts(job.spec.folder)) == 2
-    more = {"max_crops": [1], "moe_top_k": [1, 2, 4]}
-    larger = small_job(tmp_path, tiny_checkpoint, knobs=more, resources=ONE_WORKER)
-    assert len(run(larger, cluster)) == 1
-    assert len(set(starts(job.spec.folder))) == len(starts(job.spec.folder)) == 3
-    assert len(tables.read(job.spec.folder, "trials")) == 3
+@dataclass(frozen=True)
+class Troubled:
+    """A sweep in which something goes wrong in every way, and the same folder's next sweep, of a larger grid."""
+
+    folder: Path
+    states: dict[str, str]
+    display: Silent
+    rows: pd.DataFrame
+    """The trials of the first, by trouble."""
+    again: dict[str, str]
+    """What ran in the second."""
+    started_at_first: int
 
 
-def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(
-    tmp_path: Path, tiny_checkpoint: Path, cluster: str
-) -> None:
-    knobs = {"trouble": ["none", "raise", "oom"], "moe_top_k": [4]}
-    job = small_job(tmp_path, tiny_checkpoint, knobs=knobs, resources=ONE_WORKER)
-    states = run(job, cluster)
-    assert sorted(states.values()) == ["done", "failed", "oom"]
-    trials = tables.read(job.spec.folder, "trials").set_index("requested_trouble")
-    assert trials.loc["raise", "error"] == "ValueError: the knob made the model raise"
-    assert pd.isna(trials.loc["raise", "accuracy"])
-    assert trials.loc["none", "state"] == "done"
-    trace = next(entry["trace"] for entry in read(job.spec.folder) if entry["event"] == "failed")
-    assert "in hook" in trace
-    assert len(run(job, cluster)) == 1, "a failed trial runs again, an out-of-memory one is an answer"
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, cluster: str) -> Troubled:
+    folder, display = tmp_path_factory.mktemp("troubled"), Silent()
+    knobs = {"trouble": ["none", "raise", "oom", "die"], "moe_top_k": [4]}
+    job = small_job(folder, tiny_checkpoint, knobs=knobs, resources=ONE_WORKER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlmprof.sweep.retries.MAX_CRASHES", 2)
+        states = run(job, cluster, display)
+    rows = tables.read(job.spec.folder, "trials").set_index("requested_trouble")
+    started = len(starts(job.spec.folder))
+    larger = {"trouble": ["none", "raise", "oom"], "moe_top_k": [4, 1]}
+    again = run(small_job(folder, tiny_checkpoint, knobs=larger, resources=ONE_WORKER), cluster)
+    return Troubled(job.spec.folder, states, display, rows, again, started)
 
 
-def test_a_configuration_that_kills_its_process_is_quarantined(
-    tmp_path: Path, tiny_checkpoint: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vlmprof.sweep.retries.MAX_CRASHES", 2)
-    display = Silent()
-    job = small_job(tmp_path, tiny_checkpoint, knobs={"trouble": ["die", "none"]}, resources=ONE_WORKER)
-    states = run(job, cluster, display)
-    assert sorted(states.values()) == ["done", "failed"]
-    trials = tables.read(job.spec.folder, "trials").set_index("requested_trouble")
-    assert "ended its process 2 times" in trials.loc["die", "error"]
-    assert sum("its process died; trying again" in note for note in display.notes) == 1
+def test_a_configuration_that_raises_is_a_failed_row_and_the_rest_completes(troubled: Troubled) -> None:
+    assert sorted(troubled.states.values()) == ["done", "failed", "failed", "oom"]
+    assert troubled.rows.loc["raise", "error"] == "ValueError: the knob made the model raise"
+    assert pd.isna(troubled.rows.loc["raise", "accuracy"])
+    assert troubled.rows.loc["none", "state"] == "done"
+    trial = troubled.rows.loc["raise", "trial"]
+    failed = next(entry for entry in read(troubled.folder) if entry["event"] == "failed" and entry["trial"] == trial)
+    assert "in hook" in failed["trace"]
+
+
+def test_a_configuration_that_kills_its_process_is_quarantined(troubled: Troubled) -> None:
+    assert "ended its process 2 times" in troubled.rows.loc["die", "error"]
+    assert sum("its process died; trying again" in note for note in troubled.display.notes) == 1
+
+
+def test_a_larger_grid_runs_only_the_difference(troubled: Troubled) -> None:
+    """A trial that failed runs again; one that ran out of memory is an answer, as one that is done."""
+    assert sorted(troubled.again.values()) == ["done", "failed", "failed", "oom"]
+    assert set(troubled.again) & set(troubled.states) == {troubled.rows.loc["raise", "trial"]}
+    assert len(starts(troubled.folder)) == troubled.started_at_first + 4
+    assert len(tables.read(troubled.folder, "trials")) == 4 + 3
 
 
 def test_both_workers_work_though_a_model_takes_longer_to_load_than_a_trial_to_run(
@@ -109,7 +122,7 @@ def test_a_second_sweep_on_a_folder_is_refused_by_name(
     with pytest.raises(StoreError, match=f"process {holder.pid} on"):
         run(job, cluster)
     holder.communicate("go\n")
-    assert set(run(job, cluster).values()) == {"done"}
+    Collector(job.spec.folder, "second", wait_s=1).close()  # as soon as the first is gone
 
 
 _HOLD = """
