@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
@@ -27,7 +27,7 @@ from vlmprof.measure import disturbance, host_bound
 from vlmprof.measure.attempt import attempted
 from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
-from vlmprof.measure.disturbance import DisturbanceReading
+from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
 from vlmprof.measure.energy import Energy, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
@@ -51,6 +51,8 @@ ATTEMPTS = 3
 BLOCK = 5
 CANARY_TOKENS = 2
 CANARY_WARMUP = 2
+ENERGY_WINDOWS = 2
+"""How often the energy is measured where the process was stopped in the middle."""
 
 
 @final
@@ -98,7 +100,9 @@ class TimingPass:
         def tell(phase: Phase, done: int = 0, note: str = "") -> None:
             report(Progress(phase=phase, done=done, total=self.timing.max_repeats, note=note))
 
-        with exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
+        with ExitStack() as exclusive:
+            waiting = exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds)))
+            waited = attempted("timing_lock", self.missing, partial(exclusive.enter_context, waiting))
             tell("warm up")
             if self.model.device.startswith("cuda"):
                 require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
@@ -117,14 +121,16 @@ class TimingPass:
             tell("time")
             with PauseWatch() as self.pauses:
                 blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
+                with self.configured():
+                    energy = self._energy()
             with self.configured():
-                energy, bound = self._energy(), self._host_bound(blocks)
+                bound = self._host_bound(blocks)
         return TimingSession(
             blocks=tuple(blocks),
             stopped=stopped,
             warmup_repeats=warmup,
             warm=warm,
-            waited_s=waited,
+            waited_s=waited or 0.0,
             peak=None if "memory" in self.missing else peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
@@ -266,7 +272,16 @@ class TimingPass:
             return None
         work = partial(self._once, None)
         measure = partial(measure_energy, self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
-        return attempted("energy", self.missing, measure)
+        for _ in range(ENERGY_WINDOWS):
+            before = self._disturbance()
+            energy = attempted("energy", self.missing, measure)
+            after = self._disturbance()
+            why = disturbance.causes(before, after) if before and after else ""
+            if not energy or PAUSED not in why:
+                return energy
+        # An idle board uses energy too, and nobody knows how much of it fell into the pause.
+        self.missing["energy"] = f"disturbed {ENERGY_WINDOWS} times: {why}"
+        return None
 
     def _why_no_energy(self) -> str:
         if self.energy_missing or self.timing.energy_seconds:
