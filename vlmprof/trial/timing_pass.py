@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
@@ -100,9 +100,7 @@ class TimingPass:
         def tell(phase: Phase, done: int = 0, note: str = "") -> None:
             report(Progress(phase=phase, done=done, total=self.timing.max_repeats, note=note))
 
-        with ExitStack() as exclusive:
-            waiting = exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds)))
-            waited = attempted("timing_lock", self.missing, partial(exclusive.enter_context, waiting))
+        with self._alone(lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
             if self.model.device.startswith("cuda"):
                 require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
@@ -122,15 +120,13 @@ class TimingPass:
             with PauseWatch() as self.pauses:
                 blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
                 with self.configured():
-                    energy = self._energy()
-            with self.configured():
-                bound = self._host_bound(blocks)
+                    energy, bound = self._energy(), self._host_bound(blocks)
         return TimingSession(
             blocks=tuple(blocks),
             stopped=stopped,
             warmup_repeats=warmup,
             warm=warm,
-            waited_s=waited or 0.0,
+            waited_s=waited,
             peak=None if "memory" in self.missing else peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
@@ -139,6 +135,13 @@ class TimingPass:
             host_bound=bound,
             missing=self.missing,
         )
+
+    @contextmanager
+    def _alone(self, waiting: Callable[[float], None]) -> Iterator[float]:
+        """Hold the timing lock inside a ``with`` block; yields the seconds waited. Without a lock there is no wait."""
+        with ExitStack() as stack:
+            lock = exclusive_timing(self.timing.exclusive, waiting)
+            yield attempted("timing_lock", self.missing, partial(stack.enter_context, lock)) or 0.0
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
         times: list[float] = []
