@@ -112,7 +112,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 
     checked = check(job)
-    knobs = [f"{prefix}_{name}" for name in checked.spec.knobs for prefix in ("knob", "requested")]
+    knobs = [f"{prefix}_{name}" for name in checked.spec.all_knobs for prefix in ("knob", "requested")]
     columns = ["trial", "model", "task", *knobs]
     rows = []
     with _working_folder(checked.submitted):
