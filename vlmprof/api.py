@@ -249,6 +249,7 @@ class Results:
         by: str | Sequence[str] = (),
         *,
         across_devices: bool = False,
+        across_models: bool = False,
         dominated: bool = False,
     ) -> pd.DataFrame:
         """The Pareto front of each group of comparable trials.
@@ -257,7 +258,8 @@ class Results:
             objectives: Columns of ``trials`` to trade off; each must have a direction in the schema. Empty: accuracy
                 and median latency, or whichever of the two was measured.
             by: Further columns to group by: trials that differ in them are not in one front.
-            across_devices: Make one front over GPUs of different models.
+            across_devices: Make one front over GPUs of different kinds.
+            across_models: Make one front over all models of the folder; the column ``model`` names them.
             dominated: Include the finished trials that are dominated; ``on_front`` is False for them.
 
         Returns:
@@ -271,7 +273,8 @@ class Results:
         """
         from vlmprof.report.pareto_table import read_front
 
-        frame = read_front(self.where, _names(objectives), _names(by), across_devices=across_devices)
+        across = {"across_devices": across_devices, "across_models": across_models}
+        frame = read_front(self.where, _names(objectives), _names(by), **across)
         attrs = _attributes_of_front(frame)
         shown = frame if dominated else frame[frame["on_front"].astype(bool)].reset_index(drop=True)
         return _with_attributes(shown, attrs)

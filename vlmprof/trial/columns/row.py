@@ -11,7 +11,7 @@ from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
-from vlmprof.records import Effect, Generation, Observation, Row
+from vlmprof.records import INAPPLICABLE, Effect, Generation, Observation, Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
@@ -46,6 +46,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         "split": resolved.task.split(resolved.plan.task.split),
         "work_key": _work_key(outcome, observed),
         **{f"effect_{name}": effect for name, effect in effects.items()},
+        **{f"effect_{name}": INAPPLICABLE for name in resolved.plan.inapplicable},
         **quality(outcome, corpus_score),
         **_audit(outcome),
         **_achieved_by_knob(outcome, observed),
@@ -63,7 +64,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     )
     return TrialResult(
         trial=resolved.plan.id,
-        knobs=tuple(effects),
+        knobs=(*effects, *resolved.plan.inapplicable),
         state=state,
         row=row,
         samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
