@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from vlmprof.errors import UserError, suggestion
@@ -123,9 +122,8 @@ def model_names(part: pd.DataFrame) -> pd.Series[Any]:
 
     Models in folders of one name differ in their weights: the fingerprint of these is then added.
     """
-    alike = part.groupby("model", dropna=False)["model_fingerprint"].transform(
-        lambda prints: prints.nunique(dropna=False) > 1
-    )
+    prints = part.groupby("model", dropna=False)["model_fingerprint"]
+    alike = prints.transform(lambda of_model: of_model.nunique(dropna=False) > 1)
     longer = part["model"].astype(str) + " (" + part["model_fingerprint"].astype(str).str[:8] + ")"
     return part["model"].astype(str).mask(alike.astype(bool), longer)
 
@@ -150,10 +148,9 @@ def _swept(part: pd.DataFrame, name: str, *, across_models: bool = True) -> list
     if f"requested_{name}" not in part:
         return [False] * len(part)
     was_set = part[f"requested_{name}"].notna()
-    everywhere = (
-        was_set.all() if across_models else was_set.groupby(part["model_fingerprint"], dropna=False).transform("all")
-    )
-    return [bool(one) for one in np.broadcast_to(everywhere, len(part))]
+    if across_models:
+        return [bool(was_set.all())] * len(part)
+    return [bool(one) for one in was_set.groupby(part["model_fingerprint"], dropna=False).transform("all")]
 
 
 def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:

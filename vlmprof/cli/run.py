@@ -82,7 +82,7 @@ def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit
         plan.id: (_distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)) for plan in job.plans
     }
     for _, row in trials.iterrows():
-        settings = (row[f"requested_{name}"] or "-" for name in knobs)
+        settings = (value if isinstance(value := row[f"requested_{name}"], str) else "-" for name in knobs)
         tokens = f"{row['vision_tokens_predicted']:.0f}"
         table.add_row(row["trial"], *names[row["trial"]], *settings, tokens, row["state"])
     out.print(table)

@@ -17,10 +17,10 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import AS_SWEPT, differing, machine, model_names
 from vlmprof.analyze.objectives import Objective
 
-# From Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
+# Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
 BLUE, GREEN, VERMILION = "#0072B2", "#009E73", "#D55E00"
-OF_MODELS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", VERMILION)
-"""Colours of the models of one figure; each also has a shape of its own."""
+OF_MODELS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9")
+"""Colours of the models of one figure, without that of the front; each model also has a shape of its own."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, GREY, PALE = "#222222", "#5A5A5A", "#8C8C8C", "#DDDDDD"
 

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Transform
 
@@ -210,7 +212,8 @@ def _of_model(models: Sequence[str], model: str) -> tuple[str, str]:
 
 
 def _pale(colour: str) -> str:
-    return to_hex(0.35 * np.array(to_rgb(colour)) + 0.65)
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.65 + 0.35 * red, 0.65 + 0.35 * green, 0.65 + 0.35 * blue))
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], style: dict[str, Any]) -> None:
@@ -283,12 +286,15 @@ def _draw_steps(axes: Axes, steps: Sequence[tuple[float, float]]) -> list[tuple[
 
 
 def _draw_legend(figure: Figure, data: FrontData, below: float) -> float:
-    entries = [_entry(model, *reversed(_of_model(data.models, model)), filled=True) for model in data.models]
+    entries: list[Artist] = []
+    for model in data.models:
+        colour, marker = _of_model(data.models, model)
+        entries.append(_entry(model, marker, colour, filled=True))
     entries = entries or [_entry("on the front", "o", _style.BLUE, filled=True)]
     entries.append(Line2D([], [], color=_style.VERMILION, linewidth=1.1, alpha=0.7, label="the front"))
     if not all(mark.on_front for mark in data.marks):
-        pale = "dominated: pale" if data.models else "dominated"
-        entries.append(_entry(pale, "s", DOMINATED, filled=True))
+        plain = _entry("dominated", "s", DOMINATED, filled=True)
+        entries.append(Patch(color=_style.PALE, label="pale: dominated") if data.models else plain)
     if any(mark.saturated for mark in data.marks):
         entries.append(_entry("saturated: a limit that did not bind", "o", _style.GREY, filled=False))
     return _style.write_legend(figure, entries, below)
