@@ -69,11 +69,11 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
 
     Args:
         job: The path of a file, the text of a job, or a mapping.
-        changes: Place in the job, such as ``timing.repeats``, and its value as YAML.
+        changes: Place in the job, such as ``timing.repeats`` or ``models.1.knobs.moe_top_k``, and its value as YAML.
 
     Raises:
         SpecError: the job is no mapping.
-        UserError: a place leads through something that is no mapping.
+        UserError: a place leads through something that is no mapping, and no list with an entry of that number.
     """
     from vlmprof.errors import SpecError
     from vlmprof.job.strict_yaml import JobText, job_text, parse, parse_value, written
@@ -86,11 +86,21 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
         *sections, last = place.split(".")
         section: Any = raw
         for name in sections:
-            section = section.setdefault(name, {}) if isinstance(section, dict) else None
-        if not isinstance(section, dict):
+            section = _section_of(section, name)
+        if isinstance(section, list) and last.isdecimal() and int(last) < len(section):
+            section[int(last)] = parse_value(text)
+        elif isinstance(section, dict):
+            section[last] = parse_value(text)
+        else:
             raise UserError(f"--set {place}: {'.'.join(sections)} is no mapping in {given.source}")
-        section[last] = parse_value(text)
     return JobText(text=written(raw), source=given.source)
+
+
+def _section_of(section: Any, name: str) -> Any:
+    """What a job has at a name, or at a number in a list; None where that leads nowhere."""
+    if isinstance(section, dict):
+        return section.setdefault(name, {})
+    return section[int(name)] if isinstance(section, list) and name.isdecimal() and int(name) < len(section) else None
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:

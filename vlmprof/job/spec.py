@@ -50,7 +50,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _own_values(value: Any) -> Any:
-    if value == []:
+    if isinstance(value, list | tuple) and not value:
         raise ValueError("expected at least one value; null leaves the knob out for this model")
     return _frozen(value)
 
