@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
 
 from vlmprof import registry
-from vlmprof.job.spec import ModelSpec, SweepSpec, TaskSpec
+from vlmprof.job.spec import SweepSpec, TaskSpec
+from vlmprof.plan.model_space import ModelSpace
 from vlmprof.plan.point import Point, Timing, TrialPlan
 from vlmprof.plan.strategy import AbstractStrategy, Space
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpace:
-    """One model of a job, and the space of the knobs that its trials sweep."""
-
-    model: ModelSpec
-    """Without knobs of its own: they are in ``knobs``."""
-    fingerprint: str
-    knobs: Space
-    """Empty where none is left: the model then has one trial a task, as it is."""
-    inapplicable: tuple[str, ...] = ()
-    """Knobs of the job that the model has nothing for."""
 
 
 def expand(spec: SweepSpec, models: Sequence[ModelSpace], revisions: Mapping[TaskSpec, str]) -> tuple[TrialPlan, ...]:

@@ -14,7 +14,7 @@ from vlmprof import registry
 from vlmprof.errors import Fault, KnobValueError
 from vlmprof.job.spec import ModelSpec, ParsedJob, Values
 from vlmprof.knobs.knob import AbstractKnob
-from vlmprof.plan.expand import ModelSpace
+from vlmprof.plan.model_space import ModelSpace
 from vlmprof.surfaces import Anatomy
 
 

@@ -12,7 +12,8 @@ from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
-from vlmprof.plan.expand import ModelSpace, expand, size, size_words
+from vlmprof.plan.expand import expand, size, size_words
+from vlmprof.plan.model_space import ModelSpace
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Example, Picture
 from vlmprof.store.submitted_job import SubmittedJob

@@ -46,7 +46,6 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         "split": resolved.task.split(resolved.plan.task.split),
         "work_key": _work_key(outcome, observed),
         **{f"effect_{name}": effect for name, effect in effects.items()},
-        **{f"effect_{name}": INAPPLICABLE for name in resolved.plan.inapplicable},
         **quality(outcome, corpus_score),
         **_audit(outcome),
         **_achieved_by_knob(outcome, observed),
@@ -64,7 +63,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     )
     return TrialResult(
         trial=resolved.plan.id,
-        knobs=(*effects, *resolved.plan.inapplicable),
+        knobs=tuple(effects),
         state=state,
         row=row,
         samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
@@ -79,18 +78,18 @@ def _not_measured(outcome: TrialOutcome, missing: Mapping[str, str]) -> str | No
     return "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())) or None
 
 
-def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, Effect]:
-    """Knob -> its effect.
+def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, str]:
+    """Knob -> its effect, also for those that the job sweeps and the model has nothing for.
 
     Raises:
         Mismatch: a knob did not do what it was set to.
     """
     resolved = outcome.resolved
-    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
+    effects: dict[str, Effect] = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
     mismatches = sorted(name for name, effect in effects.items() if effect == "mismatch")
     if mismatches:
         raise Mismatch(f"{', '.join(mismatches)}: what ran is not what was set; observed: {observed}")
-    return effects
+    return {**effects, **dict.fromkeys(resolved.plan.inapplicable, INAPPLICABLE)}
 
 
 def _observed(outcome: TrialOutcome, loaded: Mapping[str, str]) -> Observation:
