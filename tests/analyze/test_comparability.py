@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from tests.builders import GPU, read_rows, trial_row, write_results
 from vlmprof.analyze.comparability import comparable, groups, model_names
@@ -148,6 +149,17 @@ def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> N
     front = read_front(tmp_path, across_models=True)
     Console(file=said, width=160).print(*front_report(front, 160))
     assert "final (11111111)" in said.getvalue() and "MolmoE-1B-0924" in said.getvalue()
+
+
+def test_a_front_of_all_models_names_its_model_also_where_it_has_one(tmp_path: Path) -> None:
+    two_models(tmp_path, trial_row({"max_crops": 1}, **{**DENSE, "dtype": "float32"}))
+    *_, alone = (
+        part for part in front_report(read_front(tmp_path, across_models=True), 160) if isinstance(part, Table)
+    )
+    assert "dtype=float32: 1 of 1" in str(alone.title)
+    assert [str(cell) for column in alone.columns if column.header == "model" for cell in column.cells] == ["dense-7b"]
+    for part in front_report(read_front(tmp_path), 160):
+        assert not isinstance(part, Table) or "model" not in [column.header for column in part.columns]
 
 
 def test_the_front_of_all_models_is_that_of_all_points(tmp_path: Path) -> None:

@@ -115,21 +115,21 @@ def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableT
 
 def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Table:
     knobs = [knob for knob in knobs_of(part.columns) if part[f"requested_{knob}"].notna().any()]
+    unnamed = part["model"].iloc[0] not in name.split(", ")  # the group may hold other models
     part = part.assign(model=model_names(part))
-    several = part["model"].nunique() > 1
     shown = part[part["on_front"]] if len(part) >= MANY else part
     front = int(part["on_front"].sum())
     title = f"\n{name}: {front} of {len(part)} on the front (●)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     table.add_column("", min_width=1)
-    if several:
+    if unnamed:
         table.add_column("model", no_wrap=True, vertical="bottom")
     for header in (*knobs, *(_header(objective) for objective in objectives), "vision\ntokens"):
         table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
     table.add_column("", min_width=1)
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
-        cells = [str(row["model"])] if several else []
+        cells = [str(row["model"])] if unnamed else []
         cells += [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective) for objective in objectives]
         mark = "*" if row["work_key"] in repeated else ""
         style = "bold green" if row["on_front"] else "dim"
