@@ -62,6 +62,7 @@ def test_the_plan_puts_the_longest_first(plans: tuple[TrialPlan, ...]) -> None:
 def test_derived_rows_are_those_of_trials_that_scored_themselves(
     plans: tuple[TrialPlan, ...], scoring: list[int]
 ) -> None:
+    plans = plans[:3]  # of one number of experts; that others are not mixed with them is the next test but one
     shared = run_all(plans, fresh=False)
     assert set(scoring) == {5}, "only the longest was answered"
     alone = run_all(plans, fresh=True)
@@ -72,7 +73,7 @@ def test_derived_rows_are_those_of_trials_that_scored_themselves(
         assert derived.samples == own.samples
         ours = {name: value for name, value in derived.row.items() if name not in OWN}
         assert ours == {name: value for name, value in own.row.items() if name not in OWN}
-        longest = plans[0] if dict(plan.point)["moe_top_k"] == 4 else plans[3]
+        longest = plans[0]
         assert derived.row["scored_by"] == (None if plan is longest else longest.id)
         assert own.row["scored_by"] is None
         assert (derived.row["samples_per_s"] is None) == (plan is not longest)
