@@ -33,7 +33,7 @@ def status_screen(view: SweepView, width: int) -> RenderableType:
     parts += _failed(view)
     parts += [part for front in view.fronts for part in _front(front)]
     if view.front_note:
-        parts.append(Text(f"\nfront: {view.front_note}", style="dim"))
+        parts.append(Text(f"\n{view.front_note}", style="dim"))
     return Group(*parts)
 
 

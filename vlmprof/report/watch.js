@@ -48,7 +48,7 @@ function show(view) {
   fill("failed", Object.entries(status.failed).map(([trial, reason]) =>
     made("tr", {}, made("td", {}, reason || "no reason given"), made("td", { class: "soft" }, trial))));
   find("fronts").replaceChildren(...view.fronts.map(frontPart));
-  if (view.front_note) find("fronts").append(made("p", { class: "soft" }, `Front: ${view.front_note}`));
+  if (view.front_note) find("fronts").append(made("p", { class: "soft" }, view.front_note));
   find("seen").textContent = `Seen at ${new Date().toLocaleTimeString()}, from the results folder alone. Read-only.`;
 }
 
