@@ -69,7 +69,7 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
 
     Args:
         job: The path of a file, the text of a job, or a mapping.
-        changes: Place in the job, such as ``timing.repeats``, and its value as YAML.
+        changes: Place in the job, such as ``timing.repeats`` or ``tasks.0.samples``, and its value as YAML.
 
     Raises:
         SpecError: the job is no mapping.
@@ -86,11 +86,23 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
         *sections, last = place.split(".")
         section: Any = raw
         for name in sections:
-            section = section.setdefault(name, {}) if isinstance(section, dict) else None
-        if not isinstance(section, dict):
-            raise UserError(f"--set {place}: {'.'.join(sections)} is no mapping in {given.source}")
-        section[last] = parse_value(text)
+            section = section.setdefault(name, {}) if isinstance(section, dict) else _entry(section, name)
+        if isinstance(section, dict):
+            section[last] = parse_value(text)
+        elif _entry(section, last) is not None:
+            section[int(last)] = parse_value(text)
+        else:
+            where = ".".join(sections)
+            raise UserError(
+                f"--set {place}: {where} is no mapping, and no list with an entry {last}, in {given.source}"
+            )
     return JobText(text=written(raw), source=given.source)
+
+
+def _entry(section: Any, name: str) -> Any:
+    """An entry of a list, by its number from 0; None if it has none, or is no list."""
+    is_there = isinstance(section, list) and name.isdecimal() and int(name) < len(section)
+    return section[int(name)] if is_there else None
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:

@@ -124,6 +124,10 @@ class Uncollected(VlmprofError):
     """The collector did not store the results of a trial, for the reason in ``__cause__``; the trial did not fail."""
 
 
+LISTED = 60
+"""So many names are listed in a message; a folder may have thousands of files."""
+
+
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name most similar to ``name``, or None if none is similar."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -134,4 +138,5 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     """The end of an error message about an unknown ``name``: the nearest name, then all names."""
     near = nearest(name, known)
     hint = f"; did you mean '{near}'?" if near else ""
-    return f"{hint} (there are: {', '.join(sorted(known)) or 'none'})"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"{hint} (there are: {', '.join(sorted(known)[:LISTED]) or 'none'}{more})"

@@ -140,6 +140,10 @@ def test_only_limit_and_set_choose_trials_and_values(tmp_path: Path, tiny_checkp
         here("plan", path, "--only", "max_crops")
     with pytest.raises(UserError, match=r"did you mean 'repeats'\?"):
         here("plan", path, "--set", "timing.repeatz=7")
+    with pytest.raises(UserError, match=r"--set tasks\.1\.samples: tasks\.1 is no mapping, and no list with an entry"):
+        here("plan", path, "--set", "tasks.1.samples=7")
+    tokens = here("plan", path, "--set", "tasks.0.samples=1", "--set", "knobs.max_crops.1=9").output
+    assert " 9 " in tokens and "4 trials" in tokens, "places in lists are named as faults name them"
     assert "1 of 1 trials done" in here("run", path, "--inline", "--limit", "1", "--set", "batch.size=2").output
     again = here("plan", path, "--set", "batch.size=2").output
     assert "4 trials: 1 done, 3 to run" in again and "of trial time is left (from 1 trial" in again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, final
 
 from vlmprof.store import ledger, tables
@@ -20,6 +20,9 @@ WORDS: Mapping[Phase, str] = {phase: phase for phase in PHASES} | {"oom": "out o
 
 Sign = Literal["alive", "ended", "silent", "none"]
 """Of life: beating; let go in order; no beat for ``SILENT_S``; never a beat (a folder of an older version)."""
+
+STARTING_S = 30.0
+"""From the first line of a ledger to the first sign of life, at most."""
 
 
 @final
@@ -66,10 +69,16 @@ class SweepStatus:
         return self.counts["done"] + self.counts["oom"]
 
     @property
+    def starting(self) -> bool:
+        """Whether the first sign of life may still come: a sweep writes to its ledger before."""
+        last = self.last_time
+        return self.sign == "none" and last is not None and (datetime.now(UTC) - last).total_seconds() <= STARTING_S
+
+    @property
     def life(self) -> str:
         """Whether anybody is at work here, in words."""
         if self.sign == "none":
-            return "there never was a sign of life"
+            return "starting" if self.starting else "there never was a sign of life"
         age = f"{self.silent_s or 0:.0f} s"
         return {
             "alive": f"running, last sign of life {age} ago",
@@ -83,7 +92,7 @@ class SweepStatus:
         lines += [(WORDS[phase], str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
         if self.cut_off:
             lines.append(("cut off", f"{len(self.cut_off)} of those waiting; {self.life}; run the job again to go on"))
-        elif self.sign in ("alive", "silent"):
+        elif self.sign != "none" or self.starting:
             lines.append(("sweep is", self.life))
         if self.last_time:
             lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))

@@ -24,7 +24,7 @@ def list_leaves(
     from vlmprof.errors import UnknownNameError
 
     if kind and kind not in registry.KINDS:
-        raise UnknownNameError("kind of leaf", kind, list(registry.KINDS))
+        raise UnknownNameError("kind", kind, list(registry.KINDS))
     for name in [kind] if kind else registry.KINDS:
         out.print(f"{name}: {', '.join(registry.names(name))}", highlight=False, soft_wrap=True)
     if kind and kind != "models":

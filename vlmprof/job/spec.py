@@ -19,7 +19,7 @@ from vlmprof import registry
 from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
 from vlmprof.job import storage, strict_yaml
 from vlmprof.job.labels import readable
-from vlmprof.job.messages import fault
+from vlmprof.job.messages import faults_of
 from vlmprof.job.storage import mounted, storable
 from vlmprof.job.strict_yaml import JobSource, job_text
 
@@ -58,7 +58,7 @@ SUBSET = {"n": "samples", "seed": "seed", "stratify": "stratify"}
 Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
 FamilyName = Annotated[str, BeforeValidator(_known("models"))]
 TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
-MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
+OwnMetricName = Annotated[str, BeforeValidator(lambda name: name if name == "" else _known("metrics")(name))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
 Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(storable)]
@@ -111,7 +111,7 @@ class TaskSpec(Section):
     stratify: Literal["", "question_type"] = Field("", description="Keep the shares of these in the subset.")
     path: str = Field("", description="Folder or file with the data; empty: the Hub, or wherever the task has them.")
     revision: str = Field("", description="Commit of the task's repository on the Hub; empty: the one it pins.")
-    metric: Literal[""] | MetricName = Field("", description="Only for tasks that do not bring their own.")
+    metric: OwnMetricName = Field("", description="Only for tasks that do not bring their own.")
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
         (), description="Field of a sample: column of the data, where the names differ."
     )
@@ -283,7 +283,7 @@ def survey(job: JobSource) -> ParsedJob:
         try:
             spec = SweepSpec.model_validate(raw)
         except ValidationError as error:
-            faults += [fault(detail, SweepSpec) for detail in error.errors()]
+            faults += faults_of(error.errors(), SweepSpec)
     return ParsedJob(
         source=given.source,
         text=given.text,

@@ -58,6 +58,8 @@ class Job:
     """Remarks for its author that are not errors."""
     submitted: SubmittedJob
     """Its text, as it is stored with the results, and the folder that its relative paths are resolved against."""
+    source: str
+    """What messages call it: the path of its file, or ``job``."""
 
 
 MANY_TRIALS = 2000
@@ -91,7 +93,7 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     if conflicts := _point_faults(plans, anatomies):
         raise SpecError(parsed.source, conflicts)
     notes = tuple(_notes(anatomies))
-    return Job(spec=parsed.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(parsed.text))
+    return Job(spec=parsed.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(parsed.text), source=parsed.source)
 
 
 def _too_many(spec: SweepSpec) -> Fault:
