@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 
 from typer.testing import CliRunner
 
@@ -58,7 +59,7 @@ def test_watching_follows_a_sweep_until_it_ends(tmp_path, monkeypatch):
 
 def test_a_sweep_that_has_begun_to_write_and_not_yet_to_beat_is_starting(tmp_path):
     ledger = Ledger(tmp_path)
-    ledger.append("sweep", name="x", trials=["a"])
+    ledger.append("sweep", name="x", trials=["a"], time=datetime.now(UTC).isoformat())
     ledger.close()
     assert Watcher(tmp_path).look().status.life == "starting"
     code, text, _ = said("status", str(tmp_path))
