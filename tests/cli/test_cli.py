@@ -134,7 +134,7 @@ def test_only_limit_and_set_choose_trials_and_values(tmp_path: Path, tiny_checkp
     path = str(job_file(tmp_path, tiny_checkpoint, measure=["accuracy"]))
     planned = here("plan", path, "--only", "max_crops=4", "--only", "moe_top_k=1").output
     assert "1 trial: 0 done, 1 to run" in planned and "--limit 1" in planned
-    with pytest.raises(UserError, match="no trial has it; max_crops has 1, 4"):
+    with pytest.raises(UserError, match=r"no trial has it; max_crops has 1 \| 4"):
         here("plan", path, "--only", "max_crops=5")
     with pytest.raises(UserError, match="expected KEY=VALUE"):
         here("plan", path, "--only", "max_crops")
@@ -144,6 +144,11 @@ def test_only_limit_and_set_choose_trials_and_values(tmp_path: Path, tiny_checkp
         here("plan", path, "--set", "tasks.1.samples=7")
     tokens = here("plan", path, "--set", "tasks.0.samples=1", "--set", "knobs.max_crops.1=9").output
     assert " 9 " in tokens and "4 trials" in tokens, "places in lists are named as faults name them"
+    blocks = "knobs.active_blocks=[{keep: 2, policy: prefix}, [0, 1]]"
+    for written in ("prefix 2", "0,1"):
+        assert "4 trials" in here("plan", path, "--set", blocks, "--only", f"active_blocks={written}").output
+    with pytest.raises(UserError, match=r"active_blocks has prefix 2 \| 0,1$"):
+        here("plan", path, "--set", blocks, "--only", "active_blocks=prefix 3")
     assert "1 of 1 trials done" in here("run", path, "--inline", "--limit", "1", "--set", "batch.size=2").output
     again = here("plan", path, "--set", "batch.size=2").output
     assert "4 trials: 1 done, 3 to run" in again and "of trial time is left (from 1 trial" in again

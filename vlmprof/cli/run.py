@@ -98,6 +98,7 @@ def _chosen(
     Raises:
         UserError: the job has faults, a setting is in none of its trials, or an option is not of the form KEY=VALUE.
     """
+    from vlmprof.plan.point import label
     from vlmprof.store.ledger import FINISHED
     from vlmprof.store.lost_trials import read_states
 
@@ -106,7 +107,8 @@ def _chosen(
     for knob, value in map(_pair, only or ()):
         plans = tuple(plan for plan in plans if _has(plan, knob, value))
         if not plans:
-            listed = ", ".join(map(str, job.spec.knobs.get(knob, ()))) or "no values, it is not in the job"
+            values = [label(listed) for listed in job.spec.knobs.get(knob, ())]
+            listed = " | ".join(values) or "no values, it is not in the job"
             raise UserError(f"--only {knob}={value}: no trial has it; {knob} has {listed}")
     if limit is not None:
         states = read_states(job.spec.where)
@@ -122,7 +124,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _has(plan: TrialPlan, knob: str, value: str) -> bool:
-    return value in (dict(plan.point.items).get(knob), str(dict(plan.point).get(knob)))
+    from vlmprof.plan.point import label
+
+    setting = dict(plan.point)
+    return knob in setting and value in (dict(plan.point.items)[knob], label(setting[knob]))
 
 
 def _estimate(job: Job) -> str:
@@ -145,9 +150,10 @@ def _estimate(job: Job) -> str:
     work = {plan.id: estimator.estimate(plan).cost for plan in (*known, *left)}
     seconds = sum(work[plan.id] for plan in left) * sum(took[plan.id] for plan in known)
     seconds /= sum(work[plan.id] for plan in known)
-    hours = "" if job.spec.resources.gpus == 0 else f", {seconds / 3600:.2f} GPU hours where they run on GPUs"
+    hours = f"{seconds / 3600:.2f}" if seconds >= 36 else "less than 0.01"
+    of_gpus = "" if job.spec.resources.gpus == 0 else f", {hours} GPU hours where they run on GPUs"
     basis = f"from {plural(len(known), 'trial')} that ended and the work of each"
-    return f"about {duration(seconds)} of trial time is left ({basis}){hours}"
+    return f"about {duration(seconds)} of trial time is left ({basis}){of_gpus}"
 
 
 def _distinct(one: ModelSpec | TaskSpec, all_of_them: Sequence[ModelSpec | TaskSpec]) -> str:
