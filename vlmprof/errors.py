@@ -22,7 +22,7 @@ Anything else that escapes is a bug and keeps its trace.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -140,3 +140,17 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     hint = f"; did you mean '{near}'?" if near else ""
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return f"{hint} (there are: {', '.join(sorted(known)[:LISTED]) or 'none'}{more})"
+
+
+def as_written(value: object) -> str:
+    """A value in a message, as YAML and JSON write it: ``null``, ``true``, ``'red'``, ``[1, 2]``, ``{keep: 2}``."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{key}: {as_written(item)}" for key, item in value.items())
+        return f"{{{text}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, str) and value.isprintable():
+        return f"'{value}'"
+    return repr(value) if isinstance(value, str | bytes) else str(value)  # a line break must not break the message

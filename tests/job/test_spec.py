@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_knob_values_are_checked_in_the_same_pass_as_the_form(tmp_path: Path) ->
         ([3, 1], "ascending"),
         ([], "ascending"),
         ([0, 8], "from 0 to 7, got 8"),
-        ([0, True], "got True"),
+        ([0, True], "got true"),
     ],
 )
 def test_illegal_blocks_are_named(tmp_path: Path, value: object, said: str) -> None:
@@ -191,6 +192,24 @@ def test_an_unknown_metric_is_one_fault(tmp_path: Path) -> None:
     tasks = [{"name": "local", "path": "q.jsonl", "metric": "exact_mach"}]
     (fault,) = (text for text in faults(tmp_path, tasks=tasks) if "metric" in text)
     assert "did you mean 'exact_match'?" in fault and "expected" not in fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"knobs": {"active_blocks": [{"keep": 2, "polcy": "prefix"}]}}, "got {keep: 2, polcy: 'prefix'}"),
+        ({"knobs": {"tiling": [[1]]}}, "got [1]"),
+        ({"knobs": {"output_tokens": [None]}}, "got null"),
+        ({"knobs": {"dtype": [["a", 1], ["a", 1]]}}, "['a', 1] is listed twice"),
+        ({"models": ["demo", "demo"]}, "models: 'demo' with the same settings is listed twice"),
+        ({"tasks": ["shapes_qa", "shapes_qa"]}, "tasks: 'shapes_qa' with the same settings is listed twice"),
+        ({"resources": {"labels": ["a"]}}, "resources.labels: expected a mapping, got ['a']"),
+        ({"name": "A b"}, "name: expected lower-case letters, digits, - and _"),
+    ],
+)
+def test_values_are_shown_as_yaml_writes_them(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    found = "\n".join(faults(tmp_path, **changes))
+    assert said in found and not re.search(r"None|True|Spec\(|\(1,\)|\{'", found), found
 
 
 def test_a_message_lists_no_thousand_names() -> None:

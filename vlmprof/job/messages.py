@@ -23,6 +23,7 @@ PLAIN = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "too_short": "at least one entry",
+    "string_pattern_mismatch": "lower-case letters, digits, - and _, with a letter or a digit first",
 }
 """Pydantic's kinds of errors -> what was expected, in the words of YAML."""
 BOUNDS = {

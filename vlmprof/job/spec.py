@@ -16,7 +16,7 @@ from pydantic import functional_serializers as serializers
 from pydantic import functional_validators as validators
 
 from vlmprof import registry
-from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+from vlmprof.errors import Fault, SpecError, UnknownNameError, as_written, suggestion
 from vlmprof.job import storage, strict_yaml
 from vlmprof.job.labels import readable
 from vlmprof.job.messages import faults_of
@@ -45,11 +45,20 @@ def _frozen(value: Any) -> Any:
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise ValueError(f"{value!r} is listed twice")
+            raise ValueError(f"{_called(value)} is listed twice")
     return values
 
 
+def _called(value: Any) -> str:
+    """An entry of a list in a message: a model or a task by its name, a value as it is written."""
+    if isinstance(value, Section):
+        return f"'{getattr(value, 'label', '') or getattr(value, 'name', '')}' with the same settings"
+    return as_written(value)
+
+
 def _pairs(value: Any) -> Any:
+    if isinstance(value, list) and not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise ValueError(f"expected a mapping, got {as_written(value)}")
     return tuple(sorted(value.items(), key=str)) if isinstance(value, dict) else value
 
 

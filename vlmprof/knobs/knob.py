@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from vlmprof.errors import KnobValueError
+from vlmprof.errors import KnobValueError, as_written
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, TokenCounts
 
@@ -80,4 +80,4 @@ def require_integer(value: Any, *, low: int, high: int | None = None, name: str)
     """
     bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise KnobValueError(f"{name}: expected a whole number {bound}, got {value!r}")
+        raise KnobValueError(f"{name}: expected a whole number {bound}, got {as_written(value)}")
