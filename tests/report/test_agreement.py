@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_results(folder, rows)
     ledger = Ledger(folder)
     ledger.append("sweep", name="combined", trials=["r", "w", "f"], time="2026-08-01T12:00:00+00:00")
-    ledger.append("failed", trial="f", error="RuntimeError: no", seconds=20.0)
+    ledger.append("failed", trial="f", error="RuntimeError: no", seconds=20.0, point='max_crops=7 dtype="float16"')
     ledger.append("started", trial="r")
     ledger.close()
     running = {"r": RunningTrial(name="demo r", phase="score", done=8, total=40, seconds=3.0)}
@@ -135,5 +135,6 @@ def test_the_time_left_is_that_of_status(
 
 @pytest.mark.parametrize("reader", [screen, page, notebook])
 def test_a_failure_has_its_reason(folder: Path, view: SweepView, reader: Callable[[Path, SweepView], str]) -> None:
-    assert "RuntimeError: no" in reader(folder, view)
+    said = reader(folder, view)
+    assert "RuntimeError: no" in said and "max_crops=7 dtype=float16" in said
     assert "RuntimeError: no" in CliRunner().invoke(app, ["status", str(folder)]).output

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, final
 
+from vlmprof.plan.point import words_of
 from vlmprof.store import ledger, tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_heartbeat
@@ -44,6 +45,8 @@ class SweepStatus:
     """The same, where it does not: nobody is at work on them."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Trial id -> the reason that the ledger gives, one line."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Trial id -> its knobs and their values, of those that failed and whose line has them."""
     without_row: tuple[str, ...] = ()
     """Ids that the ledger calls finished although ``trials/`` has no file of them: the folder was tampered with."""
     unreadable: tuple[str, ...] = ()
@@ -86,6 +89,11 @@ class SweepStatus:
             "silent": f"no sign of life for {age}",
         }[self.sign]
 
+    def why(self, trial: str) -> str:
+        """The settings of a failed trial and the reason."""
+        reason = self.failed[trial] or "no reason given"
+        return f"{self.settings[trial]}: {reason}" if trial in self.settings else reason
+
     def lines(self) -> list[tuple[str, str]]:
         """(what, how it stands) for a terminal; reasons and warnings come last."""
         lines = [("sweep", self.name), ("finished", f"{self.finished} of {self.total}")]
@@ -96,7 +104,7 @@ class SweepStatus:
             lines.append(("sweep is", self.life))
         if self.last_time:
             lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
-        lines += [(f"failed {trial}", reason or "no reason given") for trial, reason in self.failed.items()]
+        lines += [(f"failed {trial}", self.why(trial)) for trial in self.failed]
         lines += [(f"lost {trial}", "the ledger lists it, trials/ has no file of it") for trial in self.without_row]
         lines += [
             (f"lost {trial}", "a file with its rows is damaged or gone; run the job again") for trial in self.unreadable
@@ -130,6 +138,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         phases |= dict.fromkeys(lost, "waiting")
     ended = sorted(trial for trial, phase in phases.items() if phase in ("done", "oom", "failed"))
     reasons = {line["trial"]: str(line.get("error") or "") for line in lines if line["event"] == "failed"}
+    points = {line["trial"]: words_of(str(line["point"])) for line in lines if line.get("point")}
+    failed = [trial for trial in ended if phases[trial] == "failed"]
     last = lines[-1] if lines else {}
     return SweepStatus(
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
@@ -138,7 +148,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         silent_s=min(ages) if pulse else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
-        failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
+        failed={trial: reasons.get(trial, "") for trial in failed},
+        settings={trial: points[trial] for trial in failed if trial in points},
         without_row=without_row,
         unreadable=tuple(trial for trial in lost if trial not in without_row),
         last_event=str(last.get("event", "")),

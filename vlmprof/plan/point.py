@@ -121,3 +121,17 @@ def label(value: Any) -> str:
 def canonical(value: Any) -> str:
     """JSON text that is the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
+
+
+def words_of(point: str) -> str:
+    """A ``Point`` that was written as text, as in the column ``point``, with its values as tables write them."""
+    words, rest, decoder = [], point, json.JSONDecoder()
+    while "=" in rest:
+        name, _, rest = rest.partition("=")
+        try:
+            value, end = decoder.raw_decode(rest)
+        except ValueError:  # written by something else
+            return point
+        words.append(f"{name.strip()}={label(value)}")
+        rest = rest[end:]
+    return " ".join(words) or point

@@ -38,7 +38,7 @@ def _head(where: str, status: SweepStatus) -> Iterator[str]:
     yield f"<p><b>{escape(status.name)}</b>: {status.finished} of {status.total} trials finished<br>"
     yield f"<small>{escape(where)}</small></p>"
     yield f"<p>{', '.join(counts)}</p>"
-    yield from _sentences(f"failed {trial}: {reason or 'no reason given'}" for trial, reason in status.failed.items())
+    yield from _sentences(f"failed {trial}: {status.why(trial)}" for trial in status.failed)
 
 
 def _fronts(front: pd.DataFrame | None) -> Iterator[str]:

@@ -107,9 +107,9 @@ def _running(view: SweepView) -> Iterator[RenderableType]:
 
 
 def _failed(view: SweepView) -> Iterator[RenderableType]:
-    failed = list(view.status.failed.items())
-    for trial, reason in failed[:3]:
-        yield Text(f"failed {trial}: {reason or 'no reason given'}", style="yellow", no_wrap=True, overflow="ellipsis")
+    failed = list(view.status.failed)
+    for trial in failed[:3]:
+        yield Text(f"failed {trial}: {view.status.why(trial)}", style="yellow", no_wrap=True, overflow="ellipsis")
     if len(failed) > 3:
         yield Text(f"and {len(failed) - 3} more failed; 'vlmprof status' without --watch lists them", style="yellow")
 

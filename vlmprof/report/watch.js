@@ -46,7 +46,7 @@ function show(view) {
   const running = Object.values(pulse ? pulse.running : {});
   fill("running", running.map(runningRow));
   fill("failed", Object.entries(status.failed).map(([trial, reason]) =>
-    made("tr", {}, made("td", {}, reason || "no reason given"), made("td", { class: "soft" }, trial))));
+    made("tr", {}, made("td", {}, status.settings[trial] || ""), made("td", {}, reason || "no reason given"), made("td", { class: "soft" }, trial))));
   find("fronts").replaceChildren(...view.fronts.map(frontPart));
   if (view.front_note) find("fronts").append(made("p", { class: "soft" }, view.front_note));
   find("seen").textContent = `Seen at ${new Date().toLocaleTimeString()}, from the results folder alone. Read-only.`;
