@@ -136,10 +136,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     lost, without_row = lost_trials(folder), tuple(tables.without_rows(folder))
     if any(results_folder(folder).names(table) for table in TABLES):  # else only the ledger was ever written here
         phases |= dict.fromkeys(lost, "waiting")
-    ended = sorted(trial for trial, phase in phases.items() if phase in ("done", "oom", "failed"))
-    reasons = {line["trial"]: str(line.get("error") or "") for line in lines if line["event"] == "failed"}
-    points = {line["trial"]: words_of(str(line["point"])) for line in lines if line.get("point")}
-    failed = [trial for trial in ended if phases[trial] == "failed"]
+    failed = sorted(trial for trial, phase in phases.items() if phase == "failed")
+    last_lines = {line["trial"]: line for line in lines if line["event"] == "failed"}
     last = lines[-1] if lines else {}
     return SweepStatus(
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
@@ -148,8 +146,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         silent_s=min(ages) if pulse else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
-        failed={trial: reasons.get(trial, "") for trial in failed},
-        settings={trial: points[trial] for trial in failed if trial in points},
+        failed={trial: str(last_lines[trial].get("error") or "") for trial in failed},
+        settings={trial: words_of(str(point)) for trial in failed if (point := last_lines[trial].get("point"))},
         without_row=without_row,
         unreadable=tuple(trial for trial in lost if trial not in without_row),
         last_event=str(last.get("event", "")),
