@@ -132,6 +132,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dense Molmo of the same size: no experts, so no ``moe_top_k``."""
+    from tests.checkpoints import tiny_dense_checkpoint as written
+
+    return written(tmp_path_factory.mktemp("tiny-dense"))
+
+
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint: Path) -> Any:
     """The tiny checkpoint on the CPU, loaded once for each file that does not say which other model it wants."""

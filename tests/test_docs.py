@@ -191,7 +191,7 @@ def in_words(default: Any) -> str:
         return f"`{str(default).lower()}`"  # as YAML spells it
     if isinstance(default, tuple):
         return f"`[{', '.join(default)}]`"
-    return f"`{default}`" if default != "" else "empty"
+    return f"`{default}`" if default not in ("", None) else "empty"
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in fenced(page, "yaml")])

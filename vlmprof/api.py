@@ -69,11 +69,11 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
 
     Args:
         job: The path of a file, the text of a job, or a mapping.
-        changes: Place in the job, such as ``timing.repeats`` or ``tasks.0.samples``, and its value as YAML.
+        changes: Place in the job, such as ``timing.repeats`` or ``models.1.knobs.moe_top_k``, and its value as YAML.
 
     Raises:
         SpecError: the job is no mapping.
-        UserError: a place leads through something that is no mapping.
+        UserError: a place leads through something that is no mapping, and no list with an entry of that number.
     """
     from vlmprof.errors import SpecError
     from vlmprof.job.strict_yaml import JobText, job_text, parse, parse_value, written
@@ -86,23 +86,22 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
         *sections, last = place.split(".")
         section: Any = raw
         for name in sections:
-            section = section.setdefault(name, {}) if isinstance(section, dict) else _entry(section, name)
-        if isinstance(section, dict):
-            section[last] = parse_value(text)
-        elif _entry(section, last) is not None:
+            section = _section_of(section, name)
+        if isinstance(section, list) and last.isdecimal() and int(last) < len(section):
             section[int(last)] = parse_value(text)
+        elif isinstance(section, dict):
+            section[last] = parse_value(text)
         else:
-            where = ".".join(sections)
-            raise UserError(
-                f"--set {place}: {where} is no mapping, and no list with an entry {last}, in {given.source}"
-            )
+            where = f"{'.'.join(sections)} is no mapping, and no list with an entry {last},"
+            raise UserError(f"--set {place}: {where} in {given.source}")
     return JobText(text=written(raw), source=given.source)
 
 
-def _entry(section: Any, name: str) -> Any:
-    """An entry of a list, by its number from 0; None if it has none, or is no list."""
-    is_there = isinstance(section, list) and name.isdecimal() and int(name) < len(section)
-    return section[int(name)] if is_there else None
+def _section_of(section: Any, name: str) -> Any:
+    """What a job has at a name, or at a number in a list; None where that leads nowhere."""
+    if isinstance(section, dict):
+        return section.setdefault(name, {})
+    return section[int(name)] if isinstance(section, list) and name.isdecimal() and int(name) < len(section) else None
 
 
 def list_trials(job: JobSource | Job) -> pd.DataFrame:
@@ -124,7 +123,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     from vlmprof.trial.resolve import predicted_vision_tokens, resolve
 
     checked = check(job)
-    knobs = [f"{prefix}_{name}" for name in checked.spec.knobs for prefix in ("knob", "requested")]
+    knobs = [f"{prefix}_{name}" for name in checked.spec.all_knobs for prefix in ("knob", "requested")]
     columns = ["trial", "model", "task", *knobs]
     rows = []
     with _working_folder(checked.submitted):
@@ -261,6 +260,7 @@ class Results:
         by: str | Sequence[str] = (),
         *,
         across_devices: bool = False,
+        across_models: bool = False,
         dominated: bool = False,
     ) -> pd.DataFrame:
         """The Pareto front of each group of comparable trials.
@@ -269,7 +269,8 @@ class Results:
             objectives: Columns of ``trials`` to trade off; each must have a direction in the schema. Empty: accuracy
                 and median latency, or whichever of the two was measured.
             by: Further columns to group by: trials that differ in them are not in one front.
-            across_devices: Make one front over GPUs of different models.
+            across_devices: Make one front over GPUs of different kinds.
+            across_models: Make one front over all models of the folder; the column ``model`` names them.
             dominated: Include the finished trials that are dominated; ``on_front`` is False for them.
 
         Returns:
@@ -283,7 +284,8 @@ class Results:
         """
         from vlmprof.report.pareto_table import read_front
 
-        frame = read_front(self.where, _names(objectives), _names(by), across_devices=across_devices)
+        across = {"across_devices": across_devices, "across_models": across_models}
+        frame = read_front(self.where, _names(objectives), _names(by), **across)
         attrs = _attributes_of_front(frame)
         shown = frame if dominated else frame[frame["on_front"].astype(bool)].reset_index(drop=True)
         return _with_attributes(shown, attrs)

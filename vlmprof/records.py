@@ -173,6 +173,8 @@ Row = Mapping[str, Scalar | tuple[float, ...] | None]
 Effect = Literal["effective", "saturated", "no-op", "mismatch"]
 """What a knob's value did. ``effective``: it changed the work. ``saturated``: it is a limit that was never reached.
 ``no-op``: it is the model's own setting. ``mismatch``: the model did not do what the value says."""
+INAPPLICABLE = "not applicable"
+"""In the place of an effect: the job sweeps the knob for other models, and this one has nothing for it to act on."""
 
 
 @final

@@ -1,11 +1,19 @@
-"""Trials of unlike GPUs: each kind has a front, a figure and a table of its own, and none is lost."""
+"""Trials of unlike GPUs: each kind has a front, a figure and a table of its own, and none is lost. Likewise models."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.table import Table
 
 from tests.builders import GPU, read_rows, trial_row, write_results
-from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups, model_names
 from vlmprof.analyze.objectives import parse_objectives
 from vlmprof.analyze.pareto import pareto
 from vlmprof.plots.plot import render
@@ -63,3 +71,112 @@ def test_a_commit_beside_an_installed_copy_is_said(tmp_path):
     other = [trial_row({"max_crops": i}, vlmprof=f"1.{i}") for i in (1, 2)]
     (sentence,) = comparable(read_rows(tmp_path / "other", other)).attrs["mixed"]
     assert "2 different values of vlmprof: 1.1, 1.2" in sentence
+
+
+# --- several models ---------------------------------------------------------------------------------------------------
+
+NAMES = ("model", "model_fingerprint")
+DENSE = {"model": "dense-7b", "model_fingerprint": "beef", "family": "transformers_vlm"}
+
+
+def two_models(tmp_path: Path, *more: dict[str, Any]) -> pd.DataFrame:
+    mixture = [trial_row({"max_crops": 1, "moe_top_k": k}, accuracy=0.4 + k / 10) for k in (1, 2)]
+    dense = [trial_row({"max_crops": 1}, accuracy=0.3, latency_ms_p50=50.0, **DENSE)]
+    trials: pd.DataFrame = read_rows(tmp_path, [*mixture, *dense, *more])
+    return trials
+
+
+def sizes(trials: pd.DataFrame, **options: Any) -> list[int]:
+    return sorted(len(part) for _, part in groups(comparable(trials, **options)))
+
+
+def test_models_are_apart_unless_one_group_is_asked_for(tmp_path: Path) -> None:
+    trials = two_models(tmp_path)
+    assert sizes(trials) == [1, 2]
+    ((name, part),) = groups(comparable(trials, across_models=True))
+    assert len(part) == 3 and "dense-7b" not in name and "MolmoE" not in name
+    assert sizes(trials, across_models=True, by=["model"]) == [1, 2]
+    assert sizes(trials, across_models=True, by=["family"]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"task": "gqa"},
+        {"device": OTHER},
+        {"dtype": "float32"},
+        {"timing_batch_size": 2},
+        {"timing_output_tokens": 8},
+        {"timing_requests": 1},
+        {"samples": 100},
+        {"seed": 1},
+        {"task_revision": "2"},
+        {"engine": "eager"},
+    ],
+    ids=lambda unlike: next(iter(unlike)),
+)
+def test_what_may_not_be_compared_stays_apart_across_models(tmp_path: Path, unlike: dict[str, Any]) -> None:
+    trials = two_models(tmp_path, trial_row({"max_crops": 1}, **{**DENSE, **unlike}))
+    assert sizes(trials, across_models=True) == [1, 3]
+
+
+def test_what_may_shift_a_time_is_said_across_models(tmp_path: Path) -> None:
+    commits = trial_row({"max_crops": 2}, vlmprof_commit="abc", experts_kernel="", **DENSE)
+    trials = two_models(tmp_path, commits, trial_row({"max_crops": 4}, experts_kernel="grouped_mm"))
+    said = " ".join(comparable(trials, across_models=True).attrs["mixed"])
+    assert "2 different values of vlmprof_commit: abc, none (an installed copy)" in said
+    assert "grouped_mm, not known" in said and ": ," not in said, "no experts is no kernel of experts"
+
+
+def test_a_precision_that_one_model_sweeps_does_not_split_its_group(tmp_path: Path) -> None:
+    swept = [
+        trial_row(
+            {"max_crops": 1}, dtype=name, requested_dtype=name, knob_dtype=None, effect_dtype="effective", **DENSE
+        )
+        for name in ("bfloat16", "float32")
+    ]
+    plain = [trial_row({"max_crops": crops}) for crops in (1, 2)]
+    trials = read_rows(tmp_path, [*plain, *swept])
+    assert sizes(trials) == [2, 2], "it is what this model compares"
+    assert sizes(trials, across_models=True) == [1, 3], "and is no reason to compare it with another precision"
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
+    rows = [trial_row({"max_crops": i}, model="final", model_fingerprint=f"{i}" * 16) for i in (1, 2)]
+    trials = read_rows(tmp_path, [*rows, trial_row({"max_crops": 1})])
+    ((_, part),) = groups(comparable(trials, across_models=True))
+    assert set(model_names(part)) == {"final (11111111)", "final (22222222)", "MolmoE-1B-0924"}
+    said = io.StringIO()
+    front = read_front(tmp_path, across_models=True)
+    Console(file=said, width=160).print(*front_report(front, 160))
+    assert "final (11111111)" in said.getvalue() and "MolmoE-1B-0924" in said.getvalue()
+
+
+def test_a_front_of_all_models_names_its_model_also_where_it_has_one(tmp_path: Path) -> None:
+    two_models(tmp_path, trial_row({"max_crops": 1}, **{**DENSE, "dtype": "float32"}))
+    *_, alone = (
+        part for part in front_report(read_front(tmp_path, across_models=True), 160) if isinstance(part, Table)
+    )
+    assert "dtype=float32: 1 of 1" in str(alone.title)
+    assert [str(cell) for column in alone.columns if column.header == "model" for cell in column.cells] == ["dense-7b"]
+    for part in front_report(read_front(tmp_path), 160):
+        assert not isinstance(part, Table) or "model" not in [column.header for column in part.columns]
+
+
+def test_the_front_of_all_models_is_that_of_all_points(tmp_path: Path) -> None:
+    """Against the definition: a trial is on it if no trial of any model beats it."""
+    values = np.random.RandomState(3).randint(1, 12, (40, 2))
+    rows = [
+        trial_row(
+            {"max_crops": i + 1},
+            accuracy=a / 20,
+            latency_ms_p50=float(m),
+            model=f"m{i % 3}",
+            model_fingerprint=f"{i % 3}",
+        )
+        for i, (a, m) in enumerate(values)
+    ]
+    front = read_front(write_results(tmp_path, rows), across_models=True).set_index("knob_max_crops")["on_front"]
+    for i, (a, m) in enumerate(values):
+        beaten = any(x >= a and y <= m and (x > a or y < m) for x, y in values)
+        assert front[i + 1] == (not beaten)

@@ -119,7 +119,10 @@ def vlmprof(size: int, home: Path) -> dict[str, Any]:
 
 def _launched(spec: Any, plans: Any) -> float:
     """Seconds from a cluster that is there to the last row; Ray's own start and end are left out."""
-    import ray
+    from vlmprof.sweep.cluster import LOCAL, set_ray_environment
+
+    set_ray_environment(LOCAL, verbose=False)
+    import ray  # reads its settings when it is imported
 
     from tests.benchmarks.trivial import instead_of_models
     from tests.sweep.sweeps import Silent
@@ -138,7 +141,7 @@ def _launched(spec: Any, plans: Any) -> float:
 
     start, end = ray.init, ray.shutdown
     with mock.patch("ray.init", init), mock.patch("ray.shutdown", shutdown):
-        states = launch(spec, plans, "local", Silent(), verbose=False)
+        states = launch(spec, plans, LOCAL, Silent(), verbose=False)
     assert set(states.values()) <= {"done"}, states
     return times[1] - times[0]
 

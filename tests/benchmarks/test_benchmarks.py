@@ -94,9 +94,12 @@ QUICK = {"loader", "overhead", "store"}
 """Those that take seconds; the others build models or a cluster, and run with the exhaustive tests."""
 
 
+ON_RAY = {"two_gpus"}
+"""Tried in a file of their own, which runs after other tests that start Ray and not beside them."""
+
+
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    ray = [pytest.mark.ray] if name == "two_gpus" else []
-    return ray if name in QUICK else [pytest.mark.exhaustive, *ray]
+    return [] if name in QUICK else [pytest.mark.exhaustive]
 
 
 def commands() -> set[str]:
@@ -144,9 +147,13 @@ def test_each_says_how_it_is_used() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=marks(name)) for name in SMOKES],
+    [pytest.param(name, marks=marks(name)) for name in SMOKES if name not in ON_RAY],
 )
 def test_it_runs_at_a_tiny_size(name: str, tmp_path: Path) -> None:
+    runs_at_a_tiny_size(name, tmp_path)
+
+
+def runs_at_a_tiny_size(name: str, tmp_path: Path) -> None:
     smoke, out = SMOKES[name], tmp_path / "report.json"
     arguments = (str(out) if word == "OUT" else word for word in smoke.arguments)
     done = started([sys.executable, "-m", f"tests.benchmarks.{name}", *arguments])

@@ -144,13 +144,16 @@ class Watch:
 def child(job_path: Path, out: Path) -> None:
     """Run the sweep in this process; what it gave goes to ``out``."""
     from vlmprof.store import tables
+    from vlmprof.sweep.cluster import LOCAL, set_ray_environment
     from vlmprof.sweep.cost import CostEstimator
-    from vlmprof.sweep.driver import launch
     from vlmprof.trial.resolve import prepare
+
+    set_ray_environment(LOCAL, verbose=False)
+    from vlmprof.sweep.driver import launch  # imports Ray, which reads its settings then
 
     prepared, watch = prepare(job_path), Watch(out.with_suffix(".partial"))
     began = time.monotonic()
-    states = launch(prepared.spec, prepared.plans, "local", watch, verbose=False)
+    states = launch(prepared.spec, prepared.plans, LOCAL, watch, verbose=False)
     whole_s = time.monotonic() - began
     folder = prepared.spec.folder
     trials = tables.read(folder, "trials").set_index("trial")

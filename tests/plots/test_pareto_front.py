@@ -4,8 +4,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Annotation, Text
 
-from tests.builders import combined_sweep, trial_row
+from tests.builders import combined_sweep, read_rows, trial_row
 from tests.plots.drawing import drawn, one_group
+from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import pareto
 from vlmprof.errors import UserError
@@ -172,3 +173,53 @@ def test_a_long_title_fits(tmp_path):
     figure = drawn(PLOT, data)
     renderer = figure.canvas.get_renderer()
     assert all(text.get_window_extent(renderer).x1 <= figure.bbox.x1 for text in figure.texts)
+
+
+# --- several models ---------------------------------------------------------------------------------------------------
+
+
+def of_models(tmp_path, count):
+    """As many models as asked, four trials each; the first lacks the knob that the others have."""
+    rows = []
+    for i in range(count):
+        for crops in (1, 2, 4, 9):
+            knobs = {"max_crops": crops} if i == 0 else {"max_crops": crops, "moe_top_k": 8}
+            named = {"model": f"a-model-with-a-long-name-{i:02d}", "model_fingerprint": f"{i}"}
+            values = {"accuracy": 0.2 + crops / 20 + i / 50, "latency_ms_p50": 40.0 + 9 * crops + 5 * i}
+            rows.append(trial_row(knobs, **values, **named))
+    frame = comparable(read_rows(tmp_path, rows), across_models=True)
+    ((_, part),) = groups(frame)
+    return part
+
+
+def test_one_figure_tells_models_apart_and_names_them(tmp_path):
+    data = PLOT.data(of_models(tmp_path, 3))
+    assert data.title == "3 models on vqa_v2 (val), n = 500, NVIDIA H200"
+    assert data.models == tuple(f"a-model-with-a-long-name-{i:02d}" for i in range(3))
+    assert {mark.model for mark in data.marks} == set(data.models)
+    assert {mark.label for mark in data.marks} >= {"1 · none", "1 · 8"}, "whole numbers stay whole beside a gap"
+    assert len([mark for mark in data.marks if mark.on_front]) < len(data.marks) == 12
+    figure = drawn(PLOT, data)
+    (legend,) = figure.legends
+    told = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    assert {*data.models, "the front", "pale: dominated"} == set(told)
+    looks = {(told[name].get_color(), told[name].get_marker()) for name in data.models}
+    assert len(looks) == len({look[0] for look in looks}) == len({look[1] for look in looks}) == 3
+    (axes,) = figure.axes
+    points = {line.get_marker() for line in axes.lines} & {told[name].get_marker() for name in data.models}
+    assert len(points) == 3
+
+
+@pytest.mark.parametrize("count", [2, 8, 14])
+def test_a_legend_of_many_models_stays_on_the_page_and_covers_no_data(tmp_path, count):
+    figure = drawn(PLOT, PLOT.data(of_models(tmp_path, count)))
+    (legend,) = figure.legends
+    box, (axes,) = legend.get_window_extent(), figure.axes
+    assert box.x1 <= figure.bbox.x1 and box.y0 >= axes.get_window_extent().y1
+    assert axes.get_window_extent().height > 0.4 * figure.bbox.height
+    assert all(not box.overlaps(text.get_window_extent()) for text in (*figure.texts, *axes.texts))
+
+
+def test_a_figure_of_one_model_is_what_it_was(tmp_path):
+    data = PLOT.data(one_group(tmp_path, combined_sweep()))
+    assert data.models == () and {mark.model for mark in data.marks} == {""}

@@ -80,7 +80,8 @@ def test_the_page_works_as_it_stands(tmp_path: Path, fresh: dict[str, str]) -> N
     assert done.returncode == 0, said[-6000:]
     assert "THE TOKEN WAS TOLD" not in said
     assert token_file.stat().st_mode & 0o777 == 0o600
-    assert "beware" not in re.sub(r"beware: in \d+ of|beware: .*batch", "", said)
+    # Decoding waits for a slow host, batches differ, and a busy host moves the canary: all true here, all said.
+    assert "beware" not in re.sub(r"beware: in \d+ of|beware: .*batch|beware: the same canary", "", said)
     assert "has succeeded already" in said and re.search(r"second-\w{10}-r2: succeeded", said)
     assert set(read_states(tmp_path / "desk" / "results" / "first").values()) == {"done"}
     assert nothing_beyond_loopback(fresh[MARK])

@@ -76,7 +76,9 @@ def test_kill_9_in_the_middle_of_a_score_pass_and_a_sample_that_kills(
     alike(ours[ours["trial"] == slow], what_was_measured(undisturbed))
     lost = trials.drop(index=slow).iloc[0]
     assert (lost["samples_quarantined"], lost["quarantined"], lost["samples_failed"]) == (1, poison, 1)
-    assert pd.isna(lost["accuracy"]) and lost["attempts"] == 3
+    # Twice with the sample before it, which was answered while this one was encoded; then alone; then without it.
+    assert pd.isna(lost["accuracy"]) and lost["attempts"] == 4
+    assert [len(one["under_way"]) for one in events(folder, "died") if one["trial"] == lost.name] == [2, 2, 1]
     assert [one["sample"] for one in events(folder, "quarantined")] == [poison]
     scored_twice = Counter(one["trial"] for one in events(folder, "chunk") for _ in range(one["samples"]))
     assert max(scored_twice.values()) <= 12, "an answer that was kept was given again"

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.jobs import small_job
+from tests.jobs import QUICK, small_job
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import Mismatch, OutOfMemory
-from vlmprof.measure import disturbance, environment, flops, model_counts, nvml
+from vlmprof.measure import disturbance, environment, flops, model_counts, nvml, timing_lock
 from vlmprof.measure.attempt import attempted
+from vlmprof.measure.energy import Energy
 from vlmprof.measure.nvml import Gpu
 from vlmprof.models.family import AbstractModel
 from vlmprof.store.collector import TrialResult
@@ -90,6 +91,11 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, tuple[str, ..
         ("host_bound", "gpu_busy_share"),
     ),
     "roofline": (lambda patch: patch.setattr(latency, "_hardware", broken), "roofline", ("mfu_prefill", "impossible")),
+    "timing lock": (
+        lambda patch: patch.setattr(timing_lock, "lock_path", lambda: Path("/proc/none/lock")),
+        "timing_lock",
+        (),
+    ),
     "load": (lambda patch: patch.setattr(os, "getloadavg", broken), "load_average", ("load_average",)),
     "processor": (lambda patch: patch.setattr(environment, "_cpu_name", broken), "cpu", ("cpu",)),
     "commit": (lambda patch: patch.setattr(environment, "commit", broken), "vlmprof_commit", ("vlmprof_commit",)),
@@ -102,10 +108,12 @@ def test_a_broken_instrument_leaves_its_columns_empty(
 ) -> None:
     inject, instrument, columns = FAULTS[fault]
     inject(monkeypatch)
-    result = run()
+    result = run(timing={**QUICK, "exclusive": True})
     assert (result.state, result.row["error"]) == ("done", None)
     assert [result.row.get(column) for column in columns] == [None] * len(columns)
-    assert f"{instrument}: " in str(result.row["not_measured"]) and BROKEN in str(result.row["not_measured"])
+    assert f"{instrument}: " in str(result.row["not_measured"]) and (
+        BROKEN in str(result.row["not_measured"]) or not columns
+    )
     assert result.row["accuracy"] is not None and result.row["latency_ms_p50"] is not None
     assert result.row["effect_moe_top_k"] == "effective"
 
@@ -143,7 +151,7 @@ def test_experts_that_cannot_be_counted_prove_no_knob(
 
 def timing(model: Any) -> TimingPass:
     made = TimingPass.__new__(TimingPass)
-    made.model, made.missing, made.energy_missing = model, {}, ""
+    made.model, made.missing, made.energy_missing, made.pauses = model, {}, "", None
     made.timing = SimpleNamespace(energy_seconds=0.01)  # type: ignore[assignment]
     made.requests, made.length = [[]], 2
     return made
@@ -158,6 +166,31 @@ def test_what_only_a_gpu_has_is_no_different(monkeypatch: pytest.MonkeyPatch) ->
     on_gpu.gpu = SimpleNamespace(energy_joules=broken)  # type: ignore[assignment]
     assert on_gpu._energy() is None
     assert BROKEN in on_gpu._why_no_energy()
+
+
+@pytest.mark.parametrize(("pauses", "windows"), [((0, 0), 1), ((0, 2, 2, 2), 2), ((0, 2, 2, 4), 2)])
+def test_a_window_of_energy_with_a_pause_in_it_is_measured_again_and_then_left_out(
+    monkeypatch: pytest.MonkeyPatch, pauses: tuple[int, ...], windows: int
+) -> None:
+    """Seconds that the process has been stopped so far, at both ends of each window of 10 s."""
+    readings = [
+        disturbance.DisturbanceReading(
+            at_ns=round(n * 1e10), waited_ns=None, stolen_ticks=None, all_ticks=None, gpu=None, alloc_retries=0,
+            foreign_bytes=0, paused_ns=round(paused * 1e9),
+        )
+        for n, paused in enumerate(pauses)
+    ]  # fmt: skip
+    on_gpu = timing(SimpleNamespace(device="cuda", synchronize=lambda: None))
+    on_gpu.gpu, left = object(), iter(readings)  # type: ignore[assignment]
+    monkeypatch.setattr(TimingPass, "_disturbance", lambda self: next(left))
+    measured = iter([Energy(joules=float(n), seconds=10.0, rounds=7) for n in range(3)])
+    monkeypatch.setattr(timing_pass, "measure_energy", lambda *arguments: next(measured))
+    found = on_gpu._energy()
+    assert next(left, None) is None and next(measured).joules == windows
+    if pauses[-1] > pauses[-2]:
+        assert found is None and "the process was stopped (20%)" in on_gpu._why_no_energy()
+    else:
+        assert found is not None and found.joules == windows - 1
 
 
 def test_a_binding_that_lacks_a_name_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

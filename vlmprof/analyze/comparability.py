@@ -3,7 +3,8 @@
 Latencies of two GPUs, or accuracies on two subsets, in one front would be a wrong answer that looks right. So trials
 are split into groups by what they are (``KEYS``, always named), by what must be equal for a comparison to mean
 anything (``IDENTITY``, named only where it differs), and what else may shift a time (``ENVIRONMENT``) is reported
-when it differs within a group.
+when it differs within a group. Whoever asks for it gets the models in one group (``across_models``): they then differ
+in ``OF_A_MODEL``, and in nothing else of these.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ IDENTITY = (
     "timing_requests",
     "engine",
 )
+OF_A_MODEL = ("model", "model_fingerprint", "revision")
+"""What is not compared where trials of several models are in one group, because somebody asked for it."""
 ENVIRONMENT = (
     "host",
     "cpu",
@@ -46,7 +49,9 @@ AS_SWEPT = "as swept"
 LOST = "lost (a file is gone or damaged; run the job again)"
 
 
-def comparable(trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: bool = False) -> pd.DataFrame:
+def comparable(
+    trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: bool = False, across_models: bool = False
+) -> pd.DataFrame:
     """The finished trials with a ``group`` each; only trials of one group may be compared.
 
     Where the job swept ``output_tokens``, the timed length is what the knob set: it does not split the group. Nor does
@@ -56,6 +61,8 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: 
         trials: the ``trials`` table as ``store.tables.read`` gives it.
         by: further columns to split groups by.
         across_devices: trials of unlike devices in one group, because somebody asked for it; ``mixed`` says which.
+        across_models: trials of several models in one group; ``model_names`` tells them apart. Their precision must be
+            the same, unless the job swept it for all of them.
 
     Returns:
         The rows in state ``done`` without an impossible time, by group and trial id. ``attrs`` hold the table's
@@ -71,7 +78,7 @@ def comparable(trials: pd.DataFrame, by: Sequence[str] = (), *, across_devices: 
     judged = _judged(trials)
     states = judged.value_counts()
     done = trials[judged == "done"].copy()
-    done["group"] = _labels(done, by, across_devices=across_devices)
+    done["group"] = _labels(done, by, across_devices=across_devices, across_models=across_models)
     done = done.sort_values(["group", "trial"], ignore_index=True)
     left_out = {str(state): int(states[state]) for state in sorted(states.index) if state != "done"}
     if lost := trials.attrs.get("lost"):
@@ -110,17 +117,40 @@ def _threads(count: Any) -> str:
     return f", {_text(count)} thread{'s' if count != 1 else ''}"
 
 
-def _labels(done: pd.DataFrame, by: Sequence[str], *, across_devices: bool) -> list[str]:
-    keys = [name for name in KEYS if name != "device" or not across_devices]
-    named = [name for name in (*keys, *by) if name in done.columns]
+def model_names(part: pd.DataFrame) -> pd.Series[Any]:
+    """The model of each trial, by a name that no other model of these has.
+
+    Models in folders of one name differ in their weights: the fingerprint of these is then added.
+    """
+    prints = part.groupby("model", dropna=False)["model_fingerprint"]
+    alike = prints.transform(lambda of_model: of_model.nunique(dropna=False) > 1)
+    longer = part["model"].astype(str) + " (" + part["model_fingerprint"].astype(str).str[:8] + ")"
+    return part["model"].astype(str).mask(alike.astype(bool), longer)
+
+
+def _labels(done: pd.DataFrame, by: Sequence[str], *, across_devices: bool, across_models: bool) -> list[str]:
+    waived = {*(("device",) if across_devices else ()), *(OF_A_MODEL if across_models else ())} - set(by)
+    named = [name for name in (*KEYS, *by) if name in done.columns and name not in waived]
     unlike = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
-    columns = list(dict.fromkeys([*named, *(name for name in unlike if not _swept(done, name))]))
-    return [", ".join(_parts(row, columns)) for _, row in done.iterrows()]
+    columns = list(dict.fromkeys([*named, *(name for name in unlike if name not in waived)]))
+    swept = {name: _swept(done, name, across_models=across_models) for name in unlike}
+    return [
+        ", ".join(_parts(row, [name for name in columns if name in named or not swept[name][i]]))
+        for i, (_, row) in enumerate(done.iterrows())
+    ]
 
 
-def _swept(part: pd.DataFrame, name: str) -> bool:
-    """Whether a knob of this name was set in every one of these trials: what differs then is what is compared."""
-    return f"requested_{name}" in part and bool(part[f"requested_{name}"].notna().all())
+def _swept(part: pd.DataFrame, name: str, *, across_models: bool = True) -> list[bool]:
+    """For each trial, whether all that it is compared with set a knob of this name: what differs is what is compared.
+
+    Without ``across_models`` it is compared with the trials of its own model.
+    """
+    if f"requested_{name}" not in part:
+        return [False] * len(part)
+    was_set = part[f"requested_{name}"].notna()
+    if across_models:
+        return [bool(was_set.all())] * len(part)
+    return [bool(one) for one in was_set.groupby(part["model_fingerprint"], dropna=False).transform("all")]
 
 
 def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
@@ -139,10 +169,11 @@ def differing(part: pd.DataFrame) -> dict[str, list[str]]:
     """Column of ``ENVIRONMENT``, or the device -> its values, for those that differ among these trials."""
     found = {}
     for name in ("device", *ENVIRONMENT):
-        values = sorted(_text(value) for value in part[name].dropna().unique()) if name in part else []
+        known = [_text(value) for value in part[name].dropna().unique()] if name in part else []
+        values = sorted(filter(None, known))  # a model without experts has no kernel for them
         if values and part[name].isna().any():  # not known is not the same
             values.append("none (an installed copy)" if name == "vlmprof_commit" else "not known")
-        if len(values) > 1 and not _swept(part, name):
+        if len(values) > 1 and not all(_swept(part, name)):
             found[name] = values
     return found
 

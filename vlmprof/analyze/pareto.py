@@ -60,7 +60,12 @@ class FrontSet:
 
 
 def fronts(
-    trials: pd.DataFrame, names: Sequence[str] = (), by: Sequence[str] = (), *, across_devices: bool = False
+    trials: pd.DataFrame,
+    names: Sequence[str] = (),
+    by: Sequence[str] = (),
+    *,
+    across_devices: bool = False,
+    across_models: bool = False,
 ) -> FrontSet:
     """The front of each group, and within a group of each kind of trials; see ``analyze.objectives``.
 
@@ -69,6 +74,7 @@ def fronts(
         names: objectives; by default quality and latency, as far as a trial measured them.
         by: columns to split groups by, besides those of ``analyze.comparability``.
         across_devices: one front over unlike devices; see ``analyze.comparability.comparable``.
+        across_models: one front over several models; see ``analyze.comparability.comparable``.
 
     Returns:
         No front where no trial has finished.
@@ -76,7 +82,20 @@ def fronts(
     Raises:
         UserError: an unknown column, or no finished trial measured what a front needs.
     """
-    frame = comparable(trials, by, across_devices=across_devices)
+    frame = comparable(trials, by, across_devices=across_devices, across_models=across_models)
+    return fronts_of(frame, names)
+
+
+def fronts_of(frame: pd.DataFrame, names: Sequence[str] = ()) -> FrontSet:
+    """The same, of trials that are in groups already.
+
+    Args:
+        frame: as ``analyze.comparability.comparable`` or ``groups`` gives it.
+        names: as of ``fronts``.
+
+    Raises:
+        UserError: as ``fronts``.
+    """
     if names:
         parse_objectives(names, schema_of(frame))
     left_out: Counter[str] = Counter(frame.attrs["left_out"])

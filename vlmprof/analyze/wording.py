@@ -16,7 +16,7 @@ SATURATED = "= saturated: this limit did not bind for any sample"
 
 def is_set(row: pd.Series[Any], knob: str) -> bool:
     """Whether a trial sets a knob."""
-    return not (pd.isna(row[f"knob_{knob}"]) and pd.isna(row[f"requested_{knob}"]))
+    return not pd.isna(row[f"requested_{knob}"])
 
 
 def mark(row: pd.Series[Any], knob: str) -> str:

@@ -14,6 +14,8 @@ from vlmprof.job.storage import mounted
 
 app = typer.Typer()
 
+AcrossModels = Annotated[bool, typer.Option("--across-models", help="One front over all models of the folder.")]
+
 Results = Annotated[
     str,
     typer.Argument(help="Results: a folder such as results/quickstart, or a URI such as s3://...", show_default=False),
@@ -26,15 +28,18 @@ def show_front(
     objectives: Annotated[str, typer.Option(help="Columns, comma-separated; each knows its direction.")] = "",
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
     across: Annotated[bool, typer.Option("--across-devices", help="One front over GPUs of unlike kinds.")] = False,
+    across_models: AcrossModels = False,
 ) -> None:
     """Print the Pareto front of a sweep, and write it to pareto.parquet; with options to a file named after them."""
-    _show_front(folder, _names(objectives), _names(by), across=across)
+    across_names = {"across_devices": across, "across_models": across_models}
+    _show_front(folder, _names(objectives), _names(by), {name: True for name, on in across_names.items() if on})
 
 
 @app.command("plot")
 def draw_plots(
     folder: Results,
     to: Annotated[Path | None, typer.Option(help="Where the figures go; by default into the folder.")] = None,
+    across_models: AcrossModels = False,
 ) -> None:
     """Draw the front, and each knob against each objective."""
     from vlmprof.plots.plot import render
@@ -42,7 +47,7 @@ def draw_plots(
     if to is None and "://" in folder:
         raise UserError(f"{folder} cannot hold figures; name a folder with --to")
     notes: list[str] = []
-    for path in render(folder, to or mounted(folder) / "plots", note=notes.append):
+    for path in render(folder, to or mounted(folder) / "plots", note=notes.append, across_models=across_models):
         out.print(str(path), highlight=False, soft_wrap=True)
     for remark in notes:
         out.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -67,11 +72,11 @@ def score_blocks(
     out.print(f"\nTable: {path}\nIn a job, for any number to keep:\n  active_blocks: [{value}]", soft_wrap=True)
 
 
-def _show_front(folder: str, objectives: list[str], by: list[str], *, across: bool = False) -> None:
+def _show_front(folder: str, objectives: list[str], by: list[str], across: dict[str, bool]) -> None:
     from vlmprof.report.pareto_table import front_report, read_front, write_front
 
-    front = read_front(folder, objectives, by, across_devices=across)
-    chosen = [*objectives, *(f"by-{name}" for name in by), *(["across-devices"] if across else [])]
+    front = read_front(folder, objectives, by, **across)
+    chosen = [*objectives, *(f"by-{name}" for name in by), *(name.replace("_", "-") for name in across)]
     path = write_front(front, folder, "-".join(["pareto", *chosen]) + ".parquet")
     for part in front_report(front, out.width):
         out.print(part)

@@ -60,12 +60,16 @@ def check_jobs(
         try:
             job = api.check(file, allow_many=yes)
             out.print(f"{file}: ok, {plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
-            for note in job.notes:
-                out.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            _print_notes(job)
         except UserError as error:
             faulty.append(str(error))
     if faulty:
         raise UserError("\n".join(faulty))
+
+
+def _print_notes(job: Job) -> None:
+    for note in job.notes:
+        out.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("plan")
@@ -74,16 +78,17 @@ def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit
     from vlmprof.store.ledger import FINISHED
 
     job = _chosen(file, yes=yes, only=only, limit=limit, changed=changed)
-    trials, knobs = api.list_trials(job), list(job.spec.knobs)
+    trials, knobs = api.list_trials(job), list(job.spec.all_knobs)
     table = Table("trial", "model", "task", *knobs, "vision tokens", "state", box=None, header_style="bold")
     names = {
         plan.id: (_distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)) for plan in job.plans
     }
     for _, row in trials.iterrows():
-        settings = (row[f"requested_{name}"] for name in knobs)
+        settings = (value if isinstance(value := row[f"requested_{name}"], str) else "-" for name in knobs)
         tokens = f"{row['vision_tokens_predicted']:.0f}"
         table.add_row(row["trial"], *names[row["trial"]], *settings, tokens, row["state"])
     out.print(table)
+    _print_notes(job)
     done = int(trials["state"].isin(FINISHED).sum())
     left = len(trials) - done
     out.print(f"\n{plural(len(trials), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
@@ -107,7 +112,7 @@ def _chosen(
     for knob, value in map(_pair, only or ()):
         plans = tuple(plan for plan in plans if _has(plan, knob, value))
         if not plans:
-            values = [label(listed) for listed in job.spec.knobs.get(knob, ())]
+            values = [label(listed) for listed in job.spec.all_knobs.get(knob, ())]
             listed = " | ".join(values) or "no values, it is not in the job"
             raise UserError(f"--only {knob}={value}: no trial has it; {knob} has {listed}")
     if limit is not None:
@@ -160,6 +165,7 @@ def _distinct(one: ModelSpec | TaskSpec, all_of_them: Sequence[ModelSpec | TaskS
     """The name of a model or a task, with what tells it from others of the same name in the job."""
     alike = [other for other in all_of_them if _name(other) == _name(one)]
     fields = [field for field in type(one).model_fields if len({str(getattr(other, field)) for other in alike}) > 1]
+    fields = [field for field in fields if field != "knobs"]  # the table has their values
     differing = ", ".join(f"{field}={getattr(one, field) or 'default'}" for field in fields)
     return f"{_name(one)} ({differing})" if differing else _name(one)
 

@@ -6,7 +6,7 @@ against models in the same pass; ``read`` is a survey or an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
@@ -49,6 +49,12 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _own_values(value: Any) -> Any:
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("expected at least one value; null leaves the knob out for this model")
+    return _frozen(value)
+
+
 def _called(value: Any) -> str:
     """An entry of a list in a message: a model or a task by its name, a value as it is written."""
     if isinstance(value, Section):
@@ -69,6 +75,9 @@ FamilyName = Annotated[str, BeforeValidator(_known("models"))]
 TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
 OwnMetricName = Annotated[str, BeforeValidator(lambda name: name if name == "" else _known("metrics")(name))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
+Values = tuple[Any, ...]
+"""The values of one knob, in the job's order."""
+OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
 Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(storable)]
 Measure = Literal["accuracy", "latency"]
@@ -92,11 +101,14 @@ class ModelSpec(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = Field(False, description="Run Python code that lies with the weights; rows say so.")
     allow_pickle: bool = Field(False, description="Read weights in formats that can hold code, such as .bin.")
+    knobs: dict[KnobName, OwnValues] | None = Field(
+        None, description="Values for this model alone, in the place of the job's; null leaves a knob out."
+    )
 
     @serializers.model_serializer(mode="wrap")
     def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # A trial's id is a hash of this: a field that was added later must not change the ids of jobs without it.
-        return {name: value for name, value in plain(self).items() if value is not False}
+        return {name: value for name, value in plain(self).items() if value is not False and value is not None}
 
     @validators.model_validator(mode="before")
     @classmethod
@@ -107,6 +119,16 @@ class ModelSpec(Section):
     def label(self) -> str:
         """A short name for tables and figures."""
         return Path(self.checkpoint).name or self.family
+
+    @property
+    def without_knobs(self) -> ModelSpec:
+        """The model itself, as trials name it; unlike an entry with knobs of its own it can be hashed."""
+        return self if self.knobs is None else self.model_copy(update={"knobs": None})
+
+    def space(self, shared: Mapping[str, Values]) -> dict[str, Values]:
+        """The knobs that the job asks this model to sweep: the shared ones, with its own in their place or added."""
+        asked = {**shared, **(self.knobs or {})}
+        return {name: values for name, values in asked.items() if values is not None}
 
 
 @final
@@ -218,14 +240,23 @@ class ChunkSpec(Section):
     seconds: Seconds = Field(10.0, description="The most scoring that is lost with a process.")
 
 
+def _one_entry_each(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
+    for i, model in enumerate(models):
+        if model.without_knobs in [other.without_knobs for other in models[:i]]:
+            raise ValueError(f"{model.label} is listed twice; one entry holds all values of its knobs")
+    return models
+
+
 @final
 class SweepSpec(Section):
     """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
 
     name: Annotated[str, Field(pattern=SLUG)]
-    models: Annotated[tuple[ModelSpec, ...], *Many]
+    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each)]
     tasks: Annotated[tuple[TaskSpec, ...], *Many]
-    knobs: dict[KnobName, Annotated[tuple[Any, ...], *Many]] = Field(min_length=1)
+    knobs: dict[KnobName, Annotated[Values, *Many]] = Field(
+        {}, description="For every model that they can act on; may be left out where models have knobs of their own."
+    )
     strategy: StrategyName = "grid"
     engine: Literal["auto", "eager", "graphs", "compiled"] = Field("auto", description="How tokens are made.")
     measure: Annotated[tuple[Measure, ...], *Many] = ("accuracy", "latency")
@@ -248,6 +279,16 @@ class SweepSpec(Section):
         """The same for what needs a mounted folder; a UserError where the storage is an object store."""
         return mounted(self.where)
 
+    @property
+    def all_knobs(self) -> dict[str, Values]:
+        """Every knob of the job with all its values: those for all models, then what single models add."""
+        found: dict[str, Values] = {name: () for name in self.knobs}
+        for model in self.models:
+            for name, values in model.space(self.knobs).items():
+                known = found.get(name, ())
+                found[name] = (*known, *(value for value in values if value not in known))
+        return found
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,10 +301,12 @@ class ParsedJob:
     """The job as YAML."""
     spec: SweepSpec | None
     """None when there is any fault."""
-    models: tuple[ModelSpec, ...]
-    """The models that are sound by themselves, also when something else is not."""
-    knobs: dict[str, tuple[Any, ...]]
-    """Likewise the knobs."""
+    models: Mapping[int, ModelSpec]
+    """Position in the job -> the model, for those that are sound by themselves, also when something else is not."""
+    entries: int
+    """How many models the job lists, sound or not."""
+    knobs: dict[str, Values]
+    """The knobs for all models, as far as they are sound."""
     faults: tuple[Fault, ...]
 
 
@@ -293,27 +336,65 @@ def survey(job: JobSource) -> ParsedJob:
             spec = SweepSpec.model_validate(raw)
         except ValidationError as error:
             faults += faults_of(error.errors(), SweepSpec)
+        faults += _lacking_knobs(raw)
     return ParsedJob(
         source=given.source,
         text=given.text,
         spec=None if faults else spec,
-        models=tuple(_sound_models(raw or {})),
-        knobs=_sound_knobs(raw or {}),
+        models=dict(_sound_models(raw or {})),
+        entries=len(_entries(raw or {})),
+        knobs=_sound_knobs((raw or {}).get("knobs")),
         faults=tuple(faults),
     )
 
 
-def _sound_models(raw: dict[str, Any]) -> Iterator[ModelSpec]:
+def _lacking_knobs(raw: dict[str, Any]) -> Iterator[Fault]:
+    """A job without any knob, and knobs that are left out although no model would have them."""
+    shared, entries = raw.get("knobs", {}), _entries(raw)
+    own = {i: entry["knobs"] for i, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("knobs")}
+    if "knobs" not in raw and not own:
+        yield Fault(field="knobs", problem="is required")
+    elif shared == {} and not own:
+        yield Fault(field="knobs", problem="expected at least one entry, got {}")
+    if not isinstance(shared, dict):
+        return
+    left_out = {
+        i: [name for name in knobs if knobs[name] is None] for i, knobs in own.items() if isinstance(knobs, dict)
+    }
+    for i, names in left_out.items():
+        for name in (name for name in names if name not in shared):
+            problem = "null leaves a knob of the job out for this model, and the job has no such knob"
+            yield Fault(field=f"models.{i}.knobs.{name}", problem=f"{problem}; remove the line, or give it values")
+    for name in shared:
+        if entries and all(name in left_out.get(i, ()) for i in range(len(entries))):
+            yield Fault(field=f"knobs.{name}", problem="every model of the job leaves it out; remove it here and there")
+
+
+def _entries(raw: dict[str, Any]) -> list[Any]:
     entries = raw.get("models")
-    for entry in entries if isinstance(entries, list) else []:
+    return entries if isinstance(entries, list) else []
+
+
+def _sound_models(raw: dict[str, Any]) -> Iterator[tuple[int, ModelSpec]]:
+    for i, entry in enumerate(_entries(raw)):
+        has_own = isinstance(entry, dict) and "knobs" in entry
+        sound = {**entry, "knobs": _sound_knobs(entry["knobs"], own=True)} if has_own else entry
         try:
-            yield ModelSpec.model_validate(entry)
+            yield i, ModelSpec.model_validate(sound)
         except ValidationError:
             continue  # its faults are already in the survey
 
 
-def _sound_knobs(raw: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    knobs = raw.get("knobs")
+def _sound_knobs(knobs: Any, *, own: bool = False) -> dict[str, Any]:
+    """The knobs whose names and lists are right, each value once; a model's own may also be null."""
     known = registry.names("knobs")
-    pairs = knobs.items() if isinstance(knobs, dict) else ()
-    return {name: _frozen(values) for name, values in pairs if name in known and isinstance(values, list)}
+    named = {name: given for name, given in knobs.items() if name in known} if isinstance(knobs, dict) else {}
+    lists = {name: _once(given) for name, given in named.items() if isinstance(given, list) and given}
+    return {**lists, **{name: None for name, given in named.items() if own and given is None}}
+
+
+def _once(values: list[Any]) -> Values:
+    kept: Values = ()
+    for value in _frozen(values):
+        kept = kept if value in kept else (*kept, value)
+    return kept

@@ -1,32 +1,56 @@
-"""Fingerprint of the weights in a folder. Two trials with the same fingerprint ran the same weights."""
+"""Fingerprint of the files of a checkpoint. Two trials with the same fingerprint ran the same weights."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+from vlmprof.file_identity import content_digest, hint_of, kept_digest
+
 SMALL_WEIGHTS_BYTES = 256 * 2**20
-"""Weights up to this size are identified by their content, larger ones by file names, sizes and modification times."""
+"""Up to this size the contents are hashed together; of larger checkpoints the hash of each file, which is kept."""
+LONG_BYTES = 4 * 2**30
+"""Reading more than this takes long enough to be told."""
+_AT_ONCE = 8
+"""Files that are hashed at the same time: disks read faster than one thread hashes."""
 
 
 def folder_fingerprint(folder: Path, suffixes: frozenset[str]) -> str:
-    """Sixteen hexadecimal digits of a SHA-256 over the files with these suffixes.
+    """Sixteen hexadecimal digits of a SHA-256 over names and contents of the files with these suffixes.
 
-    A copy of a small checkpoint has the same fingerprint. Large checkpoints are not read, so a copy has another one.
+    A copy has the same fingerprint. A large checkpoint is read once on a machine, and a file of it again when its size,
+    times or inode have changed.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
-    known = [(path.name, path.stat()) for path in files]
-    state = tuple((name, status.st_size, status.st_mtime_ns) for name, status in known)
-    return _digest(folder, state, tuple((status.st_ctime_ns, status.st_ino) for _, status in known))
+    files = tuple(sorted(path for path in folder.iterdir() if path.suffix in suffixes))
+    hints = tuple(hint_of(path.stat()) for path in files)
+    # Files that are too young for their times to tell changes apart are read again.
+    return _remembered(files, hints) if all(hints) else _digest(files)
 
 
 @lru_cache(maxsize=16)
-def _digest(folder: Path, state: tuple[tuple[str, int, int], ...], replaced: tuple[tuple[int, int], ...]) -> str:
-    # ``replaced`` is part of the cache key only: a file with its old size and time put back is read again.
+def _remembered(files: tuple[Path, ...], hints: tuple[str, ...]) -> str:
+    return _digest(files)
+
+
+def _digest(files: tuple[Path, ...]) -> str:
+    sizes = [path.stat().st_size for path in files]
+    small = sum(sizes) <= SMALL_WEIGHTS_BYTES
+    contents = [path.read_bytes() for path in files] if small else _digests(files)
     digest = hashlib.sha256()
-    by_content = sum(size for _, size, _ in state) <= SMALL_WEIGHTS_BYTES
-    for name, size, modified in state:
-        digest.update(f"{name}:{size}".encode())
-        digest.update((folder / name).read_bytes() if by_content else str(modified).encode())
+    for path, size, content in zip(files, sizes, contents, strict=True):
+        digest.update(f"{path.name}:{size}".encode())
+        digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def _digests(files: tuple[Path, ...]) -> list[bytes]:
+    unread = sum(path.stat().st_size for path in files if not kept_digest(path))
+    if unread > LONG_BYTES:
+        gigabytes, folder = unread / 1e9, files[0].parent
+        said = "reading %.0f GB in %s to identify the weights; once on this machine, as long as they do not change"
+        logging.getLogger("vlmprof").warning(said, gigabytes, folder)
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return [digest.encode() for digest in threads.map(content_digest, files)]

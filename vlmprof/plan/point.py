@@ -14,7 +14,7 @@ from vlmprof.job.spec import ModelSpec, TaskSpec
 @final
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One value for each knob of a sweep, ordered by knob name, hashable."""
+    """One value for each knob that a trial sets, ordered by knob name, hashable; none at all: the model as it is."""
 
     items: tuple[tuple[str, str], ...]
     """(knob, canonical JSON of its value)"""
@@ -85,18 +85,21 @@ class TrialPlan:
     """As in the job; ``auto`` is not part of the id, so that trials from before there were engines keep theirs."""
     labels: tuple[tuple[str, str], ...] = ()
     """Of the nodes that may run it; part of the id unless empty."""
+    inapplicable: tuple[str, ...] = ()
+    """Knobs of the job that the model has nothing for; its rows say so. Not part of the id: the trial is the one that a
+    job without these knobs has."""
 
     @property
     def id(self) -> str:
         """First 12 hexadecimal digits of the sha256 of the canonical JSON of all fields.
 
         Fields that only affect how fast answers are computed are left out: the sizer's upper bound and goal, the number
-        of readers, and, where nothing is timed, the share of the machine. The flip rate above which a report warns is
-        left out too.
+        of readers, and, where nothing is timed, the share of the machine. The flip rate above which a report warns and
+        the knobs that the model has nothing for are left out too.
         """
         fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
         machine_share = () if "latency" in self.measure else ("gpus", "threads")
-        for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", *machine_share):
+        for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", "inapplicable", *machine_share):
             del fields[name]
         if self.engine == "auto":
             del fields["engine"]

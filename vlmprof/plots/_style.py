@@ -14,11 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import AS_SWEPT, differing, machine
+from vlmprof.analyze.comparability import AS_SWEPT, differing, machine, model_names
 from vlmprof.analyze.objectives import Objective
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
 BLUE, GREEN, VERMILION = "#0072B2", "#009E73", "#D55E00"
+OF_MODELS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9")
+"""Colours of the models of one figure, without that of the front; each model also has a shape of its own."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, GREY, PALE = "#222222", "#5A5A5A", "#8C8C8C", "#DDDDDD"
 
 MARGIN_INCHES = 0.12
@@ -117,14 +120,16 @@ def short(label: Any) -> str:
 
 
 def heading(trials: pd.DataFrame) -> tuple[str, str]:
-    """Title and subtitle of a figure about one group: model, task, samples and machine; then the timing pass.
+    """Title and subtitle of a figure about one group: model or models, task, samples and machine; then the timing pass.
 
     The subtitle also names what differs between the trials and may affect their times, and cautions about the results.
     """
     first = trials.iloc[0]
     samples = f", n = {int(first['samples']):,}" if pd.notna(first["samples"]) and first["samples"] else ""
     split = f" ({first['split']})" if first["split"] else ""
-    title = f"{first['model']} on {first['task']}{split}{samples}, {machine(first)}"
+    models = sorted(model_names(trials).unique())
+    model = models[0] if len(models) == 1 else f"{len(models)} models"
+    title = f"{model} on {first['task']}{split}{samples}, {machine(first)}"
     unlike = list(differing(trials))
     alike = f"not all alike: {', '.join(unlike)}" if unlike else ""
     return title, "; ".join(filter(None, [_timing(trials), alike, *cautions(trials)]))
@@ -193,7 +198,7 @@ def _width(figure: Figure, words: str, size: float, weight: str) -> float:
 
 
 def write_legend(figure: Figure, entries: Sequence[Artist], below: float = 0.5) -> float:
-    """Write the legend in one row below the heading, where it covers no data.
+    """Write the legend below the heading, where it covers no data: in one row, or in as many as it needs.
 
     Args:
         figure: The figure.
@@ -203,18 +208,24 @@ def write_legend(figure: Figure, entries: Sequence[Artist], below: float = 0.5) 
     Returns:
         The height below which the figure is free, in inches from its top.
     """
-    figure.legend(
-        handles=entries,
-        loc="center left",
-        bbox_to_anchor=(MARGIN_INCHES / WIDTH_INCHES, 1 - (below + LINE_INCHES * 0.6) / figure.get_figheight()),
-        ncols=len(entries),
-        handletextpad=0.4,
-        columnspacing=1.2,
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=1.2,
-    )
-    return below + LINE_INCHES * 1.4
+    available = (WIDTH_INCHES - MARGIN_INCHES) * figure.dpi
+    for columns in range(len(entries), 0, -1):
+        legend = figure.legend(
+            handles=entries,
+            loc="upper left",
+            bbox_to_anchor=(MARGIN_INCHES / WIDTH_INCHES, 1 - (below + LINE_INCHES * 0.15) / figure.get_figheight()),
+            ncols=columns,
+            handletextpad=0.4,
+            columnspacing=1.2,
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=1.2,
+        )
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.x1 <= available:
+            break
+        legend.remove()
+    return below + LINE_INCHES * 0.4 + max(LINE_INCHES, extent.height / figure.dpi)
 
 
 def clean(axes: Axes) -> None:

@@ -1,22 +1,30 @@
-"""The Pareto front of accuracy and latency: points on the front, dominated points, and intervals on both axes."""
+"""The Pareto front of accuracy and latency: points on the front, dominated points, and intervals on both axes.
+
+A group that spans models has one front over all of them: each model has a colour and a shape, which the legend names,
+and dominated points are pale.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Transform
 
+from vlmprof.analyze.comparability import model_names
 from vlmprof.analyze.objectives import Objective
-from vlmprof.analyze.pareto import Front, fronts
+from vlmprof.analyze.pareto import Front, fronts_of
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots._labels import line_boxes, place
@@ -52,6 +60,8 @@ class Mark:
     saturated: bool
     """A knob's value is a limit that no sample reached: the work was that of another value."""
     label: str
+    model: str = ""
+    """By the name that the legend gives it; empty if the figure shows one model."""
 
 
 @final
@@ -68,6 +78,8 @@ class FrontData:
     logarithmic: bool
     """Whether latency is drawn on a logarithmic axis."""
     marks: tuple[Mark, ...]
+    models: tuple[str, ...] = ()
+    """Names of the models, if there are several."""
 
     @property
     def steps(self) -> tuple[tuple[float, float], ...]:
@@ -83,6 +95,8 @@ class FrontData:
 class ParetoFront(AbstractPlot[FrontData]):
     """Median latency on the x axis, accuracy on the y axis; the front as a staircase."""
 
+    shows_models: ClassVar[bool] = True
+
     def data(self, trials: pd.DataFrame) -> FrontData:
         schema = schema_of(trials)
         if trials.empty:
@@ -92,7 +106,12 @@ class ParetoFront(AbstractPlot[FrontData]):
         swept = [name for name in knobs_of(frame.columns) if frame[f"requested_{name}"].notna().any()]
         varied = [name for name in swept if frame[f"requested_{name}"].nunique(dropna=False) > 1] or swept
         title, timing = _style.heading(frame)
-        marks = [_mark(row, (x, y), schema, varied) for _, row in frame.iterrows()]
+        names = model_names(frame)
+        models = tuple(sorted(names.unique())) if names.nunique() > 1 else ()
+        rows = (row for _, row in frame.iterrows())
+        marks = [
+            _mark(row, (x, y), schema, varied, model if models else "") for row, model in zip(rows, names, strict=True)
+        ]
         count = sum(mark.on_front for mark in marks)
         cut = any(_cut([mark.x for mark in marks])) or any(_cut([mark.y for mark in marks]))
         far = ", cut at the edge where one is far wider than all points" if cut else ""
@@ -105,6 +124,7 @@ class ParetoFront(AbstractPlot[FrontData]):
             label_key=" · ".join(varied),
             logarithmic=_is_wide([mark.x for mark in marks]),
             marks=tuple(sorted(marks, key=lambda mark: (mark.x.value, -mark.y.value, mark.trial))),
+            models=models,
         )
 
     def draw(self, data: FrontData, figure: Figure) -> None:
@@ -115,7 +135,10 @@ class ParetoFront(AbstractPlot[FrontData]):
         _style.clean(axes)
         _set_limits(axes, data)
         for on_front, saturated in itertools.product((False, True), repeat=2):
-            _draw_marks(axes, data.marks, on_front=on_front, saturated=saturated)
+            for model in data.models or ("",):
+                style = _look(data.models, model, on_front=on_front, saturated=saturated)
+                alike = (on_front, saturated, model)
+                _draw_marks(axes, [m for m in data.marks if (m.on_front, m.saturated, m.model) == alike], style)
         _set_limits(axes, data)
         corners = _draw_steps(axes, data.steps)
         axes.set_xlabel(data.x_label)
@@ -129,7 +152,7 @@ def _with_two_axes(trials: pd.DataFrame) -> tuple[Front, str]:
     Raises:
         UserError: no trial measured both.
     """
-    found = fronts(trials)
+    found = fronts_of(trials)
     two = next((front for front in found.fronts if len(front.objectives) == 2), None)
     if two is None:
         measured = sorted({one.column for front in found.fronts for one in front.objectives})
@@ -138,7 +161,9 @@ def _with_two_axes(trials: pd.DataFrame) -> tuple[Front, str]:
     return two, f"{others} without both left out" if others else ""
 
 
-def _mark(row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str]) -> Mark:
+def _mark(
+    row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str], model: str
+) -> Mark:
     x, y = (_coordinate(row, objective, schema) for objective in objectives)
     knobs = knobs_of(str(name) for name in row.index)
     return Mark(
@@ -148,6 +173,7 @@ def _mark(row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: 
         on_front=bool(row["on_front"]),
         saturated=any(row[f"effect_{name}"] == "saturated" for name in knobs),
         label=" · ".join(_style.short(row[f"requested_{name}"]) for name in varied),
+        model=model,
     )
 
 
@@ -163,24 +189,44 @@ def _coordinate(row: pd.Series[Any], objective: Objective, schema: Any) -> Coord
     )
 
 
-def _draw_marks(axes: Axes, marks: Sequence[Mark], *, on_front: bool, saturated: bool) -> None:
-    """Draw all marks of one style."""
-    selected = [mark for mark in marks if mark.on_front == on_front and mark.saturated == saturated]
-    if not selected:
-        return
-    colour = _style.BLUE if on_front else DOMINATED
-    axes.errorbar(
-        [mark.x.value for mark in selected],
-        [mark.y.value for mark in selected],
-        xerr=_style.bars([(mark.x.value, mark.x.low, mark.x.high) for mark in selected]),
-        yerr=_style.bars([(mark.y.value, mark.y.low, mark.y.high) for mark in selected]),
-        fmt="o" if on_front else "s",
+def _look(models: Sequence[str], model: str, *, on_front: bool, saturated: bool) -> dict[str, Any]:
+    """How marks of one kind look, as arguments of ``Axes.errorbar``."""
+    colour, marker = (_style.BLUE, "o") if on_front else (DOMINATED, "s")
+    if models:  # the shape and the colour say which model it is, so being dominated is said by a pale colour
+        colour, marker = _of_model(models, model)
+        colour = colour if on_front else _pale(colour)
+    return {
+        "fmt": marker,
         # Hollow marks are larger: a saturated value does the same work as another one, and shows as a ring around it.
-        markersize=(5.5 if on_front else 4.5) + (2.5 if saturated else 0.0),
-        color=colour,
-        markerfacecolor="white" if saturated else colour,
-        zorder=(4 if on_front else 3) - 0.5 * saturated,
+        "markersize": (5.5 if on_front else 4.5) + (2.5 if saturated else 0.0),
+        "color": colour,
+        "markerfacecolor": "white" if saturated else colour,
+        "zorder": (4 if on_front else 3) - 0.5 * saturated,
         **_style.BARS,
+    }
+
+
+def _of_model(models: Sequence[str], model: str) -> tuple[str, str]:
+    """Colour and shape of a model among those of the figure."""
+    i = models.index(model)
+    return _style.OF_MODELS[i % len(_style.OF_MODELS)], _style.MARKERS[i % len(_style.MARKERS)]
+
+
+def _pale(colour: str) -> str:
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.65 + 0.35 * red, 0.65 + 0.35 * green, 0.65 + 0.35 * blue))
+
+
+def _draw_marks(axes: Axes, marks: Sequence[Mark], style: dict[str, Any]) -> None:
+    """Draw marks of one style."""
+    if not marks:
+        return
+    axes.errorbar(
+        [mark.x.value for mark in marks],
+        [mark.y.value for mark in marks],
+        xerr=_style.bars([(mark.x.value, mark.x.low, mark.x.high) for mark in marks]),
+        yerr=_style.bars([(mark.y.value, mark.y.low, mark.y.high) for mark in marks]),
+        **style,
     )
 
 
@@ -241,10 +287,15 @@ def _draw_steps(axes: Axes, steps: Sequence[tuple[float, float]]) -> list[tuple[
 
 
 def _draw_legend(figure: Figure, data: FrontData, below: float) -> float:
-    entries = [_entry("on the front", "o", _style.BLUE, filled=True)]
+    entries: list[Artist] = []
+    for model in data.models:
+        colour, marker = _of_model(data.models, model)
+        entries.append(_entry(model, marker, colour, filled=True))
+    entries = entries or [_entry("on the front", "o", _style.BLUE, filled=True)]
     entries.append(Line2D([], [], color=_style.VERMILION, linewidth=1.1, alpha=0.7, label="the front"))
     if not all(mark.on_front for mark in data.marks):
-        entries.append(_entry("dominated", "s", DOMINATED, filled=True))
+        plain = _entry("dominated", "s", DOMINATED, filled=True)
+        entries.append(Patch(color=_style.PALE, label="pale: dominated") if data.models else plain)
     if any(mark.saturated for mark in data.marks):
         entries.append(_entry("saturated: a limit that did not bind", "o", _style.GREY, filled=False))
     return _style.write_legend(figure, entries, below)

@@ -2,16 +2,16 @@
 
 ``data`` is pure and computes everything that a figure shows, so tests check it without matplotlib. ``draw`` only draws
 it. A figure shows one group of comparable trials (``analyze.comparability``); a folder with several groups gets several
-files.
+files. On request a plot that can tell models apart shows those of a group in one figure.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,12 +31,16 @@ FORMATS = ("png", "svg")
 class AbstractPlot(ABC, Generic[Data]):
     """One kind of figure."""
 
+    shows_models: ClassVar[bool] = False
+    """Whether it tells the models of a group apart, so that it can draw one that spans models."""
+
     @abstractmethod
     def data(self, trials: pd.DataFrame) -> Data:
         """Compute what to draw, in the units that the figure shows.
 
         Args:
-            trials: finished trials of one group, as ``analyze.comparability.groups`` yields them.
+            trials: finished trials of one group, as ``analyze.comparability.groups`` yields them; of several models
+                only if ``shows_models``.
 
         Raises:
             UserError: the columns that this figure shows are empty in these trials.
@@ -52,6 +56,8 @@ def render(
     out_folder: Path,
     names: Sequence[str] | None = None,
     note: Callable[[str], None] = lambda remark: None,
+    *,
+    across_models: bool = False,
 ) -> list[Path]:
     """Draw the figures of a results folder, each as PNG and as SVG.
 
@@ -60,6 +66,8 @@ def render(
         out_folder: where the files are written; created if missing.
         names: names of the plots; None draws every plot that the trials have the data for.
         note: called with a sentence for each figure that is not drawn, and for trials that are in no figure of a front.
+        across_models: draw the plots that can tell models apart with all models in one figure, in files of their own;
+            the others are drawn as ever.
 
     Returns:
         The files written, in order.
@@ -70,26 +78,35 @@ def render(
         UserError: there is nothing to draw, or the trials lack the data of a plot in ``names``.
     """
     plots = {name: registry.load("plots", name) for name in names or registry.names("plots")}
-    trials = comparable(tables.read(folder, "trials"))
-    parts = list(groups(trials))
-    if not parts:
+    table = tables.read(folder, "trials")
+    trials = comparable(table)
+    parts = {False: list(groups(trials))}
+    if not parts[False]:
         raise UserError(f"{folder} has no finished trial to draw; 'vlmprof status {folder}' says how far it is")
+    parts[True] = list(groups(comparable(table, across_models=True))) if across_models else parts[False]
     written: list[Path] = []
     reasons: list[str] = []
     for name, plot in plots.items():
-        for suffix, (group, part) in zip(_suffixes([group for group, _ in parts]), parts, strict=True):
+        across = across_models and plot.shows_models
+        for stem, group, part in _named(f"{name}-across-models" if across else name, parts[across]):
             try:
                 data = plot.data(part)
             except UserError as error:
                 reasons.append(f"{name}: {error}")
                 note(f"{name} of {group} is not drawn: {error}")
                 continue
-            written += _write(plot, data, out_folder / f"{name}{suffix}")
+            written += _write(plot, data, out_folder / stem)
     if reasons and (names or not written):
         raise UserError("; ".join(dict.fromkeys(reasons)))
     for state, count in trials.attrs["left_out"].items():
         note(f"left out: {count} {state}")
     return written
+
+
+def _named(name: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(name of a file without its ending, group, its trials) for each group."""
+    suffixes = _suffixes([group for group, _ in parts])
+    return ((f"{name}{suffix}", group, part) for suffix, (group, part) in zip(suffixes, parts, strict=True))
 
 
 def _write(plot: AbstractPlot[Any], data: Any, stem: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vlmprof.analyze import wording
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import groups
+from vlmprof.analyze.comparability import groups, model_names
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
 from vlmprof.analyze.pareto import fronts, to_arrow
 from vlmprof.store import tables
@@ -31,12 +31,18 @@ SAME_WORK = "* same work as another row: another setting, nothing else"
 
 
 def read_front(
-    folder: Where, objectives: Sequence[str] = (), by: Sequence[str] = (), *, across_devices: bool = False
+    folder: Where,
+    objectives: Sequence[str] = (),
+    by: Sequence[str] = (),
+    *,
+    across_devices: bool = False,
+    across_models: bool = False,
 ) -> pd.DataFrame:
     """The finished trials of a folder with ``group`` and ``on_front``.
 
     Without objectives, quality and latency are traded off, as far as each trial measured them: trials of several kinds
-    have fronts of their own (``analyze.pareto.fronts``).
+    have fronts of their own (``analyze.pareto.fronts``). With ``across_devices`` or ``across_models`` trials of unlike
+    devices, or of several models, are in one front.
 
     Returns:
         The rows front by front. ``attrs``: ``schema`` and ``mixed`` as of ``analyze.comparability``, ``left_out`` (why
@@ -47,7 +53,7 @@ def read_front(
         UserError: an unknown column, or no finished trial measured what a front needs.
     """
     trials = tables.read(folder, "trials")
-    found = fronts(trials, objectives, by, across_devices=across_devices)
+    found = fronts(trials, objectives, by, across_devices=across_devices, across_models=across_models)
     if not found.fronts:
         return _without_rows(trials, objectives, found.left_out)
     frame = pd.concat([_bare(front.rows) for front in found.fronts], ignore_index=True)
@@ -105,19 +111,24 @@ def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableT
 
 
 def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Table:
-    knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
+    knobs = [knob for knob in knobs_of(part.columns) if part[f"requested_{knob}"].notna().any()]
+    unnamed = part["model"].iloc[0] not in name.split(", ")  # the group may hold other models
+    part = part.assign(model=model_names(part))
     shown = part[part["on_front"]] if len(part) >= MANY else part
     front = int(part["on_front"].sum())
     title = f"\n{name}: {front} of {len(part)} on the front (●)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     table.add_column("", min_width=1)
+    if unnamed:
+        table.add_column("model", no_wrap=True, vertical="bottom")
     for header in (*knobs, *(_header(objective) for objective in objectives), "vision\ntokens"):
         table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
     table.add_column("", min_width=1)
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
         settings = [wording.setting(row, knob) + wording.mark(row, knob) for knob in knobs]
-        cells = [*settings, *(wording.measured(row, objective) for objective in objectives)]
+        named = [str(row["model"])] if unnamed else []
+        cells = [*named, *settings, *(wording.measured(row, objective) for objective in objectives)]
         mark = "*" if row["work_key"] in repeated else ""
         style = "bold green" if row["on_front"] else "dim"
         table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)

@@ -294,7 +294,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "achieved_<name>": (
             "What was achieved: mean vision tokens, experts per token, blocks that ran, or mean tokens generated."
         ),
-        "effect_<name>": "`effective`, `saturated` or `no-op`; null if the trial is not `done`. See reading results.",
+        "effect_<name>": (
+            "`effective`, `saturated`, `no-op`, or `not applicable` where the model has nothing for the knob; null if"
+            " the trial does not set it or is not `done`. See reading results."
+        ),
     },
     "samples": {
         "trial": "Id of the trial; joins `trials` and `timings`.",

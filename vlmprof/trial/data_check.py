@@ -108,7 +108,7 @@ def _subset(spec: TaskSpec) -> tuple[Example, ...]:
 def _faulty(job: Job, spec: TaskSpec, examples: Sequence[Example]) -> Iterator[FaultyPictures]:
     """For each model, the samples that have no picture for it; nothing for a model that can be shown all."""
     for model in job.spec.models if examples else ():
-        plan = next(plan for plan in job.plans if (plan.model, plan.task) == (model, spec))
+        plan = next(plan for plan in job.plans if (plan.model, plan.task) == (model.without_knobs, spec))
         resolved = resolve(plan)
         known: dict[tuple[int, int, str], Picture] = {}
         faults = []

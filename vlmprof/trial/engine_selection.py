@@ -10,11 +10,12 @@ The job's ``engine`` is checked without torch, before anything is loaded; only `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vlmprof.job.spec import SweepSpec
 from vlmprof.plan.point import TrialPlan
+from vlmprof.plan.strategy import Space
 from vlmprof.surfaces import Anatomy
 
 if TYPE_CHECKING:
@@ -34,19 +35,24 @@ def why_not_recorded(kernels: Mapping[str, str]) -> str:
     return ""
 
 
-def engine_faults(spec: SweepSpec, anatomies: Mapping[str, Anatomy]) -> Iterator[str]:
-    """Reasons why the job's engine cannot be used, as far as they can be found before anything is loaded."""
+def engine_faults(spec: SweepSpec, models: Sequence[tuple[str, Anatomy, Space]]) -> Iterator[str]:
+    """Reasons why the job's engine cannot be used, as far as they can be found before anything is loaded.
+
+    Args:
+        spec: The job.
+        models: Label, anatomy and knobs of each of its models.
+    """
     if spec.engine not in ("graphs", "compiled"):
         return
     if spec.resources.gpus == 0:
         yield f"{spec.engine} records CUDA graphs, and resources.gpus is 0; use eager or auto"
-    for label, anatomy in anatomies.items():
+    for label, anatomy, _ in models:
         if anatomy.only_eager:
             yield f"{anatomy.only_eager}; use eager or auto (for model {label})"
     for knob, allowed in RECORDABLE.items():
-        for value in spec.knobs.get(knob, ()):
-            if value not in allowed:
-                yield f"{spec.engine} cannot record steps with {knob} '{value}', only {' or '.join(allowed)}"
+        swept = dict.fromkeys(value for _, _, knobs in models for value in knobs.get(knob, ()))
+        for value in (value for value in swept if value not in allowed):
+            yield f"{spec.engine} cannot record steps with {knob} '{value}', only {' or '.join(allowed)}"
 
 
 def engine_for(plan: TrialPlan, anatomy: Anatomy, model: AbstractModel) -> AbstractEngine:

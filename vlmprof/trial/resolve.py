@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -14,6 +13,7 @@ from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand, size, size_words
+from vlmprof.plan.model_space import ModelSpace
 from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Example, Picture
 from vlmprof.store.submitted_job import SubmittedJob
@@ -21,6 +21,7 @@ from vlmprof.surfaces import Anatomy, TokenCounts
 from vlmprof.tasks.task import DataSource, Task
 from vlmprof.trial.engine_selection import engine_faults
 from vlmprof.trial.load_key import by_load, load_arguments
+from vlmprof.trial.model_knobs import ModelKnobs, knob_faults, knobs_by_model, notes, why_inapplicable
 
 
 @final
@@ -80,25 +81,29 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     """
     parsed = survey(job)
     anatomies: dict[ModelSpec, Anatomy] = {}
-    faults = [*parsed.faults, *_model_faults(parsed, anatomies), *_load_faults(parsed)]
-    faults += dict.fromkeys(_knob_faults(parsed, anatomies))  # all values of a knob may have the same fault
-    faults += [*_task_faults(parsed), *_engine_faults(parsed, anatomies)]
+    model_faults = tuple(_model_faults(parsed, anatomies))
+    models = knobs_by_model(parsed, anatomies)
+    faults = [*parsed.faults, *model_faults, *_load_faults(models)]
+    all_known = len(models) == parsed.entries
+    faults += dict.fromkeys(knob_faults(models, all_known=all_known))  # all values of a knob may have the same fault
+    faults += [*_task_faults(parsed), *_engine_faults(parsed, models)]
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
-    if not allow_many and (size(parsed.spec) or 0) > MANY_TRIALS:
-        raise SpecError(parsed.source, [_too_many(parsed.spec)])
-    fingerprints = {model: anatomy.fingerprint for model, anatomy in anatomies.items()}
+    spaces = [one.space for one in models]
+    if not allow_many and (size(parsed.spec, spaces) or 0) > MANY_TRIALS:
+        raise SpecError(parsed.source, [_too_many(parsed.spec, spaces)])
     revisions = {task: task_of(task).identity for task in parsed.spec.tasks}
-    plans = by_load(expand(parsed.spec, fingerprints, revisions))
+    plans = by_load(expand(parsed.spec, spaces, revisions))
     if conflicts := _point_faults(plans, anatomies):
         raise SpecError(parsed.source, conflicts)
-    notes = tuple(_notes(anatomies))
-    return Job(spec=parsed.spec, plans=plans, notes=notes, submitted=SubmittedJob.of(parsed.text), source=parsed.source)
+    said = tuple(dict.fromkeys((*_notes(anatomies), *notes(models, parsed.knobs))))
+    submitted = SubmittedJob.of(parsed.text)
+    return Job(spec=parsed.spec, plans=plans, notes=said, submitted=submitted, source=parsed.source)
 
 
-def _too_many(spec: SweepSpec) -> Fault:
+def _too_many(spec: SweepSpec, models: Sequence[ModelSpace]) -> Fault:
     ways = "list fewer values, or use 'strategy: one_at_a_time'; if it is meant, say --yes (in Python allow_many=True)"
-    return Fault(field="knobs", problem=f"this is {size_words(spec)}, more than {MANY_TRIALS:,}: {ways}")
+    return Fault(field="knobs", problem=f"this is {size_words(spec, models)}, more than {MANY_TRIALS:,}: {ways}")
 
 
 def resolve(plan: TrialPlan) -> ResolvedTrial:
@@ -223,11 +228,9 @@ def planned_counts(resolved: ResolvedTrial, height: int, width: int) -> TokenCou
 
 
 def _check(name: str, value: Any, anatomy: Anatomy) -> None:
-    knob: AbstractKnob = registry.load("knobs", name)
-    if knob.needs not in anatomy.provides:
-        reason = anatomy.lacks.get(knob.needs, f"{anatomy.architecture} has nothing for it to act on")
-        raise KnobValueError(f"{name}: {reason}")
-    knob.check(value, anatomy)
+    if why := why_inapplicable(name, anatomy):
+        raise KnobValueError(f"{name}: {why}")
+    registry.load("knobs", name).check(value, anatomy)
 
 
 def _conflicts(plan: TrialPlan, anatomy: Anatomy) -> Iterator[str]:
@@ -252,36 +255,28 @@ def _notes(anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[str]:
 
 
 def _model_faults(parsed: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Iterator[Fault]:
-    for model in parsed.models:
-        family, checkpoint = family_of(model)
+    for entry in parsed.models.values():
+        family, checkpoint = family_of(entry)
         try:
-            anatomies[model] = family.describe(checkpoint)
+            anatomies[entry.without_knobs] = family.describe(checkpoint)
         except UserError as error:
             yield Fault(field="models", problem=str(error))
 
 
-def _load_faults(parsed: ParsedJob) -> Iterator[Fault]:
+def _load_faults(models: Iterable[ModelKnobs]) -> Iterator[Fault]:
     """Load arguments that both a knob and a model entry of the job set: one of the two would be ignored."""
-    for name, model in itertools.product(parsed.knobs, parsed.models):
-        argument = registry.load("knobs", name).load_argument
-        if argument and argument in model.model_fields_set:
-            problem = f"'{argument}' is set here and swept by the knob {name}; leave one of them out"
-            yield Fault(field="models", problem=f"{problem} (for model {model.label})")
+    for one in models:
+        for name in one.asked:
+            argument = registry.load("knobs", name).load_argument
+            if argument and argument in one.entry.model_fields_set:
+                problem = f"'{argument}' is set here and swept by the knob {name}; leave one of them out"
+                yield Fault(field="models", problem=f"{problem} (for model {one.model.label})")
 
 
-def _knob_faults(parsed: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
-    settings = ((name, value) for name, values in parsed.knobs.items() for value in values)
-    for (name, value), (model, anatomy) in itertools.product(settings, anatomies.items()):
-        try:
-            _check(name, value, anatomy)
-        except KnobValueError as error:
-            yield Fault(field=f"knobs.{name}", problem=f"{error} (for model {model.label})")
-
-
-def _engine_faults(parsed: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) -> Iterator[Fault]:
+def _engine_faults(parsed: ParsedJob, models: Iterable[ModelKnobs]) -> Iterator[Fault]:
     if parsed.spec is not None:
-        labelled = {model.label: anatomy for model, anatomy in anatomies.items()}
-        yield from (Fault(field="engine", problem=problem) for problem in engine_faults(parsed.spec, labelled))
+        spaces = [(one.model.label, one.anatomy, one.space.knobs) for one in models]
+        yield from (Fault(field="engine", problem=problem) for problem in engine_faults(parsed.spec, spaces))
 
 
 def _task_faults(parsed: ParsedJob) -> Iterator[Fault]:

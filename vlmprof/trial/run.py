@@ -11,7 +11,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -75,7 +75,7 @@ def run_trial(
     samples = samples_of(resolved)
     usable, refused = legal_samples(partial_results.not_quarantined(samples))
     parts, missing = ModelParts.of(model), _untimed([] if "accuracy" in plan.measure else refused)
-    with _outside_timing(resolved, model, report), knobs_applied(resolved, model):
+    with _outside_timing(resolved, model, report, missing), knobs_applied(resolved, model):
         output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
         counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
         began = time.perf_counter()
@@ -129,7 +129,7 @@ def score_part(
         Uncollected: the collector refuses an answer.
     """
     shard = samples_of_shard(resolved, samples_of(resolved), part)
-    with _outside_timing(resolved, loaded.model, report), knobs_applied(resolved, loaded.model):
+    with _outside_timing(resolved, loaded.model, report, {}), knobs_applied(resolved, loaded.model):
         _reset_peak(loaded.model.device)
         samples = [sample for sample in shard if not partial_results.is_suspect(sample)]
         for _ in _score_pass(resolved, loaded, samples, sizer, report, partial_results).scored():
@@ -171,17 +171,24 @@ def _score_pass(
     )
 
 
+@contextmanager
 def _outside_timing(
-    resolved: ResolvedTrial, model: AbstractModel, report: Callable[[Progress], None]
-) -> AbstractContextManager[None]:
-    """While another trial of this host is timed on the same processors, this one does not compute."""
+    resolved: ResolvedTrial, model: AbstractModel, report: Callable[[Progress], None], missing: MutableMapping[str, str]
+) -> Iterator[None]:
+    """While another trial of this host is timed on the same processors, this one does not compute.
+
+    Where the lock cannot be taken, for instance without a temporary folder that can be written to, it does compute, and
+    ``missing`` says so.
+    """
     on_cpu = resolved.plan.timing.exclusive and not model.device.startswith("cuda")
 
     def waiting(seconds: float) -> None:
         note = f"another trial is timed, waited {seconds:.0f} s"
         report(Progress(phase="load", done=0, total=1, note=note))
 
-    return working_outside_timing(on_cpu, waiting)
+    with ExitStack() as stack:
+        attempted("timing_lock", missing, partial(stack.enter_context, working_outside_timing(on_cpu, waiting)))
+        yield
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
@@ -27,7 +27,7 @@ from vlmprof.measure import disturbance, host_bound
 from vlmprof.measure.attempt import attempted
 from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
-from vlmprof.measure.disturbance import DisturbanceReading
+from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
 from vlmprof.measure.energy import Energy, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
@@ -51,6 +51,8 @@ ATTEMPTS = 3
 BLOCK = 5
 CANARY_TOKENS = 2
 CANARY_WARMUP = 2
+ENERGY_WINDOWS = 2
+"""How often the energy is measured where the process was stopped in the middle."""
 
 
 @final
@@ -98,7 +100,7 @@ class TimingPass:
         def tell(phase: Phase, done: int = 0, note: str = "") -> None:
             report(Progress(phase=phase, done=done, total=self.timing.max_repeats, note=note))
 
-        with exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds))) as waited:
+        with self._alone(lambda seconds: tell("wait", round(seconds))) as waited:
             tell("warm up")
             if self.model.device.startswith("cuda"):
                 require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
@@ -117,8 +119,8 @@ class TimingPass:
             tell("time")
             with PauseWatch() as self.pauses:
                 blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
-            with self.configured():
-                energy, bound = self._energy(), self._host_bound(blocks)
+                with self.configured():
+                    energy, bound = self._energy(), self._host_bound(blocks)
         return TimingSession(
             blocks=tuple(blocks),
             stopped=stopped,
@@ -133,6 +135,13 @@ class TimingPass:
             host_bound=bound,
             missing=self.missing,
         )
+
+    @contextmanager
+    def _alone(self, waiting: Callable[[float], None]) -> Iterator[float]:
+        """Hold the timing lock inside a ``with`` block; yields the seconds waited. Without a lock there is no wait."""
+        with ExitStack() as stack:
+            lock = exclusive_timing(self.timing.exclusive, waiting)
+            yield attempted("timing_lock", self.missing, partial(stack.enter_context, lock)) or 0.0
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
         times: list[float] = []
@@ -266,7 +275,16 @@ class TimingPass:
             return None
         work = partial(self._once, None)
         measure = partial(measure_energy, self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
-        return attempted("energy", self.missing, measure)
+        for _ in range(ENERGY_WINDOWS):
+            before = self._disturbance()
+            energy = attempted("energy", self.missing, measure)
+            after = self._disturbance()
+            why = disturbance.causes(before, after) if before and after else ""
+            if not energy or PAUSED not in why:
+                return energy
+        # An idle board uses energy too, and nobody knows how much of it fell into the pause.
+        self.missing["energy"] = f"disturbed {ENERGY_WINDOWS} times: {why}"
+        return None
 
     def _why_no_energy(self) -> str:
         if self.energy_missing or self.timing.energy_seconds:

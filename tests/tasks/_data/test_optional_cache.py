@@ -16,9 +16,8 @@ import pyarrow as pa
 import pytest
 
 from tests.tasks.public import picture
-from vlmprof import registry
+from vlmprof import local_cache, registry
 from vlmprof.records import Example
-from vlmprof.tasks._data import cache as cache_module
 from vlmprof.tasks._data import index
 from vlmprof.tasks._data.cache import PixelCache
 from vlmprof.tasks.task import DataSource, Task
@@ -39,7 +38,7 @@ for _ in range(2):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_DONE_WITHOUT", set())
+    monkeypatch.setattr(local_cache, "_DONE_WITHOUT", set())
     index._IN_MEMORY.clear()
 
 

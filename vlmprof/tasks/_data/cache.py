@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import tempfile
 import zlib
 from contextlib import suppress
 from functools import lru_cache
@@ -23,10 +22,12 @@ from typing import TYPE_CHECKING, final
 
 import pyarrow as pa
 
+from vlmprof.local_cache import cache_folder, do_without
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FOLDER_VARIABLE, LIMIT_VARIABLE = "VLMPROF_CACHE", "VLMPROF_CACHE_GIB"
+LIMIT_VARIABLE = "VLMPROF_CACHE_GIB"
 DEFAULT_GIB = 8.0
 MAX_COMPRESSED_SHARE = 0.7
 """A picture is stored compressed when compression reduces it to at most this share of its size."""
@@ -35,47 +36,6 @@ _PROBE_BYTES = 2**18
 _SCHEMA = pa.schema(
     [("width", pa.int32()), ("height", pa.int32()), ("pixels", pa.large_binary()), ("crc32", pa.uint32())]
 )
-
-
-def cache_folder() -> Path:
-    """``$VLMPROF_CACHE``, or ``vlmprof`` in the user's cache folder, or in that of temporary files without a home."""
-    configured = os.environ.get(FOLDER_VARIABLE) or os.environ.get("XDG_CACHE_HOME")
-    if os.environ.get(FOLDER_VARIABLE):
-        return Path(str(configured))
-    try:
-        return (Path(configured) if configured else Path.home() / ".cache") / "vlmprof"
-    except RuntimeError:  # a user without a home folder
-        return Path(tempfile.gettempdir()) / f"vlmprof-{os.getuid()}"
-
-
-def write_cached(path: Path, content: bytes) -> None:
-    """Write a file of a cache at once or not at all; where that cannot be done, the cache is done without.
-
-    Raises:
-        Nothing: what a cache holds can be computed again.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        do_without(path.parent, error)
-
-
-def do_without(folder: Path, error: Exception) -> None:
-    """Log that a cache is not used, once for each folder in a process."""
-    if str(folder) not in _DONE_WITHOUT:
-        _DONE_WITHOUT.add(str(folder))
-        reason = f"{type(error).__name__}: {error}"
-        hint = f"set {FOLDER_VARIABLE} to a folder that can be written"
-        logging.getLogger("vlmprof").warning("the cache in %s is done without (%s); %s", folder, reason, hint)
-
-
-_DONE_WITHOUT: set[str] = set()
-"""Folders that have been spoken of."""
 
 
 @final

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmprof.errors import UserError, as_written, suggestion
+from vlmprof.file_identity import content_digest, fingerprint, hint_of, read_with_hint
+from vlmprof.local_cache import cache_folder, do_without, write_cached
 from vlmprof.records import Picture
-from vlmprof.tasks._data.cache import cache_folder, do_without, write_cached
 from vlmprof.tasks._data.decode import RULES, described, examine
-from vlmprof.tasks._data.identity import content_digest, fingerprint, hint_of, read_with_hint
 from vlmprof.tasks._data.pictures import StoredPicture, digest_of, image_bytes, key_of
 
 FORMAT = 2

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmprof.errors import UserError
+from vlmprof.file_identity import read_with_hint
 from vlmprof.tasks._data.cache import PixelCache
 from vlmprof.tasks._data.decode import RULES, PictureError, decode, examine
-from vlmprof.tasks._data.identity import read_with_hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,7 +11,7 @@ from vlmprof.errors import Mismatch
 from vlmprof.measure.environment import environment
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
-from vlmprof.records import Effect, Generation, Observation, Row
+from vlmprof.records import INAPPLICABLE, Effect, Generation, Observation, Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
@@ -78,18 +78,18 @@ def _not_measured(outcome: TrialOutcome, missing: Mapping[str, str]) -> str | No
     return "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())) or None
 
 
-def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, Effect]:
-    """Knob -> its effect.
+def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, str]:
+    """Knob -> its effect, also for those that the job sweeps and the model has nothing for.
 
     Raises:
         Mismatch: a knob did not do what it was set to.
     """
     resolved = outcome.resolved
-    effects = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
+    effects: dict[str, Effect] = {s.name: s.knob.effect(s.value, resolved.anatomy, observed) for s in resolved.settings}
     mismatches = sorted(name for name, effect in effects.items() if effect == "mismatch")
     if mismatches:
         raise Mismatch(f"{', '.join(mismatches)}: what ran is not what was set; observed: {observed}")
-    return effects
+    return {**effects, **dict.fromkeys(resolved.plan.inapplicable, INAPPLICABLE)}
 
 
 def _observed(outcome: TrialOutcome, loaded: Mapping[str, str]) -> Observation:

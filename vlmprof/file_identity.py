@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmprof.tasks._data.cache import cache_folder, write_cached
+from vlmprof.local_cache import cache_folder, write_cached
 
 SETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use has steps of two seconds."""
@@ -44,16 +44,27 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 def content_digest(file: Path) -> str:
     """The sha256 of a file; that of a large one is kept, and computed again when its hint has changed."""
-    hint = hint_of(file.stat())
-    if not hint or file.stat().st_size <= _WHOLE_BYTES:
-        return _hashed(file)
-    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]
-    kept = cache_folder() / "digests" / f"{name}.json"
-    if known := _known(kept, hint):
+    if known := kept_digest(file):
         return known
+    hint = hint_of(file.stat())
     digest = _hashed(file)
-    write_cached(kept, json.dumps({"hint": hint, "sha256": digest}).encode())
+    if hint and file.stat().st_size > _WHOLE_BYTES:
+        write_cached(_place_of(file), json.dumps({"hint": hint, "sha256": digest}).encode())
     return digest
+
+
+def kept_digest(file: Path) -> str:
+    """The sha256 of a file if it is known without reading the file; else empty."""
+    hint = hint_of(file.stat())
+    try:
+        record = json.loads(_place_of(file).read_bytes())
+        return str(record["sha256"]) if hint and record["hint"] == hint else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # the cache is optional: the file is hashed
+
+
+def _place_of(file: Path) -> Path:
+    return cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]}.json"
 
 
 def hint_of(status: os.stat_result) -> str:
@@ -83,12 +94,3 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _hashed(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _known(kept: Path, hint: str) -> str:
-    """The digest that was kept for this hint; empty without one."""
-    try:
-        record = json.loads(kept.read_bytes())
-        return str(record["sha256"]) if record["hint"] == hint else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # the cache is optional: the file is hashed

@@ -13,11 +13,11 @@ import pytest
 
 from tests.jobs import small_job
 from tests.tasks.public import picture, write_parquet
-from vlmprof import registry
+from vlmprof import file_identity, registry
+from vlmprof.file_identity import content_digest, fingerprint
 from vlmprof.records import Example
-from vlmprof.tasks._data import identity, index
+from vlmprof.tasks._data import index
 from vlmprof.tasks._data.decode import PictureError
-from vlmprof.tasks._data.identity import content_digest, fingerprint
 from vlmprof.tasks._data.pictures import StoredPicture
 from vlmprof.tasks.task import DataSource, Task
 
@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this test are old enough for their times to be trusted, so that what is seen is seen by them."""
-    monkeypatch.setattr(identity, "SETTLED_NS", 0)
+    monkeypatch.setattr(file_identity, "SETTLED_NS", 0)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_what_has_not_changed_is_not_read_again(questions: Path, monkeypatch: py
 
 
 def test_a_file_too_young_for_its_times_to_tell_is_read_again(questions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "SETTLED_NS", 3600 * 10**9)
+    monkeypatch.setattr(file_identity, "SETTLED_NS", 3600 * 10**9)
     task_at(questions)
     read: list[str] = []
     honest = index.read_with_hint
@@ -191,8 +191,8 @@ def test_a_large_file_is_hashed_once_and_again_when_its_times_change(
     file = tmp_path / "large"
     file.write_bytes(b"a" * (3 * 2**20))
     hashed: list[Path] = []
-    honest = identity._hashed
-    monkeypatch.setattr(identity, "_hashed", lambda path: hashed.append(path) or honest(path))
+    honest = file_identity._hashed
+    monkeypatch.setattr(file_identity, "_hashed", lambda path: hashed.append(path) or honest(path))
     assert content_digest(file) == content_digest(file) and len(hashed) == 1
     time.sleep(0.02)
     same_size_and_time(file, b"b" * (3 * 2**20))
