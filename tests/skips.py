@@ -15,6 +15,7 @@ ALLOWED = {
     "says what is missing where torchvision is missing": "[dev] brings no torchvision, so this test runs in CI; "
     "it is skipped in an environment that has torchvision",
     "only root may mount a small file system": "full and read-only disks are made by mounting a tmpfs",
+    "no node here": "the words of the watch page are read with node where there is one; its JSON is tested without",
     "no browser here": "the watch page is looked at in Chromium where there is one; its data are tested without",
     "no git repository here": "an exported tree has no list of files to compare docs/index.md with",
     "could not import 'mlflow'": "mlflow is an optional dependency that [dev] does not bring",

@@ -341,7 +341,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path: Path, m
 def test_a_notebook_shows_states_and_the_front_with_intervals_and_units(results: api.Results) -> None:
     html, front = results._repr_html_(), results.front()
     assert "4 of 4 trials finished" in html and "<p>4 done</p>" in html
-    for header in ("max_crops", "moe_top_k", "accuracy (fraction) [95 %]", "latency_ms_p50 (ms) [95 %]"):
+    for header in ("max_crops", "moe_top_k", "accuracy [95 %]", "latency_ms_p50 (ms) [95 %]"):
         assert f"<th>{header}</th>" in html
     assert html.count("<tr><td>") == len(front)
     for _, row in front.iterrows():

@@ -92,7 +92,8 @@ def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
         elif isinstance(section, dict):
             section[last] = parse_value(text)
         else:
-            raise UserError(f"--set {place}: {'.'.join(sections)} is no mapping in {given.source}")
+            where = f"{'.'.join(sections)} is no mapping, and no list with an entry {last},"
+            raise UserError(f"--set {place}: {where} in {given.source}")
     return JobText(text=written(raw), source=given.source)
 
 

@@ -22,7 +22,7 @@ Anything else that escapes is a bug and keeps its trace.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -124,6 +124,10 @@ class Uncollected(VlmprofError):
     """The collector did not store the results of a trial, for the reason in ``__cause__``; the trial did not fail."""
 
 
+LISTED = 60
+"""So many names are listed in a message; a folder may have thousands of files."""
+
+
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name most similar to ``name``, or None if none is similar."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -134,4 +138,19 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     """The end of an error message about an unknown ``name``: the nearest name, then all names."""
     near = nearest(name, known)
     hint = f"; did you mean '{near}'?" if near else ""
-    return f"{hint} (there are: {', '.join(sorted(known)) or 'none'})"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"{hint} (there are: {', '.join(sorted(known)[:LISTED]) or 'none'}{more})"
+
+
+def as_written(value: object) -> str:
+    """A value in a message, as YAML and JSON write it: ``null``, ``true``, ``'red'``, ``[1, 2]``, ``{keep: 2}``."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{key}: {as_written(item)}" for key, item in value.items())
+        return f"{{{text}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, str) and value.isprintable():
+        return f"'{value}'"
+    return repr(value) if isinstance(value, str | bytes) else str(value)  # a line break must not break the message

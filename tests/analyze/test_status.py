@@ -126,7 +126,7 @@ def test_lines_for_a_terminal(tmp_path):
         tmp_path,
         sweep("a", "b", "c"),
         event("done", "a"),
-        event("failed", "b", error="Mismatch: it lied"),
+        event("failed", "b", error="Mismatch: it lied", point='active_blocks={"keep":4,"policy":"prefix"} max_crops=4'),
     )
     assert status(tmp_path).lines() == [
         ("sweep", "crops"),
@@ -135,7 +135,7 @@ def test_lines_for_a_terminal(tmp_path):
         ("done", "1"),
         ("failed", "1"),
         ("last event", "failed, 2026-08-01 10:05:00+00:00"),
-        ("failed b", "Mismatch: it lied"),
+        ("failed b", "active_blocks=prefix 4 max_crops=4: Mismatch: it lied"),
         ("lost a", "the ledger lists it, trials/ has no file of it"),
         ("lost b", "the ledger lists it, trials/ has no file of it"),
     ]

@@ -1,6 +1,7 @@
 """The command line as a user meets it, foolish things included. Inline, so that no cluster is needed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ def test_help_imports_nothing_that_is_slow_to_import() -> None:
 
 
 def test_version(tmp_path: Path) -> None:
+    as_module = [sys.executable, "-m", "vlmprof", "--version"]
+    told = subprocess.run(as_module, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert told.strip() == f"vlmprof {__version__}"
     assert vlmprof("--version", cwd=tmp_path).stdout.strip() == f"vlmprof {__version__}"
 
 
@@ -62,6 +66,7 @@ def test_from_nothing_to_a_front_and_nothing_to_do_the_second_time(tmp_path: Pat
     assert "0 done, 4 to run" in here("plan", str(path)).output
     first = vlmprof("run", "--inline", str(path), cwd=tmp_path)
     assert first.returncode == 0, first.stderr
+    assert not re.search(r"\r|\x1b|\d%\|", first.stdout + first.stderr), "a progress bar in a pipe"
     assert "on the front" in first.stdout and "vlmprof plot" in first.stdout
     assert "4 done, 0 to run" in here("plan", str(path)).output
     assert here("run", "--inline", str(path)).exit_code == 0
@@ -125,6 +130,12 @@ def test_a_folder_that_cannot_be_written_is_the_users_to_fix(tmp_path: Path, tin
 
 def test_list_names_what_there_is(tmp_path: Path) -> None:
     assert "moe_top_k" in vlmprof("list", "knobs", cwd=tmp_path).stdout
+    tasks = {line.split()[0]: line for line in here("list", "tasks").output.splitlines()[2:]}
+    assert "cider" in tasks["coco_caption"] and "0 to 10" in tasks["coco_caption"] and " val " in tasks["coco_caption"]
+    assert "one sentence per photo" in tasks["coco_caption"] and "held_out" in tasks["shapes_qa"]
+    metrics = here("list", "metrics").output
+    assert re.search(r"cider +0 to 10 +all answers +CIDEr-D", metrics)
+    assert re.search(r"exact_match +0 to 1 +each answer +Exact match", metrics)
     done = vlmprof("list", "knob", cwd=tmp_path)
     assert done.returncode == 2
     assert "did you mean 'knobs'?" in done.stderr
@@ -134,12 +145,21 @@ def test_only_limit_and_set_choose_trials_and_values(tmp_path: Path, tiny_checkp
     path = str(job_file(tmp_path, tiny_checkpoint, measure=["accuracy"]))
     planned = here("plan", path, "--only", "max_crops=4", "--only", "moe_top_k=1").output
     assert "1 trial: 0 done, 1 to run" in planned and "--limit 1" in planned
-    with pytest.raises(UserError, match="no trial has it; max_crops has 1, 4"):
+    with pytest.raises(UserError, match=r"no trial has it; max_crops has 1 \| 4"):
         here("plan", path, "--only", "max_crops=5")
     with pytest.raises(UserError, match="expected KEY=VALUE"):
         here("plan", path, "--only", "max_crops")
     with pytest.raises(UserError, match=r"did you mean 'repeats'\?"):
         here("plan", path, "--set", "timing.repeatz=7")
+    with pytest.raises(UserError, match=r"--set tasks\.1\.samples: tasks\.1 is no mapping, and no list with an entry"):
+        here("plan", path, "--set", "tasks.1.samples=7")
+    tokens = here("plan", path, "--set", "tasks.0.samples=1", "--set", "knobs.max_crops.1=9").output
+    assert " 9 " in tokens and "4 trials" in tokens, "places in lists are named as faults name them"
+    blocks = "knobs.active_blocks=[{keep: 2, policy: prefix}, [0, 1]]"
+    for written in ("prefix 2", "0,1"):
+        assert "4 trials" in here("plan", path, "--set", blocks, "--only", f"active_blocks={written}").output
+    with pytest.raises(UserError, match=r"active_blocks has prefix 2 \| 0,1$"):
+        here("plan", path, "--set", blocks, "--only", "active_blocks=prefix 3")
     assert "1 of 1 trials done" in here("run", path, "--inline", "--limit", "1", "--set", "batch.size=2").output
     again = here("plan", path, "--set", "batch.size=2").output
     assert "4 trials: 1 done, 3 to run" in again and "of trial time is left (from 1 trial" in again

@@ -2,10 +2,12 @@
 
 import json
 import time
+from datetime import UTC, datetime
 
 from typer.testing import CliRunner
 
 from tests.builders import combined_sweep, write_results
+from vlmprof.analyze.watch_state import Watcher
 from vlmprof.cli import app
 from vlmprof.store.heartbeat import Heartbeat, write_heartbeat
 from vlmprof.store.ledger import Ledger
@@ -53,6 +55,19 @@ def test_watching_follows_a_sweep_until_it_ends(tmp_path, monkeypatch):
         "16 of 16 trials done",
         "16 of 17 trials done, 1 failed  |  ended in order",
     ]
+
+
+def test_a_sweep_that_has_begun_to_write_and_not_yet_to_beat_is_starting(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append("sweep", name="x", trials=["a"], time=datetime.now(UTC).isoformat())
+    ledger.close()
+    assert Watcher(tmp_path).look().status.life == "starting"
+    code, text, _ = said("status", str(tmp_path))
+    assert code == 0 and "starting" in text and "never was a sign of life" not in text
+
+
+def test_status_says_that_a_sweep_has_ended(tmp_path):
+    assert "ended in order" in said("status", ended(tmp_path))[1]
 
 
 def test_for_machines(tmp_path):

@@ -18,9 +18,10 @@ import torch
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import KnobValueError
-from vlmprof.knobs.knob import AbstractKnob, label
+from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.measure.model_counts import ModelParts, counted
 from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.plan.point import label
 from vlmprof.records import Observation, Prompt
 from vlmprof.surfaces import SURFACES, Anatomy
 from vlmprof.tasks.task import Task

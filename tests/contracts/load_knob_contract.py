@@ -10,8 +10,9 @@ import pytest
 
 from tests.contracts.knob_contract import KnobValuesContract, demo_checkpoint, fingerprint, logits, observe
 from vlmprof import registry
-from vlmprof.knobs.knob import AbstractKnob, label
+from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.models.family import AbstractModel, Checkpoint
+from vlmprof.plan.point import label
 from vlmprof.records import Prompt
 from vlmprof.surfaces import Anatomy
 

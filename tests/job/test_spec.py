@@ -1,10 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.jobs import job_file
-from vlmprof.errors import SpecError, UserError
+from vlmprof.errors import SpecError, UserError, suggestion
 from vlmprof.job import spec
 from vlmprof.job.spec import TaskSpec
 from vlmprof.trial.resolve import prepare
@@ -84,7 +85,7 @@ def test_knob_values_are_checked_in_the_same_pass_as_the_form(tmp_path: Path) ->
         ([3, 1], "ascending"),
         ([], "ascending"),
         ([0, 8], "from 0 to 7, got 8"),
-        ([0, True], "got True"),
+        ([0, True], "got true"),
     ],
 )
 def test_illegal_blocks_are_named(tmp_path: Path, value: object, said: str) -> None:
@@ -143,7 +144,7 @@ def test_fields_that_came_later_are_not_in_what_an_id_hashes() -> None:
     ("samples", "words"),
     [
         ({"n": 3, "sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
-        ({"n": 0}, "greater than or equal to 1"),
+        ({"n": 0}, "expected at least 1, got 0"),
         ({"n": 3, "seed": 1}, "say it once"),
         ({"n": 3, "stratify": "answer"}, "expected '' or 'question_type'"),
     ],
@@ -157,3 +158,60 @@ def test_a_wrong_subset_is_told(tmp_path: Path, samples: dict[str, object], word
 def test_a_task_with_data_of_its_own_takes_no_path(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, tasks=[{"name": "shapes_qa", "path": "somewhere"}])
     assert "it takes no path" in fault
+
+
+# --- values of several forms -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"batch": {"size": "x"}}, "batch.size: expected a whole number or 'auto', got 'x'"),
+        (
+            {"batch": {"size": "aut"}},
+            "batch.size: expected a whole number or 'auto', got 'aut'; did you mean 'auto'?",
+        ),
+        (
+            {"batch": {"size": "5"}},
+            "batch.size: expected a whole number or 'auto', got the text '5'; write it without quotes",
+        ),
+        ({"resources": {"readers": -1}}, "resources.readers: expected at least 0 or 'auto', got -1"),
+        ({"timing": {"precision": -3}}, "timing.precision: expected more than 0, got -3"),
+        ({"knobs": {"max_crops": 5}}, "knobs.max_crops: expected a list, got 5"),
+    ],
+)
+def test_a_wrong_value_is_one_fault_that_names_every_form(
+    tmp_path: Path, sections: dict[str, object], said: str
+) -> None:
+    assert [fault for fault in faults(tmp_path, **sections) if fault.startswith(said.split(":", maxsplit=1)[0])] == [
+        said
+    ]
+
+
+def test_an_unknown_metric_is_one_fault(tmp_path: Path) -> None:
+    tasks = [{"name": "local", "path": "q.jsonl", "metric": "exact_mach"}]
+    (fault,) = (text for text in faults(tmp_path, tasks=tasks) if "metric" in text)
+    assert "did you mean 'exact_match'?" in fault and "expected" not in fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"knobs": {"active_blocks": [{"keep": 2, "polcy": "prefix"}]}}, "got {keep: 2, polcy: 'prefix'}"),
+        ({"knobs": {"tiling": [[1]]}}, "got [1]"),
+        ({"knobs": {"output_tokens": [None]}}, "got null"),
+        ({"knobs": {"dtype": [["a", 1], ["a", 1]]}}, "['a', 1] is listed twice"),
+        ({"models": ["demo", "demo"]}, "models: 'demo' with the same settings is listed twice"),
+        ({"tasks": ["shapes_qa", "shapes_qa"]}, "tasks: 'shapes_qa' with the same settings is listed twice"),
+        ({"resources": {"labels": ["a"]}}, "resources.labels: expected a mapping, got ['a']"),
+        ({"name": "A b"}, "name: expected lower-case letters, digits, - and _"),
+    ],
+)
+def test_values_are_shown_as_yaml_writes_them(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    found = "\n".join(faults(tmp_path, **changes))
+    assert said in found and not re.search(r"None|True|Spec\(|\(1,\)|\{'", found), found
+
+
+def test_a_message_lists_no_thousand_names() -> None:
+    said = suggestion("row", [f"n{number}" for number in range(1000)])
+    assert "and 940 more)" in said and len(said) < 500

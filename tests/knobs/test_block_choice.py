@@ -13,7 +13,7 @@ import pytest
 
 from vlmprof.errors import KnobValueError
 from vlmprof.knobs._block_choice import STORAGE, check_choice, kept_blocks
-from vlmprof.knobs.knob import label
+from vlmprof.plan.point import label
 
 BLOCKS = 16
 SCORES = [0.9, 0.1, 0.5, 0.5, 0.2, 0.8, *([0.0] * 9), 0.7]

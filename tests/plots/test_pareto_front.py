@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.text import Annotation, Text
 
 from tests.builders import combined_sweep, read_rows, trial_row
@@ -9,6 +10,7 @@ from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import pareto
 from vlmprof.errors import UserError
+from vlmprof.plots import _style
 from vlmprof.plots.pareto_front import PLOT
 
 OBJECTIVES = [
@@ -124,6 +126,45 @@ def test_latencies_far_apart_get_a_logarithmic_axis(tmp_path):
     (axes,) = drawn(PLOT, data).axes
     assert axes.get_xscale() == "log"
     assert axes.get_xlim()[0] > 0
+
+
+def test_one_wide_interval_squeezes_nothing(tmp_path):
+    rows = combined_sweep()
+    rows[3] |= {"latency_ms_p50_high": 5000.0}
+    data = PLOT.data(one_group(tmp_path, rows))
+    assert "cut at the edge" in data.subtitle
+    (axes,) = drawn(PLOT, data).axes
+    places = axes.transAxes.inverted().transform(axes.transData.transform([(m.x.value, 0) for m in data.marks]))[:, 0]
+    assert max(places) - min(places) > 0.4, "the points take less than half of the width"
+
+
+def test_intervals_and_the_front_have_colours_of_their_own(tmp_path):
+    (axes,) = drawn(PLOT, PLOT.data(one_group(tmp_path, combined_sweep()))).axes
+    steps = [line for line in axes.lines if len(line.get_xdata()) > 4 and line.get_linestyle() == "-"]
+    bars = {to_hex(colour) for bar in axes.collections for colour in bar.get_edgecolor()}
+    assert len(steps) == 1 and to_hex(steps[0].get_color()) not in {to_hex(_style.BLUE)}
+    assert to_hex(_style.BLUE) in bars
+
+
+def test_a_front_of_one_point_is_labelled_and_so_is_the_best_of_many(tmp_path):
+    one = PLOT.data(one_group(tmp_path / "one", [trial_row({"max_crops": 4})]))
+    (axes,) = drawn(PLOT, one).axes
+    assert [text.get_text() for text in axes.texts if isinstance(text, Annotation)] == ["4"]
+    many = PLOT.data(one_group(tmp_path / "many", rows_of_many(60)))
+    (axes,) = drawn(PLOT, many).axes
+    best = max((mark for mark in many.marks if mark.on_front), key=lambda mark: mark.y.value)
+    assert best.label in [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
+
+
+def test_many_cautions_wrap_and_stay_readable(tmp_path):
+    rows = combined_sweep(canary_drift_session=0.02, blocks_disturbed_kept=1.0, disturbed_by="a, b, c", host_bound=True)
+    figure = drawn(PLOT, PLOT.data(one_group(tmp_path, rows)))
+    renderer = figure.canvas.get_renderer()
+    assert len(figure.texts) > 3 and min(text.get_fontsize() for text in figure.texts) >= 7
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
+    (axes,) = figure.axes
+    assert all(box.y0 >= axes.get_window_extent().y1 for box in boxes), "written over the data"
 
 
 def test_a_long_title_fits(tmp_path):

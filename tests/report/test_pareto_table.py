@@ -34,7 +34,7 @@ def rows(**columns: Any) -> list[dict[str, Any]]:
     [
         (FLIPPING, "in 1 of 2 the batch size changed more answers than allowed (see flip_rate)"),
         ({"host_bound": True}, "in 1 of 2 decoding waits for the host"),
-        ({"canary_drift_session": 0.02}, "in 1 of 2 the machine drifted by more than 1.5% while timing"),
+        ({"canary_drift_session": 0.02}, "in 1 of 2 the machine drifted by more than 1.5 % while timing"),
         (
             {"blocks_disturbed_kept": 3, "disturbed_by": "throttled"},
             "in 1 of 2 timing was disturbed throughout (throttled)",
@@ -58,7 +58,9 @@ def test_what_is_within_what_the_job_allows_is_no_warning(tmp_path: Path) -> Non
     assert "beware" not in printed(folder)
 
 
-@pytest.mark.parametrize(("others", "said"), [(51.0, ""), (60.0, "took up to 20% longer in one trial than in another")])
+@pytest.mark.parametrize(
+    ("others", "said"), [(51.0, ""), (60.0, "took up to 20 % longer in one trial than in another")]
+)
 def test_a_machine_that_was_faster_for_one_trial_than_for_another_is_told(
     tmp_path: Path, others: float, said: str
 ) -> None:

@@ -16,6 +16,7 @@ from vlmprof.errors import UserError
 from vlmprof.submit.bundle import JobBundle, pack
 from vlmprof.submit.client import ROOT, JobsClient
 from vlmprof.submit.connection import Connection
+from vlmprof.submit.origin import AGAIN
 from vlmprof.submit.startup_report import MARK, StartupReport, find_report, startup_report
 
 
@@ -100,6 +101,14 @@ def test_a_new_job_is_sent_with_all_that_stops_it_gently(jobs: JobsClient, playe
     }
     assert sent["entrypoint"].startswith(ROOT) and "vlmprof.cli run job.yaml --address auto" in sent["entrypoint"]
     assert jobs.connection.token not in str(sent)
+    about = sent["metadata"]
+    assert (about["job_name"], about["again"], about["address"]) == ("small", AGAIN, "http://played")
+    jobs.submit(bundle, {}, again=True, options=["--yes", "--verbose"], command="vlmprof submit x.yaml")
+    assert len(played.sent) == 1, "it runs, so that it is attached to"
+    played.jobs[bundle.id].status = "FAILED"
+    jobs.submit(bundle, {}, again=False, options=["--yes", "--verbose"], command="vlmprof submit x.yaml")
+    assert played.sent[1]["entrypoint"].endswith("run job.yaml --address auto --yes --verbose")
+    assert played.sent[1]["metadata"]["again"] == "vlmprof submit x.yaml"
 
 
 def test_an_absolute_storage_needs_no_root_and_an_open_cluster_no_token(

@@ -38,10 +38,10 @@ class Terminal:
     """A user's terminal: commands, and all that they have printed."""
 
     def __init__(self, address: str) -> None:
-        self._address, self.printed = address, ""
+        self.address, self.printed = address, ""
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        done = CliRunner().invoke(app, [*arguments, "--address", self._address])
+        done = CliRunner().invoke(app, [*arguments, "--address", self.address])
         self.printed += done.output
         if isinstance(done.exception, UserError):
             raise done.exception
@@ -80,6 +80,8 @@ def test_a_sweep_whose_driver_is_killed_and_that_is_submitted_again_loses_and_do
 
     told = terminal("submit", str(path), "--follow")
     assert f"submitted {first.id}-r2" in told and f"{first.id}-r2: succeeded" in told
+    assert f"Next:   vlmprof fetch {first.id}-r2 DIR --address {dashboard} && vlmprof plot DIR" in told
+    assert f"dashboard: {dashboard}, log in with the cluster's token" in told and "vlmprof run" not in told
     assert all(starts(there).count(trial) == 1 for trial in finished), "what was finished ran again"
 
     here = tmp_path / "fetched"
@@ -88,6 +90,7 @@ def test_a_sweep_whose_driver_is_killed_and_that_is_submitted_again_loses_and_do
         pd.testing.assert_frame_equal(samples(folder), samples(undisturbed))
         pd.testing.assert_frame_equal(what_was_measured(folder), what_was_measured(undisturbed))
     assert "has succeeded already" in terminal("submit", str(path))
+    assert {job["metadata"].get("job_name") for job in asked(dashboard, "/api/jobs/")} >= {"small"}
     listed = terminal("jobs")
     assert "failed (137)" in listed and "succeeded" in listed and "fetch-" not in listed
     assert whereabouts(dashboard, "small").results == str(there)
@@ -131,7 +134,9 @@ def test_stop_is_heard_and_the_next_attempt_goes_on(
     wait_for(lambda: "started" in read_states(storage / "stopped").values())
     told = terminal("stop", "stopped")
     assert "stopped; finished trials are kept" in told
-    assert "interrupted" in terminal("logs", "stopped"), "the driver was killed before it could say how to go on"
+    log = terminal("logs", "stopped")
+    assert "interrupted" in log, "the driver was killed before it could say how to go on"
+    assert f"Resume: vlmprof submit {path} --address {terminal.address}" in log
     assert "has ended already: stopped" in terminal("stop", "stopped")
 
 

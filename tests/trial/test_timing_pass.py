@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import statistics
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,6 +27,7 @@ from vlmprof.trial import timing_pass as trial_timing
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import TimingSession
+from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import resolve, subset_of
 from vlmprof.trial.run import run_trial
 from vlmprof.trial.timing_pass import CANARY_TOKENS, TimingPass, TimingRequests
@@ -101,6 +103,17 @@ def test_loud_times_go_on_until_the_cap(monkeypatch: pytest.MonkeyPatch) -> None
     done = session()
     assert done.stopped == "max_repeats"
     assert sum(len(block.repeats_ms) for block in done.blocks) == TIMING.max_repeats
+
+
+def test_while_it_goes_on_it_says_how_far_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41))
+    told: list[Progress] = []
+    work, model = TimingRequests(requests=[[]], length=3, configured=nullcontext), cast(Any, Cpu())
+    TimingPass(TIMING, model, work).run(0.0, told.append)
+    timed = [one for one in told if one.phase == "time" and one.note]
+    assert timed and {one.total for one in timed} == {TIMING.max_repeats}
+    assert all(re.fullmatch(r"interval \d+\.\d %, asked 1 %", one.note) for one in timed), timed
+    assert [one.done for one in timed] == sorted(one.done for one in timed)
 
 
 def test_a_precision_between_is_reached_between(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,9 +60,10 @@ def _about_times(part: pd.DataFrame) -> Iterator[str]:
     if bound := _count(part, "host_bound", 0.0):
         yield f"in {bound} {whole} decoding waits for the host: what a knob saves on the device may not show"
     if drifted := _count(part, "canary_drift_session", SESSION_DRIFT):
-        yield f"in {drifted} {whole} the machine drifted by more than {SESSION_DRIFT:.1%} while timing (canary_ratio)"
+        by = f"by more than {100 * SESSION_DRIFT:g} %"
+        yield f"in {drifted} {whole} the machine drifted {by} while timing (canary_ratio)"
     if (spread := _spread_of_canaries(part)) > CANARY_SPREAD:
-        yield f"the same canary took up to {spread:.0%} longer in one trial than in another (canary_ms_p50)"
+        yield f"the same canary took up to {100 * spread:.0f} % longer in one trial than in another (canary_ms_p50)"
 
 
 def _spread_of_canaries(part: pd.DataFrame) -> float:

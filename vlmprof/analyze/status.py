@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, final
 
+from vlmprof.plan.point import words_of
 from vlmprof.store import ledger, tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.heartbeat import SILENT_S, Heartbeat, read_heartbeat
@@ -20,6 +21,9 @@ WORDS: Mapping[Phase, str] = {phase: phase for phase in PHASES} | {"oom": "out o
 
 Sign = Literal["alive", "ended", "silent", "none"]
 """Of life: beating; let go in order; no beat for ``SILENT_S``; never a beat (a folder of an older version)."""
+
+STARTING_S = 30.0
+"""From the first line of a ledger to the first sign of life, at most."""
 
 
 @final
@@ -41,6 +45,8 @@ class SweepStatus:
     """The same, where it does not: nobody is at work on them."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Trial id -> the reason that the ledger gives, one line."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Trial id -> its knobs and their values, of those that failed and whose line has them."""
     without_row: tuple[str, ...] = ()
     """Ids that the ledger calls finished although ``trials/`` has no file of them: the folder was tampered with."""
     unreadable: tuple[str, ...] = ()
@@ -66,10 +72,16 @@ class SweepStatus:
         return self.counts["done"] + self.counts["oom"]
 
     @property
+    def starting(self) -> bool:
+        """Whether the first sign of life may still come: a sweep writes to its ledger before."""
+        last = self.last_time
+        return self.sign == "none" and last is not None and (datetime.now(UTC) - last).total_seconds() <= STARTING_S
+
+    @property
     def life(self) -> str:
         """Whether anybody is at work here, in words."""
         if self.sign == "none":
-            return "there never was a sign of life"
+            return "starting" if self.starting else "there never was a sign of life"
         age = f"{self.silent_s or 0:.0f} s"
         return {
             "alive": f"running, last sign of life {age} ago",
@@ -77,17 +89,22 @@ class SweepStatus:
             "silent": f"no sign of life for {age}",
         }[self.sign]
 
+    def why(self, trial: str) -> str:
+        """The settings of a failed trial and the reason."""
+        reason = self.failed[trial] or "no reason given"
+        return f"{self.settings[trial]}: {reason}" if trial in self.settings else reason
+
     def lines(self) -> list[tuple[str, str]]:
         """(what, how it stands) for a terminal; reasons and warnings come last."""
         lines = [("sweep", self.name), ("finished", f"{self.finished} of {self.total}")]
         lines += [(WORDS[phase], str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
         if self.cut_off:
             lines.append(("cut off", f"{len(self.cut_off)} of those waiting; {self.life}; run the job again to go on"))
-        elif self.sign in ("alive", "silent"):
+        elif self.sign != "none" or self.starting:
             lines.append(("sweep is", self.life))
         if self.last_time:
             lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
-        lines += [(f"failed {trial}", reason or "no reason given") for trial, reason in self.failed.items()]
+        lines += [(f"failed {trial}", self.why(trial)) for trial in self.failed]
         lines += [(f"lost {trial}", "the ledger lists it, trials/ has no file of it") for trial in self.without_row]
         lines += [
             (f"lost {trial}", "a file with its rows is damaged or gone; run the job again") for trial in self.unreadable
@@ -119,8 +136,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     lost, without_row = lost_trials(folder), tuple(tables.without_rows(folder))
     if any(results_folder(folder).names(table) for table in TABLES):  # else only the ledger was ever written here
         phases |= dict.fromkeys(lost, "waiting")
-    ended = sorted(trial for trial, phase in phases.items() if phase in ("done", "oom", "failed"))
-    reasons = {line["trial"]: str(line.get("error") or "") for line in lines if line["event"] == "failed"}
+    failed = sorted(trial for trial, phase in phases.items() if phase == "failed")
+    last_lines = {line["trial"]: line for line in lines if line["event"] == "failed"}
     last = lines[-1] if lines else {}
     return SweepStatus(
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
@@ -129,7 +146,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         silent_s=min(ages) if pulse else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
-        failed={trial: reasons.get(trial, "") for trial in ended if phases[trial] == "failed"},
+        failed={trial: str(last_lines[trial].get("error") or "") for trial in failed},
+        settings={trial: words_of(str(point)) for trial in failed if (point := last_lines[trial].get("point"))},
         without_row=without_row,
         unreadable=tuple(trial for trial in lost if trial not in without_row),
         last_event=str(last.get("event", "")),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import pandas as pd
 
+from vlmprof.analyze import wording
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import Front, fronts
@@ -40,6 +41,8 @@ class FrontPoint:
     low: tuple[float | None, ...]
     high: tuple[float | None, ...]
     on_front: bool
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """Knob -> the mark that follows its value in every table, such as ``=``; most have none."""
 
 
 @final
@@ -52,6 +55,8 @@ class GroupFront:
     spots: tuple[FrontPoint, ...]
     beware: tuple[str, ...] = ()
     """The cautions that ``pareto`` prints below its table."""
+    legend: tuple[str, ...] = ()
+    """What the marks of the spots on the front mean."""
 
 
 @final
@@ -159,23 +164,21 @@ def _front_of(front: Front) -> GroupFront:
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
     spots = tuple(_spot(row, knobs, front.objectives) for _, row in part.iterrows())
     beware = (*cautions(part), *part.attrs.get("mixed", ()))
-    return GroupFront(group=front.name, objectives=front.objectives, spots=spots, beware=beware)
+    legend = wording.legend(mark for spot in spots if spot.on_front for mark in spot.marks.values())
+    return GroupFront(group=front.name, objectives=front.objectives, spots=spots, beware=beware, legend=legend)
 
 
 def _spot(row: pd.Series[Any], knobs: Sequence[str], objectives: Sequence[Objective]) -> FrontPoint:
     return FrontPoint(
         trial=row["trial"],
-        knobs={knob: _text(row[f"requested_{knob}"]) for knob in knobs},
+        knobs={knob: wording.setting(row, knob) for knob in knobs},
         values=tuple(float(row[one.column]) for one in objectives),
         low=tuple(_number(row.get(f"{one.column}_low")) for one in objectives),
         high=tuple(_number(row.get(f"{one.column}_high")) for one in objectives),
         on_front=bool(row["on_front"]),
+        marks={knob: mark for knob in knobs if (mark := wording.mark(row, knob))},
     )
 
 
 def _number(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None or pd.isna(value) else str(value)

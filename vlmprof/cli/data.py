@@ -58,7 +58,8 @@ def check_data(
 
     loaded = _task(task, split, path, revision, metric, _pairs(columns or []))
     found = data_check(loaded, split, pixels=not headers, progress=_progress)
-    out.print(f"{found.task} ({found.split}), {found.revision or 'no revision'}", highlight=False, soft_wrap=True)
+    revision = f"revision {found.revision}" if found.revision else "no revision"
+    out.print(f"{found.task} ({found.split}), {revision}", highlight=False, soft_wrap=True)
     published = "" if found.published is None else f" of {found.published:,} published"
     out.print(f"{found.samples:,} samples{published}, {plural(found.pictures, 'picture')}", highlight=False)
     if found.sizes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,9 @@ from rich.text import Text
 
 from vlmprof import registry
 from vlmprof.cli.output import out
+
+if TYPE_CHECKING:
+    from vlmprof.metrics.metric import Metric
 
 app = typer.Typer()
 
@@ -24,7 +27,7 @@ def list_leaves(
     from vlmprof.errors import UnknownNameError
 
     if kind and kind not in registry.KINDS:
-        raise UnknownNameError("kind of leaf", kind, list(registry.KINDS))
+        raise UnknownNameError("kind", kind, list(registry.KINDS))
     for name in [kind] if kind else registry.KINDS:
         out.print(f"{name}: {', '.join(registry.names(name))}", highlight=False, soft_wrap=True)
     if kind and kind != "models":
@@ -34,15 +37,23 @@ def list_leaves(
 
 
 def _leaves(kind: str) -> Table:
-    """A line for each leaf: its name, of a task its metric and splits, and what it is."""
-    about = ("metric", "splits") if kind == "tasks" else ()
+    """A line for each leaf: its name, of a task its metric and splits, of both the scale, and what it is."""
+    about = {"tasks": ("metric", "scale", "splits"), "metrics": ("scale", "over")}.get(kind, ())
     table = Table("", *about, "", box=None, header_style="bold", pad_edge=False)
     for name in registry.names(kind):
         leaf = registry.load(kind, name)
         words = _first_sentence(sys.modules.get(f"{registry.KINDS[kind].package}.{name}"))
-        task = (leaf.metric.name, ", ".join(leaf.splits)) if kind == "tasks" else ()
-        table.add_row(name, *map(Text, task), Text(words.removeprefix(f"{name}: ")))
+        if kind == "tasks":
+            facts = [leaf.metric.name, _scale(leaf.metric), ", ".join(leaf.splits)]
+        else:
+            facts = [_scale(leaf), "each answer" if leaf.corpus is None else "all answers"] if kind == "metrics" else []
+        table.add_row(name, *map(Text, facts), Text(words.removeprefix(f"{name}: ")))
     return table
+
+
+def _scale(metric: Metric) -> str:
+    """From no right answer to nothing but right ones."""
+    return f"0 to {metric.perfect:g}"
 
 
 def _first_sentence(module: ModuleType | None) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, final
 
@@ -18,6 +19,7 @@ import typer
 from rich.table import Table
 
 from vlmprof import api
+from vlmprof.cli.advice import Advice
 from vlmprof.cli.output import INTERRUPTED, SOME_FAILED, err, out, plural
 from vlmprof.errors import UserError
 
@@ -101,6 +103,7 @@ def _chosen(
     Raises:
         UserError: the job has faults, a setting is in none of its trials, or an option is not of the form KEY=VALUE.
     """
+    from vlmprof.plan.point import label
     from vlmprof.store.ledger import FINISHED
     from vlmprof.store.lost_trials import read_states
 
@@ -109,7 +112,8 @@ def _chosen(
     for knob, value in map(_pair, only or ()):
         plans = tuple(plan for plan in plans if _has(plan, knob, value))
         if not plans:
-            listed = ", ".join(map(str, job.spec.all_knobs.get(knob, ()))) or "no values, it is not in the job"
+            values = [label(listed) for listed in job.spec.all_knobs.get(knob, ())]
+            listed = " | ".join(values) or "no values, it is not in the job"
             raise UserError(f"--only {knob}={value}: no trial has it; {knob} has {listed}")
     if limit is not None:
         states = read_states(job.spec.where)
@@ -125,8 +129,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _has(plan: TrialPlan, knob: str, value: str) -> bool:
-    point = dict(plan.point)
-    return knob in point and value in (dict(plan.point.items)[knob], str(point[knob]))
+    from vlmprof.plan.point import label
+
+    setting = dict(plan.point)
+    return knob in setting and value in (dict(plan.point.items)[knob], label(setting[knob]))
 
 
 def _estimate(job: Job) -> str:
@@ -149,9 +155,10 @@ def _estimate(job: Job) -> str:
     work = {plan.id: estimator.estimate(plan).cost for plan in (*known, *left)}
     seconds = sum(work[plan.id] for plan in left) * sum(took[plan.id] for plan in known)
     seconds /= sum(work[plan.id] for plan in known)
-    hours = "" if job.spec.resources.gpus == 0 else f", {seconds / 3600:.2f} GPU hours where they run on GPUs"
+    hours = f"{seconds / 3600:.2f}" if seconds >= 36 else "less than 0.01"
+    of_gpus = "" if job.spec.resources.gpus == 0 else f", {hours} GPU hours where they run on GPUs"
     basis = f"from {plural(len(known), 'trial')} that ended and the work of each"
-    return f"about {duration(seconds)} of trial time is left ({basis}){hours}"
+    return f"about {duration(seconds)} of trial time is left ({basis}){of_gpus}"
 
 
 def _distinct(one: ModelSpec | TaskSpec, all_of_them: Sequence[ModelSpec | TaskSpec]) -> str:
@@ -183,8 +190,9 @@ def run_job(
 ) -> None:
     """Run what is missing of a job, then show its front. Running it again is how to resume."""
     how = RunOptions(inline, address, verbose, tensorboard, mlflow, wandb)
-    again = [f"run {file}", *(f"--only {one}" for one in only or ()), *(f"--set {one}" for one in changed or ())]
-    _carry_out(_chosen(file, yes=yes, only=only, limit=limit, changed=changed), " ".join(again), how)
+    chosen = [*(f"--only={one}" for one in only or ()), *(f"--set={one}" for one in changed or ())]
+    again = ["run", str(file), *chosen, *how.typed(), *(["--yes"] if yes else [])]
+    _carry_out(_chosen(file, yes=yes, only=only, limit=limit, changed=changed), Advice.of(again), how)
 
 
 @app.command("resume")
@@ -199,7 +207,7 @@ def resume_sweep(
 ) -> None:
     """Run what is missing of the sweep in a folder. Needs nothing but the folder, wherever it lies now."""
     how = RunOptions(inline, address, verbose, tensorboard, mlflow, wandb)
-    _carry_out(api.load(folder).job(), f"resume {folder}", how)
+    _carry_out(api.load(folder).job(), Advice.of(["resume", folder, *how.typed()]), how)
 
 
 @final
@@ -213,33 +221,41 @@ class RunOptions(NamedTuple):
     mlflow: str
     wandb: str
 
+    def typed(self) -> list[str]:
+        """As they are typed, so that a command to go on runs the job in the same way."""
+        switches = {"--inline": self.inline, "--tensorboard": self.tensorboard, "--verbose": self.verbose}
+        values = {"--address": self.address if self.address != "local" else "", "--wandb": self.wandb}
+        values["--mlflow"] = self.mlflow if "@" not in self.mlflow else "URI"  # it may hold a password
+        return [name for name, on in switches.items() if on] + [f"{name}={of}" for name, of in values.items() if of]
 
-def _carry_out(job: Job, again: str, how: RunOptions) -> None:
-    with _interruptible(again):
-        api.run(job, progress=_display, **how._asdict())
-    missing = _say_what_is_missing(job, again)
-    _print_front(job.spec.where)
+
+def _carry_out(job: Job, advice: Advice, how: RunOptions) -> None:
+    with _interruptible(advice):
+        api.run(job, progress=partial(_display, advice), **how._asdict())
+    missing = _say_what_is_missing(job, advice)
+    _print_front(job.spec.where, advice)
     if missing:
         raise typer.Exit(SOME_FAILED)
 
 
-def _display(job: Job) -> AbstractContextManager[Display]:
+def _display(advice: Advice, job: Job) -> AbstractContextManager[Display]:
     from vlmprof.report.run_display import display
 
-    out.print(f"{job.spec.name}: {plural(len(job.plans), 'trial')}, results in {job.spec.where}", soft_wrap=True)
+    where = advice.place(job.spec.where)
+    out.print(f"{job.spec.name}: {plural(len(job.plans), 'trial')}, results in {where}", soft_wrap=True)
     for note in job.notes:
         err.print(f"  beware: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     return display(out, {plan.id: str(plan) for plan in job.plans})
 
 
-def _print_front(where: str) -> None:
+def _print_front(where: str, advice: Advice) -> None:
     from vlmprof.report.pareto_table import front_report, read_front, write_front
 
-    tables = f"{where}/{{trials,samples,timings}}/"
+    tables = advice.place(f"{where}/{{trials,samples,timings}}/")
     try:
         front = read_front(where, [], [])
     except UserError as error:  # no trial measured what a front needs; the sweep has ended
-        err.print(f"\nno front: {error}", style="yellow", markup=False, soft_wrap=True)
+        err.print(f"\n{error}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"\nTables: {tables}", soft_wrap=True)
         return
     if not front.empty:
@@ -250,11 +266,11 @@ def _print_front(where: str) -> None:
         out.print(f"\nTables: {tables}", soft_wrap=True)
         return
     out.print(f"\nTables: {tables}, front: {where}/pareto.parquet", soft_wrap=True)
-    out.print(f"Next:   vlmprof plot {where}", soft_wrap=True)
+    out.print(f"Next:   {advice.reading('plot', where)}", soft_wrap=True)
 
 
 @contextmanager
-def _interruptible(again: str) -> Iterator[None]:
+def _interruptible(advice: Advice) -> Iterator[None]:
     """Ctrl-C, SIGTERM and a terminal that is closed: what is kept is on disk; say how to go on, and leave."""
 
     def stop(*_: object) -> None:
@@ -265,14 +281,14 @@ def _interruptible(again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        err.print(f"\ninterrupted; what was finished is kept. Resume: vlmprof {again}", style="yellow", soft_wrap=True)
+        err.print(f"\ninterrupted; what was finished is kept. Resume: {advice.again}", style="yellow", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
 
 
-def _say_what_is_missing(job: Job, again: str) -> int:
+def _say_what_is_missing(job: Job, advice: Advice) -> int:
     """How many trials of the job must run again, by the ledger; what came of them is said."""
     from vlmprof.store.ledger import FINISHED
     from vlmprof.store.lost_trials import read_states
@@ -283,9 +299,9 @@ def _say_what_is_missing(job: Job, again: str) -> int:
     if counts["oom"]:
         does, it = ("does", "it") if counts["oom"] == 1 else ("do", "they")
         fits = f"{plural(counts['oom'], 'trial')} {does} not fit the device: an answer, {it} will not run again"
-        err.print(f"\n{fits}; 'vlmprof status {folder}' lists the states", style="yellow", soft_wrap=True)
+        err.print(f"\n{fits}; '{advice.reading('status', folder)}' lists the states", style="yellow", soft_wrap=True)
     missing = sum(count for state, count in counts.items() if state not in FINISHED)
     if missing:
-        why = f"'vlmprof status {folder}' says why; failed ones run again with 'vlmprof {again}'"
+        why = f"'{advice.reading('status', folder)}' says why; failed ones run again with '{advice.again}'"
         err.print(f"\n{plural(missing, 'trial')} did not finish: {why}", style="yellow", soft_wrap=True)
     return missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+DATA_LIMIT_MB = 100.0
 STARTUP_TIMEOUT_S = 60
 """How long ``submit`` waits for a job to start before it reports that the job is still waiting."""
 _ADDRESS_HELP = "URL of the cluster's Ray dashboard."
@@ -37,26 +39,30 @@ def submit_job(
     address: Address = DASHBOARD,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its log until it ends.")] = False,
     with_data: Annotated[bool, typer.Option("--with-data", help="Send the local data of its tasks too.")] = False,
-    data_limit_mb: Annotated[float, typer.Option(help="The most data that are sent.")] = 100.0,
+    data_limit_mb: Annotated[float, typer.Option(help="The most data that are sent.")] = DATA_LIMIT_MB,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the job's processes; never a secret.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Start a new attempt even if the job has succeeded.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="However many trials: they are meant.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Let Ray and Tune speak in its log.")] = False,
 ) -> None:
     """Run a job on a Ray cluster. Submitting the same job again attaches to it, or continues it."""
     from vlmprof.submit.bundle import pack
 
     bundle = pack(file, with_data=with_data, limit_bytes=round(data_limit_mb * 1e6))
     jobs = _connect(address)
-    submission, outcome = jobs.submit(
-        bundle, dict(_parse_variable(text) for text in env or []), again=again, allow_many=yes
-    )
+    variables = dict(_parse_variable(text) for text in env or [])
+    options = [option for option, chosen in {"--yes": yes, "--verbose": verbose}.items() if chosen]
+    data = ["--with-data", *([f"--data-limit-mb={data_limit_mb:g}"] if data_limit_mb != DATA_LIMIT_MB else [])]
+    typed = [str(file), *(data if with_data else []), *(f"--env={text}" for text in env or []), *options]
+    command = shlex.join(["vlmprof", "submit", *typed]) + _address_option(address)
+    submission, outcome = jobs.submit(bundle, variables, again=again, options=options, command=command)
     if outcome == "done":
         _print(f"{submission.id} has succeeded already, {_ago(submission)}; --again runs what is missing of it")
         _print(f"Fetch:  vlmprof fetch {submission.id} DIR{_address_option(address)}")
         return
-    data = f" with {len(bundle.files)} files of data" if bundle.files else ""
+    with_files = f" with {len(bundle.files)} files of data" if bundle.files else ""
     _print(
-        f"submitted {submission.id}{data}"
+        f"submitted {submission.id}{with_files}"
         if outcome == "new"
         else f"attached to {submission.id}: it is {submission.state.lower()} already"
     )
@@ -68,12 +74,12 @@ def submit_job(
 @app.command("jobs")
 def list_jobs(address: Address = DASHBOARD) -> None:
     """List the sweeps that were submitted to a cluster, the newest first."""
-    table = Table("id", "state", "began", "took", "by", box=None, header_style="bold")
+    table = Table("job", "id", "state", "began", "took", "by", box=None, header_style="bold")
     for sweep in _connect(address).list_sweeps():
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(sweep.began)) if sweep.began else ""
         took = "" if sweep.took_s is None else f"{sweep.took_s:.0f} s"
         code = f" ({sweep.code})" if sweep.code else ""
-        table.add_row(sweep.id, f"{sweep.state.lower()}{code}", began, took, sweep.user)
+        table.add_row(sweep.name, sweep.id, f"{sweep.state.lower()}{code}", began, took, sweep.user)
     out.print(table if table.row_count else "no sweep was submitted to this cluster", highlight=False)
 
 

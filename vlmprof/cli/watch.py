@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 dashboard = typer.Typer(no_args_is_help=True, help="A Grafana dashboard for the metrics of sweeps on Ray.")
 LOOK_S = 1.0
-STARTING_S = 30.0
-"""From the first line of a ledger to the first sign of life, at most."""
 PLAIN_EVERY_S = 10.0
 """Between two plain lines while nothing ends, where nothing moves on a screen."""
 
@@ -169,10 +166,7 @@ def _views(watcher: Watcher) -> Iterator[SweepView]:
 
 def _over(view: SweepView) -> bool:
     """Whether nothing will come any more; of a sweep that fell silent somebody may still pick up the pieces."""
-    if view.status.sign != "none":
-        return view.status.sign == "ended"
-    last = view.status.last_time  # a sweep that begins writes its ledger before its first sign of life
-    return last is None or (datetime.now(UTC) - last).total_seconds() > STARTING_S
+    return view.status.sign == "ended" or (view.status.sign == "none" and not view.status.starting)
 
 
 def _watch_live(watcher: Watcher) -> None:

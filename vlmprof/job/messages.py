@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -22,8 +23,32 @@ PLAIN = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "too_short": "at least one entry",
+    "string_pattern_mismatch": "lower-case letters, digits, - and _, with a letter or a digit first",
 }
 """Pydantic's kinds of errors -> what was expected, in the words of YAML."""
+BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+"""Likewise for numbers: the key of the bound in the error's context, and its words."""
+
+
+def faults_of(details: Iterable[ErrorDetails], root: type[BaseModel]) -> list[Fault]:
+    """The faults for all errors from validating ``root``; a value of several forms is one fault with all of them."""
+    merged: dict[tuple[str, str], str] = {}
+    for found in (fault(detail, root) for detail in details):
+        expected, got, given = found.problem.partition(", got ")
+        if not (got and expected.startswith("expected ")):
+            merged[found.field, found.problem] = found.problem
+        elif before := merged.get((found.field, "")):  # another form of the same value
+            either, _, first = before.partition(", got ")
+            hint = "" if ";" in first else given[len(given.partition(";")[0]) :]
+            merged[found.field, ""] = f"{either} or {expected.removeprefix('expected ')}, got {first}{hint}"
+        else:
+            merged[found.field, ""] = found.problem
+    return [Fault(field=field, problem=problem) for (field, _), problem in merged.items()]
 
 
 def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
@@ -42,9 +67,15 @@ def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return Fault(field=place, problem=message)
-    if kind in PLAIN:
-        return Fault(field=place, problem=f"expected {PLAIN[kind]}, got {_with_kind(given, kind)}")
+    if expected := PLAIN.get(kind) or _bound(detail):
+        return Fault(field=place, problem=f"expected {expected}, got {_with_kind(given, kind)}")
     return Fault(field=place, problem=f"{message[0].lower()}{message[1:]}, got {shown(given)}")
+
+
+def _bound(detail: ErrorDetails) -> str:
+    """What a number out of bounds was expected to be; empty for any other error."""
+    key, words = BOUNDS.get(detail["type"], ("", ""))
+    return f"{words} {detail.get('ctx', {})[key]:g}" if key else ""
 
 
 def _with_kind(given: Any, kind: str) -> str:

@@ -16,10 +16,10 @@ from pydantic import functional_serializers as serializers
 from pydantic import functional_validators as validators
 
 from vlmprof import registry
-from vlmprof.errors import Fault, SpecError, UnknownNameError, suggestion
+from vlmprof.errors import Fault, SpecError, UnknownNameError, as_written, suggestion
 from vlmprof.job import storage, strict_yaml
 from vlmprof.job.labels import readable
-from vlmprof.job.messages import fault
+from vlmprof.job.messages import faults_of
 from vlmprof.job.storage import mounted, storable
 from vlmprof.job.strict_yaml import JobSource, job_text
 
@@ -45,7 +45,7 @@ def _frozen(value: Any) -> Any:
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise ValueError(f"{value!r} is listed twice")
+            raise ValueError(f"{_called(value)} is listed twice")
     return values
 
 
@@ -55,7 +55,16 @@ def _own_values(value: Any) -> Any:
     return _frozen(value)
 
 
+def _called(value: Any) -> str:
+    """An entry of a list in a message: a model or a task by its name, a value as it is written."""
+    if isinstance(value, Section):
+        return f"'{getattr(value, 'label', '') or getattr(value, 'name', '')}' with the same settings"
+    return as_written(value)
+
+
 def _pairs(value: Any) -> Any:
+    if isinstance(value, list) and not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise ValueError(f"expected a mapping, got {as_written(value)}")
     return tuple(sorted(value.items(), key=str)) if isinstance(value, dict) else value
 
 
@@ -64,7 +73,7 @@ SUBSET = {"n": "samples", "seed": "seed", "stratify": "stratify"}
 Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
 FamilyName = Annotated[str, BeforeValidator(_known("models"))]
 TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
-MetricName = Annotated[str, BeforeValidator(_known("metrics"))]
+OwnMetricName = Annotated[str, BeforeValidator(lambda name: name if name == "" else _known("metrics")(name))]
 KnobName = Annotated[str, BeforeValidator(_known("knobs"))]
 Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
@@ -133,7 +142,7 @@ class TaskSpec(Section):
     stratify: Literal["", "question_type"] = Field("", description="Keep the shares of these in the subset.")
     path: str = Field("", description="Folder or file with the data; empty: the Hub, or wherever the task has them.")
     revision: str = Field("", description="Commit of the task's repository on the Hub; empty: the one it pins.")
-    metric: Literal[""] | MetricName = Field("", description="Only for tasks that do not bring their own.")
+    metric: OwnMetricName = Field("", description="Only for tasks that do not bring their own.")
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
         (), description="Field of a sample: column of the data, where the names differ."
     )
@@ -326,7 +335,7 @@ def survey(job: JobSource) -> ParsedJob:
         try:
             spec = SweepSpec.model_validate(raw)
         except ValidationError as error:
-            faults += [fault(detail, SweepSpec) for detail in error.errors()]
+            faults += faults_of(error.errors(), SweepSpec)
         faults += _lacking_knobs(raw)
     return ParsedJob(
         source=given.source,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmprof.errors import KnobValueError, suggestion
+from vlmprof.errors import KnobValueError, as_written, suggestion
 from vlmprof.job.storage import DEFAULT, STORAGE
 from vlmprof.knobs.knob import require_integer
 
@@ -45,7 +45,7 @@ def check_choice(value: Any, blocks: int) -> None:
     elif isinstance(value, list | tuple):
         _check_indices(value, blocks, "kept")
     else:
-        raise KnobValueError(f"active_blocks: {EXPECTED}, got {value!r}; policies are {', '.join(POLICIES)}")
+        raise KnobValueError(f"active_blocks: {EXPECTED}, got {as_written(value)}; policies are {', '.join(POLICIES)}")
 
 
 def _prefix(value: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
@@ -106,7 +106,9 @@ KEYS = {
 def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
     policy = value.get("policy")
     if policy is not None and policy not in POLICIES:
-        raise KnobValueError(f"active_blocks: no policy named {policy!r}{suggestion(str(policy), list(POLICIES))}")
+        raise KnobValueError(
+            f"active_blocks: no policy named {as_written(policy)}{suggestion(str(policy), list(POLICIES))}"
+        )
     keys = KEYS.get(str(policy), {"keep", "policy"})
     given = set(value)
     if policy is None or given != keys:
@@ -114,7 +116,7 @@ def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
         if policy == "importance" and keys - given == {"sha256"}:
             digest = _digest(_inside_storage(value["table"]))[:SHORTEST_DIGEST]
             expected += f"; the sha256 of this table begins with '{digest}'"
-        raise KnobValueError(f"active_blocks: {expected}; got {dict(value)!r}")
+        raise KnobValueError(f"active_blocks: {expected}; got {as_written(value)}")
     if policy == "drop":
         _check_indices(value["drop"], blocks, "dropped")
         if len(value["drop"]) == blocks:
@@ -130,11 +132,11 @@ def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
 
 def _check_indices(value: Any, blocks: int, verb: str) -> None:
     if not isinstance(value, list | tuple):
-        raise KnobValueError(f"active_blocks: expected a list of the blocks that are {verb}, got {value!r}")
+        raise KnobValueError(f"active_blocks: expected a list of the blocks that are {verb}, got {as_written(value)}")
     for index in value:
         require_integer(index, low=0, high=blocks - 1, name="active_blocks")
     if not value or list(value) != sorted(set(value)):
-        raise KnobValueError(f"active_blocks: expected ascending block indices, each once, got {list(value)!r}")
+        raise KnobValueError(f"active_blocks: expected ascending block indices, each once, got {as_written(value)}")
 
 
 def _scores(table: Any, sha256: str) -> dict[int, float]:
@@ -175,6 +177,6 @@ def _inside_storage(table: Any) -> Path:
     if not isinstance(table, str) or not table or not path.is_relative_to(root):
         raise KnobValueError(
             f"active_blocks.table: expected a path inside the results folder {root.name}/, which every machine of a"
-            f" sweep can read, got {table!r}; set {STORAGE} to use another folder"
+            f" sweep can read, got {as_written(table)}; set {STORAGE} to use another folder"
         )
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlmprof.errors import KnobValueError, suggestion
+from vlmprof.errors import KnobValueError, as_written, suggestion
 from vlmprof.records import Effect, Observation
 
 
@@ -22,7 +22,9 @@ def require_one_of(name: str, value: object, choices: Sequence[str], architectur
     """
     if value not in choices:
         nearest = suggestion(value, list(choices)).split(" (there are")[0] if isinstance(value, str) else ""
-        raise KnobValueError(f"{name}: expected one of {', '.join(choices)} for {architecture}; got {value!r}{nearest}")
+        raise KnobValueError(
+            f"{name}: expected one of {', '.join(choices)} for {architecture}; got {as_written(value)}{nearest}"
+        )
 
 
 def load_effect(name: str, value: str, default: str, observed: Observation) -> Effect:

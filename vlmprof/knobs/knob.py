@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from vlmprof.errors import KnobValueError
+from vlmprof.errors import KnobValueError, as_written
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, TokenCounts
 
@@ -72,16 +72,6 @@ def axis(value: Any) -> float | None:
     return None if isinstance(value, str) else float(value)
 
 
-def label(value: Any) -> str:
-    """A knob's value for display: ``6``, ``prefix 4``, ``drop 0,3``, ``nested_random 4 seed 1``, ``0,1,3``."""
-    if isinstance(value, dict):
-        first = str(value.get("policy", ""))
-        first += " " + label(value.get("keep", value.get("drop", value.get("k", ""))))
-        rest = {key: item for key, item in value.items() if key not in ("policy", "keep", "drop", "k")}
-        return " ".join([first.strip(), *(key if item is True else f"{key} {item}" for key, item in rest.items())])
-    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
-
-
 def require_integer(value: Any, *, low: int, high: int | None = None, name: str) -> None:
     """Refuse anything but a whole number from ``low`` to ``high``, or without an upper limit where ``high`` is None.
 
@@ -90,4 +80,4 @@ def require_integer(value: Any, *, low: int, high: int | None = None, name: str)
     """
     bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise KnobValueError(f"{name}: expected a whole number {bound}, got {value!r}")
+        raise KnobValueError(f"{name}: expected a whole number {bound}, got {as_written(value)}")

@@ -14,7 +14,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, final
 
-from vlmprof.errors import KnobValueError
+from vlmprof.errors import KnobValueError, as_written
 from vlmprof.knobs.knob import AbstractKnob, require_integer
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, ExpertRouting
@@ -80,7 +80,7 @@ def _k(value: Any) -> Any:
 
 def _check_renormalised(value: dict[str, Any], anatomy: Anatomy) -> None:
     if set(value) != {"k", "renormalise"} or value["renormalise"] is not True:
-        raise KnobValueError(f"moe_top_k: {EXPECTED}, got {value!r}")
+        raise KnobValueError(f"moe_top_k: {EXPECTED}, got {as_written(value)}")
     if anatomy.renormalises is None:
         raise KnobValueError(
             f"moe_top_k: the routers of {anatomy.architecture} have no switch for renormalisation: their code"

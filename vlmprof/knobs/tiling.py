@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
-from vlmprof.errors import KnobValueError
+from vlmprof.errors import KnobValueError, as_written
 from vlmprof.knobs.knob import AbstractKnob, require_integer
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, FreeTiling, TokenCounts
@@ -28,7 +28,7 @@ class Tiling(AbstractKnob):
 
     def check(self, value: Any, anatomy: Anatomy) -> None:
         if not isinstance(value, list | tuple) or len(value) != 2:
-            raise KnobValueError(f"tiling: expected [rows, columns], got {value!r}")
+            raise KnobValueError(f"tiling: expected [rows, columns], got {as_written(value)}")
         for side in value:
             require_integer(side, low=1, name="tiling")
         limit = BEYOND_TRAINING * anatomy.max_crops

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vlmprof.errors import UserError
+from vlmprof.errors import UserError, as_written
 
 Gold = Callable[[Sequence[Any], Sequence[str]], tuple[str, ...]]
 """(values, options) -> reference answers.
@@ -32,16 +32,18 @@ def listed(value: Any) -> list[Any]:
         UserError: there is none, one is empty, or the cell has another form.
     """
     if isinstance(value, str) and _is_list_text(value):
-        raise UserError(f"the answer {value!r} is a list written as text; write a JSON list, one item for each answer")
+        raise UserError(
+            f"the answer {as_written(value)} is a list written as text; write a JSON list, one item for each answer"
+        )
     values = _unpacked(value) if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
     found = [item for one in values for item in (_unpacked(one) if isinstance(one, Mapping) else [one])]
     if not found:
         raise UserError("there is no answer; expected a text, a number or a list of them")
     for item in found:
         if isinstance(item, list):
-            raise UserError(f"the answer {item!r} is a list within a list; expected a text or a number")
+            raise UserError(f"the answer {as_written(item)} is a list within a list; expected a text or a number")
         if item is None or (isinstance(item, float) and not math.isfinite(item)) or not str(item).strip():
-            raise UserError(f"the answer {item!r} is empty or no number; expected a text or a number")
+            raise UserError(f"the answer {as_written(item)} is empty or no number; expected a text or a number")
     return found
 
 
@@ -55,10 +57,10 @@ def options(value: Any) -> tuple[str, ...]:
         return ()
     values = _by_letter(value) if isinstance(value, Mapping) else value
     if not isinstance(values, list):
-        raise UserError(f"the options are {value!r}; expected a list of texts")
+        raise UserError(f"the options are {as_written(value)}; expected a list of texts")
     wrong = next((item for item in values if item is None or isinstance(item, (list, Mapping))), "")
     if wrong != "":
-        raise UserError(f"the option {wrong!r} is no text; options are {value!r}")
+        raise UserError(f"the option {as_written(wrong)} is no text; options are {as_written(value)}")
     if len(values) > len(LETTERS):
         raise UserError(f"there are {len(values)} options; at most {len(LETTERS)} can be named by a letter")
     return tuple(_text(item) for item in values)
@@ -107,7 +109,9 @@ def numbers(values: Sequence[Any], choices: Sequence[str], number_of: Callable[[
     counts = [None if isinstance(value, bool) else number_of(_text(value)) for value in values]
     wrong = next((value for value, count in zip(values, counts, strict=True) if count is None), None)
     if wrong is not None:
-        raise UserError(f"the answer {wrong!r} is no count; expected a whole number from 0, such as 3 or 'three'")
+        raise UserError(
+            f"the answer {as_written(wrong)} is no count; expected a whole number from 0, such as 3 or 'three'"
+        )
     return tuple(str(count) for count in counts)
 
 
@@ -120,7 +124,7 @@ def yes_or_no(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
     _refuse_options(choices, "yes or no")
     meanings = {_truth(value) for value in values}
     if None in meanings or len(meanings) != 1:
-        raise UserError(f"the answers {list(values)!r} do not mean yes or no; expected 'yes' or 'no'")
+        raise UserError(f"the answers {as_written(values)} do not mean yes or no; expected 'yes' or 'no'")
     return ("yes" if meanings.pop() else "no",)
 
 
@@ -149,7 +153,7 @@ def _option_letter(value: Any, choices: Sequence[str]) -> str:
     how = "names no option" if not meant else f"may mean the options {' and '.join(sorted(meant))}"
     expected = f"a letter from A to {letters[-1]}, the text of an option, or its index, counted from 0"
     shown = ", ".join(f"{letter}: {choice}" for letter, choice in zip(letters, choices, strict=True))
-    raise UserError(f"the answer {value!r} {how}; expected {expected} (options: {shown})")
+    raise UserError(f"the answer {as_written(value)} {how}; expected {expected} (options: {shown})")
 
 
 def _is_index(value: Any, text: str) -> bool:
@@ -172,7 +176,7 @@ def _text(value: Any) -> str:
 def _unpacked(mapping: Mapping[str, Any]) -> list[Any]:
     keys = [key for key in _IN_MAPPING if key in mapping]
     if len(keys) != 1:
-        raise UserError(f"the answer {dict(mapping)!r} is a mapping; expected a text, a number or a list of them")
+        raise UserError(f"the answer {as_written(mapping)} is a mapping; expected a text, a number or a list of them")
     found = mapping[keys[0]]
     return found if isinstance(found, list) else [found]
 
@@ -185,7 +189,7 @@ def _by_letter(mapping: Mapping[str, Any]) -> list[Any]:
     while by_letter and by_letter[max(by_letter)] is None:  # Parquet fills the letters that a question does not use
         del by_letter[max(by_letter)]
     if len(by_letter) < 2 or "".join(sorted(by_letter)) != LETTERS[: len(by_letter)]:
-        raise UserError(f"the options are {dict(mapping)!r}; expected a list, or a mapping with the keys A, B, ...")
+        raise UserError(f"the options are {as_written(mapping)}; expected a list, or a mapping with the keys A, B, ...")
     return [by_letter[letter] for letter in sorted(by_letter)]
 
 

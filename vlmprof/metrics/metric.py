@@ -16,7 +16,7 @@ from typing import Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmprof.errors import UserError
+from vlmprof.errors import UserError, as_written
 from vlmprof.metrics._final_answer import final_answer
 from vlmprof.metrics._gold import Gold, texts
 from vlmprof.records import Example
@@ -106,7 +106,7 @@ class Metric:
         best = self.best(example)
         verdict = self.judge(best, example)
         if verdict.score == 0 or not verdict.parsed:
-            said = f"'{example.id}': the metric '{self.name}' gives 0 to the best possible answer, {best!r}"
+            said = f"'{example.id}': the metric '{self.name}' gives 0 to the best possible answer, {as_written(best)}"
             options = f", options {list(example.choices)}" if example.choices else ""
             raise UserError(f"{said}; reference answers {list(example.answers)}{options}: correct them")
         return example

@@ -17,8 +17,7 @@ from typing import Any, Self, final
 
 from vlmprof.errors import UserError
 from vlmprof.job.storage import mounted
-from vlmprof.knobs.knob import label
-from vlmprof.plan.point import TrialPlan
+from vlmprof.plan.point import TrialPlan, label
 from vlmprof.records import Row
 
 

@@ -31,6 +31,11 @@ class Point:
     def __str__(self) -> str:
         return " ".join(f"{name}={text}" for name, text in self.items) or "as trained"
 
+    @property
+    def words(self) -> str:
+        """The same for display, each value as tables write it: ``active_blocks=prefix 4``."""
+        return " ".join(f"{name}={label(value)}" for name, value in self) or "as trained"
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +108,33 @@ class TrialPlan:
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
-        return f"{self.model.label} {self.task.name} {self.point}"
+        return f"{self.model.label} {self.task.name} {self.point.words}"
+
+
+def label(value: Any) -> str:
+    """A knob's value for display: ``6``, ``prefix 4``, ``drop 0,3``, ``nested_random 4 seed 1``, ``0,1,3``."""
+    if isinstance(value, dict):
+        first = str(value.get("policy", ""))
+        first += " " + label(value.get("keep", value.get("drop", value.get("k", ""))))
+        rest = {key: item for key, item in value.items() if key not in ("policy", "keep", "drop", "k")}
+        return " ".join([first.strip(), *(key if item is True else f"{key} {item}" for key, item in rest.items())])
+    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 
 def canonical(value: Any) -> str:
     """JSON text that is the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
+
+
+def words_of(point: str) -> str:
+    """A ``Point`` that was written as text, as in the column ``point``, with its values as tables write them."""
+    words, rest, decoder = [], point, json.JSONDecoder()
+    while "=" in rest:
+        name, _, rest = rest.partition("=")
+        try:
+            value, end = decoder.raw_decode(rest)
+        except ValueError:  # written by something else
+            return point
+        words.append(f"{name.strip()}={label(value)}")
+        rest = rest[end:]
+    return " ".join(words) or point

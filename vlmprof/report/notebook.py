@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
-from typing import Any
 
 import pandas as pd
 
+from vlmprof.analyze import wording
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
 from vlmprof.analyze.objectives import Objective
-from vlmprof.analyze.status import SweepStatus
+from vlmprof.analyze.status import WORDS, SweepStatus
 from vlmprof.store.schema import knobs_of
 
 MOST_ROWS = 40
@@ -34,18 +34,18 @@ def results_html(where: str, status: SweepStatus, front: pd.DataFrame | None, pr
 
 
 def _head(where: str, status: SweepStatus) -> Iterator[str]:
-    counts = [f"{count} {escape(phase)}" for phase, count in status.counts.items() if count]
+    counts = [f"{count} {escape(WORDS[phase])}" for phase, count in status.counts.items() if count]
     yield f"<p><b>{escape(status.name)}</b>: {status.finished} of {status.total} trials finished<br>"
     yield f"<small>{escape(where)}</small></p>"
     yield f"<p>{', '.join(counts)}</p>"
-    yield from _sentences(f"failed {trial}: {reason or 'no reason given'}" for trial, reason in status.failed.items())
+    yield from _sentences(f"failed {trial}: {status.why(trial)}" for trial in status.failed)
 
 
 def _fronts(front: pd.DataFrame | None) -> Iterator[str]:
     if front is None:
         return
     for name, part in groups(front):
-        yield from _table(name, part, front.attrs["objectives"])
+        yield from _table(name, part, front.attrs["objectives_of"][name])
         yield from _sentences(f"beware: {sentence}" for sentence in (*cautions(part), *part.attrs["mixed"]))
     yield from _sentences(f"left out: {count} {state}" for state, count in front.attrs["left_out"].items())
 
@@ -54,12 +54,12 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> It
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
     shown = part[part["on_front"].astype(bool)]
     yield f"<table><caption>{escape(name)}: {len(shown)} of {len(part)} on the front</caption>"
-    yield _row("th", [*knobs, *map(_header, objectives)])
+    yield _row("th", [*knobs, *(f"{wording.with_unit(one)} [95 %]" for one in objectives)])
     for _, row in shown.head(MOST_ROWS).iterrows():
-        yield _row(
-            "td", [*(_setting(row, knob) for knob in knobs), *(_value(row, objective) for objective in objectives)]
-        )
+        settings = [wording.setting(row, knob) + wording.mark(row, knob) for knob in knobs]
+        yield _row("td", [*settings, *(wording.measured(row, one) for one in objectives)])
     yield "</table>"
+    yield from _sentences(wording.legend(wording.mark(row, knob) for knob in knobs for _, row in shown.iterrows()))
     yield from _sentences([f"and {len(shown) - MOST_ROWS} more"] if len(shown) > MOST_ROWS else [])
 
 
@@ -69,25 +69,3 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 
 def _sentences(sentences: Iterable[str]) -> Iterator[str]:
     yield from (f"<p><small>{escape(sentence)}</small></p>" for sentence in sentences if sentence)
-
-
-def _header(objective: Objective) -> str:
-    unit = f" ({objective.unit})" if objective.unit else ""
-    return f"{objective.column}{unit} [95 %]"
-
-
-def _setting(row: pd.Series[Any], knob: str) -> str:
-    """The requested value of a knob, with ``(saturated)`` if the cap limited no sample."""
-    if pd.isna(row[f"knob_{knob}"]) and pd.isna(row[f"requested_{knob}"]):
-        return "-"
-    return f"{row[f'requested_{knob}']}{' (saturated)' if row[f'effect_{knob}'] == 'saturated' else ''}"
-
-
-def _value(row: pd.Series[Any], objective: Objective) -> str:
-    value, low, high = (row.get(f"{objective.column}{end}") for end in ("", "_low", "_high"))
-    if value is None or pd.isna(value):
-        return "-"
-    digits = 3 if objective.unit == "fraction" else 2
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

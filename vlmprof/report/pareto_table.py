@@ -11,11 +11,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlmprof.analyze import wording
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups, model_names
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
 from vlmprof.analyze.pareto import fronts, to_arrow
-from vlmprof.report.status_screen import with_interval
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.schema import knobs_of
@@ -27,11 +27,7 @@ MANY = 40
 WIDE = 120
 LISTED = 6
 """So many groups of settings that were the same work are spelt out."""
-MARKS = {"saturated": "=", "no-op": "", "effective": "", "mismatch": "!"}
-LEGEND = {
-    "=": "= saturated: this limit did not bind for any sample",
-    "*": "* same work as another row: another setting, nothing else",
-}
+SAME_WORK = "* same work as another row: another setting, nothing else"
 
 
 def read_front(
@@ -130,8 +126,9 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Ta
     table.add_column("", min_width=1)
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
-        cells = [str(row["model"])] if unnamed else []
-        cells += [_knob_cell(row, knob) for knob in knobs] + [_value(row, objective) for objective in objectives]
+        settings = [wording.setting(row, knob) + wording.mark(row, knob) for knob in knobs]
+        named = [str(row["model"])] if unnamed else []
+        cells = [*named, *settings, *(wording.measured(row, objective) for objective in objectives)]
         mark = "*" if row["work_key"] in repeated else ""
         style = "bold green" if row["on_front"] else "dim"
         table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)
@@ -139,11 +136,10 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Ta
 
 
 def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
-    effects = {effect for knob in knobs_of(part.columns) for effect in part[f"effect_{knob}"].dropna()}
-    if "saturated" in effects:
-        yield Text(LEGEND["="], style="dim")
+    marks = {wording.mark(row, knob) for knob in knobs_of(part.columns) for _, row in part.iterrows()}
+    yield from (Text(sentence, style="dim") for sentence in wording.legend(marks))
     if part["work_key"].duplicated().any():
-        yield Text(LEGEND["*"], style="dim")
+        yield Text(SAME_WORK, style="dim")
         yield from _repeated(part)
     for sentence in (*cautions(part), *part.attrs["mixed"]):
         yield Text(f"beware: {sentence}", style="yellow")
@@ -152,23 +148,14 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
 def _repeated(part: pd.DataFrame) -> Iterator[Text]:
     """Which settings were the same work, a line a group of them; the column ``work_key`` has them all."""
     for _, same in itertools.islice(part[part["work_key"].duplicated(keep=False)].groupby("work_key"), LISTED):
-        yield Text(f"  {'  =  '.join(sorted(same['point']))}", style="dim")
+        yield Text(f"  {'  =  '.join(sorted(_settings(row) for _, row in same.iterrows()))}", style="dim")
+
+
+def _settings(row: pd.Series[Any]) -> str:
+    knobs = [knob for knob in knobs_of(str(name) for name in row.index) if wording.is_set(row, knob)]
+    return " ".join(f"{knob}={wording.setting(row, knob)}" for knob in knobs) or "as trained"
 
 
 def _header(objective: Objective) -> str:
     unit = f"{objective.unit} " if objective.unit not in ("", "fraction") else ""
     return f"{objective.column}\n{unit}[95 %]"
-
-
-def _knob_cell(row: pd.Series[Any], knob: str) -> str:
-    if pd.isna(row[f"requested_{knob}"]):
-        return "-"
-    return f"{row[f'requested_{knob}']}{MARKS.get(row[f'effect_{knob}'], '')}"
-
-
-def _value(row: pd.Series[Any], objective: Objective) -> str:
-    value, low, high = (row.get(f"{objective.column}{end}") for end in ("", "_low", "_high"))
-    if value is None or pd.isna(value):
-        return "-"
-    low, high = (None if end is None or pd.isna(end) else float(end) for end in (low, high))
-    return with_interval(float(value), low, high, objective.unit)

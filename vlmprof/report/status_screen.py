@@ -16,6 +16,7 @@ from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.status import PHASES, WORDS
 from vlmprof.analyze.time_left import TimeLeft
 from vlmprof.analyze.watch_state import FrontPoint, GroupFront, SweepView
+from vlmprof.analyze.wording import with_interval, with_unit
 from vlmprof.store.heartbeat import RunningTrial
 
 MANY = 12
@@ -33,7 +34,7 @@ def status_screen(view: SweepView, width: int) -> RenderableType:
     parts += _failed(view)
     parts += [part for front in view.fronts for part in _front(front)]
     if view.front_note:
-        parts.append(Text(f"\nfront: {view.front_note}", style="dim"))
+        parts.append(Text(f"\n{view.front_note}", style="dim"))
     return Group(*parts)
 
 
@@ -106,9 +107,9 @@ def _running(view: SweepView) -> Iterator[RenderableType]:
 
 
 def _failed(view: SweepView) -> Iterator[RenderableType]:
-    failed = list(view.status.failed.items())
-    for trial, reason in failed[:3]:
-        yield Text(f"failed {trial}: {reason or 'no reason given'}", style="yellow", no_wrap=True, overflow="ellipsis")
+    failed = list(view.status.failed)
+    for trial in failed[:3]:
+        yield Text(f"failed {trial}: {view.status.why(trial)}", style="yellow", no_wrap=True, overflow="ellipsis")
     if len(failed) > 3:
         yield Text(f"and {len(failed) - 3} more failed; 'vlmprof status' without --watch lists them", style="yellow")
 
@@ -118,28 +119,23 @@ def _front(front: GroupFront) -> Iterator[RenderableType]:
     yield Text(f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; [95 %])", style="bold")
     table = Table(box=None, header_style="dim", pad_edge=False)
     knobs = list(best[0].knobs)
-    for header in (*knobs, *(_header(one) for one in front.objectives)):
+    for header in (*knobs, *(with_unit(one) for one in front.objectives)):
         table.add_column(header, justify="right", no_wrap=True)
     for spot in best[:MANY]:
-        table.add_row(*(Text(spot.knobs[knob]) for knob in knobs), *_values(spot, front.objectives), style="green")
+        table.add_row(
+            *(Text(spot.knobs[knob] + spot.marks.get(knob, "")) for knob in knobs),
+            *_values(spot, front.objectives),
+            style="green",
+        )
     yield table
     if len(best) > MANY:
         yield Text(f"and {len(best) - MANY} more; 'vlmprof pareto' shows all", style="dim")
+    for sentence in front.legend:
+        yield Text(sentence, style="dim")
     for sentence in front.beware:
         yield Text(f"beware: {sentence}", style="yellow")
-
-
-def _header(one: Objective) -> str:
-    return f"{one.column} ({one.unit})" if one.unit not in ("", "fraction") else one.column
 
 
 def _values(spot: FrontPoint, objectives: tuple[Objective, ...]) -> Iterator[Text]:
     for value, low, high, one in zip(spot.values, spot.low, spot.high, objectives, strict=True):
         yield Text(with_interval(value, low, high, one.unit))
-
-
-def with_interval(value: float, low: float | None, high: float | None, unit: str) -> str:
-    """A value and its 95 % interval from low to high, as every table shows it: ``56.10 [50.10, 283.00]``."""
-    digits = 3 if unit == "fraction" else 2
-    ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f}{ends}"

@@ -46,9 +46,9 @@ function show(view) {
   const running = Object.values(pulse ? pulse.running : {});
   fill("running", running.map(runningRow));
   fill("failed", Object.entries(status.failed).map(([trial, reason]) =>
-    made("tr", {}, made("td", {}, reason || "no reason given"), made("td", { class: "soft" }, trial))));
+    made("tr", {}, made("td", {}, status.settings[trial] || ""), made("td", {}, reason || "no reason given"), made("td", { class: "soft" }, trial))));
   find("fronts").replaceChildren(...view.fronts.map(frontPart));
-  if (view.front_note) find("fronts").append(made("p", { class: "soft" }, `Front: ${view.front_note}`));
+  if (view.front_note) find("fronts").append(made("p", { class: "soft" }, view.front_note));
   find("seen").textContent = `Seen at ${new Date().toLocaleTimeString()}, from the results folder alone. Read-only.`;
 }
 
@@ -99,12 +99,22 @@ function frontPart(front) {
   const key = `Bars: 95 % intervals. Labels: ${Object.keys(best[0].knobs).join(" · ")}`;
   if (front.objectives.length === 2) node.append(made("figure", {}, chart(front), made("figcaption", {}, key)));
   node.append(made("div", { class: "wide" }, frontTable(front, best)));
+  node.append(...front.legend.map((sentence) => made("p", { class: "soft" }, sentence)));
   node.append(...front.beware.map((sentence) => made("p", { class: "soft beware" }, `Beware: ${sentence}`)));
   return node;
 }
 
+// With its mark, as in every other table: = for a limit that did not bind.
+const setting = (spot, knob) => `${spot.knobs[knob]}${spot.marks[knob] || ""}`;
+
 // The units of every other table: a fraction stays one.
 const scaled = (objective) => [1, objective.unit === "fraction" ? "" : objective.unit];
+
+// As the header of every other table.
+function withUnit(objective) {
+  const unit = scaled(objective)[1];
+  return unit ? `${objective.column} (${unit})` : objective.column;
+}
 
 function axisLabel(objective) {
   const unit = scaled(objective)[1], words = objective.column.split("_").filter((word) => word !== unit).join(" ");
@@ -113,8 +123,8 @@ function axisLabel(objective) {
 
 function frontTable(front, best) {
   const knobs = Object.keys(best[0].knobs);
-  const head = made("tr", {}, ...[...knobs, ...front.objectives.map(axisLabel)].map((text) => made("th", {}, text)));
-  const rows = best.map((spot) => made("tr", {}, ...knobs.map((knob) => made("td", {}, spot.knobs[knob])),
+  const head = made("tr", {}, ...[...knobs, ...front.objectives.map(withUnit)].map((text) => made("th", {}, text)));
+  const rows = best.map((spot) => made("tr", {}, ...knobs.map((knob) => made("td", {}, setting(spot, knob))),
     ...front.objectives.map((one, i) => valueCell(spot, one, i))));
   return made("table", {}, made("thead", {}, head), made("tbody", {}, ...rows));
 }
@@ -216,7 +226,7 @@ function point(spot, across, up) {
 function labels(best, across, up) {
   const taken = [], nodes = [];
   for (const spot of best) {
-    const text = Object.values(spot.knobs).join(" · "), width = 6.2 * text.length;
+    const text = Object.keys(spot.knobs).map((knob) => setting(spot, knob)).join(" · "), width = 6.2 * text.length;
     const x = across.place(spot.values[1]), y = up.place(spot.values[0]);
     const left = x - 7 - width, free = (at) => taken.every(([tx, ty, tw]) => at + width < tx || at > tx + tw || Math.abs(ty - y) > 13);
     const at = [left, x + 7].find((place) => place > BOX.left && place + width < BOX.width && free(place));

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, final
@@ -23,6 +23,7 @@ from vlmprof.errors import UserError, suggestion
 from vlmprof.job.storage import STORAGE, is_anchored
 from vlmprof.submit.bundle import JOB, JobBundle
 from vlmprof.submit.connection import Connection, connect
+from vlmprof.submit.origin import AGAIN, KIND, RAY_JOB_NAME, SWEEP, Origin
 from vlmprof.submit.secret_scan import why_secret_variable
 from vlmprof.submit.startup_report import StartupReport, find_report
 from vlmprof.submit.submission import Submission, of_details
@@ -30,8 +31,6 @@ from vlmprof.submit.submission import Submission, of_details
 STOP_WAIT_S = 60
 """From SIGINT to SIGKILL: time to finish a ledger line and print how to go on."""
 POLL_S = 0.3
-KIND, SWEEP, FETCH = "vlmprof", "sweep", "fetch"
-"""The key in Ray's metadata of a job, and its two values."""
 ROOT = f'export {STORAGE}="${{{STORAGE}:-$HOME/vlmprof/results}}"; '
 """Sets the root of a relative ``storage``: the job's working directory is deleted after the job."""
 SubmitOutcome = Literal["new", "attached", "done"]
@@ -72,7 +71,13 @@ class JobsClient:
         raise UserError(f"no job '{name}' on {self.connection.url}{suggestion(name, ids)}")
 
     def submit(
-        self, bundle: JobBundle, variables: Mapping[str, str], *, again: bool, allow_many: bool = False
+        self,
+        bundle: JobBundle,
+        variables: Mapping[str, str],
+        *,
+        again: bool,
+        options: Sequence[str] = (),
+        command: str = AGAIN,
     ) -> tuple[Submission, SubmitOutcome]:
         """Send a job, unless it is already running or done.
 
@@ -80,7 +85,8 @@ class JobsClient:
             bundle: The job.
             variables: For the environment of its processes.
             again: Whether to start a new attempt of a job that has succeeded.
-            allow_many: However many trials it has, they are meant.
+            options: For ``vlmprof run`` on the cluster, such as ``--yes``.
+            command: The command that submits it; advice in the job's log names it.
 
         Raises:
             UserError: a variable looks like a secret.
@@ -94,19 +100,20 @@ class JobsClient:
         if last is not None and last.state == "SUCCEEDED" and not again:
             return last, "done"
         id_ = f"{bundle.id}-r{last.attempt + 1}" if last else bundle.id
-        sent = self._send(id_, bundle, variables, " --yes" if allow_many else "")
+        sent = self._send(Origin(id=id_, again=command, address=self.connection.url), bundle, variables, options)
         return self.info(id_), "new" if sent else "attached"
 
-    def _send(self, id_: str, bundle: JobBundle, variables: Mapping[str, str], options: str) -> bool:
+    def _send(self, origin: Origin, bundle: JobBundle, variables: Mapping[str, str], options: Sequence[str]) -> bool:
         """Submit a job; False if another process has submitted it at the same time."""
         root = "" if is_anchored(bundle.storage) else ROOT
         report = f"{root}python -m vlmprof.submit.startup_report {JOB}"
-        command = f"{report} && exec python -m vlmprof.cli run {JOB} --address auto{options}"
-        metadata = {KIND: SWEEP, "name": bundle.name, "client": __version__, "user": _user()}
+        run = ["python -m vlmprof.cli run", JOB, "--address auto", *options]
+        command = f"{report} && exec {' '.join(run)}"
+        metadata = {KIND: SWEEP, "name": bundle.name, RAY_JOB_NAME: bundle.name, "client": __version__, "user": _user()}
         with tempfile.TemporaryDirectory(prefix="vlmprof-bundle-") as folder, _user_errors(self.connection):
             bundle.write(Path(folder))
             try:
-                self.run(id_, command, metadata, folder, variables)
+                self.run(origin.id, command, metadata | origin.metadata, folder, variables)
             except RuntimeError as error:
                 if "already exists" not in str(error):
                     raise

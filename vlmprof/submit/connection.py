@@ -75,7 +75,7 @@ def connect(address: str) -> Connection:
         status, body = _get(url, {"Authorization": f"Bearer {token}"})
     if status in (401, 403):
         raise UserError(
-            f"the cluster at {url} does not accept the token in {_token_source()}; copy the cluster's own token there"
+            f"the cluster at {url} does not accept the token in {token_source()}; copy the cluster's own token there"
         )
     info = _parsed(body) if status == 200 else {}
     if "ray_version" not in info:
@@ -133,7 +133,8 @@ def _token_file() -> Path:
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
-def _token_source() -> str:
+def token_source() -> str:
+    """The variable or the file that the token is read from."""
     return "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(_token_file())
 
 

@@ -24,8 +24,9 @@ from typing import Any, final
 from vlmprof.errors import NothingYet, StoreError, UserError
 from vlmprof.store.heartbeat import HEARTBEAT
 from vlmprof.store.ledger import LEDGER, read
-from vlmprof.submit.client import FETCH, KIND, JobsClient
+from vlmprof.submit.client import JobsClient
 from vlmprof.submit.export import HAVE, ID, KINDS, MARK
+from vlmprof.submit.origin import FETCH, KIND
 from vlmprof.submit.submission import Submission
 
 TRIES = 3

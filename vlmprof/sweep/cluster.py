@@ -20,6 +20,7 @@ from vlmprof.errors import UserError
 from vlmprof.job.labels import Pairs
 from vlmprof.job.spec import ResourceSpec
 from vlmprof.job.storage import STORAGE
+from vlmprof.submit.origin import origin
 from vlmprof.sweep import nodes
 
 NAMESPACE = "vlmprof"
@@ -170,6 +171,8 @@ def _require_reachable(address: str) -> None:
 
 
 def _no_cluster(address: str, reason: str) -> UserError:
+    if submitted := origin():
+        return UserError(f"the cluster that runs this job does not answer: {reason}; once it does, '{submitted.again}'")
     return UserError(
         f"no Ray cluster at '{address}': {reason}; start one with 'ray start --head', or leave --address out to run on"
         " this machine"

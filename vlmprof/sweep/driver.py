@@ -9,6 +9,7 @@ their ``RetryBudget`` is used up.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -34,8 +35,9 @@ from vlmprof.store.collector import Collector
 from vlmprof.store.filesystem import results_folder
 from vlmprof.store.ledger import State
 from vlmprof.store.submitted_job import SubmittedJob
+from vlmprof.submit.origin import login
 from vlmprof.sweep.actors import WRITER_WAIT_S, CollectorActor
-from vlmprof.sweep.cluster import LOCAL, ON_CPUS, TrialResources, connected, trial_resources
+from vlmprof.sweep.cluster import AUTH_MODE, LOCAL, ON_CPUS, TrialResources, connected, trial_resources
 from vlmprof.sweep.cost import CostEstimator
 from vlmprof.sweep.expected_work import expected_work
 from vlmprof.sweep.retries import SHORT_OF_MEMORY, TUNER_ENDED, RetryBudget, TunerBackoff
@@ -280,7 +282,7 @@ def launch(  # noqa: PLR0913 (what to run, and options by name)
         from vlmprof.sweep.trainable import FaultPolicy
 
         if dashboard:
-            display.note(f"dashboard: http://{dashboard}")
+            display.note(login(dashboard, asks_for_token=os.environ.get(AUTH_MODE) == "token"))
         faults = FaultPolicy(chunk=spec.chunk, timeout_s=spec.timeout_s)
         resources = trial_resources(spec.resources, display.note)
         if spec.resources.gpus == "auto" and not resources.gpus and address != LOCAL:

@@ -7,6 +7,7 @@ from typing import final
 
 from vlmprof.errors import UserError
 from vlmprof.store.attempts import LOST_DEVICE, Death
+from vlmprof.submit.origin import origin
 
 MAX_CRASHES = 3
 """Consecutive crashes of a trial without progress; also consecutive Tuners that end without running anything."""
@@ -51,9 +52,9 @@ class TunerBackoff:
                     f"Ray's memory monitor ended the trials {self._failures} times in a row: the host needs more free"
                     " memory, or fewer trials at once; what was finished is kept"
                 )
-            raise UserError(
-                f"Ray Tune ended {self._failures} times and ran nothing; 'vlmprof run -v' shows its messages"
-            )
+            submitted = origin()
+            again = submitted.again if submitted else "vlmprof run"
+            raise UserError(f"Ray Tune ended {self._failures} times and ran nothing; '{again} -v' shows its messages")
         return FIRST_PAUSE_S * 2.0 ** (self._failures - 1)
 
 

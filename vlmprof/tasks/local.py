@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from vlmprof import registry
-from vlmprof.errors import UserError, suggestion
+from vlmprof.errors import UserError, as_written, suggestion
 from vlmprof.metrics._gold import listed, options
 from vlmprof.metrics.exact_match import METRIC
 from vlmprof.metrics.metric import Metric
@@ -129,11 +129,11 @@ def _metric(source: DataSource) -> Metric:
 def _example(row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
     question = row.values[names.column("question")]
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"the question is {question!r}; expected a text")
+        raise UserError(f"the question is {as_written(question)}; expected a text")
     answers = names.value(row, "answers")
     answers = answers if answers is not None else names.value(row, "answer")
     if answers is None or answers == []:
-        raise UserError(f"the row has no answer: {dict(row.values)!r}; {_HOW}")
+        raise UserError(f"the row has no answer: {as_written(row.values)}; {_HOW}")
     # An id is a digest of what the file has, not of what is read from it: a metric that reads more must not change ids.
     written = (question, answers if isinstance(answers, list) else [answers], names.value(row, "choices") or [])
     choices = options(names.value(row, "choices"))

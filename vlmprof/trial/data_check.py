@@ -68,7 +68,7 @@ def with_data_checked(job: Job) -> Job:
             else:
                 notes[str(found)] = None
     if faults:
-        raise SpecError(job.spec.name, faults)
+        raise SpecError(job.source, faults)
     return replace(job, notes=tuple(notes))
 
 

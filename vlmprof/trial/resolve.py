@@ -59,6 +59,8 @@ class Job:
     """Remarks for its author that are not errors."""
     submitted: SubmittedJob
     """Its text, as it is stored with the results, and the folder that its relative paths are resolved against."""
+    source: str
+    """What messages call it: the path of its file, or ``job``."""
 
 
 MANY_TRIALS = 2000
@@ -95,7 +97,8 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     if conflicts := _point_faults(plans, anatomies):
         raise SpecError(parsed.source, conflicts)
     said = tuple(dict.fromkeys((*_notes(anatomies), *notes(models, parsed.knobs))))
-    return Job(spec=parsed.spec, plans=plans, notes=said, submitted=SubmittedJob.of(parsed.text))
+    submitted = SubmittedJob.of(parsed.text)
+    return Job(spec=parsed.spec, plans=plans, notes=said, submitted=submitted, source=parsed.source)
 
 
 def _too_many(spec: SweepSpec, models: Sequence[ModelSpace]) -> Fault:

@@ -171,8 +171,8 @@ class TimingPass:
                 return blocks, stopped
             if len(times) >= FEWEST:  # between two blocks, so that no time has it in it
                 width = relative_half_width(times)
-                known = f"interval {width:.1%}" if math.isfinite(width) else "no interval yet"
-                tell(len(times), f"{known}, asked {self.timing.precision:.1%}")
+                known = f"interval {100 * width:.1f} %" if math.isfinite(width) else "no interval yet"
+                tell(len(times), f"{known}, asked {100 * self.timing.precision:g} %")
             if len(times) >= look:
                 look = math.ceil(1.25 * look)
             size = min(BLOCK, self.timing.max_repeats - len(times))

@@ -73,11 +73,11 @@ def test_released_moe_ids():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"clip_qkv": 8.0}, "clip_qkv is 8.0; supported: None"),
+        ({"clip_qkv": 8.0}, "clip_qkv is 8.0; supported: null"),
         ({"rope_impl": "cockatoo"}, "rope_impl is 'cockatoo'"),
-        ({"weight_tying": True}, "weight_tying is True"),
+        ({"weight_tying": True}, "weight_tying is true"),
         ({"image_pooling_2d": "none"}, "image_pooling_2d is 'none'; supported: 'attention-meanq'"),
-        ({"image_padding_embed": None}, "image_padding_embed is None"),
+        ({"image_padding_embed": None}, "image_padding_embed is null"),
         ({"image_projector": "linear"}, "image_projector is 'linear'"),
         ({"image_pooling_h": 3}, "supported: equal"),
         ({"norm_after": True}, "block_type 'moe'"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmprof.errors import ModelError
+from vlmprof.errors import ModelError, as_written
 
 _SPECIAL_IDS: dict[tuple[str, int], int] = {
     ("olmoe", 50304): 50280,
@@ -70,7 +70,7 @@ def read_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
     # The original MoE code defaults to interleaved rotary embeddings; the native model implements only 'llama'.
     rotary = flat.get("rope_impl", "cockatoo" if is_moe else "llama")
     if rotary != "llama":
-        faults.append(f"rope_impl is {rotary!r}; supported: 'llama' (half-rotation)")
+        faults.append(f"rope_impl is {as_written(rotary)}; supported: 'llama' (half-rotation)")
     pools = [flat.get("image_pooling_h", 2), flat.get("image_pooling_w", 2)]
     if pools[0] != pools[1]:
         faults.append(f"image_pooling_h, image_pooling_w are {pools}; supported: equal")
@@ -97,7 +97,7 @@ def read_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unsupported(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> list[str]:
     return [
-        f"{key} is {values[key]!r}; supported: {' or '.join(map(repr, choices))}"
+        f"{key} is {as_written(values[key])}; supported: {' or '.join(map(as_written, choices))}"
         for key, choices in allowed.items()
         if key in values and values[key] not in choices
     ]
@@ -112,7 +112,7 @@ def _text_model_type(flat: Mapping[str, Any], is_moe: bool, faults: list[str]) -
     if not is_moe and norms == (False, True, False):
         return "qwen2"
     faults.append(
-        f"block_type {flat.get('block_type')!r} with (attention_layer_norm, qkv_bias, norm_after) = {norms}; "
+        f"block_type {as_written(flat.get('block_type'))} with (attention_layer_norm, qkv_bias, norm_after) = {norms}; "
         "supported: 'moe' with (True, False, False), any other with (True, False, True) or (False, True, False)"
     )
     return ""

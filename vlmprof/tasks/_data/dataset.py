@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
-from vlmprof.errors import UserError
+from vlmprof.errors import UserError, as_written
 from vlmprof.metrics._gold import LETTERS
 from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
@@ -213,7 +213,7 @@ def read_row(row: IndexedRow, read: Read, metric: Metric) -> TaskRow:
     except UserError as error:
         return TaskRow(where=row.where, fault=str(error))
     except Exception as error:  # a value of another type than the task expects
-        values = ", ".join(f"{name}: {value!r}" for name, value in row.values.items())
+        values = ", ".join(f"{name}: {as_written(value)}" for name, value in row.values.items())
         return TaskRow(where=row.where, fault=f"{type(error).__name__}: {error} (in the row {values[:300]})")
 
 

@@ -22,7 +22,7 @@ from typing import Any, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlmprof.errors import UserError, suggestion
+from vlmprof.errors import UserError, as_written, suggestion
 from vlmprof.file_identity import content_digest, fingerprint, hint_of, read_with_hint
 from vlmprof.local_cache import cache_folder, do_without, write_cached
 from vlmprof.records import Picture
@@ -289,7 +289,9 @@ def _parquet_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict
 def _json_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
     for number, values in enumerate(_objects(file)):
         if not isinstance(values, dict):
-            raise UserError(f"{file}: expected one JSON object per sample, but number {number + 1} is {values!r}")
+            raise UserError(
+                f"{file}: expected one JSON object per sample, but number {number + 1} is {as_written(values)}"
+            )
         yield 0, number, {name: values[name] for name in _columns_to_read(file, columns, list(values))}
 
 

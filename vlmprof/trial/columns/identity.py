@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from vlmprof import registry
-from vlmprof.knobs.knob import label
-from vlmprof.plan.point import TrialPlan
+from vlmprof.plan.point import TrialPlan, label
 from vlmprof.records import Row
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
