@@ -77,7 +77,7 @@ def test_only_the_trials_with_a_setting(sweep: tuple[Path, Path, Result]) -> Non
     assert "3 trials: 3 done" in vlmprof("plan", path, "--only", "max_crops=4").stdout
     for value in ("3", "None"):
         refused = vlmprof("plan", path, "--only", f"moe_top_k={value}", code=1).exception
-        assert str(refused) == f"--only moe_top_k={value}: no trial has it; moe_top_k has 2, 8"
+        assert str(refused) == f"--only moe_top_k={value}: no trial has it; moe_top_k has 2 | 8"
 
 
 def test_a_front_of_each_model_and_one_of_all(
