@@ -23,6 +23,8 @@ from vlmprof.models.molmo.tiling import Geometry, Tiling, select_tiling
 
 Array = npt.NDArray[Any]
 Picture = Image.Image | Array
+Box = tuple[int, int, int, int]
+"""Top, left, bottom, right in pixels."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -125,49 +127,52 @@ class MolmoImageProcessor(BaseImageProcessor):
             parts["image_token_pooling"].append(pooling_windows(chosen, geometry) + crops * geometry.patches_per_crop)
             tilings.append(chosen)
             crops += len(views)
-        data = {key: np.concatenate(arrays) for key, arrays in parts.items()}
+        data = {key: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for key, arrays in parts.items()}
         data["image_tilings"] = np.array(tilings, dtype=np.int64)
         data["image_num_crops"] = 1 + data["image_tilings"].prod(axis=1)
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def _views(self, pixels: Array, tiling: Tiling) -> tuple[Array, Array]:
-        geometry = self.geometry
-        global_view, _ = self._letterbox(pixels, (geometry.crop_px, geometry.crop_px))
-        canvas, mask = self._letterbox(pixels, geometry.canvas_px(tiling))
-        views = [to_patches(global_view, geometry.patch_px)]
-        masks = []
-        for row in range(tiling[0]):
-            for col in range(tiling[1]):
-                top, left = row * geometry.usable_px, col * geometry.usable_px
-                window = np.s_[top : top + geometry.crop_px, left : left + geometry.crop_px]
-                views.append(to_patches(canvas[window], geometry.patch_px))
-                masks.append(to_patches(mask[window], geometry.patch_px).mean(-1))
+        """Global view and crops as patches, (1 + crops, patches, values), and their masks, (1 + crops, patches)."""
+        geometry, crops = self.geometry, tiling[0] * tiling[1]
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div_(255)
+        global_view, _ = self._letterbox(image, (geometry.crop_px, geometry.crop_px))
+        canvas, inside = self._letterbox(image, geometry.canvas_px(tiling))
+        views = np.empty((1 + crops, *patches_shape(geometry)), dtype=np.float32)
+        cut_patches(global_view, (1, 1), geometry, out=views[:1])
+        cut_patches(canvas, tiling, geometry, out=views[1:])
         # The global view comes first but its mask last, as -1: the original preprocessing is off by one crop. The model
         # was trained with that, and correcting it would change the logits.
-        masks.append(np.full(geometry.patches_per_crop, -1, dtype=np.float32))
-        return np.stack(views), np.stack(masks)
+        masks = np.full((1 + crops, geometry.patches_per_crop), -1, dtype=np.float32)
+        masks[:crops] = shares_inside(inside, tiling, geometry)
+        return views, masks
 
-    def _letterbox(self, pixels: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-        """Scale into ``size``, centre on black, normalise; return pixels (h, w, 3) and image mask (h, w, 1)."""
-        height, width = pixels.shape[:2]
+    def _letterbox(self, image: torch.Tensor, size: tuple[int, int]) -> tuple[Array, Box]:
+        """Scale (3, height, width) into ``size``, centre it on black and normalise.
+
+        Returns:
+            Pixels (height, width * 3), and where the image lies: top, left, bottom, right.
+        """
+        height, width = image.shape[1:]
         # In float32 like the training code: double precision sometimes truncates to another size.
         scale = min(np.float32(size[0]) / np.float32(height), np.float32(size[1]) / np.float32(width))
         scaled = int(np.float32(height) * scale), int(np.float32(width) * scale)
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
-        if scaled != (height, width):
+        top, left = (size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2
+        bottom, right = top + scaled[0], left + scaled[1]
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (self.image_mean, self.image_std))
+        # The padding is black, so it is normalised to a value other than zero.
+        canvas = ((0 - mean) / std).expand(*size, 3).contiguous()
+        inside = canvas[top:bottom, left:right]
+        if scaled == (height, width):
+            torch.sub(image.permute(1, 2, 0), mean, out=inside)
+            inside.div_(std)
+        else:  # in place and plane by plane: new memory of this size costs more than the arithmetic
             image = torch.nn.functional.interpolate(
                 image[None], size=scaled, mode="bilinear", align_corners=False, antialias=True
-            )[0]
-        top, left = (size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2
-        inside = np.s_[top : top + scaled[0], left : left + scaled[1]]
-        canvas = np.zeros((*size, 3), dtype=np.float32)
-        canvas[inside] = image.clamp(0, 1).permute(1, 2, 0).numpy()
-        mask = np.zeros((*size, 1), dtype=np.float32)
-        mask[inside] = 1
-        # The padding is black, so it is normalised to a value other than zero.
-        canvas -= np.array(self.image_mean, dtype=np.float32)
-        canvas /= np.array(self.image_std, dtype=np.float32)
-        return canvas, mask
+            )[0].clamp_(0, 1)
+            image.sub_(mean[:, None, None]).div_(std[:, None, None])
+            inside.copy_(image.permute(1, 2, 0))
+        return canvas.numpy().reshape(size[0], -1), (top, left, bottom, right)
 
 
 def _tiling_per_picture(tiling: Tiling | Sequence[Tiling] | None, pictures: int) -> Sequence[Tiling | None]:
@@ -192,11 +197,51 @@ def rgb_array(picture: Picture) -> Array:
     return picture
 
 
-def to_patches(view: Array, patch_px: int) -> Array:
-    """Cut (side, side, channels) into (patches, patch_px * patch_px * channels), both row by row."""
-    side, channels = view.shape[0] // patch_px, view.shape[2]
-    blocks = view.reshape(side, patch_px, side, patch_px, channels).transpose(0, 2, 1, 3, 4)
-    return blocks.reshape(side * side, -1)
+def patches_shape(geometry: Geometry) -> tuple[int, int]:
+    """Patches of a crop, and values of a patch."""
+    return geometry.patches_per_crop, geometry.patch_px**2 * 3
+
+
+def cut_patches(canvas: Array, tiling: Tiling, geometry: Geometry, *, out: Array) -> None:
+    """Cut a canvas (height, width * 3) into overlapping crops, and these into patches, all row by row.
+
+    Args:
+        canvas: Pixels, in one piece of memory.
+        tiling: Crops down and across; neighbours are ``usable_px`` apart.
+        geometry: The sizes.
+        out: Where the patches go: (crops, patches, values), in one piece of memory.
+    """
+    rows, cols = tiling
+    side, patch = geometry.crop_px // geometry.patch_px, geometry.patch_px
+    down, across = canvas.strides[0], canvas.strides[1] * 3
+    source = np.lib.stride_tricks.as_strided(
+        canvas,
+        shape=(rows, cols, side, side, patch, patch * 3),
+        strides=(
+            *(geometry.usable_px * down, geometry.usable_px * across),
+            *(patch * down, patch * across, down, canvas.strides[1]),
+        ),
+        writeable=False,
+    )
+    assert out.flags.c_contiguous, "what is written to a copy is lost"
+    out.reshape(source.shape)[:] = source
+
+
+def shares_inside(inside: Box, tiling: Tiling, geometry: Geometry) -> Array:
+    """For each patch of each crop the share of its pixels that the image covers: (crops, patches)."""
+    top, left, bottom, right = inside
+    down = _covered(top, bottom, tiling[0], geometry)
+    across = _covered(left, right, tiling[1], geometry)
+    pixels = down[:, None, :, None] * across[None, :, None, :]
+    shares = pixels.astype(np.float32) / np.float32(geometry.patch_px**2)
+    return cast("Array", shares.reshape(tiling[0] * tiling[1], -1))
+
+
+def _covered(first: int, end: int, crops: int, geometry: Geometry) -> npt.NDArray[np.int64]:
+    """Along one axis, how many pixels of each patch lie in ``first`` to ``end``: (crops, patches per side)."""
+    patch, side = geometry.patch_px, geometry.crop_px // geometry.patch_px
+    starts = np.arange(crops)[:, None] * geometry.usable_px + np.arange(side)[None, :] * patch
+    return cast("npt.NDArray[np.int64]", (np.minimum(starts + patch, end) - np.maximum(starts, first)).clip(0, patch))
 
 
 def pooling_windows(tiling: Tiling, geometry: Geometry) -> npt.NDArray[np.int64]:
