@@ -1,4 +1,4 @@
-"""What a reader of a group of trials must be told beside its numbers. Every report and figure says these sentences."""
+"""Warnings about a group of trials, which every report and figure shows with its numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CANARY = (
 
 
 def cautions(part: pd.DataFrame) -> Iterator[str]:
-    """A sentence for each thing that makes these trials' numbers mean less, or something else, than they seem to.
+    """A warning for each condition that limits what the numbers of these trials mean.
 
     Args:
         part: Trials that are compared, as rows of the ``trials`` table.
@@ -52,7 +52,7 @@ def _about_failed_samples(part: pd.DataFrame) -> Iterator[str]:
 
 
 def _about_times(part: pd.DataFrame) -> Iterator[str]:
-    """What the timing pass found out about itself."""
+    """Warnings from the timing pass: disturbances, drift, a host-bound GPU."""
     whole = f"of {len(part)}"
     if disturbed := _count(part, "blocks_disturbed_kept", 0.0):
         causes = sorted({why for told in part["disturbed_by"].dropna() for why in told.split(", ")})
@@ -67,7 +67,7 @@ def _about_times(part: pd.DataFrame) -> Iterator[str]:
 
 
 def _spread_of_canaries(part: pd.DataFrame) -> float:
-    """How much longer the canary took in one trial than in another for which it was the same work."""
+    """How much longer the same canary took in one trial than in another."""
     if "canary_ms_p50" not in part or part["canary_ms_p50"].isna().all():
         return 0.0
     groups = part.groupby([part[name].astype("string").fillna("") for name in _CANARY if name in part])["canary_ms_p50"]

@@ -139,7 +139,7 @@ def front(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArr
 
 
 def _sweep(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Two costs: walk along the first; a row stays if it is the best of its equals and beats all before them."""
+    """For two costs: in order of the first, keep each row whose second cost is lower than all before it; ties stay."""
     if not len(costs):
         return np.zeros(0, dtype=np.bool_)
     order = np.lexsort((costs[:, 1], costs[:, 0]))

@@ -1,4 +1,4 @@
-"""How far a sweep is, from its results folder alone: no cluster is asked, so it works after one is gone."""
+"""Progress of a sweep, read from its results folder alone, so it also works when the cluster is gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STARTING_S = 30.0
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
-    """Where a sweep stands."""
+    """Progress of a sweep."""
 
     name: str
     """Of the sweep that was started last in this folder; empty when no line names one."""
@@ -73,13 +73,13 @@ class SweepStatus:
 
     @property
     def starting(self) -> bool:
-        """Whether the first sign of life may still come: a sweep writes to its ledger before."""
+        """Whether the sweep is so young that its first heartbeat may still come."""
         last = self.last_time
         return self.sign == "none" and last is not None and (datetime.now(UTC) - last).total_seconds() <= STARTING_S
 
     @property
     def life(self) -> str:
-        """Whether anybody is at work here, in words."""
+        """In words, whether a process works on the sweep."""
         if self.sign == "none":
             return "starting" if self.starting else "there never was a sign of life"
         age = f"{self.silent_s or 0:.0f} s"
@@ -95,7 +95,7 @@ class SweepStatus:
         return f"{self.settings[trial]}: {reason}" if trial in self.settings else reason
 
     def lines(self) -> list[tuple[str, str]]:
-        """(what, how it stands) for a terminal; reasons and warnings come last."""
+        """(label, text) pairs for a terminal; reasons and warnings come last."""
         lines = [("sweep", self.name), ("finished", f"{self.finished} of {self.total}")]
         lines += [(WORDS[phase], str(self.counts[phase])) for phase in PHASES if self.counts[phase]]
         if self.cut_off:
@@ -113,7 +113,7 @@ class SweepStatus:
 
 
 def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
-    """Where the sweep in this folder stands.
+    """Progress of the sweep in this folder.
 
     Args:
         folder: Of results.
@@ -159,7 +159,7 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
 
 
 def sign_of(pulse: Heartbeat | None, age_s: float) -> Sign:
-    """Whether somebody is at work in the folder that this pulse was read from; so old is it."""
+    """Whether a process works in the folder that this heartbeat was read from, judged by the heartbeat's age."""
     if pulse is None:
         return "none"
     if pulse.closed:
@@ -168,13 +168,13 @@ def sign_of(pulse: Heartbeat | None, age_s: float) -> Sign:
 
 
 def seconds_of_ended(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Trial id -> how long it took, of those that ended in the latest run and whose line says so."""
+    """Trial id -> seconds, for trials of the latest run whose ledger line has the duration."""
     took = {line["trial"]: line.get("seconds") for line in _of_last_run(lines) if line["event"] in ledger.ENDED}
     return {trial: float(seconds) for trial, seconds in took.items() if seconds}
 
 
 def ended_in_last_run(lines: Sequence[Mapping[str, Any]]) -> dict[str, Phase]:
-    """Trial id -> how it ended, of those that ended in the latest run."""
+    """Trial id -> final state, for trials that ended in the latest run."""
     return {line["trial"]: line["event"] for line in _of_last_run(lines) if line["event"] in ledger.ENDED}
 
 

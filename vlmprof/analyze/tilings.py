@@ -21,7 +21,7 @@ MOST_CAPS = 64
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cap:
-    """What one budget makes of all pictures."""
+    """How all pictures are tiled under one budget."""
 
     budget: int
     tokens_mean: float
@@ -49,12 +49,12 @@ class Tilings:
 
     @property
     def distinct(self) -> tuple[int, ...]:
-        """The budgets that are different work: what a sweep should list."""
+        """The budgets that differ in work; a sweep should list these."""
         return tuple(cap.budget for cap in self.caps if cap.same_as is None)
 
 
 def tilings(model: str, anatomy: Anatomy, sizes: Sequence[tuple[int, int]]) -> Tilings:
-    """What each budget makes of pictures of these (width, height) sizes.
+    """How pictures of these (width, height) sizes are tiled under each budget.
 
     Raises:
         UserError: there are no pictures that the model takes, or the model has no budget.

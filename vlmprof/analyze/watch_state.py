@@ -1,4 +1,4 @@
-"""``Watcher``: a sweep as it goes, from its folder alone, so on any machine that sees the folder.
+"""``Watcher``: follows a running sweep through its results folder, from any machine that sees the folder.
 
 What the terminal, the JSON and the page show is one ``SweepView``; none of them counts anything by itself. The display
 of ``vlmprof run`` is given one too, by ``monitor.live_state``.
@@ -48,7 +48,7 @@ class FrontPoint:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFront:
-    """The front of one group of comparable trials, so far."""
+    """The current front of one group of comparable trials."""
 
     group: str
     objectives: tuple[Objective, ...]
@@ -72,7 +72,7 @@ class SweepView:
     """Why there is no front, or what it leaves out; empty when there is nothing to say."""
 
     def to_json(self) -> dict[str, Any]:
-        """For machines: plain values, and no number where none is known."""
+        """As JSON values; null where a number is not known."""
         told = asdict(self)
         last = self.status.last_time
         told["status"] |= {
@@ -91,10 +91,10 @@ class SweepView:
 
 @final
 class Watcher:
-    """Looks at one folder again and again, and reads no more than has changed."""
+    """Reads one folder repeatedly, and only what has changed in it."""
 
     def __init__(self, folder: Where, clock: Callable[[], float] = time.monotonic) -> None:
-        """Looks at nothing yet."""
+        """Nothing is read yet."""
         self._folder, self._clock = folder, clock
         self._beat: int | None = None
         self._changed = -math.inf
@@ -103,7 +103,7 @@ class Watcher:
         self._not_before = -math.inf
 
     def look(self) -> SweepView:
-        """The sweep now.
+        """The sweep as it is now.
 
         Raises:
             StoreError: the folder holds no sweep.
@@ -116,7 +116,7 @@ class Watcher:
         return SweepView(status=now, pulse=pulse, left=time_left(now, pulse), fronts=fronts, front_note=note)
 
     def _heard_s(self, pulse: Heartbeat | None) -> float | None:
-        """Seconds since the pulse was seen to change, by this machine's clock; None where it never was."""
+        """Seconds since the heartbeat was last seen to change, by this machine's clock; None if it never was."""
         if pulse is not None and self._beat is not None and pulse.beat != self._beat:
             self._changed = self._clock()
         self._beat = pulse.beat if pulse else None
@@ -147,7 +147,7 @@ def standing(folder: Where) -> SweepView:
 
 
 def fronts_of(trials: pd.DataFrame) -> tuple[tuple[GroupFront, ...], str]:
-    """The fronts so far, those that ``pareto`` prints, and what is to be said of them.
+    """The current fronts, as ``pareto`` prints them, and a note about what is on none.
 
     Raises:
         UserError: no finished trial measured what a front needs, as with ``pareto``.

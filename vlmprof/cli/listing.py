@@ -1,4 +1,4 @@
-"""``vlmprof list``: the knobs, models, tasks, metrics, strategies and plots there are."""
+"""``vlmprof list``: the available knobs, models, tasks, metrics, strategies and plots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer()
 def list_leaves(
     kind: Annotated[str, typer.Argument(help="knobs, models, tasks, metrics, strategies or plots")] = "",
 ) -> None:
-    """List what there is of a kind."""
+    """List the leaves of one kind."""
     from vlmprof.errors import UnknownNameError
 
     if kind and kind not in registry.KINDS:
@@ -52,18 +52,18 @@ def _leaves(kind: str) -> Table:
 
 
 def _scale(metric: Metric) -> str:
-    """From no right answer to nothing but right ones."""
+    """The range of a metric, from its worst to its best value."""
     return f"0 to {metric.perfect:g}"
 
 
 def _first_sentence(module: ModuleType | None) -> str:
-    """Of what a module says of itself; empty for a leaf of another package."""
+    """The first sentence of a module's docstring; empty for a leaf of another package."""
     words = " ".join(((module.__doc__ if module else "") or "").partition("\n\n")[0].split())
     return words.partition(". ")[0].rstrip(".").replace("``", "")
 
 
 def _family_table() -> Table:
-    """What each architecture can turn, found by building its modules without weights: some seconds."""
+    """The knobs that each architecture supports, found by building its modules without weights; takes seconds."""
     from vlmprof.models._support_matrix import family_table
 
     table = Table("", "family", "vision unit", "knobs", "", box=None, header_style="bold", pad_edge=False)

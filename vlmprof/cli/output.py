@@ -1,4 +1,4 @@
-"""What all commands share on a terminal: two consoles, exit codes, and how a count is said."""
+"""What all commands share: two consoles, exit codes, and counts with the right plural."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vlmprof check``, ``plan``, ``run`` and ``resume``: prove a job, list its trials, carry it out.
+"""``vlmprof check``, ``plan``, ``run`` and ``resume``: validate a job, list its trials, run it.
 
 Exit codes of a run: 0 every trial of the job is done or does not fit the device; 2 the user can fix it; 3 some trials
 failed; 130 interrupted. They follow from the ledger, whatever this run itself did.
@@ -136,7 +136,7 @@ def _has(plan: TrialPlan, knob: str, value: str) -> bool:
 
 
 def _estimate(job: Job) -> str:
-    """How long the trials that are left may take, from those that have ended; one GPU, one trial at a time."""
+    """Estimated time of the missing trials, from those that have ended, on one GPU with one trial at a time."""
     from vlmprof.report.status_screen import duration
     from vlmprof.store import ledger
     from vlmprof.store.lost_trials import read_states
@@ -222,7 +222,7 @@ class RunOptions(NamedTuple):
     wandb: str
 
     def typed(self) -> list[str]:
-        """As they are typed, so that a command to go on runs the job in the same way."""
+        """The options as they are typed on a command line."""
         switches = {"--inline": self.inline, "--tensorboard": self.tensorboard, "--verbose": self.verbose}
         values = {"--address": self.address if self.address != "local" else "", "--wandb": self.wandb}
         values["--mlflow"] = self.mlflow if "@" not in self.mlflow else "URI"  # it may hold a password
@@ -271,7 +271,7 @@ def _print_front(where: str, advice: Advice) -> None:
 
 @contextmanager
 def _interruptible(advice: Advice) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a terminal that is closed: what is kept is on disk; say how to go on, and leave."""
+    """On Ctrl-C, SIGTERM or a closed terminal, say how to go on, and exit; finished work is on disk."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -289,7 +289,7 @@ def _interruptible(advice: Advice) -> Iterator[None]:
 
 
 def _say_what_is_missing(job: Job, advice: Advice) -> int:
-    """How many trials of the job must run again, by the ledger; what came of them is said."""
+    """Print which trials did not finish, by the ledger; returns how many must run again."""
     from vlmprof.store.ledger import FINISHED
     from vlmprof.store.lost_trials import read_states
 

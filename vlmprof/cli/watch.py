@@ -1,4 +1,4 @@
-"""``vlmprof status``, ``watch`` and ``dashboard``: where a sweep stands, for people and for machines."""
+"""``vlmprof status``, ``watch`` and ``dashboard``: the progress of a sweep, for people and for programs."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def export_dashboard(
 
 
 def _awaited(sweep: str, address: str) -> str | Path:
-    """The results folder, once a sweep has started in it: a folder that is not there yet may be one that soon is."""
+    """The results folder, once a sweep has started in it; waits for one that does not exist yet."""
     from vlmprof.store import ledger
 
     named = "/" in sweep and "://" not in sweep
@@ -117,7 +117,7 @@ def _awaited(sweep: str, address: str) -> str | Path:
 
 
 def folder_of(sweep: str, address: str) -> str | Path:
-    """The results folder that is meant, or its URI; of a submitted job, where this machine sees it too.
+    """The results folder of an argument, or its URI; of a submitted job, if this machine sees it.
 
     Raises:
         UserError: there is no such folder and no such job, or its folder is on another machine.
@@ -154,7 +154,7 @@ def _watch(watcher: Watcher) -> None:
 
 
 def _views(watcher: Watcher) -> Iterator[SweepView]:
-    """Looks until the sweep is over; most of the time is a pause, however long a look takes."""
+    """A view at intervals until the sweep is over; reading takes at most a small share of the time."""
     while True:
         began = time.monotonic()
         view = watcher.look()
@@ -165,7 +165,7 @@ def _views(watcher: Watcher) -> Iterator[SweepView]:
 
 
 def _over(view: SweepView) -> bool:
-    """Whether nothing will come any more; of a sweep that fell silent somebody may still pick up the pieces."""
+    """Whether no further change will come. A sweep without a heartbeat is not over: it may be resumed."""
     return view.status.sign == "ended" or (view.status.sign == "none" and not view.status.starting)
 
 

@@ -1,1 +1,1 @@
-"""What a person reads: the front on the terminal."""
+"""Output for people: tables on the terminal, the watch page, notebooks."""

@@ -76,7 +76,7 @@ def _bare(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_rows(trials: pd.DataFrame, names: Sequence[str], left_out: Mapping[str, int]) -> pd.DataFrame:
-    """What ``read_front`` gives where no trial has finished."""
+    """What ``read_front`` returns if no trial has finished."""
     chosen = parse_objectives(names or (QUALITY, LATENCY), schema_of(trials))
     frame = trials.iloc[:0].assign(group=pd.Series(dtype=str), on_front=pd.Series(dtype=bool))
     attrs: dict[str, Any] = {"mixed": (), "left_out": dict(left_out), "objectives": chosen, "objectives_of": {}}
@@ -95,7 +95,7 @@ def write_front(frame: pd.DataFrame, folder: Where, name: str = FILE) -> str:
 
 
 def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableType]:
-    """What to print: a table a group, then what a reader must know about it.
+    """What to print: a table for each group, and the warnings about it.
 
     Args:
         frame: What ``read_front`` gave.
@@ -146,7 +146,7 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
 
 
 def _repeated(part: pd.DataFrame) -> Iterator[Text]:
-    """Which settings were the same work, a line a group of them; the column ``work_key`` has them all."""
+    """Which settings were the same work, a line for each group of equal ones; see the column ``work_key``."""
     for _, same in itertools.islice(part[part["work_key"].duplicated(keep=False)].groupby("work_key"), LISTED):
         yield Text(f"  {'  =  '.join(sorted(_settings(row) for _, row in same.iterrows()))}", style="dim")
 

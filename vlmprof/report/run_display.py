@@ -1,4 +1,4 @@
-"""What a sweep looks like on a terminal: one live line a running trial and an overall bar; plain lines elsewhere."""
+"""Display of a running sweep: on a terminal a live line a running trial and a progress bar, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN_EVERY_S = 10.0
 
 @final
 class LiveDisplay:
-    """For a terminal: redraws in place, and leaves one line that says how it ended. Use as a context manager."""
+    """For a terminal: redraws in place, and ends with one line of totals. Use as a context manager."""
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
         self._console, self._names = console, names
@@ -53,7 +53,7 @@ class LiveDisplay:
 
 @final
 class PlainDisplay:
-    """For a file, a pipe or a log: a line when a trial ends, and now and then where things stand."""
+    """For a file, a pipe or a log: a line when a trial ends, and the progress at intervals."""
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
         self._console, self._names = console, names
@@ -93,11 +93,11 @@ class PlainDisplay:
 
 
 def _say_last(console: Console, view: SweepView | None) -> None:
-    """How many trials ended and how, when nothing is redrawn any more."""
+    """Print how many trials ended in which state, after the last redraw."""
     if view is not None:
         console.print(counts(view), highlight=False, markup=False, soft_wrap=True)
 
 
 def display(console: Console, names: Mapping[str, str]) -> LiveDisplay | PlainDisplay:
-    """The display that fits where the output goes."""
+    """The display for this kind of output."""
     return LiveDisplay(console, names) if console.is_terminal else PlainDisplay(console, names)

@@ -43,7 +43,7 @@ HEADERS = {
 
 @final
 class ViewCache:
-    """What the page asks for, looked up at most once a second, by one at a time."""
+    """The view that the page requests, read at most once a second and by one thread at a time."""
 
     def __init__(self, watcher: Watcher, clock: Callable[[], float] = time.monotonic) -> None:
         self._watcher, self._clock = watcher, clock
@@ -96,7 +96,7 @@ def make_server(folder: Where, port: int) -> ThreadingHTTPServer:
             _answer(self, views)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: the terminal belongs to whoever started this."""
+            """Requests are not logged: the terminal is the user's."""
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)

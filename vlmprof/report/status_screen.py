@@ -1,4 +1,4 @@
-"""A running sweep on the terminal: how far, what runs, how long still, and the best front so far.
+"""A running sweep on the terminal: progress, running trials, time left and the current front.
 
 ``vlmprof run`` shows ``progress_screen``; ``status --watch`` shows it with the fronts. Both are given a ``SweepView``.
 """
@@ -39,7 +39,7 @@ def status_screen(view: SweepView, width: int) -> RenderableType:
 
 
 def progress_screen(view: SweepView, width: int) -> RenderableType:
-    """How far, how long still, and what runs."""
+    """Progress, time left and running trials."""
     now = view.status
     bar = ProgressBar(total=max(1, now.total), completed=now.finished + now.counts["failed"], width=min(40, width // 3))
     row = Table.grid(padding=(0, 2))
@@ -55,14 +55,14 @@ def status_line(view: SweepView) -> str:
 
 
 def counts(view: SweepView) -> str:
-    """How many trials are in which state."""
+    """The number of trials in each state."""
     now = view.status
     states = [f"{now.counts[phase]} {WORDS[phase]}" for phase in PHASES if phase != "done" and now.counts[phase]]
     return ", ".join([f"{now.counts['done']} of {now.total} trials done", *states])
 
 
 def pace(view: SweepView) -> str:
-    """Samples a second, and the time left with what it rests on."""
+    """Samples per second, and the time left with its basis."""
     parts = []
     if view.status.sign == "alive" and view.pulse and view.pulse.samples_per_s is not None:
         parts.append(f"{view.pulse.samples_per_s:.3g} samples/s")
@@ -74,12 +74,12 @@ def pace(view: SweepView) -> str:
 
 
 def left_words(left: TimeLeft) -> str:
-    """The estimate with its range and what it rests on."""
+    """The estimate with its range and its basis."""
     return f"about {duration(left.seconds)} left, {duration(left.low)} to {duration(left.high)} ({left.basis})"
 
 
 def duration(seconds: float) -> str:
-    """As a person says it: ``2 h 05 min``, ``3 min 20 s``, ``9 s``."""
+    """A duration in words: ``2 h 05 min``, ``3 min 20 s``, ``9 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
