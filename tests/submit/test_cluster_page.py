@@ -90,7 +90,8 @@ def test_the_page_works_as_it_stands(tmp_path: Path, fresh: dict[str, str]) -> N
 def nothing_beyond_loopback(mark: str) -> bool:
     pids = {process.pid for process in marked(mark)}
     listening = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.pid in pids]
-    assert len(listening) > 5, "Ray was not found: nothing was looked at"
+    # Its control store, node manager and dashboard; workers that have nothing to do leave after a while.
+    assert len(listening) >= 3, "Ray was not found: nothing was looked at"
     return all(one.laddr.ip.startswith(("127.", "::1", "::ffff:127.")) for one in listening)
 
 
