@@ -221,3 +221,22 @@ def test_what_is_no_regular_file_is_a_fault_and_is_not_waited_for(tmp_path: Path
     assert example.picture.fault
     with pytest.raises((OSError, ValueError)):
         example.picture.load()
+
+
+def test_a_file_that_two_folders_link_to_names_the_pictures_of_each(questions: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "q.jsonl").symlink_to(questions)
+    for n in range(4):
+        (other / f"{n}.png").write_bytes(picture(n + 10))
+    first, second = task_at(questions), task_at(other / "q.jsonl")
+    assert colour(sample(first, "1")) != colour(sample(second, "1"))
+    assert first.revision != second.revision
+
+
+def test_a_relative_place_is_that_of_the_working_folder(questions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(questions.parent)
+    expected = colour(sample(task_at(Path("q.jsonl")), "1"))
+    index._IN_MEMORY.clear()
+    monkeypatch.chdir(questions.parent.parent)
+    assert colour(sample(task_at(Path("data/q.jsonl")), "1")) == expected

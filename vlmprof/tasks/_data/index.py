@@ -322,5 +322,8 @@ def _columns_to_read(file: Path, columns: Columns, available: Sequence[str]) -> 
 
 
 def _key(file: Path, columns: Columns) -> str:
-    content = json.dumps([FORMAT, RULES, str(file.resolve()), content_digest(file), asdict(columns)])
+    # The place as it is named, not as links resolve: pictures are looked for beside it, and one file that two folders
+    # link to names the pictures of each. A relative place leads elsewhere from another working folder.
+    place = [str(file), str(file.absolute()), str(file.resolve())]
+    content = json.dumps([FORMAT, RULES, place, content_digest(file), asdict(columns)])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
