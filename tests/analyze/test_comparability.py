@@ -73,6 +73,13 @@ def test_a_commit_beside_an_installed_copy_is_said(tmp_path):
     assert "2 different values of vlmprof: 1.1, 1.2" in sentence
 
 
+@pytest.mark.parametrize("column", ["decode_attention", "decode_experts"])
+def test_other_kernels_of_the_decode_steps_are_said(tmp_path: Path, column: str) -> None:
+    rows = [trial_row({"max_crops": n}, engine="graphs", **{column: name}) for n, name in ((1, "sdpa"), (4, "ours"))]
+    (sentence,) = comparable(read_rows(tmp_path, rows)).attrs["mixed"]
+    assert f"2 different values of {column}: ours, sdpa" in sentence
+
+
 # --- several models ---------------------------------------------------------------------------------------------------
 
 NAMES = ("model", "model_fingerprint")

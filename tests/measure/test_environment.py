@@ -1,7 +1,9 @@
+import pytest
 import torch
 import transformers
 
 from vlmprof import __version__
+from vlmprof.measure import versions
 from vlmprof.measure.environment import environment
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.store.schema import trials_schema
@@ -20,3 +22,11 @@ def test_every_fact_has_a_column_and_none_is_made_up() -> None:
 def test_a_cpu_has_no_peak_to_report() -> None:
     reset_peak("cpu")
     assert read_peak("cpu") is None
+
+
+def test_answers_are_combined_only_between_equal_decoders_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = versions.software.__wrapped__()
+    assert all(f"{name} " in before for name in ("torch", "transformers", "tokenizers", "pillow", "torchvision"))
+    real = versions.version
+    monkeypatch.setattr(versions, "version", lambda name: "1.0" if name == "pillow" else real(name))
+    assert versions.software.__wrapped__() != before

@@ -70,7 +70,7 @@ def test_agrees_on_every_answer(metric, generator, array):
         ("exact_match", nasty.texts, "gqa", 2701),
         ("exact_match", nasty.texts, "exact_lmms", 3069),
         ("relaxed_accuracy", nasty.charts, "relaxed", 317),
-        ("count", nasty.counts, "counts_molmo", 371),
+        ("count", nasty.counts, "counts_molmo", 604),
     ],
 )
 def test_differs_as_often_as_the_page_says(metric, generator, array, count):
@@ -88,9 +88,9 @@ def test_relaxed_accuracy_differs_only_for_blanks_and_for_texts_that_are_equal()
         assert case.answer != case.answer.strip() or (equal and case.gold[0] in ("nan", "inf")), case
 
 
-def test_counts_differ_only_for_negative_numbers_and_for_numbers_with_a_zero_fraction():
+def test_counts_differ_only_for_negative_numbers_a_zero_fraction_and_words_beyond_ten():
     for case in other_rule("count", nasty.counts, "counts_molmo"):
-        assert "-2" in case.answer or "2.0" in case.answer, case
+        assert "-2" in case.answer or "2.0" in case.answer or "eleven" in case.answer.lower(), case
 
 
 def test_exact_match_is_gqas_equality_after_case_blanks_and_a_period():
@@ -161,5 +161,5 @@ def test_cider_is_that_of_the_official_code_with_its_own_tokens():
 
 def test_the_page_shows_these_counts():
     page = PAGE.read_text()
-    counts = (1234, 1757, 1903, 2469, 2701, 3069, 317, 371, 5729, 2588, 8544, 10283, 7737, 384, 3806, 3275, 62, 484)
+    counts = (1234, 1757, 1903, 2469, 2701, 3069, 317, 604, 5729, 2588, 8544, 10283, 7737, 384, 3806, 3275, 62, 484)
     assert [count for count in counts if f"{count:,}" not in page] == []

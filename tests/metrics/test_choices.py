@@ -116,6 +116,49 @@ def test_labels_are_asked_without_letters_and_other_options_with_them():
     assert mmmu_task.metric.judge("A", diagram).score == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("The answer is 'B'.", "B"),  # quotes after a letter, which are no possessive
+        ("'B' is the answer", "B"),
+        ("The answer is A's", None),
+        ("【B】", "B"),
+        ("「B」", "B"),
+        ("答案\uff1a【C】。", "C"),
+        ("選択肢B", "B"),
+        ("B。", "B"),
+        ("_B_", "B"),
+        ("Letter B", "B"),
+        ("The letter B", "B"),
+        ("choose c", "C"),
+        ("a letter B is painted on the wall", None),
+        ("Letter A or B", None),
+        ("B, because it barks", "B"),
+        ("A, because a cat meows", "A"),
+        ("B and not A", "B"),
+        ("A, but not B", "A"),
+        ("not A and not B", None),
+        ("Answer: A\n\nWait, actually B.", "B"),
+        ("I actually see a cat", None),
+        ("dog", "B"),
+        ("The dog", "B"),
+        ("A dog!", "B"),
+        ("Answer: the dog.", "B"),
+        ("The answer is dog", "B"),
+        ("the", None),
+        ("the dog is shown", None),
+    ],
+)
+def test_further_forms_of_naming_an_option(answer, option):
+    assert named_option(answer, ("a cat", "a dog", "a bird", "a fish")) == option
+
+
+def test_an_article_that_tells_options_apart_is_not_left_out():
+    assert named_option("the dog", ("a dog", "the dog")) == "B"
+    assert named_option("dog", ("a dog", "the dog", "a cat")) is None
+    assert named_option("dog", ("a dog", "a dog", "a cat")) is None
+
+
 def test_the_text_of_two_options_names_neither():
     assert named_option("red", ("red", "Red.", "blue")) is None
     with pytest.raises(UserError, match="no options"):
@@ -133,7 +176,8 @@ def test_the_text_of_two_options_names_neither():
         ("B. dog", 1, True),  # the official code would draw an option here, and below
         ("**B**", 1, True),
         ("dog", 1, True),
-        ("a dog", 0, False),
+        ("a dog", 1, True),
+        ("a mouse", 0, False),
         ("", 0, False),
     ],
 )

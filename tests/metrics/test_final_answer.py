@@ -31,6 +31,13 @@ from vlmprof.metrics._final_answer import final_answer
         ("<answer> B </answer>", "B"),
         ("<think>A</think><|begin_of_box|>B<|end_of_box|>", "B"),
         ("<seed:think>A</seed:think>B", "B"),
+        ("<|think|>A<|/think|>B", "B"),
+        ("<reflection>A</reflection>B", "B"),
+        ("<rationale>A</rationale>B", "B"),
+        ("<think>A</think><final_answer>B</final_answer>", "B"),
+        ("<SUMMARY>A?</SUMMARY><CAPTION>A</CAPTION><REASONING>A</REASONING><CONCLUSION>B</CONCLUSION>", "B"),
+        ("<REASONING>A</REASONING><CONCLUSION>B", "B"),
+        ("<caption>a dog</caption>", "<caption>a dog</caption>"),
     ],
 )
 def test_what_is_left_without_reasoning(output, answer):

@@ -55,6 +55,13 @@ def local(tmp_path: Path, metric: str, **row: Any) -> Task:
         ("multiple_choice", {"choices": ["D", "C", "B", "A"], "answers": [0]}, "D"),  # labels: by text
         ("mmmu", {"choices": ["D", "C", "B", "A"], "answers": [0]}, "A"),  # by position, as its official code does
         ("mmmu", {"choices": TWO, "answers": ["a dog"]}, "B"),
+        ("multiple_choice", {"choices": ["A. red", "B. blue"], "answers": ["B"]}, "B"),
+        ("multiple_choice", {"choices": ["1. red", "2. blue"], "answers": ["B"]}, "B"),
+        (
+            "multiple_choice",
+            {"choices": ["1. red", "2. blue"], "answers": [2]},
+            "B",
+        ),  # no index: it can mean that alone
         ("mmmu", {"answers": [3.0]}, "3"),
         ("exact_match", {"choices": TWO, "answers": ["a dog"]}, "B"),  # the prompt asks for the letter
         ("exact_match", {"answers": [3.0]}, "3"),
@@ -98,6 +105,15 @@ def test_is_read_as_what_it_plainly_means(tmp_path, metric, row, perfect):
         ("multiple_choice", {"choices": ["red", None], "answers": ["A"]}, "the option null is no text"),
         ("multiple_choice", {"choices": [str(n) for n in range(27)], "answers": ["A"]}, "27 options; at most 26"),
         ("multiple_choice", {"choices": TWO, "answers": [True]}, "true names no option"),
+        ("multiple_choice", {"choices": ["1. red", "2. blue"], "answers": [1]}, "1 may mean the options A and B"),
+        ("multiple_choice", {"choices": ["1) red", "2) blue", "3) green"], "answers": ["2"]}, "2' may mean .* B and C"),
+        (
+            "multiple_choice",
+            {"choices": ["B. blue", "A. red"], "answers": ["B"]},
+            "letters of their own, in another order",
+        ),
+        ("multiple_choice", {"choices": ["(a) red", "(c) blue"], "answers": [1]}, "letters of their own"),
+        ("multiple_choice", {"choices": ["red", float("nan")], "answers": ["A"]}, "the option nan is no text"),
         ("multiple_choice", {"answers": ["A"]}, "no options; name them in 'choices'"),
         ("exact_match", {"question": None, "answers": ["stop"]}, "the question is null; expected a text"),
         ("exact_match", {"question": "  ", "answers": ["stop"]}, "the question is '  '"),

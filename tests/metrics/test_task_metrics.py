@@ -67,4 +67,4 @@ def test_a_task_whose_scores_changed_has_another_identity_and_one_whose_did_not_
     same = {name for name in identities if identities[name] == revisions[name]}
     assert same == {"gqa", "ok_vqa", "shapes_qa", "vqa_v2"}
     assert identities["text_vqa"] == f"{revisions['text_vqa']}+text_vqa.2"
-    assert identities["realworld_qa"] == f"{revisions['realworld_qa']}+realworld_qa.2"
+    assert identities["realworld_qa"] == f"{revisions['realworld_qa']}+realworld_qa.3"

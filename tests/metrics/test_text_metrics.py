@@ -94,12 +94,37 @@ def test_relaxed_accuracy_is_a_band_of_five_percent(value, off):
         ("- 2", 1, True),
         ("-2", 0, False),
         ("about 2 dogs", 0, False),
+        ("eleven", 0, True),
+        ("0,2", 0, False),  # the normalisation of VQA would make it 2
         ("", 0, False),
     ],
 )
 def test_counting_reads_a_number_or_says_that_there_is_none(prediction, score, parsed):
     verdict = count(prediction, asked(["2"]))
     assert (verdict.score, verdict.parsed) == (score, parsed)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "number"),
+    [
+        ("eleven", "11"),
+        ("Twelve.", "12"),
+        ("a fifteen", "15"),
+        ("twenty", "20"),
+        ("3,000", "3000"),
+        ("1,234,567", "1234567"),
+    ],
+)
+def test_counts_beyond_ten_are_read(prediction, number):
+    assert count(prediction, asked([number])).score == 1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "number"), [("1,2", "12"), ("1,2,3", "123"), ("12,34", "1234"), ("1,2345", "12345")]
+)
+def test_a_comma_that_separates_no_thousands_joins_nothing(prediction, number):
+    verdict = count(prediction, asked([number]))
+    assert (verdict.score, verdict.parsed) == (0, False)
 
 
 @pytest.mark.parametrize("metric", [anls, exact_match, relaxed_accuracy])

@@ -37,6 +37,8 @@ ENVIRONMENT = (
     "gpu_driver",
     "attention",
     "experts_kernel",
+    "decode_attention",
+    "decode_experts",
     "torch",
     "transformers",
     "vlmprof",

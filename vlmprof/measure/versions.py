@@ -6,20 +6,27 @@ import os
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vlmprof import __version__
 
-ARITHMETIC = ("torch", "transformers")
-"""Distributions whose version may change an answer."""
+ARITHMETIC = ("torch", "transformers", "tokenizers", "pillow", "torchvision")
+"""Distributions whose version may change an answer: the last two decode and resize pictures."""
 
 
 @cache
 def software() -> str:
     """The versions that may change an answer, on one line: only answers with equal lines may be combined."""
     own_version = f"vlmprof {__version__} {commit() or ''}".rstrip()
-    return ", ".join([own_version, *(f"{name} {version(name)}" for name in ARITHMETIC)])
+    return ", ".join([own_version, *(f"{name} {_installed(name)}" for name in ARITHMETIC)])
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # torchvision is optional
+        return "none"
 
 
 def process() -> str:

@@ -2,20 +2,22 @@
 
 Reasoning models write ``<think>...</think>`` before their answer; other tags mean the same. The chat template of some
 models already opens the tag, so that the output holds only the closing one. Some models put their answer into
-``<answer>...</answer>``. All metrics receive the answer alone, because ``Metric`` calls this function.
+``<answer>...</answer>``, LLaVA-CoT into ``<CONCLUSION>...</CONCLUSION>``. All metrics receive the
+answer alone, because ``Metric`` calls this function.
 """
 
 from __future__ import annotations
 
 import re
 
-_NAMES = r"(?:think|thinking|thought|thoughts|reasoning|reason|analysis|scratchpad)"
-_OPEN = rf"<\s*(?:\w+:)?{_NAMES}\s*>|◁think▷|\[THINK\]|<\|begin_of_thought\|>"
-_CLOSE = rf"</\s*(?:\w+:)?{_NAMES}\s*>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>"
+_NAMES = r"(?:think|thinking|thought|thoughts|reasoning|reason|analysis|scratchpad|reflection|rationale)"
+_OPEN = rf"<\s*\|?(?:\w+:)?{_NAMES}\|?\s*>|◁think▷|\[THINK\]|<\|begin_of_thought\|>"
+_CLOSE = rf"<\|?/\s*(?:\w+:)?{_NAMES}\|?\s*>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>"
 _REASONING = re.compile(rf"(?:{_OPEN}).*?(?:{_CLOSE})", re.DOTALL | re.IGNORECASE)
 _OPENED, _CLOSED = re.compile(_OPEN, re.IGNORECASE), re.compile(_CLOSE, re.IGNORECASE)
-_ANSWER_OPENED = re.compile(r"<\s*answer\s*>|<\|begin_of_box\|>|<\|begin_of_solution\|>", re.IGNORECASE)
-_ANSWER_CLOSED = re.compile(r"</\s*answer\s*>|<\|end_of_box\|>|<\|end_of_solution\|>", re.IGNORECASE)
+_ANSWERS = r"(?:answer|final_answer|conclusion)"
+_ANSWER_OPENED = re.compile(rf"<\s*{_ANSWERS}\s*>|<\|begin_of_box\|>|<\|begin_of_solution\|>", re.IGNORECASE)
+_ANSWER_CLOSED = re.compile(rf"</\s*{_ANSWERS}\s*>|<\|end_of_box\|>|<\|end_of_solution\|>", re.IGNORECASE)
 
 
 def final_answer(output: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ Raises ``UserError`` with the reason when a value has no meaning, or more than o
 """
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 YES, NO = frozenset({"yes", "true"}), frozenset({"no", "false"})
+_LABEL = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\s+\S")
+"""A letter or number of its own that an option begins with."""
 _IN_MAPPING = ("text", "answer", "answers")
 """Keys that hold the answers where a cell is a mapping: SQuAD's ``text``, VQA's ``answer``."""
 
@@ -58,12 +61,19 @@ def options(value: Any) -> tuple[str, ...]:
     values = _by_letter(value) if isinstance(value, Mapping) else value
     if not isinstance(values, list):
         raise UserError(f"the options are {as_written(value)}; expected a list of texts")
-    wrong = next((item for item in values if item is None or isinstance(item, (list, Mapping))), "")
+    wrong = next((item for item in values if _is_no_text(item)), "")
     if wrong != "":
         raise UserError(f"the option {as_written(wrong)} is no text; options are {as_written(value)}")
     if len(values) > len(LETTERS):
         raise UserError(f"there are {len(values)} options; at most {len(LETTERS)} can be named by a letter")
-    return tuple(_text(item) for item in values)
+    found = tuple(_text(item) for item in values)
+    own = _own_labels(found)
+    if own and all(map(_is_letter, own)) and "".join(own) != LETTERS[: len(own)]:
+        raise UserError(
+            f"the options {as_written(value)} have letters of their own, in another order than A, B, ...; give them in"
+            " that order, or without letters"
+        )
+    return found
 
 
 def texts(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
@@ -145,7 +155,8 @@ def _option_letter(value: Any, choices: Sequence[str]) -> str:
     bare = text.strip("()[]. :").upper()
     by_letter = {bare} if len(bare) == 1 and bare in letters else set()
     by_index = {letters[int(text)]} if _is_index(value, text) and int(text) < len(letters) else set()
-    meant = by_text | by_letter | by_index
+    by_label = {letters[i] for i, label in enumerate(_own_labels(choices)) if label == bare}
+    meant = by_text | by_letter | by_index | by_label
     if isinstance(value, bool):
         meant = by_text
     if len(meant) == 1:
@@ -154,6 +165,16 @@ def _option_letter(value: Any, choices: Sequence[str]) -> str:
     expected = f"a letter from A to {letters[-1]}, the text of an option, or its index, counted from 0"
     shown = ", ".join(f"{letter}: {choice}" for letter, choice in zip(letters, choices, strict=True))
     raise UserError(f"the answer {as_written(value)} {how}; expected {expected} (options: {shown})")
+
+
+def _is_no_text(item: Any) -> bool:
+    return item is None or isinstance(item, (list, Mapping)) or (isinstance(item, float) and math.isnan(item))
+
+
+def _own_labels(choices: Sequence[str]) -> list[str]:
+    """The letters or numbers that options begin with, in capitals (``1. red``, ``(a) red``); empty if not all do."""
+    labels = [match[1].upper() for choice in choices if (match := _LABEL.match(choice))]
+    return labels if len(labels) == len(choices) == len(set(labels)) and len(labels) > 1 else []
 
 
 def _is_index(value: Any, text: str) -> bool:

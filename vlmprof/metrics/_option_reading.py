@@ -4,7 +4,7 @@ r"""Which letter an answer names, of the letters that a question's options have:
 weakest; the first that finds one letter decides:
 
 1. The answer is a letter, bare or in brackets or emphasis: ``B``, ``b.``, ``(B)``, ``**B**``.
-2. The answer is the text of exactly one option.
+2. The answer is the text of exactly one option, or differs from it in an article alone.
 3. It states one: ``the answer is B``, ``correct option: (B)``, ``I choose B``, ``B is correct``, ``it is B``,
    ``\boxed{B}``; or states the text of an option: ``Answer: a dog``. ``A`` before another word is the article
    (``Answer: A dog``). If sentences state different letters, the last sentence counts.
@@ -24,8 +24,13 @@ from typing import final
 
 _MARKUP = re.compile(r"[*`#$]|__|\\[()\[\]]|<[^<>]{2,30}>")
 _LATEX = re.compile(r"\\(boxed|text|textbf|textit|mathrm|mathbf|mathsf|operatorname)\s*\{([^{}]*)\}")
-_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
-_LETTER = r"[(\[{\"'<]*\b([A-Za-z])\b(?![\w'])"
+_PLAIN = str.maketrans(
+    "\u2018\u2019\u201c\u201d\u300c\u300d\u300e\u300f\u3010\u3011\u3014\u3015\u300a\u300b\u3002", "''\"\"''\"\"[][]''."
+)
+"""Typographic quotes, and brackets, quotes and the period of Chinese and Japanese."""
+_LETTER = r"[(\[{\"'<]*\b([A-Za-z])\b(?!\w|'\w)"
+_CLOSES = re.compile(r"[\s,;]+(?:and|but)?\s*$")
+"""What is left at the end of an answer when what it denies there is removed: "B and"."""
 _FILL = (
     r"(?:(?:but|clearly|definitely|most likely|likely|probably|therefore|simply|indeed|option|choice|letter|the)\s+)*"
 )
@@ -54,8 +59,9 @@ _STATED = tuple(
         rf"\banswer\s+(?={_LETTER}\W*$)",
         r"\b(?:i|we)(?:'d|'ll|\s+would|\s+will|\s+must)?\s+(?:choose|chose|select|pick|think|guess|believe|go\s+(?:with|for)|opt\s+for|say)\s+",
         rf"\b(?:it|this|that)(?:'s|\s+{_BE})\s+",
-        rf"\b(?:so|thus|hence|therefore|finally|conclusion|but)\b[,:]?\s+{_FILL}(?={_LETTER}\W*(?:$|\n|[.!]\s))",
-        r"(?:答案|选项|選項|正解|答え)\s*(?:是|为|為|は|:)?\s*",
+        rf"\b(?:so|thus|hence|therefore|finally|conclusion|but|actually|correction)\b[,:]?\s+{_FILL}(?={_LETTER}\W*(?:$|\n|[.!]\s))",
+        rf"^\W*(?:the\s+letter|letter|choose|select|pick)\s+(?={_LETTER}\W*$)",
+        r"(?:答案|选项|選項|選択肢|正解|答え|정답)\s*(?:是|为|為|は|는|은|:)?\s*",
         r"(?:选择|選擇|选)\s*",
     )
 )
@@ -67,9 +73,9 @@ _HEDGED = re.compile(r"[)\]}\"']*\s*(?:,|/|\bor\b|\band\b)\s*(?:\bor\b\s*)?(?:op
 _ENDS = re.compile(r"[)\]}\"'>]*\s*(?:$|[.,:;!?)\n]|\s\(|[-\u2013\u2014]\s)")
 _CONNECTED = re.compile(r"[)\]}\"'>]*\s+(?:because|since|as|which|due|based|given|is|and|or)\b")
 _LEADING = re.compile(
-    r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\s*[.:)\]、]|([A-Z])(?=\s*\n|\s+[-\u2013\u2014]\s|\s+(?:because|since|as)\b))"
+    r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\s*[.:)\]、]|([A-Z])(?=\s*\n|\s+[-\u2013\u2014]\s|,?\s+(?:because|since|as)\b))"
 )
-_ONLY = re.compile(r"[\s\"'\u201c\u201d\u2018\u2019(\[{<•>-]*([A-Za-z])[\s\"'\u201c\u201d\u2018\u2019)\]}>.:,;!?]*")
+_ONLY = re.compile(r"[\s\"'(\[{<•>_-]*([A-Za-z])[\s\"')\]}>.:,;!?_]*")
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 _SET_OFF = re.compile(r"(?:^|\n|[.!?]\s)\s*[(\[]?([A-Z])[.:)\]](?=\s)")
 _CLAUSE = re.compile(r"(\n|[.!?:,;](?=\s))")
@@ -89,6 +95,8 @@ class _Options:
     """Capital letters that may be named."""
     texts: Mapping[str, str]
     """Text of an option, from ``compared`` -> the letter of that option; texts of several options are left out."""
+    repeated: frozenset[str]
+    """These, without their articles."""
 
     def letter(self, character: str) -> str:
         """The capital letter if it is one of the options', else an empty string."""
@@ -105,11 +113,13 @@ def letter_named(answer: str, texts: Mapping[str, str]) -> str | None:
     shown = [compared(text) for text in texts.values()]
     by_text = {compared(text): letter for letter, text in texts.items() if shown.count(compared(text)) == 1}
     by_text.pop("", None)
-    options = _Options(letters=frozenset(texts), texts=by_text)
+    repeated = frozenset(_ARTICLE.sub("", text) for text in shown if shown.count(text) > 1)
+    options = _Options(letters=frozenset(texts), texts=by_text, repeated=repeated)
     text = _undecorated(answer)
-    if only := _letter_only(text, options) or by_text.get(compared(answer)) or by_text.get(compared(text)):
+    if only := _letter_only(text, options) or by_text.get(compared(answer)) or _by_text(text, options):
         return only
-    text = _DENIED_AFTER.sub(" ", _DENIED_BEFORE.sub(" ", text)).strip(" \t,;")
+    affirmed = _DENIED_AFTER.sub(" ", _DENIED_BEFORE.sub(" ", text)).strip(" \t,;")
+    text = text if affirmed == text else _CLOSES.sub("", f"{affirmed} ")
     if bare := _letter_only(text, options):
         return bare
     stated = list(_statements(text, options))
@@ -121,15 +131,25 @@ def letter_named(answer: str, texts: Mapping[str, str]) -> str | None:
     return _at_an_end(text, options) or _mentioned(text, options) or None
 
 
+def _by_text(said: str, options: _Options) -> str:
+    """The letter of the one option that has this text, or this text apart from an article: ``The dog``, ``a dog``."""
+    text = compared(said)
+    if text in options.texts:
+        return options.texts[text]
+    bare = _ARTICLE.sub("", text)
+    letters = [letter for one, letter in options.texts.items() if _ARTICLE.sub("", one) == bare]
+    return letters[0] if len(letters) == 1 and len(bare) > 1 and bare not in options.repeated else ""
+
+
 def compared(text: str) -> str:
-    """A text as it is compared with others: in lower case, with single spaces, without emphasis and a final period."""
+    """A text as it is compared with others: in lower case, with single spaces, without emphasis and final marks."""
     words = " ".join(_undecorated(text).lower().split())
-    return words.removesuffix(".").rstrip().strip("\"'\u201c\u201d\u2018\u2019") or words
+    return words.rstrip(" .!?").strip("\"'\u201c\u201d\u2018\u2019") or words
 
 
 def _undecorated(text: str) -> str:
     """Without Markdown, tags and LaTeX; a box becomes a statement, full-width characters become plain ones."""
-    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
     while (plainer := _LATEX.sub(_unboxed, text)) != text:
         text = plainer
     return _MARKUP.sub("", text).strip()
@@ -178,8 +198,8 @@ def _text_at(tail: str, options: _Options) -> str:
     """The letter of the option whose text is all that follows, up to the end of its sentence or line."""
     line = tail.strip().split("\n", maxsplit=1)[0]
     for end in (line, re.split(r"[.;!?](?:\s|$)", line, maxsplit=1)[0], re.split(r"[,;]\s", line, maxsplit=1)[0]):
-        if len(compared(end)) > 1 and compared(end) in options.texts:
-            return options.texts[compared(end)]
+        if len(compared(end)) > 1 and (letter := _by_text(end, options)):
+            return letter
     return ""
 
 
@@ -206,7 +226,7 @@ def _leading(text: str, options: _Options) -> str:
     if match := _LEADING.match(text):
         character = next(group for group in match.groups() if group)
         rest = text[match.end() :]
-        if options.letter(character) and (not rest or rest[0].isspace() or _continues(rest, character, options)):
+        if options.letter(character) and (not rest[:1].strip(", \n\t") or _continues(rest, character, options)):
             return character.upper()
     bare = re.match(r"\s*([A-Z])[\s,]+", text)
     if bare and options.letter(bare[1]) and _continues(text[bare.end() :], bare[1], options):

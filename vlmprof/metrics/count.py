@@ -2,8 +2,8 @@
 
 TallyQA (Acharya, Kafle and Kanan, AAAI 2019) reports the share of questions whose count is exactly right. An answer is
 a number if only a number remains after case, articles, punctuation and number words are normalised as in the official
-VQA accuracy. "2", "two", "Two." and "2.0" are 2; "about 2 dogs", "-2" and "2.5" are not counts: they score 0 and are
-counted as unparsable.
+VQA accuracy; words go up to twenty, where VQA's end at ten. "2", "two", "Two." and "2.0" are 2; "about 2 dogs", "-2",
+"2.5" and "1,2" are not counts: they score 0 and are counted as unparsable.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ from vlmprof.records import Example
 _SIGN = re.compile(r"[-\u2013\u2212]\d")
 """A negative number; the normalisation would drop the sign."""
 _NO_FRACTION = re.compile(r"\.0+$")
+_NO_THOUSANDS = re.compile(r"\d,(?!\d{3}(?!\d))\d")
+"""A comma that separates no thousands; the normalisation would join ``1,2`` to 12."""
+_TEENS = ("thir", "four", "fif", "six", "seven", "eigh", "nine")
+_WORDS = {"eleven": 11, "twelve": 12, "twenty": 20} | {f"{word}teen": n for n, word in enumerate(_TEENS, 13)}
+"""Those that the normalisation of VQA does not know; TallyQA counts beyond ten."""
 
 
 def count(prediction: str, example: Example) -> Verdict:
@@ -32,9 +37,11 @@ def count(prediction: str, example: Example) -> Verdict:
 
 def _number(text: str) -> int | None:
     text = text.strip()
-    if _SIGN.match(text):
+    if _SIGN.match(text) or _NO_THOUSANDS.search(text):
         return None
     normal = _NO_FRACTION.sub("", normalised(text))
+    if normal in _WORDS:
+        return _WORDS[normal]
     return int(normal) if normal.isdecimal() else None
 
 
@@ -42,4 +49,4 @@ def _gold(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
     return numbers(values, choices, _number)
 
 
-METRIC = Metric(name="count", judge=count, version=2, gold=_gold)
+METRIC = Metric(name="count", judge=count, version=3, gold=_gold)

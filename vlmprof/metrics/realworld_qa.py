@@ -56,4 +56,4 @@ def _plain(text: str) -> str:
     return normalised(text.replace("\n", " ").replace("\t", " ").lower().strip())
 
 
-METRIC = Metric(name="realworld_qa", judge=realworld_qa, version=2)
+METRIC = Metric(name="realworld_qa", judge=realworld_qa, version=3)

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,19 @@ def test_the_probe_takes_a_sample_that_the_model_takes(
     with pytest.raises(UserError, match="no sample can be given to this model"):
         probe._probed_prompt()
     assert len(first_usable(loaded, samples, 2, 2).broken) == 2
+
+
+@pytest.mark.parametrize("change", ["[:20]", " | truncate(24)", " | upper", " | replace('dog', '')"])
+def test_a_chat_template_that_cuts_or_rewrites_a_question_is_told(spelling: Any, tmp_path: Path, change: str) -> None:
+    whole = spelling("qwen3_vl")
+    folder = tmp_path / "model"
+    shutil.copytree(whole.checkpoint.path, folder)
+    template = whole.model._processor.chat_template
+    shown = "c['text']"
+    assert shown in template
+    for file in folder.glob("chat_template.*"):
+        file.unlink()
+    (folder / "chat_template.jinja").write_text(template.replace(shown, f"({shown}{change})"))
+    model = Family(whole.recipe, replace(whole.checkpoint, path=str(folder))).model
+    with pytest.raises(Exception, match="does not show the question as it is"):
+        model.encode([ask("how many dog are there left of the tree", 90, 60)])

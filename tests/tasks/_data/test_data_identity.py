@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs import small_job
@@ -221,3 +224,38 @@ def test_what_is_no_regular_file_is_a_fault_and_is_not_waited_for(tmp_path: Path
     assert example.picture.fault
     with pytest.raises((OSError, ValueError)):
         example.picture.load()
+
+
+def test_a_file_that_two_folders_link_to_names_the_pictures_of_each(questions: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "q.jsonl").symlink_to(questions)
+    for n in range(4):
+        (other / f"{n}.png").write_bytes(picture(n + 10))
+    first, second = task_at(questions), task_at(other / "q.jsonl")
+    assert colour(sample(first, "1")) != colour(sample(second, "1"))
+    assert first.revision != second.revision
+
+
+def test_a_relative_place_is_that_of_the_working_folder(questions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(questions.parent)
+    expected = colour(sample(task_at(Path("q.jsonl")), "1"))
+    index._IN_MEMORY.clear()
+    monkeypatch.chdir(questions.parent.parent)
+    assert colour(sample(task_at(Path("data/q.jsonl")), "1")) == expected
+
+
+def test_empty_bytes_beside_a_path_are_no_picture(tmp_path: Path) -> None:
+    """Its statistics say that the file holds its pictures, so that one in a file would be no part of its identity."""
+    (tmp_path / "0.png").write_bytes(picture(0))
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = pa.array([{"bytes": b"", "path": "0.png"}], kind)
+    pq.write_table(pa.table({"id": ["0"], "image": cells, "question": ["?"], "answer": ["a"]}), tmp_path / "p.parquet")
+    assert "there is no picture" in sample(task_at(tmp_path / "p.parquet"), "0").picture.fault
+
+
+def test_base64_in_place_of_a_path_is_told_in_one_line(tmp_path: Path) -> None:
+    rows = [{"id": "0", "image": base64.b64encode(picture(0) * 50).decode(), "question": "?", "answer": "a"}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fault = sample(task_at(tmp_path / "q.jsonl"), "0").picture.fault
+    assert "give a path or bytes, no base64" in fault and len(fault) < 250

@@ -32,6 +32,7 @@ from vlmprof.models._hf.vision_budgets import Pinpoints, budget_within
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
 from vlmprof.models._positions import positions_of
 from vlmprof.models._processor_pool import ProcessorPool
+from vlmprof.models._shown_question import with_question
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.records import Encoding, Prompt
 from vlmprof.surfaces import Router, TokenCounts
@@ -299,7 +300,7 @@ def _render_chat(processor: Any, question: str) -> str:
     messages = [{"role": "user", "content": content}]
     # Not the processor's own method, because SmolVLM's uses its video processor, which may be missing.
     text: str = ProcessorMixin.apply_chat_template(processor, messages, add_generation_prompt=True, tokenize=False)
-    return text
+    return with_question(text, question)
 
 
 def load_vlm(checkpoint: Checkpoint, device: str) -> LoadedVlm:

@@ -17,6 +17,7 @@ from vlmprof.errors import Mismatch, ModelError
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models._positions import positions_of
 from vlmprof.models._processor_pool import ProcessorPool
+from vlmprof.models._shown_question import with_question
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.configuration import MolmoConfig
 from vlmprof.models.molmo.memory_rule import sample_bytes
@@ -256,7 +257,7 @@ class LoadedMolmo(AbstractModel):
 def _render_chat(processor: MolmoProcessor, question: str) -> str:
     messages = [{"role": "user", "content": question}]
     text: str = processor.apply_chat_template(messages, add_generation_prompt=True)
-    return text
+    return with_question(text, question)
 
 
 def _take_image_ids(config: MolmoConfig, processor: MolmoProcessor, path: str) -> None:

@@ -9,6 +9,7 @@ or put in place is read anew. A cache that cannot be used is done without.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import itertools
@@ -36,6 +37,8 @@ BATCH_ROWS = 64
 MANY_PICTURES, RECHECK_AFTER = 1_000, 10
 """So many pictures in files of their own are looked at again after this many times as long as the look has taken."""
 INDEXES_IN_MEMORY = 4
+_SHOWN = 120
+"""Characters of a name that a message shows: base64 in place of a path may be megabytes long."""
 _SCHEMA = pa.schema(
     [
         ("values", pa.string()),
@@ -261,6 +264,12 @@ def _facts_of_file(path: str) -> Entry:
     try:
         encoded, hint = read_with_hint(path)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
+            return {
+                **_NO_PICTURE,
+                "fault": f"{shown}: no file can have so long a name; give a path or bytes, no base64",
+            }
         return {**_NO_PICTURE, "fault": described(error)}
     return {**_facts_of(encoded, path), "digest": digest_of(encoded), "hint": hint}
 
@@ -271,9 +280,13 @@ def _facts_of(encoded: bytes, name: str = "") -> Entry:
 
 
 def _file_name(cell: Any) -> str:
-    """The path in a cell that holds no bytes, else an empty string."""
+    """The path in a cell that holds no bytes, else an empty string.
+
+    Bytes that are there but empty are a fault: by its statistics, such a file holds its pictures, and those that it
+    names would not be part of its identity.
+    """
     if isinstance(cell, Mapping):
-        return "" if cell.get("bytes") else str(cell.get("path") or "")
+        return "" if cell.get("bytes") or isinstance(cell.get("bytes"), bytes) else str(cell.get("path") or "")
     return cell if isinstance(cell, str) else ""
 
 
@@ -322,5 +335,8 @@ def _columns_to_read(file: Path, columns: Columns, available: Sequence[str]) -> 
 
 
 def _key(file: Path, columns: Columns) -> str:
-    content = json.dumps([FORMAT, RULES, str(file.resolve()), content_digest(file), asdict(columns)])
+    # The place as it is named, not as links resolve: pictures are looked for beside it, and one file that two folders
+    # link to names the pictures of each. A relative place leads elsewhere from another working folder.
+    place = [str(file), str(file.absolute()), str(file.resolve())]
+    content = json.dumps([FORMAT, RULES, place, content_digest(file), asdict(columns)])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
