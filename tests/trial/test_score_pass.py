@@ -59,10 +59,11 @@ def test_the_plan_puts_the_longest_first(plans: tuple[TrialPlan, ...]) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("experts", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_derived_rows_are_those_of_trials_that_scored_themselves(
-    plans: tuple[TrialPlan, ...], scoring: list[int]
+    plans: tuple[TrialPlan, ...], scoring: list[int], experts: int
 ) -> None:
-    plans = plans[:3]  # of one number of experts; that others are not mixed with them is the next test but one
+    plans = tuple(plan for plan in plans if dict(plan.point)["moe_top_k"] == experts)
     shared = run_all(plans, fresh=False)
     assert set(scoring) == {5}, "only the longest was answered"
     alone = run_all(plans, fresh=True)

@@ -34,9 +34,14 @@ def legend(marks: Iterable[str]) -> tuple[str, ...]:
     return (SATURATED,) if "=" in set(marks) else ()
 
 
+def unit(objective: Objective) -> str:
+    """The unit that is shown with a column; fractions have none."""
+    return "" if objective.unit == "fraction" else objective.unit
+
+
 def with_unit(objective: Objective) -> str:
-    """A column with its unit; fractions have none."""
-    return f"{objective.column} ({objective.unit})" if objective.unit not in ("", "fraction") else objective.column
+    """A column with its unit."""
+    return f"{objective.column} ({unit(objective)})" if unit(objective) else objective.column
 
 
 def measured(row: pd.Series[Any], objective: Objective) -> str:

@@ -5,7 +5,9 @@ What breaks a rule of truth still does: a ``Mismatch`` passes, and so does every
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -29,6 +31,19 @@ def attempted(instrument: str, missing: MutableMapping[str, str], measure: Calla
     except Exception as error:  # whatever an instrument raises: a driver, a profiler, a library of another version
         missing.setdefault(instrument, reason(error))
         return None
+
+
+@contextmanager
+def attempted_within(
+    instrument: str, missing: MutableMapping[str, str], context: AbstractContextManager[Result]
+) -> Iterator[Result | None]:
+    """Inside a ``with`` block ``context`` is entered, or, if entering it fails, nothing is; see ``attempted``.
+
+    Yields:
+        What ``context`` yields; None if it could not be entered.
+    """
+    with ExitStack() as stack:
+        yield attempted(instrument, missing, partial(stack.enter_context, context))
 
 
 def reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups, model_names
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
 from vlmprof.analyze.pareto import fronts, to_arrow
+from vlmprof.plan.point import words_of
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.schema import knobs_of
@@ -148,14 +149,8 @@ def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
 def _repeated(part: pd.DataFrame) -> Iterator[Text]:
     """Which settings were the same work, a line for each group of equal ones; see the column ``work_key``."""
     for _, same in itertools.islice(part[part["work_key"].duplicated(keep=False)].groupby("work_key"), LISTED):
-        yield Text(f"  {'  =  '.join(sorted(_settings(row) for _, row in same.iterrows()))}", style="dim")
-
-
-def _settings(row: pd.Series[Any]) -> str:
-    knobs = [knob for knob in knobs_of(str(name) for name in row.index) if wording.is_set(row, knob)]
-    return " ".join(f"{knob}={wording.setting(row, knob)}" for knob in knobs) or "as trained"
+        yield Text(f"  {'  =  '.join(sorted(map(words_of, same['point'])))}", style="dim")
 
 
 def _header(objective: Objective) -> str:
-    unit = f"{objective.unit} " if objective.unit not in ("", "fraction") else ""
-    return f"{objective.column}\n{unit}[95 %]"
+    return f"{objective.column}\n{' '.join(filter(None, [wording.unit(objective), '[95 %]']))}"

@@ -11,7 +11,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -20,7 +20,7 @@ from typing import final
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import UserError
-from vlmprof.measure.attempt import attempted
+from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
 from vlmprof.measure.memory import read_peak, reset_peak
@@ -171,10 +171,9 @@ def _score_pass(
     )
 
 
-@contextmanager
 def _outside_timing(
     resolved: ResolvedTrial, model: AbstractModel, report: Callable[[Progress], None], missing: MutableMapping[str, str]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """While another trial of this host is timed on the same processors, this one does not compute.
 
     Where the lock cannot be taken, for instance without a temporary folder that can be written to, it does compute, and
@@ -186,9 +185,7 @@ def _outside_timing(
         note = f"another trial is timed, waited {seconds:.0f} s"
         report(Progress(phase="load", done=0, total=1, note=note))
 
-    with ExitStack() as stack:
-        attempted("timing_lock", missing, partial(stack.enter_context, working_outside_timing(on_cpu, waiting)))
-        yield
+    return attempted_within("timing_lock", missing, working_outside_timing(on_cpu, waiting))
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
@@ -24,7 +24,7 @@ from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, host_bound
-from vlmprof.measure.attempt import attempted
+from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
@@ -100,10 +100,10 @@ class TimingPass:
         def tell(phase: Phase, done: int = 0, note: str = "") -> None:
             report(Progress(phase=phase, done=done, total=self.timing.max_repeats, note=note))
 
-        with self._alone(lambda seconds: tell("wait", round(seconds))) as waited:
+        lock = exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds)))
+        with attempted_within("timing_lock", self.missing, lock) as waited:
             tell("warm up")
-            if self.model.device.startswith("cuda"):
-                require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
+            self._check_clock()
             with self.configured():
                 operations, decode_bytes = self._work()
                 release()  # what the score pass left in the allocator does not belong to this peak
@@ -126,7 +126,7 @@ class TimingPass:
             stopped=stopped,
             warmup_repeats=warmup,
             warm=warm,
-            waited_s=waited,
+            waited_s=waited or 0.0,
             peak=None if "memory" in self.missing else peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
@@ -136,12 +136,9 @@ class TimingPass:
             missing=self.missing,
         )
 
-    @contextmanager
-    def _alone(self, waiting: Callable[[float], None]) -> Iterator[float]:
-        """Hold the timing lock inside a ``with`` block; yields the seconds waited. Without a lock there is no wait."""
-        with ExitStack() as stack:
-            lock = exclusive_timing(self.timing.exclusive, waiting)
-            yield attempted("timing_lock", self.missing, partial(stack.enter_context, lock)) or 0.0
+    def _check_clock(self) -> None:
+        if self.model.device.startswith("cuda"):
+            require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
         times: list[float] = []

@@ -138,7 +138,7 @@ class MolmoImageProcessor(BaseImageProcessor):
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div_(255)
         global_view, _ = self._letterbox(image, (geometry.crop_px, geometry.crop_px))
         canvas, inside = self._letterbox(image, geometry.canvas_px(tiling))
-        views = np.empty((1 + crops, *patches_shape(geometry)), dtype=np.float32)
+        views = np.empty((1 + crops, geometry.patches_per_crop, geometry.patch_px**2 * 3), dtype=np.float32)
         cut_patches(global_view, (1, 1), geometry, out=views[:1])
         cut_patches(canvas, tiling, geometry, out=views[1:])
         # The global view comes first but its mask last, as -1: the original preprocessing is off by one crop. The model
@@ -197,11 +197,6 @@ def rgb_array(picture: Picture) -> Array:
     return picture
 
 
-def patches_shape(geometry: Geometry) -> tuple[int, int]:
-    """Patches of a crop, and values of a patch."""
-    return geometry.patches_per_crop, geometry.patch_px**2 * 3
-
-
 def cut_patches(canvas: Array, tiling: Tiling, geometry: Geometry, *, out: Array) -> None:
     """Cut a canvas (height, width * 3) into overlapping crops, and these into patches, all row by row.
 
@@ -212,7 +207,7 @@ def cut_patches(canvas: Array, tiling: Tiling, geometry: Geometry, *, out: Array
         out: Where the patches go: (crops, patches, values), in one piece of memory.
     """
     rows, cols = tiling
-    side, patch = geometry.crop_px // geometry.patch_px, geometry.patch_px
+    side, patch = geometry.patches_per_side, geometry.patch_px
     down, across = canvas.strides[0], canvas.strides[1] * 3
     source = np.lib.stride_tricks.as_strided(
         canvas,
@@ -239,7 +234,7 @@ def shares_inside(inside: Box, tiling: Tiling, geometry: Geometry) -> Array:
 
 def _covered(first: int, end: int, crops: int, geometry: Geometry) -> npt.NDArray[np.int64]:
     """Along one axis, how many pixels of each patch lie in ``first`` to ``end``: (crops, patches per side)."""
-    patch, side = geometry.patch_px, geometry.crop_px // geometry.patch_px
+    patch, side = geometry.patch_px, geometry.patches_per_side
     starts = np.arange(crops)[:, None] * geometry.usable_px + np.arange(side)[None, :] * patch
     return cast("npt.NDArray[np.int64]", (np.minimum(starts + patch, end) - np.maximum(starts, first)).clip(0, patch))
 
