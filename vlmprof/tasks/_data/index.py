@@ -298,7 +298,7 @@ def _json_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[st
 
 
 def _readable(value: Any) -> Any:
-    """A value of JSON with every text as text: JSON can write halves of characters, which nothing downstream can hold."""
+    """A value of JSON with every text as text: JSON can write halves of characters, which no table can hold."""
     if isinstance(value, str):
         return as_text(value)
     if isinstance(value, list):
