@@ -154,3 +154,11 @@ def as_written(value: object) -> str:
     if isinstance(value, str) and value.isprintable():
         return f"'{value}'"
     return repr(value) if isinstance(value, str | bytes) else str(value)  # a line break must not break the message
+
+
+NO_TEXT = "\ufffd"
+
+
+def as_text(text: str) -> str:
+    """The text with ``NO_TEXT`` for each half of a character (a lone surrogate), which UTF-8 cannot write."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

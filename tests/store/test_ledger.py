@@ -83,6 +83,18 @@ def test_damage_in_the_middle_is_named(tmp_path, damage):
         lines_of(tmp_path)
 
 
+def test_empty_lines_are_no_damage_and_damage_is_shown_as_text_with_what_to_do(tmp_path):
+    write(tmp_path, ("done", {"trial": "a"}))
+    with (tmp_path / LEDGER).open("ab") as file:
+        file.write(b"\n\r\n")
+    assert read_states(tmp_path) == {"a": "done"}
+    write(tmp_path)
+    with (tmp_path / LEDGER).open("ab") as file:
+        file.write(b"not a line\n")
+    with pytest.raises(StoreError, match=r"line 4 is damaged: .*, got 'not a line'; delete the line"):
+        read_states(tmp_path)
+
+
 class Full:
     """A file on a disk that fills up in the middle of a line."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.builders import combined_sweep
@@ -16,7 +18,7 @@ from vlmprof.store import lease, tables
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.filesystem import ResultsFolder
 from vlmprof.store.lease import LeaseTimings
-from vlmprof.store.lost_trials import lost_trials, read_states
+from vlmprof.store.lost_trials import _sound, lost_trials, read_states
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,7 @@ def results_of(rows: list[dict[str, object]]) -> list[TrialResult]:
             trial=str(row["trial"]),
             knobs=("max_crops", "moe_top_k", "active_blocks"),
             state="done",
-            row={**row, "samples": 40},
+            row={**row, "samples": 40, "repeats": 20},
             samples=tuple({"trial": row["trial"], **sample, "sample": f"s{n}"} for n in range(40)),
             timings=tuple({"trial": row["trial"], "repeat": n, "end_to_end_ms": 1.0} for n in range(20)),
         )
@@ -108,6 +110,51 @@ def test_a_lost_trial_is_missing_and_the_rest_is_read(
     writer.close()
     assert lost_trials(place) == [] and len(tables.read(place, table)["trial"].unique()) == 16
     assert status(place).finished == 16
+
+
+@pytest.mark.parametrize("table", ["trials", "samples", "timings"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_with_the_content_of_another_trials_is_damaged(
+    kind: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of(kind, tmp_path / "results", monkeypatch)
+    trials = [one.trial for one in swept(place)]
+    other = place.read(own(place, table, trials[6]))
+    assert other is not None
+    place.rewrite(own(place, table, trials[5]), other)
+    _sound.clear()  # two writes in one tick of the object store's clock look alike
+    assert lost_trials(place) == [trials[5]]
+    read = tables.read(place, table)
+    assert sorted(read["trial"].unique()) == sorted(set(trials) - {trials[5]})
+    assert len(read) == len(read.drop_duplicates()), "no row counts twice"
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [("trials", [0, 0]), ("trials", []), ("samples", list(range(20))), ("samples", []), ("timings", [])],
+)
+def test_a_table_with_rows_too_few_or_too_many_is_not_a_whole_trial(
+    table: str, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of("disk", tmp_path / "results", monkeypatch)
+    victim = swept(place)[5].trial
+    sound = pq.read_table(pa.BufferReader(place.read(own(place, table, victim))))
+    place.rewrite(own(place, table, victim), tables.parquet_bytes(sound.take(pa.array(rows, pa.int64()))).to_pybytes())
+    assert lost_trials(place) == [victim]
+    assert list(tables.read(place, "trials")["trial"]).count(victim) == (0 if table == "trials" else 1)
+
+
+@pytest.mark.parametrize("harm", [b"\xff", b"[1]", b"{"])
+def test_a_damaged_heartbeat_or_claim_keeps_nobody_out(
+    harm: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of("disk", tmp_path / "results", monkeypatch)
+    trials = [one.trial for one in swept(place)]
+    for file in (tmp_path / "results" / lease.CLAIMS).iterdir():
+        file.write_bytes(harm)
+    writer = Collector(place, "mine", wait_s=5)
+    assert writer.open_run(trials, {}) == set(trials)
+    writer.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

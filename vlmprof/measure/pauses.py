@@ -8,10 +8,12 @@ thread wakes for neither.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Self, final
 
@@ -47,12 +49,19 @@ class PauseWatch:
         return int(self._paused_s * 1e9)
 
     def _tick(self) -> None:
-        last = _Tick.now()
+        with ExitStack() as stack:
+            # The file stays open: each call of the operating system gives the interpreter's lock away, and where other
+            # threads want it, it comes back only after several of their turns, which would have to be estimated.
+            schedstat = stack.enter_context(_SCHEDSTAT.open("rb", buffering=0)) if _SCHEDSTAT.is_file() else None
+            self._watch(None if schedstat is None else schedstat.fileno())
+
+    def _watch(self, schedstat: int | None) -> None:
+        last = _Tick.now(schedstat)
         while not self._over:
             self._asked.wait(TICK_S)
             if asked := self._asked.is_set():
                 self._asked.clear()
-            tick = _Tick.now()
+            tick = _Tick.now(schedstat)
             late_s = tick.unexplained_s(last) - TICK_S
             if late_s > LEAST_PAUSE_S:
                 self._paused_s += late_s
@@ -70,8 +79,8 @@ class _Tick(NamedTuple):
     """How often this thread has given up the processor by itself."""
 
     @classmethod
-    def now(cls) -> _Tick:
-        waited_s = int(_SCHEDSTAT.read_text().split()[1]) / 1e9 if _SCHEDSTAT.is_file() else 0.0
+    def now(cls, schedstat: int | None) -> _Tick:
+        waited_s = 0.0 if schedstat is None else int(os.pread(schedstat, 64, 0).split()[1]) / 1e9
         # Reading a file gives the interpreter's lock away; the next two lines do not, so they belong together.
         wakes = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if sys.platform == "linux" else 0
         return cls(time.monotonic(), waited_s, wakes)

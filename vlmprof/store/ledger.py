@@ -8,10 +8,10 @@ are stored, also on file systems that cannot append.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, final, get_args
 
-from vlmprof.errors import StoreError
+from vlmprof.errors import StoreError, as_written
 from vlmprof.store import ledger_log
 from vlmprof.store.filesystem import Where, results_folder
 from vlmprof.store.ledger_log import FileLog, SegmentLog
@@ -46,9 +46,7 @@ class Ledger:
         """
         results = results_folder(where)
         raw = ledger_log.read_lines(results)
-        self.lines: list[Mapping[str, Any]] = [
-            _parsed(line, _location(results, number)) for number, line in enumerate(raw, start=1)
-        ]
+        self.lines: list[Mapping[str, Any]] = list(_entries(raw, results))
         """All lines, including those appended here."""
         self.states: dict[str, State] = _states(self.lines)
         """Trial id -> its last state."""
@@ -94,8 +92,7 @@ def read(where: Where) -> Iterator[Mapping[str, Any]]:
         StoreError: a line other than a torn last one is not what the ledger writes.
     """
     results = results_folder(where)
-    for number, line in enumerate(ledger_log.read_lines(results), start=1):
-        yield _parsed(line, _location(results, number))
+    yield from _entries(ledger_log.read_lines(results), results)
 
 
 def read_states(where: Where) -> dict[str, State]:
@@ -103,8 +100,10 @@ def read_states(where: Where) -> dict[str, State]:
     return _states(read(where))
 
 
-def _location(results: object, number: int) -> str:
-    return f"{results}/{LEDGER}, line {number}"
+def _entries(lines: Sequence[bytes], results: object) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():  # an editor may have left an empty one
+            yield _parsed(line, f"{results}/{LEDGER}, line {number}")
 
 
 def _states(entries: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]]) -> dict[str, State]:
@@ -117,5 +116,7 @@ def _parsed(line: bytes, location: str) -> Mapping[str, Any]:
     except ValueError:
         entry = None
     if not isinstance(entry, dict) or "event" not in entry:
-        raise StoreError(f"{location} is damaged: expected an object with an event, got {line[:80]!r}")
+        got = as_written(line[:80].decode(errors="replace").rstrip("\r\n"))
+        advice = "delete the line, and the trial that it was about runs again with the job"
+        raise StoreError(f"{location} is damaged: expected an object with an event, got {got}; {advice}")
     return entry

@@ -6,6 +6,7 @@ again while it stays the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -32,8 +33,10 @@ class _Sound:
     """An object that could be read."""
 
     stamp: _Stamp
-    rows: Mapping[str, frozenset[TableName]]
-    """Of an object of ``trials``: trial id -> further tables that must have rows of it; of others: nothing."""
+    rows: Mapping[str, int]
+    """Trial id -> how many rows it has here."""
+    further: Mapping[str, Mapping[TableName, int]]
+    """Of an object of ``trials``: trial id -> further tables that must have rows of it, and how many at least."""
 
 
 _sound: dict[str, _Sound] = {}
@@ -84,7 +87,8 @@ def _is_whole(
         name = places[table][trial]
         if name in held[table] and held[table][name] is None:
             return False  # it is there, and damaged
-        if name not in held[table] and table in row.rows[trial] and held[table]:
+        expected, found = row.further[trial].get(table, 0), held[table].get(name)
+        if expected and held[table] and (found is None or found.rows.get(trial, 0) < expected):
             return False  # other trials have rows in this table, so it was written
     return True
 
@@ -112,21 +116,27 @@ def _held(results: ResultsFolder, table: TableName, wanted: set[str]) -> dict[st
         some = names[first : first + AT_A_TIME]
         for name, part in zip(some, tables.read_objects(results, some), strict=True):
             if isinstance(part, pa.Table):
-                found[name] = _sound[results.address(name)] = _Sound(unread[name], _further_tables(part, table))
+                found[name] = _sound[results.address(name)] = _read(part, table, unread[name])
             elif part is not None:
                 found[name] = None
     return found
 
 
-def _further_tables(part: pa.Table, table: TableName) -> dict[str, frozenset[TableName]]:
-    if table != "trials":
-        return {}
+def _read(part: pa.Table, table: TableName, stamp: _Stamp) -> _Sound:
+    rows = Counter(part.column("trial").to_pylist())
+    return _Sound(stamp, rows, _further_tables(part) if table == "trials" else {})
+
+
+def _further_tables(part: pa.Table) -> dict[str, dict[TableName, int]]:
     columns = {
         name: part.column(column).to_pylist() for name, column in COUNTED_BY.items() if column in part.column_names
     }
     states = part.column("state").to_pylist() if "state" in part.column_names else ["done"] * len(part)
-    further: dict[str, frozenset[TableName]] = {}
+    further: dict[str, dict[TableName, int]] = {}
     for index, trial in enumerate(part.column("trial").to_pylist()):
-        named = (name for name, counts in columns.items() if counts[index] and states[index] == "done")
-        further[trial] = frozenset(named)
+        counts = {name: values[index] for name, values in columns.items() if values[index]}
+        # A repeat has a row for each request it timed: their number follows from the job, one is there at least.
+        further[trial] = {name: int(n) if name == "samples" else 1 for name, n in counts.items()}
+        if states[index] != "done":
+            further[trial] = {}
     return further

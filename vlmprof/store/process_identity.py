@@ -49,6 +49,7 @@ class ProcessIdentity:
             claim = json.loads(data or b"{}")
         except ValueError:
             claim = {}
+        claim = claim if isinstance(claim, dict) else {}
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in claim.items() if name in names} | {"last_beat": last_beat})
 

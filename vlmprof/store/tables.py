@@ -7,6 +7,7 @@ never read; a rerun overwrites them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from vlmprof.store.manifest import Manifest, PartName, TableName, own_object
 READERS = 16
 """Objects read at a time: in an object store most of a read is waiting."""
 TRIES = 5
+_OWN_OBJECT = re.compile(r"(?P<table>samples|timings|trials)/(?!merged-)(?P<trial>.+?)(\.e\d{6})?\.parquet$")
+"""As ``manifest.own_object`` names it."""
 SMALL = 32
 """Tables with at most so many rows are not compressed."""
 
@@ -183,7 +186,20 @@ def _read_object(results: ResultsFolder, name: str) -> pa.Table | None:
         raise StoreError(f"{results}/{name} is damaged: {error}") from None
     if "trial" not in part.column_names and not name.startswith("chunks/"):
         raise StoreError(f"{results}/{name} is damaged: it has no column 'trial'")
+    if foreign := _foreign(part, name):
+        raise StoreError(f"{results}/{name} is damaged: {foreign}")
     return part
+
+
+def _foreign(part: pa.Table, name: str) -> str:
+    """What a trial's own object holds that is not the trial's, such as the content of another one; else nothing."""
+    own = _OWN_OBJECT.match(name)
+    if own is None or not len(part):
+        return ""
+    trials = part.column("trial").unique().to_pylist()
+    if trials != [own["trial"]]:
+        return f"it holds rows of {', '.join(map(str, trials[:3]))}"
+    return f"it holds {len(part)} rows of one trial" if own["table"] == "trials" and len(part) > 1 else ""
 
 
 def _parts(results: ResultsFolder, table: TableName) -> tuple[list[pa.Table], set[str]]:

@@ -139,6 +139,8 @@ def _example(row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
     choices = options(names.value(row, "choices"))
     answers = metric.gold(listed(answers), choices)
     row_id, cluster = names.value(row, "id"), names.value(row, "cluster")
+    if isinstance(row_id, list | dict) or (isinstance(row_id, str) and not row_id.strip()):
+        raise UserError(f"the id is {as_written(row_id)}; expected a text or a number, or null")
     return sample(
         row,
         id=content_id(row, *written) if row_id is None else row_id,

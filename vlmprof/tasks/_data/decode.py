@@ -100,12 +100,20 @@ def decode(source: bytes | Path, name: str = "") -> Image:
         return rgb
 
 
-def described(error: BaseException) -> str:
-    """One line about why a picture cannot be read."""
-    text = error.strerror or str(error) if isinstance(error, FileNotFoundError) else str(error)
+def described(error: BaseException, name: str = "") -> str:
+    """One line about why a picture cannot be read.
+
+    Args:
+        error: What reading it raised.
+        name: What the picture is called where the error does not say it.
+    """
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"{error.filename}: there is no such file"
-    return text if isinstance(error, PictureError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    if isinstance(error, PictureError) or (isinstance(error, OSError) and name and name in str(error)):
+        return str(error)
+    return f"{name}: no file can have this name ({error})" if name else f"{type(error).__name__}: {error}"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Any, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlmprof.errors import UserError, as_written, suggestion
+from vlmprof.errors import NO_TEXT, UserError, as_text, as_written, suggestion
 from vlmprof.file_identity import content_digest, fingerprint, hint_of, read_with_hint
 from vlmprof.local_cache import cache_folder, do_without, write_cached
 from vlmprof.records import Picture
@@ -244,9 +244,9 @@ def _index_entry(file: Path, image: str, cell: Any, values: dict[str, Any], know
     """Values and picture of a row. An unreadable picture has size 1 x 1 and a fault; its sample fails."""
     name = _file_name(cell)
     if name:
-        path = str(file.parent / name)
+        path = as_text(str(file.parent / name))
         facts = known[path] = known.get(path) or _facts_of_file(path)
-        identity, place = name, {"path": path, "column": ""}
+        identity, place = as_text(name), {"path": path, "column": ""}
     else:
         encoded = image_bytes(cell) if cell is not None else b""
         identity = digest_of(encoded) if encoded else ""
@@ -270,7 +270,8 @@ def _facts_of_file(path: str) -> Entry:
                 **_NO_PICTURE,
                 "fault": f"{shown}: no file can have so long a name; give a path or bytes, no base64",
             }
-        return {**_NO_PICTURE, "fault": described(error)}
+        odd = f"; {NO_TEXT} stands for what is no text in its name: rename it" if NO_TEXT in path else ""
+        return {**_NO_PICTURE, "fault": f"{described(error, path)}{odd}"}
     return {**_facts_of(encoded, path), "digest": digest_of(encoded), "hint": hint}
 
 
@@ -305,7 +306,17 @@ def _json_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[st
             raise UserError(
                 f"{file}: expected one JSON object per sample, but number {number + 1} is {as_written(values)}"
             )
-        yield 0, number, {name: values[name] for name in _columns_to_read(file, columns, list(values))}
+        wanted = _columns_to_read(file, columns, list(values))
+        yield 0, number, {name: values[name] if name == columns.image else _readable(values[name]) for name in wanted}
+
+
+def _readable(value: Any) -> Any:
+    """A value of JSON with every text as text: JSON can write halves of characters, which no table can hold."""
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return {as_text(name): _readable(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _objects(file: Path) -> Iterator[Any]:
