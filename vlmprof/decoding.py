@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final, runtime_checkable
 
 from vlmprof.records import Encoding, Prompt, Stage, StageTimes
 
@@ -78,6 +78,73 @@ class StaticDecode(Protocol):
         ...
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionInputs:
+    """Everything that the vision side of a batch depends on."""
+
+    encoder: Mapping[str, Tensor]
+    """Of the vision encoder: the pixels."""
+    connector: Mapping[str, Tensor]
+    """Of the connector, besides what the encoder returns."""
+
+
+class PromptOutput(NamedTuple):
+    """What a prefill computes besides keys and values. A tuple, so that a recording can return it."""
+
+    logits: Tensor
+    """(batch, vocabulary), of the last position."""
+    next_tokens: Tensor
+    """(batch,) the tokens with the largest logits."""
+    finite: Tensor
+    """(batch,) bool, whether all logits of a row are finite."""
+
+    @classmethod
+    def of(cls, logits: Tensor) -> PromptOutput:
+        """With tokens and flags from the logits."""
+        return cls(logits=logits, next_tokens=logits.argmax(-1), finite=logits.isfinite().all(-1))
+
+
+@runtime_checkable
+class StaticPrompt(Protocol):
+    """A ``StaticDecode`` whose vision side and prefill are functions of tensors, with no decision of the host in them.
+
+    Engines can then record them too, for the shapes of their inputs, and replay them for other inputs of these shapes.
+    """
+
+    @property
+    def vision_blocks(self) -> Sequence[Any]:
+        """The blocks of the vision encoder, which engines may compile."""
+        ...
+
+    def vision_inputs(self, batch: Any, mark: Mark) -> VisionInputs:
+        """The inputs of the vision side of a transferred batch.
+
+        Work on the device that makes pixels of pictures belongs here and is marked as ``preprocess``.
+        """
+        ...
+
+    def encode_vision(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the vision encoder on ``VisionInputs.encoder`` -> what ``connect`` needs of it."""
+        ...
+
+    def connect(self, encoded: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the connector on ``VisionInputs.connector`` -> (vision tokens, width of the language model)."""
+        ...
+
+    def prompt_inputs(self, batch: Any, features: Tensor) -> Mapping[str, Tensor]:
+        """The inputs of the prefill of a transferred batch."""
+        ...
+
+    def prompt_logits(self, inputs: Mapping[str, Tensor], cache: Any) -> Tensor:
+        """First forward over the whole prompt, which fills ``cache`` -> (batch, vocabulary), of the last position."""
+        ...
+
+    def after_prompt(self, batch: Any, output: PromptOutput, cache: Any) -> DecodeState:
+        """The state of a batch whose prefill gave this output and filled this cache."""
+        ...
+
+
 class Batch(Protocol):
     """Encoded prompts, padded together. Which tensors it holds is up to the model."""
 
@@ -93,6 +160,11 @@ class DecodeState(Protocol):
     @property
     def next_tokens(self) -> torch.Tensor:
         """(batch,) the tokens with the largest logits in the last forward, on the model's device."""
+        ...
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """(batch, vocabulary) of the last forward, on the model's device."""
         ...
 
     @property

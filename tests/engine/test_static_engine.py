@@ -13,6 +13,7 @@ from vlmprof import registry
 from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.kernels import DecodeKernels, experts_kernel
+from vlmprof.engine.recording import GraphRecorder
 from vlmprof.engine.static_cache import CacheArena
 from vlmprof.engine.static_engine import MAX_RECORDINGS, StaticEngine, cache_length, engine_of
 from vlmprof.errors import ModelError, OutOfMemory
@@ -77,9 +78,9 @@ def test_a_larger_batch_moves_the_memory_and_old_recordings_go(
 ) -> None:
     expected = texts(model, asked)
     texts(model, asked[:2], graphs)
-    graphs._pool = "of graphs that are gone"
+    graphs._steps._pool = "of graphs that are gone"
     texts(model, asked[:8], graphs)
-    assert graphs._pool is None
+    assert graphs._steps._pool is None
     for rows in (2, 8, 2):
         assert texts(model, asked[:rows], graphs) == expected[:rows]
     assert [batch for _, batch, _ in graphs._recorded] == [8, 2]
@@ -188,19 +189,19 @@ def test_a_step_that_cannot_be_captured_runs_eager_for_the_whole_load(
 ) -> None:
     captures = []
 
-    def refuse(self: StaticEngine, step: Any) -> Any:
-        captures.append(step)
+    def refuse(self: GraphRecorder, work: Any, warm_up: Any) -> Any:
+        captures.append(work)
         try:
             raise error
         finally:  # as leaving torch's capture does after a failure
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(StaticEngine, "_capture_graph", refuse)
+    monkeypatch.setattr(GraphRecorder, "record", refuse)
     engine = StaticEngine(name, kernels=DecodeKernels(attention=False, experts=False))
     assert engine.describe()["engine"] == name and "engine_fallback" not in engine.describe()
     assert texts(model, asked, engine) == texts(model, asked)
     assert texts(model, asked[:2], engine, new=3) == texts(model, asked[:2], new=3)
-    assert len(captures) == 1, "it was tried again"
+    assert len(captures) == 3, "vision, prefill and step are each tried once"
     described = engine.describe()
     assert described["engine"] == "eager" and described["engine_fallback"].startswith(f"{name}: {said}")
     assert not engine._recorded
@@ -209,10 +210,10 @@ def test_a_step_that_cannot_be_captured_runs_eager_for_the_whole_load(
 def test_memory_that_ends_while_capturing_is_no_reason_to_run_eager(
     model: LoadedMolmo, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: StaticEngine, step: Any) -> Any:
+    def full(self: GraphRecorder, work: Any, warm_up: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(StaticEngine, "_capture_graph", full)
+    monkeypatch.setattr(GraphRecorder, "record", full)
     engine = StaticEngine("graphs", kernels=DecodeKernels(attention=False, experts=False))
     with pytest.raises(OutOfMemory):
         texts(model, asked, engine)

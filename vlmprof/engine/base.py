@@ -1,8 +1,8 @@
 """``AbstractEngine``: how the tokens after the first are generated, and ``Eager``, which launches every kernel anew.
 
-All engines share the prefill; they differ in how a decode step is launched on the device. ``eager`` launches each of
-its few hundred kernels from Python, which on a GPU can take longer than running them; ``graphs`` replays a captured
-step; ``compiled`` fuses the kernels of each block before the step is captured.
+Engines differ in how work is launched on the device. ``eager`` launches each of a few hundred kernels from Python,
+which on a GPU can take longer than running them; ``graphs`` replays captured decode steps and, where they are timed,
+captured prompts; ``compiled`` fuses the kernels of each block before they are captured.
 """
 
 from __future__ import annotations
@@ -61,6 +61,17 @@ class AbstractEngine(ABC):
             max_new_tokens: The longest answer that will be generated, the first token included.
             exact: Whether steps must run at exactly this batch size, because they are timed.
         """
+
+    def see(self, model: Any, batch: Any, mark: Mark, *, exact: bool) -> Any:
+        """The vision features of a batch on the device; marks the end of the vision encoder.
+
+        Args:
+            model: The ``TokenMaker``.
+            batch: Its encoded prompts, on the device.
+            mark: As of ``TokenMaker.see``.
+            exact: Whether the batch is timed.
+        """
+        return model.see(batch, mark)
 
     @abstractmethod
     def forget(self) -> None:

@@ -7,7 +7,7 @@ blocks that run then needs no compilation at all, and another top-k compiles one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, final
@@ -24,8 +24,14 @@ eight, it would silently fall back to uncompiled code."""
 class BlockCompiler:
     """Compiled forwards, one for each class of block, kept as long as the model."""
 
-    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        self._backend = backend
+    def __init__(self, backend: str | Callable[..., Any] = "inductor", *, dynamic: bool = False) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+            backend: Of ``torch.compile``.
+            dynamic: Whether one compiled graph serves inputs of all sizes, as prompts need; else each size has its own.
+        """
+        self._backend, self._dynamic = backend, dynamic
         self._compiled: dict[type, Any] = {}
 
     @contextmanager
@@ -36,8 +42,7 @@ class BlockCompiler:
         no layer there and are not changed.
         """
         with ExitStack() as undo:
-            limits = {"recompile_limit": MAX_GRAPHS, "accumulated_recompile_limit": MAX_GRAPHS}
-            undo.enter_context(torch._dynamo.config.patch(limits))
+            undo.enter_context(_many_graphs())
             for block in decoder.layers:
                 index = _layer_index(block)
                 if index is None:
@@ -48,15 +53,29 @@ class BlockCompiler:
                 block.forward = partial(_call_with_cache, self._forward(type(block)), block, block_cache)
             yield
 
+    @contextmanager
+    def applied_to(self, blocks: Sequence[Any]) -> Iterator[None]:
+        """Replace the forwards of blocks without a cache by compiled ones inside a ``with`` block."""
+        with ExitStack() as undo:
+            undo.enter_context(_many_graphs())
+            for block in blocks:
+                undo.callback(block.__dict__.pop, "forward", None)
+                block.forward = partial(self._forward(type(block)), block)
+            yield
+
     def _forward(self, block_class: type) -> Any:
         if block_class not in self._compiled:
             self._compiled[block_class] = torch.compile(
                 block_class.forward,  # type: ignore[attr-defined]  # every block has one
                 backend=self._backend,
-                dynamic=False,
+                dynamic=self._dynamic,
                 fullgraph=True,
             )
         return self._compiled[block_class]
+
+
+def _many_graphs() -> Any:
+    return torch._dynamo.config.patch({"recompile_limit": MAX_GRAPHS, "accumulated_recompile_limit": MAX_GRAPHS})
 
 
 def _call_with_cache(forward: Any, block: Any, block_cache: Cache, *args: Any, **kwargs: Any) -> Any:

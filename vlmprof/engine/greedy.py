@@ -8,12 +8,13 @@ not leave the device idle. Limits: greedy only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from vlmprof.decoding import Batch, Clock, Mark, TokenMaker, unmarked
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import classify, free_share, release
 from vlmprof.engine.not_finite import where_not_finite
-from vlmprof.engine.vision_cache import Inputs, PreparedBatch, VisionFeatureCache, compute_inputs
+from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache, compute_inputs
 from vlmprof.errors import Mismatch, NotFinite, OutOfMemory
 from vlmprof.records import EndReason, Generation, Prompt, Run
 
@@ -65,14 +66,6 @@ def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
     raise OutOfMemory(len(prompts), detail, size_limit=kind == "size_limit")
 
 
-def _inputs(
-    model: TokenMaker, prompts: Sequence[Prompt] | PreparedBatch, vision_cache: VisionFeatureCache | None, mark: Mark
-) -> Inputs:
-    if not isinstance(prompts, PreparedBatch):
-        return compute_inputs(model, prompts, mark)
-    return (vision_cache or VisionFeatureCache(0)).complete(model, prompts)
-
-
 def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     model: TokenMaker,
     prompts: Sequence[Prompt] | PreparedBatch,
@@ -85,7 +78,10 @@ def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     mark: Mark = clock.mark if clock else unmarked
     if clock:
         clock.start()
-    inputs = _inputs(model, prompts, vision_cache, mark)
+    if isinstance(prompts, PreparedBatch):
+        inputs = (vision_cache or VisionFeatureCache(0)).complete(model, prompts)
+    else:
+        inputs = compute_inputs(model, prompts, mark, partial(engine.see, model, exact=not stop_at_eos))
     mark("connector")
     batch, features = inputs.batch, inputs.features
     _require_feature_count(batch, len(features))

@@ -116,6 +116,49 @@ class PromptLayer(CacheLayerMixin):
 
 
 @final
+class PromptSlot(CacheLayerMixin):
+    """The cache layer of one block during recorded prefills: like ``PromptLayer``, over memory that it already has.
+
+    It has no state besides these tensors, so that a compiled block needs no guard for it, and it can take prompt after
+    prompt.
+    """
+
+    is_compileable = True
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the memory is allocated already."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store the whole prompt over the one before."""
+        rows, _, tokens, _ = key_states.shape
+        self.keys[:rows, :, :tokens].copy_(key_states)
+        self.values[:rows, :, :tokens].copy_(value_states)
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset that a mask must cover: those of the prompt."""
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        """0: nothing precedes a prompt."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Tokens that the layer can hold."""
+        return self.keys.shape[2]
+
+    def get_max_cache_shape(self) -> int:
+        """``get_max_length`` under its former name in transformers."""
+        return self.keys.shape[2]
+
+
+@final
 class StaticLayer(CacheLayerMixin):
     """The cache of one block: (batch, heads, length, head size), written in place at a cursor."""
 
@@ -156,6 +199,12 @@ class StaticLayer(CacheLayerMixin):
 def prompt_cache(arena: CacheArena, blocks: int, shape: CacheShape) -> Cache:
     """An empty cache for one prefill, in the memory of an arena."""
     return Cache(layers=[PromptLayer(arena, block, shape) for block in range(blocks)])
+
+
+def prompt_slots(filled: Cache) -> Cache:
+    """A cache over the same memory for recorded prefills; blocks without keys and values keep their empty layer."""
+    layers = [PromptSlot(layer.keys, layer.values) if layer.is_initialized else layer for layer in filled.layers]
+    return Cache(layers=layers)
 
 
 def static_cache(filled: Cache, cursor: Tensor) -> Cache:

@@ -5,8 +5,8 @@ when it is first needed, for a batch size, a cache length (rounded up), the bloc
 ``MAX_RECORDINGS`` used last are kept. All recordings share one key-value memory, and one pool for the intermediate
 tensors of the graphs.
 
-The prefill runs as in ``eager``, except that it writes its keys and values to that memory: the first token never
-depends on the engine.
+Prompts that are timed are recorded too (``static_prompt``), where the model's vision side and prefill are functions of
+tensors. All other prefills run as in ``eager``, except that they write their keys and values to that memory.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from vlmprof.decoding import Mark, StaticDecode, StepInputs, unmarked
+from vlmprof.decoding import Mark, StaticDecode, StaticPrompt, StepInputs, unmarked
 from vlmprof.engine.base import EAGER, AbstractEngine, Decoding, Steps
 from vlmprof.engine.block_compile import BlockCompiler
-from vlmprof.engine.device_errors import classify, free_share
+from vlmprof.engine.device_errors import classify, free_share, release
 from vlmprof.engine.eos_tracker import EosTracker
 from vlmprof.engine.kernels import ATTEND_CALLS, DecodeKernels
+from vlmprof.engine.recording import GraphRecorder, NotRecordable, recording
 from vlmprof.engine.static_cache import CacheArena, CacheShape, prompt_cache
+from vlmprof.engine.static_prompt import PromptRecorder
 from vlmprof.engine.static_step import StaticStep, settings_of
 from vlmprof.errors import ModelError
 
 MAX_RECORDINGS = 24
 """Recordings kept; the least recently used one is dropped first."""
-WARMUP_RUNS = 2
-"""Runs before a step is recorded: in the first, kernels are compiled and libraries allocate their workspaces."""
 
 
 @final
@@ -59,6 +60,7 @@ class StaticEngine(AbstractEngine):
         *,
         capture: bool = True,
         compiler: BlockCompiler | None = None,
+        prompt_compiler: BlockCompiler | None = None,
         kernels: DecodeKernels | None = None,
     ) -> None:
         """Nothing is recorded yet.
@@ -66,14 +68,17 @@ class StaticEngine(AbstractEngine):
         Args:
             name: ``graphs`` or ``compiled``.
             capture: False runs each step from Python instead: on a CPU, where the same steps are tested.
-            compiler: Compiles the blocks; None leaves them as they are.
+            compiler: Compiles the blocks for decode steps; None leaves them as they are.
+            prompt_compiler: Compiles those of the vision encoder, and the decoder's for prompts.
             kernels: Kernels of the steps; None takes ours where steps are captured, else the model's own.
         """
-        self._name, self._capture, self._compiler = name, capture, compiler
+        self._name, self._compiler, self._steps = name, compiler, GraphRecorder(capture=capture)
         self._kernels = kernels or DecodeKernels(attention=capture, experts=capture)
         self._arena, self._reallocations = CacheArena(), 0
         self._recorded: OrderedDict[tuple[Any, ...], RecordedStep] = OrderedDict()
-        self._pool: Any = None
+        self._prompts = PromptRecorder(self._arena, capture=capture, compiler=prompt_compiler)
+        self._eager_prompts: dict[str, str] = {}
+        """Part of a timed prompt -> why it runs eager, where it could not be recorded."""
         self.recording_s = 0.0
         """Seconds spent on recording steps."""
         self._last_names: Mapping[str, str] = {}
@@ -94,33 +99,90 @@ class StaticEngine(AbstractEngine):
     def _begin_static(self, model: Any, batch: Any, features: Any, max_new_tokens: int, *, exact: bool) -> Decoding:
         rows, tokens = len(batch.encodings), max(encoding.prompt_tokens for encoding in batch.encodings)
         shape = self._shape(model, rows, cache_length(tokens + max_new_tokens), exact=exact)
-        filled = prompt_cache(self._arena, len(model.decoder.layers), shape)
-        state = model.prefill(batch, features, max_new_tokens, filled)
+        state, filled = self._prefill(model, batch, features, max_new_tokens, shape, exact=exact)
         if self._reallocations != self._arena.reallocations:
             self._drop_recordings()  # they hold the old addresses
             self._reallocations = self._arena.reallocations
         if max_new_tokens == 1:
             return _Finished(first=state.next_tokens, finite=state.finite)
-        with _recording():
+        with recording():
             inputs = model.step_inputs(state)
             recorded = self._recorded_step(model, inputs, shape, filled)
         recorded.step.load(inputs)
         return _Replaying(recorded=recorded, first=state.next_tokens, prompt_finite=state.finite)
 
+    @torch.inference_mode()
+    def see(self, model: Any, batch: Any, mark: Mark, *, exact: bool) -> Any:
+        if exact and self._records("vision", model):
+            with self._or_eager("vision"):
+                return self._prompts.see(model, batch, mark)
+        return model.see(batch, mark)
+
+    @torch.inference_mode()
+    def recorded_logits(self, model: Any, batch: Any, max_new_tokens: int) -> Tensor | None:
+        """The logits after a prompt as they are timed, (batch, vocabulary); None where no part of it is recorded.
+
+        Args:
+            model: The ``TokenMaker``.
+            batch: Its encoded prompts, on the device.
+            max_new_tokens: The longest answer for which the prompt is recorded.
+        """
+        if not (self._records("vision", model) or self._records("prefill", model)):
+            return None
+        features = self.see(model, batch, unmarked, exact=True)
+        rows, tokens = len(batch.encodings), max(encoding.prompt_tokens for encoding in batch.encodings)
+        shape = CacheShape(batch=rows, length=cache_length(tokens + max_new_tokens))
+        state, _ = self._prefill(model, batch, features, max_new_tokens, shape, exact=True)
+        logits: Tensor = state.logits.clone()
+        return logits
+
+    def _prefill(
+        self, model: Any, batch: Any, features: Any, max_new_tokens: int, shape: CacheShape, *, exact: bool
+    ) -> tuple[Any, Cache]:
+        """The state after the prefill, and the cache that it filled; recorded where it is timed."""
+        if exact and self._records("prefill", model):
+            with self._or_eager("prefill"):
+                return self._prompts.prefill(model, batch, features, shape)
+        filled = prompt_cache(self._arena, len(model.decoder.layers), shape)
+        return model.prefill(batch, features, max_new_tokens, filled), filled
+
+    def _records(self, part: str, model: Any) -> bool:
+        return not self._fallback and part not in self._eager_prompts and isinstance(model, StaticPrompt)
+
+    @contextmanager
+    def _or_eager(self, part: str) -> Iterator[None]:
+        """If a part of the prompt cannot be recorded, or not for lack of memory, it runs eager from now on."""
+        try:
+            with recording():
+                yield
+            return
+        except NotRecordable as error:
+            reason = str(error)
+        except RuntimeError as error:
+            if classify(error, free_share()) != "memory":
+                raise
+            reason = "the device has no memory left for recordings"
+        self._eager_prompts[part] = reason
+        self._prompts.forget()  # after the except block, which keeps the failed frames and their tensors alive
+        release()
+
     def describe(self) -> Mapping[str, str]:
         if self._fallback:
             return {"engine": "eager", "engine_fallback": f"{self._name}: {self._fallback}"}
-        return {"engine": self._name, **self._last_names}
+        parts = [*self._prompts.parts, *(["decode"] if self._recorded else [])]
+        why = "; ".join(f"{part}: {reason}" for part, reason in self._eager_prompts.items())
+        recorded = {"recorded_stages": ", ".join(parts)} if parts else {}
+        return {"engine": self._name, **self._last_names, **recorded, **({"prompt_fallback": why} if why else {})}
 
     def forget(self) -> None:
         """Drop all recordings and free their memory."""
         self._drop_recordings()
+        self._prompts.forget()
         self._arena.clear()
 
     def _drop_recordings(self) -> None:
-        """Drop all recordings and their memory pool: torch captures no graph into a pool whose last graph is gone."""
         self._recorded.clear()
-        self._pool = None
+        self._steps.forget()
 
     def _shape(self, model: StaticDecode, rows: int, length: int, *, exact: bool) -> CacheShape:
         """The shape to decode at; unless ``exact``, a recording for up to twice as many rows is reused."""
@@ -146,20 +208,13 @@ class StaticEngine(AbstractEngine):
         step = StaticStep(model, like, shape, filled)
         calls_before = ATTEND_CALLS[0]
         with self._kernels_applied(model, step):
-            advance = self._capture_graph(step) if self._capture else self._without_graph(model, step)
+            advance = self._steps.record(partial(self._run, model, step), step.warm_up)
         names = self._kernels.names(model, shape.batch, ATTEND_CALLS[0] - calls_before)
         return RecordedStep(step=step, advance=advance, names=names)
 
-    def _without_graph(self, model: StaticDecode, step: StaticStep) -> Callable[[], None]:
-        """A function that runs the step from Python."""
-        for _ in range(WARMUP_RUNS):
-            step.warm_up()
-
-        def advance() -> None:
-            with self._kernels_applied(model, step):
-                step.run()
-
-        return advance
+    def _run(self, model: StaticDecode, step: StaticStep) -> None:
+        with self._kernels_applied(model, step):
+            step.run()
 
     @contextmanager
     def _kernels_applied(self, model: StaticDecode, step: StaticStep) -> Iterator[None]:
@@ -168,22 +223,6 @@ class StaticEngine(AbstractEngine):
             if self._compiler is not None:
                 stack.enter_context(self._compiler.applied(model.decoder, step.cache))
             yield
-
-    def _capture_graph(self, step: StaticStep) -> Callable[[], None]:
-        """A function that replays the step as a CUDA graph; warm-up runs on a side stream, as torch requires."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
-        side_stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side_stream):
-            for _ in range(WARMUP_RUNS):
-                step.warm_up()
-        torch.cuda.current_stream().wait_stream(side_stream)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: calls of other threads meanwhile, such as pinning memory for the next batch, are not captured.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            step.run()
-        return graph.replay
 
 
 @final
@@ -223,32 +262,6 @@ class _Replaying:
         return list(step.generated[:steps, :rows].to("cpu", non_blocking=True).unbind(0))
 
 
-@final
-class NotRecordable(Exception):
-    """The decode step of this model cannot be recorded."""
-
-
-@contextmanager
-def _recording() -> Iterator[None]:
-    """Turn what goes wrong while a step is recorded into ``NotRecordable``, unless it says nothing about the step.
-
-    Raises:
-        NotRecordable: with the first error: ending a capture that failed raises another one.
-    """
-    try:
-        yield
-    except Exception as error:  # whatever the model's code, the compiler or CUDA raises
-        first: BaseException = error
-        while first.__context__ is not None:
-            first = first.__context__
-        if "memory" in (classify(error, free_share()), classify(first, free_share())):
-            raise
-        if isinstance(first, torch.AcceleratorError) and "captur" not in str(first).lower():
-            raise
-        lines = str(first).strip().splitlines()
-        raise NotRecordable(f"{type(first).__name__}: {lines[0]}" if lines else type(first).__name__) from None
-
-
 def cache_length(tokens: int) -> int:
     """Cache length for so many tokens, rounded up by less than 64 or a seventh, so that few lengths are recorded."""
     multiple = max(64, 1 << max(0, tokens.bit_length() - 4))
@@ -274,4 +287,8 @@ def engine_of(name: str, device: str, *, only_eager: str = "", pinned: frozenset
     if only_eager:
         raise ModelError(f"engine {name}: {only_eager}; use engine: eager")
     kernels = DecodeKernels(attention="attention" not in pinned, experts="experts_kernel" not in pinned)
-    return StaticEngine(name, compiler=BlockCompiler() if name == "compiled" else None, kernels=kernels)
+    if name == "compiled":
+        return StaticEngine(
+            name, compiler=BlockCompiler(), prompt_compiler=BlockCompiler(dynamic=True), kernels=kernels
+        )
+    return StaticEngine(name, kernels=kernels)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -149,16 +149,21 @@ class VisionFeatureCache:
                 self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
 
-def compute_inputs(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark) -> Inputs:
+See = Callable[[Any, Mark], Any]
+"""Batch on the device, mark -> its vision features: ``TokenMaker.see``, or an engine's."""
+
+
+def compute_inputs(model: TokenMaker, prompts: Sequence[Prompt], mark: Mark, see: See | None = None) -> Inputs:
     """Encode and transfer the prompts and compute their features, without a cache: what a timed generation uses.
 
-    Marks the stages up to the vision encoder; the work from there to the caller's next mark is the connector.
+    Marks the stages up to the vision encoder; the work from there to the caller's next mark is the connector. ``see``
+    computes the features; None: the model does.
     """
     batch = model.encode(prompts)
     mark("preprocess")
     device_batch = model.transfer(batch)
     mark("transfer")
-    return Inputs(batch=batch, device_batch=device_batch, features=model.see(device_batch, mark))
+    return Inputs(batch=batch, device_batch=device_batch, features=(see or model.see)(device_batch, mark))
 
 
 def prepare_each_row(model: Any, prompts: Sequence[Prompt]) -> PreparedBatch:

@@ -65,6 +65,8 @@ class VisionLimits:
 class GenerationState:
     """A batch between two decode steps."""
 
+    logits: Tensor
+    """(batch, vocabulary) of the last forward."""
     next_tokens: Tensor
     """(batch,) greedy choice."""
     finite: Tensor
@@ -334,6 +336,7 @@ def _next_state(
     logits = output.logits[:, -1]
     finite = logits.isfinite().all(-1)
     return GenerationState(
+        logits=logits,
         next_tokens=logits.argmax(-1),
         finite=finite if before is None else before & finite,
         ids=ids,

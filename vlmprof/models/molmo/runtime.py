@@ -12,7 +12,7 @@ from transformers import AutoProcessor, DynamicCache
 from transformers.cache_utils import Cache
 from transformers.utils.logging import disable_progress_bar
 
-from vlmprof.decoding import Mark, StepInputs, unmarked
+from vlmprof.decoding import Mark, PromptOutput, StepInputs, VisionInputs, unmarked
 from vlmprof.errors import Mismatch, ModelError
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models._positions import positions_of
@@ -44,6 +44,8 @@ class MolmoBatch:
 class CachedRows:
     """A batch between two decode steps."""
 
+    logits: Tensor
+    """(batch, vocabulary) of the last forward."""
     next_tokens: Tensor
     """(batch,) greedy choice."""
     finite: Tensor
@@ -153,11 +155,29 @@ class LoadedMolmo(AbstractModel):
 
     @torch.inference_mode()
     def see(self, batch: MolmoBatch, mark: Mark = unmarked) -> Tensor:
-        names = ("pixel_values", "image_masks", "image_token_pooling")
-        pixels, masks, pooling = (batch.inputs[name] for name in names)
-        patches = self._model.model.vision_tower(pixels.to(self._model.dtype))
+        inputs = self.vision_inputs(batch, mark)
+        patches = self.encode_vision(inputs.encoder)
         mark("vision")
-        features: Tensor = self._model.model.multi_modal_projector(patches, masks, pooling)
+        return self.connect(patches, inputs.connector)
+
+    @property
+    def vision_blocks(self) -> Sequence[Any]:
+        blocks: Sequence[Any] = self.vision_encoder.layers
+        return blocks
+
+    def vision_inputs(self, batch: MolmoBatch, mark: Mark) -> VisionInputs:
+        pixels = batch.inputs["pixel_values"].to(self._model.dtype)
+        layout = {name: batch.inputs[name] for name in ("image_masks", "image_token_pooling")}
+        return VisionInputs(encoder={"pixel_values": pixels}, connector=layout)
+
+    def encode_vision(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        patches: Tensor = self._model.model.vision_tower(inputs["pixel_values"])
+        return patches
+
+    def connect(self, encoded: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        features: Tensor = self._model.model.multi_modal_projector(
+            encoded, inputs["image_masks"], inputs["image_token_pooling"]
+        )
         return features
 
     @torch.inference_mode()
@@ -190,6 +210,31 @@ class LoadedMolmo(AbstractModel):
         logits: Tensor = output.logits[:, -1]
         return logits
 
+    def prompt_inputs(self, batch: MolmoBatch, features: Tensor) -> Mapping[str, Tensor]:
+        ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        inputs = {"ids": ids, "positions": positions, "features": features}
+        if len({encoding.prompt_tokens for encoding in batch.encodings}) > 1:  # else no prompt is padded
+            earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+            inputs["mask"] = earlier & mask.bool()[:, None, None, :]
+        return inputs
+
+    def prompt_logits(self, inputs: Mapping[str, Tensor], cache: Cache) -> Tensor:
+        output = self._model(
+            input_ids=inputs["ids"],
+            position_ids=inputs["positions"],
+            attention_mask=inputs.get("mask"),
+            past_key_values=cache,
+            image_features=inputs["features"],
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def after_prompt(self, batch: MolmoBatch, output: PromptOutput, cache: Cache) -> CachedRows:
+        return CachedRows(**output._asdict(), cache=cache, mask=batch.inputs["attention_mask"])
+
     def text(self, token_ids: Sequence[int]) -> str:
         decoded: str = self._processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return decoded.strip()
@@ -217,6 +262,7 @@ class LoadedMolmo(AbstractModel):
         logits = output.logits[:, -1]
         finite = logits.isfinite().all(-1)
         return CachedRows(
+            logits=logits,
             next_tokens=logits.argmax(-1),
             finite=finite if before is None else before & finite,
             cache=output.past_key_values,

@@ -1,0 +1,154 @@
+"""``PromptRecorder``: vision encoder, connector and prefill recorded for the shapes of their inputs, then replayed.
+
+Launched from Python, the kernels of one prompt take the host longer than the device, and the time then says little
+about the model: a knob that saves a third of the prefill looked slower. Recorded, the same kernels run back to back.
+
+The vision side is recorded for the number of crops and vision tokens; no knob of the language model is part of it. A
+prefill is recorded for the length of the prompt, the batch, the blocks that run and their routing. Prompts are not
+padded to common lengths: that would be other work. What is recorded writes keys and values to the engine's memory, as
+its decode steps do. With a compiler, blocks are compiled first, for any shape at once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from vlmprof.decoding import DecodeState, Mark, PromptOutput, StaticPrompt, VisionInputs
+from vlmprof.engine.block_compile import BlockCompiler
+from vlmprof.engine.recording import GraphRecorder, RecordedCall, shapes_of
+from vlmprof.engine.static_cache import CacheArena, CacheShape, prompt_cache, prompt_slots
+from vlmprof.engine.static_step import settings_of
+
+MAX_RECORDINGS = 64
+"""Recordings of each kind that are kept; the least recently used one is dropped first."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedVision:
+    """The vision side at one shape, in two parts, so that each is a stage."""
+
+    encode: RecordedCall
+    connect: RecordedCall
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedPrefill:
+    """The prefill at one shape: returns a ``PromptOutput``."""
+
+    call: RecordedCall
+    cache: Cache
+    """Over the memory that it fills."""
+    reallocations: int
+    """Of that memory when it was recorded: with another number its addresses are no longer valid."""
+
+
+@final
+class PromptRecorder:
+    """The recorded prompts of one loaded model."""
+
+    def __init__(self, arena: CacheArena, *, capture: bool, compiler: BlockCompiler | None = None) -> None:
+        """Nothing is recorded yet.
+
+        Args:
+            arena: The memory of keys and values that prefills fill.
+            capture: False runs everything from Python instead, as on a CPU.
+            compiler: Compiles the blocks; None leaves them as they are.
+        """
+        self._arena, self._compiler = arena, compiler
+        self._vision_graphs, self._prefill_graphs = GraphRecorder(capture=capture), GraphRecorder(capture=capture)
+        self._visions: OrderedDict[Hashable, RecordedVision] = OrderedDict()
+        self._prefills: OrderedDict[Hashable, RecordedPrefill] = OrderedDict()
+
+    def see(self, model: StaticPrompt, batch: Any, mark: Mark) -> Tensor:
+        """The vision features of a batch, recorded if they are not yet; overwritten by the next batch of this shape.
+
+        Calls ``mark("vision")`` where the encoder ends.
+        """
+        inputs = model.vision_inputs(batch, mark)
+        key = shapes_of(inputs.encoder), shapes_of(inputs.connector)
+        if key not in self._visions:
+            self._visions[key] = self._record_vision(model, inputs)
+        recorded = _latest(self._visions, key)
+        recorded.encode(inputs.encoder)
+        mark("vision")
+        features: Tensor = recorded.connect(inputs.connector)
+        return features
+
+    def prefill(self, model: Any, batch: Any, features: Tensor, shape: CacheShape) -> tuple[DecodeState, Cache]:
+        """The state of a batch after its prefill and the cache that it filled; recorded if it is not yet.
+
+        Args:
+            model: A ``StaticDecode`` and ``StaticPrompt``.
+            batch: On the device.
+            features: The vision features of the batch.
+            shape: Batch size and length of the cache.
+        """
+        inputs = model.prompt_inputs(batch, features)
+        key = settings_of(model), shape.batch, shape.length, shapes_of(inputs)
+        if key not in self._prefills or self._prefills[key].reallocations != self._arena.reallocations:
+            self._prefills.pop(key, None)
+            self._prefills[key] = self._record_prefill(model, inputs, shape)
+            self._drop_moved()
+        recorded = _latest(self._prefills, key)
+        return model.after_prompt(batch, recorded.call(inputs), recorded.cache), recorded.cache
+
+    def forget(self) -> None:
+        """Drop all recordings and free their memory."""
+        self._visions.clear()
+        self._prefills.clear()
+        self._vision_graphs.forget()
+        self._prefill_graphs.forget()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The stages that are recorded."""
+        return (*(("vision", "connector") if self._visions else ()), *(("prefill",) if self._prefills else ()))
+
+    def _record_vision(self, model: StaticPrompt, inputs: VisionInputs) -> RecordedVision:
+        encode = RecordedCall(self._vision_graphs, partial(self._encode, model), inputs.encoder)
+        encoded = encode(inputs.encoder)  # stays at its address, from which the connector reads it
+        connect = RecordedCall(self._vision_graphs, partial(model.connect, encoded), inputs.connector)
+        return RecordedVision(encode=encode, connect=connect)
+
+    def _encode(self, model: StaticPrompt, inputs: Mapping[str, Tensor]) -> Tensor:
+        with ExitStack() as stack:
+            if self._compiler is not None:
+                stack.enter_context(self._compiler.applied_to(model.vision_blocks))
+            return model.encode_vision(inputs)
+
+    def _record_prefill(self, model: Any, inputs: Mapping[str, Tensor], shape: CacheShape) -> RecordedPrefill:
+        filled = prompt_cache(self._arena, len(model.decoder.layers), shape)
+        model.prompt_logits(inputs, filled)  # takes the memory, which must not be allocated inside a recording
+        slots = prompt_slots(filled)
+        call = RecordedCall(self._prefill_graphs, partial(self._run_prefill, model, slots), inputs)
+        return RecordedPrefill(call=call, cache=filled, reallocations=self._arena.reallocations)
+
+    def _run_prefill(self, model: Any, slots: Cache, inputs: Mapping[str, Tensor]) -> PromptOutput:
+        with ExitStack() as stack:
+            if self._compiler is not None:
+                stack.enter_context(self._compiler.applied(model.decoder, slots))
+            return PromptOutput.of(model.prompt_logits(inputs, slots))
+
+    def _drop_moved(self) -> None:
+        """Drop the prefills whose memory is gone; the last one was recorded just now and keeps the pool in use."""
+        for key, recorded in list(self._prefills.items()):
+            if recorded.reallocations != self._arena.reallocations:
+                del self._prefills[key]
+
+
+def _latest(recorded: OrderedDict[Hashable, Any], key: Hashable) -> Any:
+    """A recording, as the last that is dropped; drops those that are too many."""
+    recorded.move_to_end(key)
+    while len(recorded) > MAX_RECORDINGS:
+        recorded.popitem(last=False)
+    return recorded[key]
