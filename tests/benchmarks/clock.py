@@ -184,7 +184,7 @@ def session(
         "stages_ms": medians,
         "step_ms": step,
         "stopped": done.stopped,
-        "repeats": sum(len(block.repeats_ms) for block in done.kept),
+        "repeats": sum(len(block.timed) for block in done.kept),
         "warm": done.warm,
         "waited_s": done.waited_s,
         "blocks_disturbed": [block.disturbed for block in done.blocks if block.disturbed],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -29,7 +30,9 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import TimingSession
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import resolve, subset_of
-from vlmprof.trial.run import run_trial
+from vlmprof.trial.run import drawn_evenly, run_trial
+from vlmprof.trial.samples import samples_of
+from vlmprof.trial.score_pass import longest_first
 from vlmprof.trial.timing_pass import CANARY_TOKENS, TimingPass, TimingRequests
 
 pytestmark = pytest.mark.serial
@@ -38,7 +41,7 @@ TIMING = Timing(
     batch_size=1,
     requests=1,
     output_tokens=3,
-    warmup=15,
+    warmup=1,
     warmup_seconds=0.0,
     repeats=20,
     max_repeats=100,
@@ -54,6 +57,9 @@ class Cpu:
     """All that a timer asks of a model here."""
 
     device = "cpu"
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
 
 
 class Script:
@@ -93,8 +99,8 @@ def session(timing: Timing = TIMING) -> TimingSession:
 def test_quiet_times_stop_at_the_fewest_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, lambda n: 100.0 + n % 3 * 0.1)
     done = session()
-    assert (done.stopped, done.warmup_repeats, done.warm) == ("precision", 15, True)
-    assert [len(block.repeats_ms) for block in done.blocks] == [5, 5, 5, 5]
+    assert (done.stopped, done.warmup_generations, done.warm) == ("precision", 16, True)
+    assert [len(block.timed) for block in done.blocks] == [5, 5, 5, 5]
     assert all(block.canary for block in done.blocks)
 
 
@@ -102,7 +108,7 @@ def test_loud_times_go_on_until_the_cap(monkeypatch: pytest.MonkeyPatch) -> None
     Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41))
     done = session()
     assert done.stopped == "max_repeats"
-    assert sum(len(block.repeats_ms) for block in done.blocks) == TIMING.max_repeats
+    assert sum(len(block.timed) for block in done.blocks) == TIMING.max_repeats
 
 
 def test_while_it_goes_on_it_says_how_far_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,20 +125,20 @@ def test_while_it_goes_on_it_says_how_far_and_why(monkeypatch: pytest.MonkeyPatc
 def test_a_precision_between_is_reached_between(monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41) / 4)
     done = session(replace(TIMING, precision=0.03))
-    repeats = sum(len(block.repeats_ms) for block in done.blocks)
+    repeats = sum(len(block.timed) for block in done.blocks)
     assert done.stopped == "precision" and TIMING.repeats <= repeats < TIMING.max_repeats
 
 
 def test_a_time_limit_leaves_enough_for_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41))
     done = session(replace(TIMING, max_seconds=1e-9))
-    assert done.stopped == "max_seconds" and sum(len(block.repeats_ms) for block in done.blocks) == 10
+    assert done.stopped == "max_seconds" and sum(len(block.timed) for block in done.blocks) == 10
 
 
 def test_warm_up_that_does_not_settle_ends_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, lambda n: 100.0 * 1.01**n if n <= 60 else 100.0)
     done = session()
-    assert (done.warmup_repeats, done.warm) == (60, False)
+    assert (done.warmup_generations, done.warm) == (60, False)
 
 
 def test_a_disturbed_block_is_kept_apart_and_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +161,7 @@ def test_slow_values_alone_are_never_dropped(monkeypatch: pytest.MonkeyPatch) ->
     Script(monkeypatch, lambda n: 300.0 if n % 9 == 0 else 100.0)
     done = session()
     assert done.kept == done.blocks
-    assert max(value for block in done.kept for value in block.repeats_ms) == 300.0
+    assert max(value.ms for block in done.kept for value in block.times) == 300.0
 
 
 def test_a_canary_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,24 +332,27 @@ def test_a_stopped_process_is_a_disturbance_and_its_block_is_in_no_estimate(
 
 
 def test_a_pause_is_left_out_even_where_the_host_is_always_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script(monkeypatch, lambda n: 1000.0 if 6 <= n - 15 <= 10 else 100.0)
+    script = Script(monkeypatch, lambda n: 1000.0 if 6 <= n - 16 <= 10 else 100.0)
     script.causes = iter(["busy", f"{disturbance.PAUSED} (76%)", *["busy"] * 100])
     kept = session().kept
-    assert {value for block in kept for value in block.repeats_ms} == {100.0}
+    assert {value.ms for block in kept for value in block.times} == {100.0}
 
 
 def unreadable() -> Any:
     raise OSError("truncated file")
 
 
-@pytest.mark.parametrize(("batch", "broken"), [(1, 2), (4, 4)])
-def test_a_sample_that_cannot_be_timed_is_named_and_the_next_one_takes_its_place(
-    tmp_path: Path, tiny_checkpoint: Path, batch: int, broken: int
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_sample_that_cannot_be_timed_is_named_and_another_one_takes_its_place(
+    tmp_path: Path, tiny_checkpoint: Path, batch: int
 ) -> None:
     timing = {**QUICK, "batch_size": batch, "requests": 3}
     plan = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing).plans[0]
     resolved = resolve(plan)
-    spoilt = replace(subset_of(resolved)[broken], picture=Picture(width=90, height=90, load=unreadable))
+    drawn = drawn_evenly(longest_first(replace(resolved, settings=()), samples_of(resolved)), 3 * batch)
+    example = next(one for one in subset_of(resolved) if one.id == drawn[1].example.id)
+    size = {"width": example.picture.width, "height": example.picture.height}
+    spoilt = replace(example, picture=Picture(**size, load=unreadable))
     everything = resolved.task.examples
     task = replace(
         resolved.task, examples=lambda split: [spoilt if e.id == spoilt.id else e for e in everything(split)]
@@ -353,6 +362,77 @@ def test_a_sample_that_cannot_be_timed_is_named_and_the_next_one_takes_its_place
     assert {len(timed.generations) for timed in outcome.timed} == {batch}
     assert {timed.request for timed in outcome.timed} == {0, 1, 2}
     assert "truncated file" in outcome.missing[f"timing of sample {spoilt.id}"]
+
+
+def test_requests_are_drawn_over_all_lengths_and_are_the_same_for_every_configuration(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[list[str]] = []
+
+    def look(self: TimingPass, *args: Any) -> Any:
+        timed.append([prompt.text for request in self.requests for prompt in request])
+        raise UserError("enough")
+
+    monkeypatch.setattr(TimingPass, "run", look)
+    tasks = [{"name": "shapes_qa", "samples": 40, "seed": 3}]
+    timing = {**QUICK, "requests": 8}
+    job = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing, tasks=tasks)
+    executor = Executor(BatchSizer(), gpus=0, name="test")
+    for plan in job.plans:
+        executor.run(plan, lambda progress: None)
+    assert len(timed) == len(job.plans) > 2 and all(texts == timed[0] for texts in timed)
+    resolved = resolve(job.plans[0])
+    ordered = longest_first(replace(resolved, settings=()), samples_of(resolved))
+    ranks = [next(i for i, sample in enumerate(ordered) if sample.prompt.text == text) for text in timed[0]]
+    assert max(ranks) - min(ranks) >= 25, "not drawn over all lengths"
+
+
+def test_without_orders_only_what_is_not_recorded_is_timed_alone() -> None:
+    def exclusive(asked: bool | str, described: dict[str, str]) -> bool:
+        engine = cast(Any, SimpleNamespace(describe=lambda: described))
+        work = TimingRequests(requests=[[]], length=3, configured=nullcontext, engine=engine)
+        timing = replace(TIMING, exclusive=asked)
+        return TimingPass(timing, cast(Any, Cpu()), work)._exclusive()
+
+    everything = {"engine": "graphs", "recorded_stages": "vision, connector, prefill, decode"}
+    assert not exclusive("auto", everything)
+    assert exclusive("auto", {"engine": "eager"})
+    assert exclusive("auto", {"engine": "graphs", "recorded_stages": "vision, connector, decode"})
+    assert exclusive(True, everything) and not exclusive(False, {"engine": "eager"})
+
+
+class Meter:
+    """Stands in for the GPU: a counter that gains 3 J with every reading."""
+
+    def __init__(self) -> None:
+        self.joules = 0.0
+
+    def energy_joules(self) -> float:
+        self.joules += 3.0
+        return self.joules
+
+    def read(self) -> None:
+        """Nothing disturbs it."""
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 0.05])
+def test_energy_is_that_of_the_timed_blocks_and_of_no_more_than_the_counter_needs(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Canaries are left out: the counter is read before each of them."""
+    script = Script(monkeypatch, lambda n: 100.0)
+    script.causes = iter(["", "throttled"])
+    monkeypatch.setattr(trial_timing, "open_gpu", lambda device: (Meter(), ""))
+    done = session(replace(TIMING, energy_seconds=seconds))
+    assert done.energy is not None
+    blocks = [block.energy for block in done.kept if block.energy]
+    assert len(blocks) == len(done.kept) == 4 and all(energy.joules == 3.0 for energy in blocks)
+    timed = sum(len(block.timed) for block in done.kept)
+    if seconds < 0.01:
+        assert (done.energy.joules, done.energy.rounds) == (12.0, timed)
+    else:
+        assert done.energy.joules == 15.0 and done.energy.rounds > timed
+        assert done.energy.seconds >= seconds
 
 
 def test_a_trial_without_a_sample_that_can_be_timed_fails_and_names_the_first(

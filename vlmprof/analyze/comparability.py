@@ -39,6 +39,7 @@ ENVIRONMENT = (
     "experts_kernel",
     "decode_attention",
     "decode_experts",
+    "recorded_stages",
     "torch",
     "transformers",
     "vlmprof",

@@ -174,27 +174,38 @@ class TaskSpec(Section):
         return {**value, "samples": None, **{SUBSET[key]: given for key, given in subset.items()}}
 
 
+FEWEST_TIMED = 6
+"""Six generations are the fewest that give a 95 % interval of a median."""
+
+
 @final
 class TimingSpec(Section):
     """How latency is measured: fixed requests, fixed output length, a batch size that the job names."""
 
     batch_size: Positive = 1
-    requests: Positive = Field(4, description="Fixed batches; a repeat runs each once.")
+    requests: Positive = Field(16, description="Fixed batches, drawn over the sizes of the task's prompts.")
     output_tokens: Positive = Field(16, description="Exact; end-of-sequence is ignored.")
-    warmup: Positive = Field(15, description="Fewest repeats thrown away; up to four times as many until they settle.")
-    warmup_seconds: Seconds = Field(8.0, description="Least load before the clock counts, scoring included.")
-    repeats: Annotated[int, Field(ge=6)] = Field(20, description="Fewest kept; six give a 95 % interval.")
-    max_repeats: Annotated[int, Field(ge=6)] = Field(240, description="Most kept, whatever the precision.")
-    max_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="Most time for repeats.")
+    warmup: Positive = Field(1, description="Times that each request runs before; more of the first until they settle.")
+    warmup_seconds: Seconds = Field(3.0, description="Least load before the clock counts, scoring included.")
+    repeats: Positive = Field(4, description="Times that each request is timed, at least.")
+    max_repeats: Positive = Field(60, description="The same, at most, whatever the precision.")
+    max_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="Most time for repeats.")
     precision: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="Half-width of the interval to stop at.")
     processes: Positive = Field(1, description="Sessions, each with the model loaded anew.")
-    exclusive: bool = Field(True, description="One timing pass at a time on a host.")
-    energy_seconds: Seconds = Field(5.0, description="Window of the energy counter on a GPU; 0: none.")
+    exclusive: bool | Literal["auto"] = Field(
+        "auto", description="One timing pass at a time on a host; auto: unless all that is timed is recorded."
+    )
+    energy_seconds: Seconds = Field(3.0, description="Least load that the energy counter is read over; 0: none.")
 
     @validators.model_validator(mode="after")
     def _ordered(self) -> TimingSpec:
         if self.max_repeats < self.repeats:
             raise ValueError(f"max_repeats is {self.max_repeats}, less than the {self.repeats} of repeats")
+        if self.requests * self.repeats < FEWEST_TIMED:
+            raise ValueError(
+                f"{self.requests} requests timed {self.repeats} times are {self.requests * self.repeats} generations;"
+                f" an interval needs {FEWEST_TIMED}"
+            )
         return self
 
 

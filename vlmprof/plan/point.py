@@ -52,7 +52,8 @@ class Timing:
     max_seconds: float
     precision: float
     processes: int
-    exclusive: bool
+    exclusive: bool | str
+    """Or ``auto``."""
     energy_seconds: float
 
 

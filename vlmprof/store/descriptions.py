@@ -144,9 +144,13 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "timing_batch_size": "Prompts in a timed request.",
         "timing_output_tokens": "Tokens generated for each prompt of a timed request; exactly this many.",
         "timing_requests": "Number of fixed requests in a repeat.",
-        "repeats": "Number of repeats that were kept.",
+        "repeats": "How often each request was timed, at least, without disturbed blocks.",
+        "timed_generations": "Generations that were timed and kept, of all requests together.",
         "timing_processes": "Number of timing sessions; the model is loaded again for each: `timing.processes`.",
-        "latency_ms_p50": "Median over the repeats of the mean end-to-end latency of the requests.",
+        "latency_ms_p50": (
+            "End-to-end latency, mean over the requests: the median over groups of consecutive generations, each taken "
+            "relative to the median of its request."
+        ),
         "latency_ms_p50_low": (
             "Lower end of its 95 % interval, which accounts for dependence between repeats; with several processes, "
             "the interval of the mean of their medians."
@@ -154,6 +158,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "latency_ms_p50_high": "Upper end of its 95 % interval.",
         "latency_half_width": (
             "Half the width of that interval, as a share of the median; `timing.precision` is its target."
+        ),
+        "latency_modes_apart": (
+            "The gap between two levels in which the times dwell, as a share; 0 where there is only one. Where it is "
+            "not small beside the differences that matter, time several processes."
         ),
         "latency_ms_p90": "90th percentile of the requests' end-to-end latency; null below 64 requests.",
         "latency_ms_p95": "95th percentile; null below 130 requests.",
@@ -186,11 +194,30 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         ),
         "timing_samples_per_s": "Number of prompts divided by the total time of the timed requests.",
         "timing_tokens_per_s": "Number of generated tokens divided by the total time of the timed requests.",
-        "timing_stopped": "Why repeating stopped: `precision`, `max_repeats` or `max_seconds`.",
-        "warmup_repeats": "Warm-up repeats that were run and discarded; of several sessions, the largest number.",
-        "warm": "Whether warm-up settled: the medians of three windows of five repeats were within 1 %.",
+        "timing_stopped": (
+            "Why repeating stopped: `precision`, `bimodal` (precise, but the times dwell at two levels: see "
+            "`latency_modes_apart`), `max_repeats` or `max_seconds`."
+        ),
+        "warmup_repeats": (
+            "Generations that were run and discarded before the timed ones; of several sessions, the largest number."
+        ),
+        "warm": "Whether warm-up settled: the medians of three windows of five generations were within 1 %.",
         "timing_waited_s": "Seconds that the trial waited for the timing lock of the host.",
-        "blocks": "Number of blocks, of up to five repeats each, that were run.",
+        "timing_s": "Seconds of the timing pass without that: recording, warm-up, timing, energy.",
+        "timing_exclusive": (
+            "Whether no other timing pass ran on its host meanwhile. `timing.exclusive: auto` lets passes run side by "
+            "side where all that is timed is recorded."
+        ),
+        "recorded_stages": (
+            "Stages of a timed generation that were recorded as CUDA graphs and replayed: their times are the "
+            "device's. All others were launched from Python."
+        ),
+        "prompt_fallback": "Which parts of a timed prompt could not be recorded, and why; null where none.",
+        "prompt_distance": (
+            "How far the logits of recorded prompts are from those of the model's own prefill, as a share of their "
+            "spread: the largest over all timed requests. What fused kernels round differently; more fails the trial."
+        ),
+        "blocks": "Number of blocks, of up to eight generations each, that were run.",
         "blocks_disturbed": "How many of them were disturbed, judged by a measured cause and not by their durations.",
         "blocks_disturbed_kept": "How many of these are in the estimates because the disturbance persisted.",
         "disturbed_by": "Causes of the disturbances; null if there were none.",

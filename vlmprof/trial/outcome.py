@@ -5,7 +5,6 @@ Nothing here runs anything; ``trial.columns`` makes rows of these values.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
@@ -16,6 +15,7 @@ from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import Peak
 from vlmprof.measure.model_counts import ModelCounts
 from vlmprof.records import Example, Generation, Prompt, Stage, StageTimes
+from vlmprof.stats.generation_times import RequestTime
 from vlmprof.stats.intervals import MeanInterval
 from vlmprof.trial.resolve import ResolvedTrial
 
@@ -137,7 +137,7 @@ class TimedGeneration:
     session: int
     block: int
     repeat: int
-    """Number in the session, from 0; -1 for a canary."""
+    """How often its request was timed before in the session; -1 for a canary."""
     request: int
     generations: tuple[Generation, ...]
     stages: StageTimes
@@ -150,21 +150,20 @@ class TimedGeneration:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingBlock:
-    """Consecutive repeats, and the canary after them."""
+    """Consecutive generations, and the canary after them."""
 
     timed: tuple[TimedGeneration, ...]
     canary: TimedGeneration | None
     disturbed: str
     clock_mhz: int | None
     power_limited: bool
+    energy: Energy | None = None
+    """Of the generations without the canary; None where it is not counted."""
 
     @property
-    def repeats_ms(self) -> list[float]:
-        """End to end, mean over the requests of each repeat."""
-        by_repeat: dict[int, list[float]] = {}
-        for timed in self.timed:
-            by_repeat.setdefault(timed.repeat, []).append(timed.stages.end_to_end_ms)
-        return [statistics.fmean(values) for values in by_repeat.values()]
+    def times(self) -> list[RequestTime]:
+        """End to end."""
+        return [RequestTime(timed.request, timed.stages.end_to_end_ms) for timed in self.timed]
 
 
 @final
@@ -174,11 +173,15 @@ class TimingSession:
 
     blocks: tuple[TimingBlock, ...]
     stopped: str
-    """``precision``, ``max_repeats`` or ``max_seconds``."""
-    warmup_repeats: int
+    """``precision``, ``bimodal``, ``max_repeats`` or ``max_seconds``."""
+    warmup_generations: int
     warm: bool
     """Whether warm-up settled."""
     waited_s: float
+    seconds: float
+    """Of the whole session, without waiting."""
+    exclusive: bool
+    """Whether it waited for the passes of other GPUs of its host, and they for it."""
     peak: Peak | None
     energy: Energy | None
     energy_missing: str
@@ -187,6 +190,8 @@ class TimingSession:
     decode_bytes: int | None
     """Bytes of weights that a decode step must read at least; None on a CPU."""
     host_bound: HostBound | None
+    prompt_distance: float | None = None
+    """Largest distance of recorded logits from the model's own; see ``engine.prompt_check``. None: not recorded."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Instrument -> why it measured nothing."""
 

@@ -41,7 +41,7 @@ from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import ResolvedTrial
 from vlmprof.trial.samples import first_usable, legal_samples, samples_of
-from vlmprof.trial.score_pass import ScorePass, samples_of_shard
+from vlmprof.trial.score_pass import ScorePass, longest_first, samples_of_shard
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 from vlmprof.trial.worst_case_probe import Sizer
 
@@ -179,7 +179,7 @@ def _outside_timing(
     Where the lock cannot be taken, for instance without a temporary folder that can be written to, it does compute, and
     ``missing`` says so.
     """
-    on_cpu = resolved.plan.timing.exclusive and not model.device.startswith("cuda")
+    on_cpu = bool(resolved.plan.timing.exclusive) and not model.device.startswith("cuda")
 
     def waiting(seconds: float) -> None:
         note = f"another trial is timed, waited {seconds:.0f} s"
@@ -300,6 +300,15 @@ def _untimed(failed: Sequence[ScoredSample]) -> dict[str, str]:
     return {f"timing of sample {sample.example.id}": sample.error for sample in failed}
 
 
+def drawn_evenly(ordered: Sequence[Sample], count: int) -> list[Sample]:
+    """All samples, first those in the middle of ``count`` equal parts of their order, then the others."""
+    if count >= len(ordered):
+        return list(ordered)
+    middles = [(2 * part + 1) * len(ordered) // (2 * count) for part in range(count)]
+    chosen = set(middles)
+    return [ordered[i] for i in middles] + [sample for i, sample in enumerate(ordered) if i not in chosen]
+
+
 def _timing_requests(
     resolved: ResolvedTrial,
     samples: Sequence[Sample],
@@ -309,20 +318,23 @@ def _timing_requests(
 ) -> TimingRequests:
     """As many requests as the job asks for, each of exactly its batch size; too few samples are used several times.
 
-    The first samples that can be opened and encoded; those before them that cannot are named in ``missing``.
+    The samples are drawn evenly over the lengths of their prompts, each request from all of them, and are the same for
+    every configuration of a model. Those that cannot be opened or encoded are named in ``missing``, and others take
+    their place.
 
     Raises:
         UserError: no sample can be timed.
     """
     timing = resolved.plan.timing
     needed = timing.batch_size * timing.requests
+    as_loaded = replace(resolved, settings=())
     with knobs_applied(resolved, loaded.model):
-        found = first_usable(loaded, samples, needed, length)
+        found = first_usable(loaded, drawn_evenly(longest_first(as_loaded, samples), needed), needed, length)
     missing.update(_untimed(found.broken))
     if not found.readable:
         first = f"; the first, {found.broken[0].example.id}: {found.broken[0].error}" if found.broken else ""
         raise UserError(f"none of the trial's {len(samples)} samples can be timed{first}")
-    prompts = [sample.prompt for sample in islice(cycle(found.readable), needed)]
-    requests = [prompts[i : i + timing.batch_size] for i in range(0, needed, timing.batch_size)]
+    prompts = [sample.prompt for sample in islice(cycle(longest_first(as_loaded, found.readable)), needed)]
+    requests = [prompts[index :: timing.requests] for index in range(timing.requests)]
     configured = partial(knobs_applied, resolved, loaded.model)
     return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)

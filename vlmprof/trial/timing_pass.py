@@ -1,10 +1,12 @@
 """The timing pass of one configuration: fixed requests, exact length, the job's batch size, until the median is known.
 
-A session holds the host's timing lock, warms up until windows agree, then times blocks of repeats, each followed by one
-generation of the canary: the same model as loaded, without knobs, on the first request. The canary shows a drift of the
-machine, and configurations of different trials are compared by their ratio to it, which is free of that drift. A
-disturbed block is kept, marked with its cause, and followed by another one; whether a block is disturbed never depends
-on its times. The protocol and its simulations: docs/measurement.md.
+A session runs every request once, which records it where the engine records prompts, warms up until windows agree, then
+times blocks of generations, request after request, each block followed by one generation of the canary: the same model
+as loaded, without knobs, on the middle request. The canary shows a drift of the machine, and configurations of
+different trials are compared by their ratio to it, which is free of that drift. A disturbed block is kept, marked with
+its cause, and followed by another one; whether a block is disturbed never depends on its times. Passes of several GPUs
+of a host wait for each other, except where all that is timed is recorded. The protocol and its simulations:
+docs/measurement.md.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from typing import final
 
 from vlmprof.decoding import Clock
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
+from vlmprof.engine.prompt_check import prompt_distance
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, host_bound
 from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
-from vlmprof.measure.energy import Energy, measure_energy
+from vlmprof.measure.energy import Energy, added_up, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import read_peak, reset_peak
@@ -39,7 +43,8 @@ from vlmprof.measure.timing_lock import exclusive_timing
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt, Run, Stage, StageTimes
-from vlmprof.stats.timeseries import FEWEST, halves_apart, relative_half_width, settled
+from vlmprof.stats.generation_times import RequestLatency, request_latency
+from vlmprof.stats.timeseries import FEWEST, settled
 from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, kept_blocks
 from vlmprof.trial.progress import Phase, Progress
 
@@ -48,7 +53,14 @@ STAGE_SUM_TOLERANCE = 0.02
 CLOCK_TOLERANCE_MS = 0.05
 """Allowed in any case: reading the clock takes time, which belongs to no stage."""
 ATTEMPTS = 3
-BLOCK = 5
+BLOCK = 8
+"""Generations of a block."""
+SETTLING, WARMUP_FACTOR = 15, 4
+"""Generations that can show that times have settled, and how many times as many of them are tried."""
+MODES_FACTOR = 4
+"""How many times the fewest generations are timed before two modes are accepted as they are."""
+RECORDED = {"vision", "prefill", "decode"}
+"""The stages of a generation that must be recorded for its times to be the device's."""
 CANARY_TOKENS = 2
 CANARY_WARMUP = 2
 ENERGY_WINDOWS = 2
@@ -98,18 +110,23 @@ class TimingPass:
         """
 
         def tell(phase: Phase, done: int = 0, note: str = "") -> None:
-            report(Progress(phase=phase, done=done, total=self.timing.max_repeats, note=note))
+            report(Progress(phase=phase, done=done, total=self._most(), note=note))
 
-        lock = exclusive_timing(self.timing.exclusive, lambda seconds: tell("wait", round(seconds)))
-        with attempted_within("timing_lock", self.missing, lock) as waited:
-            tell("warm up")
+        began = time.monotonic()
+        with ExitStack() as stack:
             self._check_clock()
             with self.configured():
                 operations, decode_bytes = self._work()
                 release()  # what the score pass left in the allocator does not belong to this peak
                 attempted("memory", self.missing, partial(reset_peak, self.model.device))
+                tell("warm up")
+                self._run_each_request()
+                distance = prompt_distance(self.engine, self.model, self.requests, self.length)
+                lock = exclusive_timing(self._exclusive(), lambda seconds: tell("wait", round(seconds)))
+                waited = stack.enter_context(attempted_within("timing_lock", self.missing, lock))
+                tell("warm up")
                 warmup, warm = self._warm_up(load_seconds)
-                # The repeats need no more memory; the canary may.
+                # The blocks need no more memory; the canary may.
                 peak = attempted("memory", self.missing, partial(read_peak, self.model.device))
             ran_on = self.engine.describe()["engine"]
             self._warm_canary()
@@ -117,22 +134,25 @@ class TimingPass:
                 with self.configured():
                     warmup, warm = self._warm_up(load_seconds)
             tell("time")
-            with PauseWatch() as self.pauses:
-                blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
-                with self.configured():
-                    energy, bound = self._energy(), self._host_bound(blocks)
+            self.pauses = stack.enter_context(PauseWatch())
+            blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
+            with self.configured():
+                energy, bound = self._energy(blocks), self._host_bound(blocks)
         return TimingSession(
             blocks=tuple(blocks),
             stopped=stopped,
-            warmup_repeats=warmup,
+            warmup_generations=warmup,
             warm=warm,
             waited_s=waited or 0.0,
+            seconds=time.monotonic() - began - (waited or 0.0),
+            exclusive=self._exclusive(),
             peak=None if "memory" in self.missing else peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
             operations=operations,
             decode_bytes=decode_bytes,
             host_bound=bound,
+            prompt_distance=distance,
             missing=self.missing,
         )
 
@@ -140,16 +160,31 @@ class TimingPass:
         if self.model.device.startswith("cuda"):
             require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
 
+    def _exclusive(self) -> bool:
+        """Whether other passes of this host wait; if the job does not say, where Python is part of the times."""
+        if isinstance(self.timing.exclusive, bool):
+            return self.timing.exclusive
+        recorded = self.engine.describe().get("recorded_stages", "").split(", ")
+        return not RECORDED.issubset(recorded)
+
+    def _run_each_request(self) -> None:
+        """Every request once or more often: what is recorded is recorded here, the longest prompts first."""
+        for _ in range(self.timing.warmup):
+            for index, request in enumerate(self.requests):
+                self._valid_generation(request, self.length, block=0, repeat=0, index=index)
+
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
+        """Repeat the first request until its times settle; all generations of the warm-up, and whether they did."""
+        before = self.timing.warmup * len(self.requests)
         times: list[float] = []
         began = time.monotonic()
-        while len(times) < 4 * self.timing.warmup:
-            times.append(statistics.fmean(timed.stages.end_to_end_ms for timed in self._repeat(0, 0)))
+        while before + len(times) < WARMUP_FACTOR * max(before, SETTLING):
+            timed = self._valid_generation(self.requests[0], self.length, block=0, repeat=0, index=0)
+            times.append(timed.stages.end_to_end_ms)
             loaded = load_seconds + time.monotonic() - began
-            enough = len(times) >= self.timing.warmup and loaded >= self.timing.warmup_seconds
-            if enough and settled(times):
-                return len(times), True
-        return len(times), False
+            if loaded >= self.timing.warmup_seconds and settled(times):
+                return before + len(times), True
+        return before + len(times), False
 
     def _warm_canary(self) -> None:
         try:
@@ -160,63 +195,88 @@ class TimingPass:
 
     def _blocks(self, tell: Callable[[int, str], None]) -> tuple[list[TimingBlock], str]:
         blocks: list[TimingBlock] = []
-        began, look = time.monotonic(), self.timing.repeats
+        began, look = time.monotonic(), self._fewest()
         while True:
-            times = [value for block in kept_blocks(blocks) for value in block.repeats_ms]
-            stopped = self._stops(times, look, time.monotonic() - began)
+            times = [value for block in kept_blocks(blocks) for value in block.times]
+            latency = request_latency(times) if times else None
+            stopped = self._stops(len(times), latency, look, time.monotonic() - began)
             if stopped:
                 return blocks, stopped
-            if len(times) >= FEWEST:  # between two blocks, so that no time has it in it
-                width = relative_half_width(times)
+            if latency and len(times) >= FEWEST:  # between two blocks, so that no time has it in it
+                width = latency.half_width
                 known = f"interval {100 * width:.1f} %" if math.isfinite(width) else "no interval yet"
                 tell(len(times), f"{known}, asked {100 * self.timing.precision:g} %")
             if len(times) >= look:
                 look = math.ceil(1.25 * look)
-            size = min(BLOCK, self.timing.max_repeats - len(times))
-            blocks.append(self._block(len(blocks), size, blocks))
+            blocks.append(self._block(blocks, min(self._block_size(), self._most() - len(times))))
 
-    def _stops(self, times: Sequence[float], look: int, seconds: float) -> str:
-        if len(times) >= self.timing.max_repeats:
-            return "max_repeats"
-        if seconds >= self.timing.max_seconds and len(times) >= FEWEST:
-            return "max_seconds"
-        if len(times) < max(look, FEWEST):
+    def _fewest(self) -> int:
+        return max(FEWEST, self.timing.repeats * len(self.requests))
+
+    def _most(self) -> int:
+        return max(FEWEST, self.timing.max_repeats * len(self.requests))
+
+    def _block_size(self) -> int:
+        """Generations of a block: few where they take long, so that a short pass has several blocks too."""
+        return max(1, min(BLOCK, self._fewest() // 4))
+
+    def _stops(self, count: int, latency: RequestLatency | None, look: int, seconds: float) -> str:
+        if latency is None:
             return ""
-        precise = relative_half_width(times) <= self.timing.precision
-        level = halves_apart(times) <= max(self.timing.precision, 0.01)
-        return "precision" if precise and level else ""
+        if count >= self._most():
+            return "max_repeats"
+        if seconds >= self.timing.max_seconds and count >= FEWEST:
+            return "max_seconds"
+        precise = latency.half_width <= self.timing.precision
+        if count < look or not precise or latency.halves_apart > max(self.timing.precision, 0.01):
+            return ""
+        if latency.modes_apart <= self.timing.precision / 2:
+            return "precision"
+        return "bimodal" if count >= MODES_FACTOR * self._fewest() else ""
 
-    def _block(self, index: int, size: int, earlier: Sequence[TimingBlock]) -> TimingBlock:
-        undisturbed_mhz = [block.clock_mhz for block in earlier if not block.disturbed and block.clock_mhz]
+    def _block(self, earlier: Sequence[TimingBlock], size: int) -> TimingBlock:
+        index, undisturbed = len(earlier), [block for block in earlier if not block.disturbed]
+        undisturbed_mhz = [block.clock_mhz for block in undisturbed if block.clock_mhz]
         with self.configured():
             before = self._disturbance()
-            first = sum(len(block.repeats_ms) for block in earlier)
-            timed = [timed for repeat in range(first, first + size) for timed in self._repeat(index, repeat)]
+            joules, began = self._joules(), time.monotonic()
+            first = sum(len(block.timed) for block in earlier)
+            timed = [self._numbered(index, number) for number in range(first, first + size)]
+            seconds, after_joules = time.monotonic() - began, self._joules()
         canary = self._canary(index) if self.canary else None
         after = self._disturbance()
         usual_mhz = statistics.median(undisturbed_mhz) if undisturbed_mhz else None
         why = disturbance.causes(before, after, usual_mhz) if before and after else ""
         capped = [one.gpu.power_capped_ns or 0 if one and one.gpu else 0 for one in (before, after)]
+        energy = None
+        if joules is not None and after_joules is not None:
+            energy = Energy(joules=after_joules - joules, seconds=seconds, rounds=size)
         return TimingBlock(
             timed=tuple(replace(generation, disturbed=why) for generation in timed),
             canary=canary,
             disturbed=why,
             clock_mhz=after.gpu.sm_clock_mhz if after and after.gpu else None,
             power_limited=capped[1] > capped[0],
+            energy=energy,
         )
+
+    def _numbered(self, block: int, number: int) -> TimedGeneration:
+        """The generation with this number in the session: its request, and how often that was timed before."""
+        repeat, index = divmod(number, len(self.requests))
+        return self._valid_generation(self.requests[index], self.length, block=block, repeat=repeat, index=index)
+
+    def _joules(self) -> float | None:
+        if self.gpu is None or not self.timing.energy_seconds:
+            return None
+        return attempted("energy", self.missing, self.gpu.energy_joules)
 
     def _disturbance(self) -> DisturbanceReading | None:
         read = partial(disturbance.read, self.model.device, self.gpu, self.pauses)
         return attempted("disturbance", self.missing, read)
 
-    def _repeat(self, block: int, repeat: int) -> list[TimedGeneration]:
-        return [
-            self._valid_generation(request, self.length, block=block, repeat=repeat, index=index)
-            for index, request in enumerate(self.requests)
-        ]
-
     def _canary(self, block: int) -> TimedGeneration:
-        return self._valid_generation(self.requests[0], CANARY_TOKENS, block=block, repeat=-1, index=0)
+        index = len(self.requests) // 2  # of middle length
+        return self._valid_generation(self.requests[index], CANARY_TOKENS, block=block, repeat=-1, index=index)
 
     def _valid_generation(
         self, request: Sequence[Prompt], length: int, *, block: int, repeat: int, index: int
@@ -267,11 +327,25 @@ class TimingPass:
             generate(self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False, clock=clock)
         return clock.by_stage
 
-    def _energy(self) -> Energy | None:
-        if self.gpu is None or not self.timing.energy_seconds:
+    def _energy(self, blocks: Sequence[TimingBlock]) -> Energy | None:
+        """The energy of the timed blocks, and of as much more of the same work as the counter needs."""
+        if self.gpu is None or not self.timing.energy_seconds or "energy" in self.missing:
             return None
-        work = partial(self._once, None)
-        measure = partial(measure_energy, self.gpu, work, self.model.synchronize, self.timing.energy_seconds)
+        parts = [block.energy for block in kept_blocks(blocks) if block.energy]
+        total = added_up(parts)
+        if not total or total.seconds >= self.timing.energy_seconds:
+            return total
+        more = self._more_energy(self.timing.energy_seconds - total.seconds)
+        return added_up([total, more]) if more else None
+
+    def _more_energy(self, seconds: float) -> Energy | None:
+        assert self.gpu is not None, "there is a counter"
+        requests = cycle(self.requests)
+
+        def work() -> Run:
+            return self._generate(next(requests), self.length, None)
+
+        measure = partial(measure_energy, self.gpu, work, self.model.synchronize, seconds, len(self.requests))
         for _ in range(ENERGY_WINDOWS):
             before = self._disturbance()
             energy = attempted("energy", self.missing, measure)

@@ -7,14 +7,15 @@ column.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from functools import partial
 
 from vlmprof.measure import roofline
 from vlmprof.measure.attempt import attempted
-from vlmprof.records import Row, StageTimes
+from vlmprof.records import Row
 from vlmprof.stats import timeseries
-from vlmprof.stats.intervals import Interval, MeanInterval
+from vlmprof.stats.generation_times import RequestTime, request_latency, request_medians
 from vlmprof.store.schema import STAGES
 from vlmprof.trial.load_key import load_arguments
 from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, TrialOutcome
@@ -84,48 +85,51 @@ def _row(outcome: TrialOutcome, timed: TimedGeneration) -> Row:
     }
 
 
-def _repeats(session: TimingSession) -> list[float]:
-    return [value for block in session.kept for value in block.repeats_ms]
+def _times(session: TimingSession) -> list[RequestTime]:
+    return [value for block in session.kept for value in block.times]
 
 
 def _estimate(sessions: Sequence[TimingSession]) -> Cells:
-    medians = [statistics.median(_repeats(session)) for session in sessions]
-    interval: Interval | MeanInterval | None = timeseries.process_interval(medians)
-    if interval is None:
-        interval = timeseries.steady_median_interval(_repeats(sessions[0]))
-    middle = statistics.fmean(medians)
+    latencies = [request_latency(_times(session)) for session in sessions]
+    middle = statistics.fmean(latency.ms for latency in latencies)
+    interval = timeseries.process_interval([latency.ms for latency in latencies])
+    low, high = (interval.low, interval.high) if interval else (latencies[0].low, latencies[0].high)
     return {
-        "repeats": sum(len(_repeats(session)) for session in sessions),
+        "repeats": min(_fewest_repeats(session) for session in sessions),
+        "timed_generations": sum(len(_times(session)) for session in sessions),
         "timing_processes": len(sessions),
         "latency_ms_p50": middle,
-        "latency_ms_p50_low": interval.low if interval else None,
-        "latency_ms_p50_high": interval.high if interval else None,
-        "latency_half_width": (interval.high - interval.low) / 2 / middle if interval else None,
+        "latency_ms_p50_low": low,
+        "latency_ms_p50_high": high,
+        "latency_half_width": None if low is None or high is None else (high - low) / 2 / middle,
+        "latency_modes_apart": max(latency.modes_apart for latency in latencies),
     }
 
 
+def _fewest_repeats(session: TimingSession) -> int:
+    return min(Counter(time.request for time in _times(session)).values())
+
+
 def _stages(sessions: Sequence[TimingSession]) -> Cells:
-    repeats = [list(group) for session in sessions for block in session.kept for group in _by_repeat(block)]
+    timed = [generation for session in sessions for block in session.kept for generation in block.timed]
     names = [f"{stage}_ms" for stage in STAGES] + ["ttft_ms", "tpot_ms", "e2e_ms"]
-    steps = [gap for repeat in repeats for stages in repeat for gap in stages.step_ms]
+    steps = [gap for generation in timed for gap in generation.stages.step_ms]
     return {
-        **{f"{name}_p50": _median_of_means(repeats, name) for name in names},
-        "ttft_with_preprocess_ms_p50": _median_of_means(repeats, "ttft_with_preprocess_ms"),
+        **{f"{name}_p50": _mean_of_medians(timed, name) for name in names},
+        "ttft_with_preprocess_ms_p50": _mean_of_medians(timed, "ttft_with_preprocess_ms"),
         "itl_ms_p50": _median(steps),
         **{f"itl_ms_{name}": timeseries.percentile_of(steps, share) for name, share in NAMED_TAILS.items()},
     }
 
 
-def _by_repeat(block: TimingBlock) -> Iterable[list[StageTimes]]:
-    grouped: dict[int, list[StageTimes]] = {}
-    for timed in block.timed:
-        grouped.setdefault(timed.repeat, []).append(timed.stages)
-    return grouped.values()
-
-
-def _median_of_means(repeats: Sequence[Sequence[StageTimes]], name: str) -> float | None:
-    measured = [[value for stages in repeat if (value := getattr(stages, name)) is not None] for repeat in repeats]
-    return _median(statistics.fmean(values) for values in measured if values)
+def _mean_of_medians(timed: Sequence[TimedGeneration], name: str) -> float | None:
+    """Mean over requests of the median of a stage; None where no generation has the stage."""
+    times = [
+        RequestTime(generation.request, value)
+        for generation in timed
+        if (value := getattr(generation.stages, name)) is not None
+    ]
+    return statistics.fmean(request_medians(times).values()) if times else None
 
 
 def _median(values: Iterable[float]) -> float | None:
@@ -160,9 +164,11 @@ def _trust(outcome: TrialOutcome) -> Cells:
     reasons = sorted({reason.split(" (")[0] for b in blocks for reason in b.disturbed.split(", ") if reason})
     return {
         "timing_stopped": ", ".join(sorted({session.stopped for session in sessions})),
-        "warmup_repeats": max(session.warmup_repeats for session in sessions),
+        "warmup_repeats": max(session.warmup_generations for session in sessions),
         "warm": all(session.warm for session in sessions),
         "timing_waited_s": sum(session.waited_s for session in sessions),
+        "timing_s": sum(session.seconds for session in sessions),
+        "timing_exclusive": all(session.exclusive for session in sessions),
         "blocks": len(blocks),
         "blocks_disturbed": sum(bool(block.disturbed) for block in blocks) if judged else None,
         "blocks_disturbed_kept": sum(bool(block.disturbed) for block in kept) if judged else None,
@@ -170,6 +176,7 @@ def _trust(outcome: TrialOutcome) -> Cells:
         "power_limited": any(block.power_limited for block in blocks),
         "timings_redone": sum(timed.redone for block in blocks for timed in block.timed),
         "stage_sum_error": max(stage_sum_error(timed.stages) for timed in outcome.timed),
+        "prompt_distance": max((d for s in sessions if (d := s.prompt_distance) is not None), default=None),
     }
 
 
@@ -180,9 +187,9 @@ def _canaries(session: TimingSession) -> list[TimedGeneration]:
 def _canary(sessions: Sequence[TimingSession]) -> Cells:
     """The canary's time, the configuration's ratio to it block by block, and its drift from first to last third."""
     pairs = [
-        (statistics.median(block.repeats_ms), block.canary.stages.end_to_end_ms)
+        (ms, block.canary.stages.end_to_end_ms)
         for session in sessions
-        for block in session.kept
+        for block, ms in _block_latencies(session)
         if block.canary
     ]
     if not pairs:
@@ -196,6 +203,14 @@ def _canary(sessions: Sequence[TimingSession]) -> Cells:
         "canary_ratio_high": interval.high if interval else None,
         "canary_drift_session": max((abs(d) for s in sessions if (d := _drift(s)) is not None), default=None),
     }
+
+
+def _block_latencies(session: TimingSession) -> Iterator[tuple[TimingBlock, float]]:
+    """Each kept block and the latency of all requests as it was during the block, which may have timed some of them."""
+    medians = request_medians(_times(session))
+    centre = statistics.fmean(medians.values())
+    for block in session.kept:
+        yield block, centre * statistics.fmean(time.ms / medians[time.request] for time in block.times)
 
 
 def _drift(session: TimingSession) -> float | None:
