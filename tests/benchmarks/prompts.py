@@ -92,7 +92,7 @@ def configuration(model: LoadedMolmo, name: str, used: AbstractEngine, knobs: Ma
         "step_sd": statistics.stdev(steps) / statistics.median(steps),
         "prefill of the longest request, ms": _by_request(timed, "prefill_ms")[0],
         "vision of the longest request, ms": _by_request(timed, "vision_ms")[0],
-        "prompt_distance": done.prompt_distance,
+        "recorded_distance": done.recorded_distance,
         "host_bound": done.host_bound and {"busy": done.host_bound.busy_share, "bound": done.host_bound.verdict},
         "joules": done.energy and done.energy.joules / done.energy.rounds,
         "energy_s": done.energy and done.energy.seconds,

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from transformers.cache_utils import Cache, DynamicLayer
 
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
+from vlmprof.engine import static_step
 from vlmprof.engine.base import EAGER
 from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.prompt_check import prompt_distance
+from vlmprof.engine.recorded_check import recorded_distance
 from vlmprof.engine.recording import GraphRecorder, RecordedCall
 from vlmprof.engine.static_engine import StaticEngine
 from vlmprof.engine.static_prompt import PromptRecorder
@@ -67,10 +69,11 @@ def test_logits_are_those_of_the_models_own_prefill(
 ) -> None:
     for batch in ([asked[0]], asked[:4]):
         inputs = model.encode(batch)
-        own = model.prefill(inputs, model.see(inputs), NEW).logits
+        own = model.prefill(inputs, model.see(inputs), NEW)
         recorded = graphs.recorded_logits(model, inputs, NEW)
-        assert recorded is not None
-        torch.testing.assert_close(recorded, own, rtol=1e-5, atol=1e-5)
+        assert recorded is not None and recorded[1] is not None
+        torch.testing.assert_close(recorded[0], own.logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(recorded[1], model.step(own).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_knobs_of_the_language_model_record_prefills_and_no_vision(
@@ -181,11 +184,11 @@ def test_a_stale_buffer_is_caught(
     if name == "ids":
         alike[1] = [replace(alike[0][0], text=alike[0][0].text.replace("small", "large"))]
         assert alike[1] != alike[0]
-    assert prompt_distance(graphs, model, alike * 2, NEW) is not None
+    assert recorded_distance(graphs, model, alike * 2, NEW) is not None
     monkeypatch.setattr(RecordedCall, "_load", _stale(name))
     fresh = StaticEngine("graphs", capture=False)
-    with pytest.raises(Mismatch, match=r"timed request 1 gives logits that are .* away"):
-        prompt_distance(fresh, model, alike, NEW)
+    with pytest.raises(Mismatch, match=r"the prompt of timed request 1 gives logits that are .* away"):
+        recorded_distance(fresh, model, alike, NEW)
 
 
 def test_a_recording_of_another_prompt_is_caught(
@@ -198,9 +201,31 @@ def test_a_recording_of_another_prompt_is_caught(
         return lambda: result
 
     monkeypatch.setattr(GraphRecorder, "record", record)
-    with pytest.raises(Mismatch, match="timed request 1"):
-        prompt_distance(StaticEngine("graphs", capture=False), model, alike, NEW)
+    with pytest.raises(Mismatch, match="timed request"):
+        recorded_distance(StaticEngine("graphs", capture=False), model, alike, NEW)
+
+
+def test_a_block_that_writes_to_the_cache_of_another_is_caught(
+    model: LoadedMolmo, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = BlockCompiler("eager")
+    with compiler.applied(model.decoder, Cache(layers=[DynamicLayer()] * 8)):
+        with (
+            pytest.raises(RuntimeError, match="compiled one already"),
+            compiler.applied(model.decoder, Cache(layers=[])),
+        ):
+            pass
+        assert "forward" in vars(model.decoder.layers[0])
+    whole = static_step.static_cache
+
+    def one_for_all(filled: Cache, cursor: Tensor) -> Cache:
+        cache = whole(filled, cursor)
+        return Cache(layers=[cache.layers[0]] * len(cache.layers))
+
+    monkeypatch.setattr(static_step, "static_cache", one_for_all)
+    with pytest.raises(Mismatch, match="the first decode step of timed request 0"):
+        recorded_distance(StaticEngine("graphs", capture=False), model, [asked[:1]], NEW)
 
 
 def test_nothing_is_compared_where_nothing_is_recorded(model: LoadedMolmo, asked: list[Prompt]) -> None:
-    assert prompt_distance(EAGER, model, [asked[:1]], NEW) is None
+    assert recorded_distance(EAGER, model, [asked[:1]], NEW) is None

@@ -47,6 +47,7 @@ class BlockCompiler:
                 index = _layer_index(block)
                 if index is None:
                     continue
+                _require_uncompiled(block)
                 block_cache = Cache(layers=[cache.layers[index]])
                 _set_layer_index(block, 0, undo)
                 undo.callback(block.__dict__.pop, "forward", None)
@@ -59,6 +60,7 @@ class BlockCompiler:
         with ExitStack() as undo:
             undo.enter_context(_many_graphs())
             for block in blocks:
+                _require_uncompiled(block)
                 undo.callback(block.__dict__.pop, "forward", None)
                 block.forward = partial(self._forward(type(block)), block)
             yield
@@ -72,6 +74,16 @@ class BlockCompiler:
                 fullgraph=True,
             )
         return self._compiled[block_class]
+
+
+def _require_uncompiled(block: Any) -> None:
+    """Inside of another ``with`` block all layer indices are 0, and every block would write to the first layer.
+
+    Raises:
+        RuntimeError: the block is compiled already.
+    """
+    if isinstance(block.__dict__.get("forward"), partial):
+        raise RuntimeError(f"the forward of this {type(block).__name__} is a compiled one already")
 
 
 def _many_graphs() -> Any:

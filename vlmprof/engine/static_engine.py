@@ -104,12 +104,12 @@ class StaticEngine(AbstractEngine):
             self._drop_recordings()  # they hold the old addresses
             self._reallocations = self._arena.reallocations
         if max_new_tokens == 1:
-            return _Finished(first=state.next_tokens, finite=state.finite)
+            return _Finished(first=state.next_tokens, finite=state.finite, logits=state.logits)
         with recording():
             inputs = model.step_inputs(state)
             recorded = self._recorded_step(model, inputs, shape, filled)
         recorded.step.load(inputs)
-        return _Replaying(recorded=recorded, first=state.next_tokens, prompt_finite=state.finite)
+        return _Replaying(recorded=recorded, first=state.next_tokens, prompt_finite=state.finite, logits=state.logits)
 
     @torch.inference_mode()
     def see(self, model: Any, batch: Any, mark: Mark, *, exact: bool) -> Any:
@@ -119,22 +119,26 @@ class StaticEngine(AbstractEngine):
         return model.see(batch, mark)
 
     @torch.inference_mode()
-    def recorded_logits(self, model: Any, batch: Any, max_new_tokens: int) -> Tensor | None:
-        """The logits after a prompt as they are timed, (batch, vocabulary); None where no part of it is recorded.
+    def recorded_logits(self, model: Any, batch: Any, max_new_tokens: int) -> tuple[Tensor, Tensor | None] | None:
+        """The logits after a timed prompt and after its first decode step, (batch, vocabulary) each.
 
         Args:
             model: The ``TokenMaker``.
             batch: Its encoded prompts, on the device.
-            max_new_tokens: The longest answer for which the prompt is recorded.
+            max_new_tokens: The longest answer for which they are recorded.
+
+        Returns:
+            None where nothing is recorded; no second logits where answers have one token.
         """
-        if not (self._records("vision", model) or self._records("prefill", model)):
-            return None
         features = self.see(model, batch, unmarked, exact=True)
-        rows, tokens = len(batch.encodings), max(encoding.prompt_tokens for encoding in batch.encodings)
-        shape = CacheShape(batch=rows, length=cache_length(tokens + max_new_tokens))
-        state, _ = self._prefill(model, batch, features, max_new_tokens, shape, exact=True)
-        logits: Tensor = state.logits.clone()
-        return logits
+        decoding = self.begin(model, batch, features, max_new_tokens, exact=True)
+        if isinstance(decoding, _Finished):
+            return decoding.logits.clone(), None
+        if not isinstance(decoding, _Replaying):
+            return None
+        first = decoding.logits.clone()
+        decoding.recorded.advance()
+        return first, decoding.recorded.step.logits.clone()
 
     def _prefill(
         self, model: Any, batch: Any, features: Any, max_new_tokens: int, shape: CacheShape, *, exact: bool
@@ -207,14 +211,13 @@ class StaticEngine(AbstractEngine):
     def _record(self, model: StaticDecode, like: StepInputs, shape: CacheShape, filled: Cache) -> RecordedStep:
         step = StaticStep(model, like, shape, filled)
         calls_before = ATTEND_CALLS[0]
-        with self._kernels_applied(model, step):
-            advance = self._steps.record(partial(self._run, model, step), step.warm_up)
+        advance = self._steps.record(partial(self._run, model, step), partial(self._run, model, step, warm_up=True))
         names = self._kernels.names(model, shape.batch, ATTEND_CALLS[0] - calls_before)
         return RecordedStep(step=step, advance=advance, names=names)
 
-    def _run(self, model: StaticDecode, step: StaticStep) -> None:
+    def _run(self, model: StaticDecode, step: StaticStep, *, warm_up: bool = False) -> None:
         with self._kernels_applied(model, step):
-            step.run()
+            step.warm_up() if warm_up else step.run()
 
     @contextmanager
     def _kernels_applied(self, model: StaticDecode, step: StaticStep) -> Iterator[None]:
@@ -230,6 +233,8 @@ class StaticEngine(AbstractEngine):
 class _Finished:
     first: Tensor
     finite: Tensor
+    logits: Tensor
+    """After the prompt."""
 
     def rest(self, steps: int, stop: frozenset[int], mark: Mark = unmarked) -> Steps:
         return []
@@ -241,6 +246,8 @@ class _Replaying:
     recorded: RecordedStep
     first: Tensor
     prompt_finite: Tensor
+    logits: Tensor
+    """After the prompt."""
 
     @property
     def finite(self) -> Tensor:

@@ -47,6 +47,8 @@ class StaticStep:
         """(step, batch) the tokens that the steps have generated since ``load``."""
         self.finite = torch.ones(batch, dtype=torch.bool, device=device)
         """(batch,) whether the logits of each row were finite in all steps since ``load``."""
+        self.logits: Tensor
+        """(batch, vocabulary) of the last step, at one address once the step is recorded."""
         self.step_index = torch.zeros(1, dtype=torch.long, device=device)
         self.cache = static_cache(filled, self.cursor)
         self._columns = torch.arange(shape.length, device=device).view(1, 1, 1, -1)
@@ -72,6 +74,7 @@ class StaticStep:
         """Generate one token a row. The host reads no value, so that a CUDA graph can record it."""
         torch.logical_or(self.mask, self._columns == self.cursor, out=self.mask)
         logits = self.model.next_logits(self.ids, self.positions, self.mask, self.cache, self.constants)
+        self.logits = logits
         self.finite.logical_and_(logits.isfinite().all(-1))
         tokens = logits.argmax(-1)
         self.generated.index_copy_(0, self.step_index, tokens[None].to(self.generated.dtype))

@@ -213,9 +213,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "device's. All others were launched from Python."
         ),
         "prompt_fallback": "Which parts of a timed prompt could not be recorded, and why; null where none.",
-        "prompt_distance": (
-            "How far the logits of recorded prompts are from those of the model's own prefill, as a share of their "
-            "spread: the largest over all timed requests. What fused kernels round differently; more fails the trial."
+        "recorded_distance": (
+            "How far the logits of recorded prompts and decode steps are from those of the model's own forwards, as a "
+            "share of their spread: the largest over all timed requests. It is what fused kernels round differently; "
+            "more fails the trial."
         ),
         "blocks": "Number of blocks, of up to eight generations each, that were run.",
         "blocks_disturbed": "How many of them were disturbed, judged by a measured cause and not by their durations.",

@@ -192,7 +192,7 @@ _TIME = [
     column("timing_exclusive", FLAG),
     column("recorded_stages", TEXT),
     column("prompt_fallback", TEXT),
-    column("prompt_distance", REAL, "fraction"),
+    column("recorded_distance", REAL, "fraction"),
     column("blocks", WHOLE),
     column("blocks_disturbed", WHOLE),
     column("blocks_disturbed_kept", WHOLE),

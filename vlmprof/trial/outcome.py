@@ -190,8 +190,8 @@ class TimingSession:
     decode_bytes: int | None
     """Bytes of weights that a decode step must read at least; None on a CPU."""
     host_bound: HostBound | None
-    prompt_distance: float | None = None
-    """Largest distance of recorded logits from the model's own; see ``engine.prompt_check``. None: not recorded."""
+    recorded_distance: float | None = None
+    """Largest distance of recorded logits from the model's own; see ``engine.recorded_check``. None: not recorded."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Instrument -> why it measured nothing."""
 

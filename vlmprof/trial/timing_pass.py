@@ -25,7 +25,7 @@ from vlmprof.decoding import Clock
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
-from vlmprof.engine.prompt_check import prompt_distance
+from vlmprof.engine.recorded_check import recorded_distance
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.measure import disturbance, host_bound
 from vlmprof.measure.attempt import attempted, attempted_within
@@ -121,7 +121,7 @@ class TimingPass:
                 attempted("memory", self.missing, partial(reset_peak, self.model.device))
                 tell("warm up")
                 self._run_each_request()
-                distance = prompt_distance(self.engine, self.model, self.requests, self.length)
+                distance = recorded_distance(self.engine, self.model, self.requests, self.length)
                 lock = exclusive_timing(self._exclusive(), lambda seconds: tell("wait", round(seconds)))
                 waited = stack.enter_context(attempted_within("timing_lock", self.missing, lock))
                 tell("warm up")
@@ -152,7 +152,7 @@ class TimingPass:
             operations=operations,
             decode_bytes=decode_bytes,
             host_bound=bound,
-            prompt_distance=distance,
+            recorded_distance=distance,
             missing=self.missing,
         )
 

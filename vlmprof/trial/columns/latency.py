@@ -176,7 +176,7 @@ def _trust(outcome: TrialOutcome) -> Cells:
         "power_limited": any(block.power_limited for block in blocks),
         "timings_redone": sum(timed.redone for block in blocks for timed in block.timed),
         "stage_sum_error": max(stage_sum_error(timed.stages) for timed in outcome.timed),
-        "prompt_distance": max((d for s in sessions if (d := s.prompt_distance) is not None), default=None),
+        "recorded_distance": max((d for s in sessions if (d := s.recorded_distance) is not None), default=None),
     }
 
 
