@@ -267,6 +267,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "attention": "Attention kernel, read from the loaded modules; joined by `+` if they differ.",
         "experts_kernel": "Kernel of the experts, read from the loaded modules; empty for a dense model.",
         "engine": "`eager`, `graphs` or `compiled`: how the tokens after the first were generated. See engine.",
+        "preprocess": (
+            "`host` or `device`: where pictures were resized and cut. Null in rows from before there was a choice: the "
+            "host. See engine."
+        ),
         "decode_attention": (
             "Attention kernel of recorded decode steps; empty for `eager`, whose steps use `attention`."
         ),
