@@ -251,29 +251,32 @@ class MolmoImageProcessor(BaseImageProcessor):
 
     def _cut(self, picture: PlacedPicture, *, out: Array) -> None:
         """Write the global view and the crops of a picture as patches: (1 + crops, patches, values)."""
-        planes = torch.from_numpy(np.ascontiguousarray(picture.pixels)).permute(2, 0, 1).float().div_(255)
-        global_view = self._letterboxed(planes, picture.global_view)
-        cut_patches(global_view, (1, 1), self.geometry, out=out[:1])
-        cut_patches(self._letterboxed(planes, picture.canvas), picture.tiling, self.geometry, out=out[1:])
+        views = (picture.global_view, (1, 1), out[:1]), (picture.canvas, picture.tiling, out[1:])
+        canvases = [torch.empty(*box.size, 3) for box, _, _ in views]
+        # Channel by channel: the memory of one serves for the next, and new memory takes longer than the arithmetic.
+        for channel, moments in enumerate(zip(self.image_mean, self.image_std, strict=True)):
+            mean, std = (torch.tensor(value, dtype=torch.float32) for value in moments)
+            plane = torch.from_numpy(picture.pixels[..., channel].astype(np.float32)).div_(255)
+            for canvas, (box, _, _) in zip(canvases, views, strict=True):
+                _letterbox(plane, box, mean, std, out=canvas[..., channel])
+        for canvas, (_, tiling, part) in zip(canvases, views, strict=True):
+            cut_patches(canvas.view(len(canvas), -1).numpy(), tiling, self.geometry, out=part)
 
-    def _letterboxed(self, planes: torch.Tensor, box: Letterbox) -> Array:
-        """Scale an image (3, height, width) into a letterbox and normalise: pixels (height, width * 3)."""
-        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (self.image_mean, self.image_std))
-        if planes.shape[1:] == box.scaled:
-            planes = planes - mean[:, None, None]
-        else:  # in place and plane by plane: new memory of this size costs more than the arithmetic
-            planes = torch.nn.functional.interpolate(
-                planes[None], size=box.scaled, mode="bilinear", align_corners=False, antialias=True
-            )[0].clamp_(0, 1)
-            planes.sub_(mean[:, None, None])
-        canvas = torch.empty(*box.size, 3)
-        # The padding is black, so it is normalised to a value other than zero.
-        for margin in (canvas[: box.top], canvas[box.bottom :], canvas[:, : box.left], canvas[:, box.right :]):
-            margin.copy_(((0 - mean) / std).expand_as(margin))
-        inside = canvas[box.top : box.bottom, box.left : box.right]
-        for channel, plane in enumerate(planes):
-            torch.div(plane, std[channel], out=inside[..., channel])
-        return canvas.numpy().reshape(box.size[0], -1)
+
+def _letterbox(
+    plane: torch.Tensor, box: Letterbox, mean: torch.Tensor, std: torch.Tensor, *, out: torch.Tensor
+) -> None:
+    """Scale one channel (height, width) of an image into a letterbox, on black, and normalise it."""
+    if plane.shape == box.scaled:
+        shifted = plane - mean
+    else:
+        shifted = torch.nn.functional.interpolate(
+            plane[None, None], size=box.scaled, mode="bilinear", align_corners=False, antialias=True
+        )[0, 0].clamp_(0, 1)
+        shifted.sub_(mean)
+    for margin in (out[: box.top], out[box.bottom :], out[:, : box.left], out[:, box.right :]):
+        margin.copy_((0 - mean) / std)  # not zero
+    torch.div(shifted, std, out=out[box.top : box.bottom, box.left : box.right])
 
 
 def _tiling_per_picture(tiling: Tiling | Sequence[Tiling] | None, pictures: int) -> Sequence[Tiling | None]:
