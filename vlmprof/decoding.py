@@ -206,7 +206,7 @@ class TokenMaker(Protocol):
     eos_ids: frozenset[int]
 
     def encode(self, prompts: Sequence[Prompt]) -> Batch:
-        """Decode, resize, tile, tokenise and pad, on the host."""
+        """Decode, resize, tile, tokenise and pad, on the host; some models can leave resizing to ``see``."""
         ...
 
     def transfer(self, batch: Batch) -> Batch:
@@ -216,6 +216,7 @@ class TokenMaker(Protocol):
     def see(self, batch: Batch, mark: Mark = unmarked) -> Sized:
         """Run vision encoder and connector on a transferred batch -> one feature for each of its vision tokens.
 
+        If ``encode`` left pictures uncut, it cuts them first, on the device, and calls ``mark("preprocess")``.
         Calls ``mark("vision")`` where the encoder ends and the connector begins. A model that cannot separate them does
         not call it; then all of it counts as vision.
         """

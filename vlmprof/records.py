@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EndReason = Literal["eos", "cap"]
+Preprocess = Literal["host", "device"]
+"""Where pictures are resized and cut: on the processor, or on the device of the model."""
 Stage = Literal["preprocess", "transfer", "vision", "connector", "prefill", "decode"]
 """The stages of a generation, in order; ``decode`` occurs once for every token after the first."""
 
@@ -106,9 +108,10 @@ class StageTimes:
     """
 
     preprocess_ms: float
-    """Resizing, tiling, tokenising and padding, on the host."""
+    """Resizing, tiling, tokenising and padding, on the host; with ``preprocess: device`` also the time in which the
+    device resizes and cuts."""
     transfer_ms: float
-    """Copying the inputs to the device."""
+    """Copying the inputs to the device; with ``preprocess: device`` the pictures as they were opened."""
     vision_ms: float
     """Vision encoder; includes the connector where the two cannot be separated."""
     connector_ms: float | None

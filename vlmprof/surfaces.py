@@ -154,6 +154,8 @@ class Anatomy:
     """The legal budgets, ascending; empty: every whole number from ``min_crops`` to ``max_crops``."""
     only_eager: str = "its family has no static decode step (decoding.StaticDecode)"
     """Why engines other than ``eager`` cannot run the model; empty if they can."""
+    only_host: str = "its family cuts pictures on the host only"
+    """Why pictures cannot be cut on the device; empty if they can."""
 
     @property
     def crops_known(self) -> bool:

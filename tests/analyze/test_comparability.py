@@ -119,12 +119,23 @@ def test_models_are_apart_unless_one_group_is_asked_for(tmp_path: Path) -> None:
         {"seed": 1},
         {"task_revision": "2"},
         {"engine": "eager"},
+        {"preprocess": "device"},
     ],
     ids=lambda unlike: next(iter(unlike)),
 )
 def test_what_may_not_be_compared_stays_apart_across_models(tmp_path: Path, unlike: dict[str, Any]) -> None:
     trials = two_models(tmp_path, trial_row({"max_crops": 1}, **{**DENSE, **unlike}))
     assert sizes(trials, across_models=True) == [1, 3]
+
+
+def test_rows_from_before_there_was_a_choice_were_cut_on_the_host(tmp_path: Path) -> None:
+    rows = [trial_row({"max_crops": 1}, preprocess=None), trial_row({"max_crops": 2}, preprocess="host")]
+    assert sizes(read_rows(tmp_path, rows)) == [2]
+    ((name, _),) = groups(comparable(read_rows(tmp_path, rows)))
+    assert "preprocess" not in name
+    cut = trial_row({"max_crops": 4}, preprocess="device")
+    names = [name for name, _ in groups(comparable(read_rows(tmp_path, [*rows, cut])))]
+    assert len(names) == 2 and "preprocess=host" in names[1] and "preprocess=device" in names[0]
 
 
 def test_what_may_shift_a_time_is_said_across_models(tmp_path: Path) -> None:

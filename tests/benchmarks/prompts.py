@@ -216,9 +216,14 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=280.0, help="seconds for everything")
     parser.add_argument("--engines", default="graphs,compiled,eager")
     parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--preprocess", choices=["device", "host"], default="device")
+    parser.add_argument("--seconds", type=float, default=30.0, help="timing.max_seconds")
     options = parser.parse_args()
-    options.timing = {"requests": 3, "repeats": 2, "max_repeats": 2, "warmup_seconds": 0.0} if options.tiny else {}
+    options.timing = {"max_seconds": options.seconds} | (
+        {"requests": 3, "repeats": 2, "max_repeats": 2, "warmup_seconds": 0.0} if options.tiny else {}
+    )
     model = random_molmo(options.device, tiny=options.tiny)
+    model.preprocess = options.preprocess
     report = Report(options.out, options.device, options.limit)
     report.data["gpu"] = gpu_state()
     top_ks, depths, crops = ((4, 1), (8, 4), 9) if options.tiny else ((8, 2), (16, 8), 12)

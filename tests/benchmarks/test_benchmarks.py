@@ -80,6 +80,11 @@ SMOKES: Mapping[str, Smoke] = {
             and not any("failed" in run for runs in report["measurements"].values() for run in runs)
         ),
     ),
+    "preprocess": Smoke(
+        arguments=("--sizes", "50x70", "--pictures", "2", "--max-crops", "1", "--repeats", "3", "--device", "cpu"),
+        holds=lambda report: [case["largest_difference"] < 2e-6 for case in report["cases"]] == [True],
+        printed=True,
+    ),
     "store": Smoke(
         arguments=("--trials", "20", "--rows", "200", "--out", "OUT"),
         holds=lambda report: bool(report["answers"]) and bool(report["trials"]),
@@ -90,7 +95,7 @@ SMOKES: Mapping[str, Smoke] = {
         codes=CODES_OF_CHECKS,
     ),
 }
-QUICK = {"loader", "overhead", "store"}
+QUICK = {"loader", "overhead", "preprocess", "store"}
 """Those that take seconds; the others build models or a cluster, and run with the exhaustive tests."""
 
 

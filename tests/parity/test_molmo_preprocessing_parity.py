@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from vlmprof.models.molmo.device_cutting import Normalisation, UncutPicture, cut_pictures
 from vlmprof.models.molmo.image_processing import MolmoImageProcessor
 from vlmprof.models.molmo.processing import image_token_ids
 
@@ -67,3 +69,20 @@ def test_the_small_model_s_pictures(reference, case):
     tokens = image_token_ids(tiling, processor.geometry, {"start": 200, "end": 201, "patch": 202, "col": 203})
     prompt = [11, 22, 33, 44, 55, 66, 77, 88]
     assert [199, *tokens, *prompt] == reference[f"{case}/input_ids"].tolist()
+
+
+@pytest.mark.parametrize("case", ["img_a", "img_b"])
+@torch.inference_mode()
+def test_pictures_that_are_cut_on_the_device(moe, reference, case):
+    """The same functions as on a GPU, on the CPU: the original's pixels, and its features within their bound."""
+    height, width, cap = reference[f"{case}/hw_maxcrops"].tolist()
+    processor = MolmoImageProcessor(crop_size=48, patch_size=2)
+    layout = processor.layout(picture(height, width), max_crops=cap)
+    uncut = [UncutPicture.of(placed) for placed in layout.pictures]
+    pixels = cut_pictures(uncut, layout.crops, processor.geometry, Normalisation.of(processor, "cpu"))
+    images = reference.images(case)
+    assert (pixels - images["pixel_values"]).abs().max() <= 2e-6
+    others = {name: torch.from_numpy(layout.inputs[name]) for name in ("image_masks", "image_token_pooling")}
+    features = moe.model.get_image_features(pixels, **others)
+    theirs = moe.model.get_image_features(**images)
+    assert (features - theirs).abs().max() / theirs.std() < 2e-5

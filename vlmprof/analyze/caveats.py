@@ -20,6 +20,7 @@ _CANARY = (
     "task",
     "timing_batch_size",
     "engine",
+    "preprocess",
     "device",
     "cpu_threads",
 )

@@ -27,6 +27,7 @@ IDENTITY = (
     "metric",
     "timing_requests",
     "engine",
+    "preprocess",
 )
 OF_A_MODEL = ("model", "model_fingerprint", "revision")
 """What is not compared where trials of several models are in one group, because somebody asked for it."""
@@ -133,6 +134,8 @@ def model_names(part: pd.DataFrame) -> pd.Series[Any]:
 
 def _labels(done: pd.DataFrame, by: Sequence[str], *, across_devices: bool, across_models: bool) -> list[str]:
     waived = {*(("device",) if across_devices else ()), *(OF_A_MODEL if across_models else ())} - set(by)
+    if "preprocess" in done.columns:  # null from before there was a choice, when all pictures were cut on the host
+        done = done.assign(preprocess=done["preprocess"].fillna("host"))
     named = [name for name in (*KEYS, *by) if name in done.columns and name not in waived]
     unlike = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
     columns = list(dict.fromkeys([*named, *(name for name in unlike if name not in waived)]))

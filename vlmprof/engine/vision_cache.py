@@ -15,7 +15,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -171,10 +171,16 @@ def prepare_each_row(model: Any, prompts: Sequence[Prompt]) -> PreparedBatch:
 
     It takes the most memory of all prepared batches of its size: no two rows share features.
     """
-    encoded = model.encode(prompts)
+    encoded = model.encode([_with_own_picture(prompt) for prompt in prompts])
     if not isinstance(model, RowwiseVision):
         return PreparedBatch(batch=encoded, cached={})
     return PreparedBatch(batch=model.encode_text(prompts), keys=tuple(range(len(prompts))), cached={}, missing=encoded)
+
+
+def _with_own_picture(prompt: Prompt) -> Prompt:
+    """The prompt about a copy of its picture: a model may keep one that several prompts share only once."""
+    picture = prompt.picture
+    return replace(prompt, picture=replace(picture, load=lambda: picture.load().copy()))
 
 
 def _digest(prompt: Prompt) -> str:

@@ -270,6 +270,7 @@ class SweepSpec(Section):
     )
     strategy: StrategyName = "grid"
     engine: Literal["auto", "eager", "graphs", "compiled"] = Field("auto", description="How tokens are made.")
+    preprocess: Literal["auto", "device", "host"] = Field("auto", description="Where pictures are cut.")
     measure: Annotated[tuple[Measure, ...], *Many] = ("accuracy", "latency")
     timing: TimingSpec = TimingSpec()
     batch: BatchSpec = BatchSpec()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from vlmprof.decoding import Batch, DecodeState, Mark, unmarked
-from vlmprof.records import Prompt
+from vlmprof.records import Preprocess, Prompt
 from vlmprof.surfaces import Anatomy, Router
 
 
@@ -40,6 +40,8 @@ class AbstractModel(ABC):
     max_crops: int
     output_tokens: int | None
     eos_ids: frozenset[int]
+    preprocess: Preprocess = "host"
+    """Where ``encode`` leaves pictures to be cut. ``device`` only for models whose ``Anatomy.only_host`` is empty."""
 
     @property
     @abstractmethod

@@ -32,6 +32,7 @@ def expand(spec: SweepSpec, models: Sequence[ModelSpace], revisions: Mapping[Tas
             threads=spec.resources.threads or spec.resources.cpus,
             readers=None if spec.resources.readers == "auto" else spec.resources.readers,
             engine=spec.engine,
+            preprocess=spec.preprocess,
             labels=spec.resources.labels,
             inapplicable=space.inapplicable,
         )

@@ -84,6 +84,8 @@ class TrialPlan:
     """Processes that decode pictures in advance; None lets the trial choose."""
     engine: str = "auto"
     """As in the job; ``auto`` is not part of the id, so that trials from before there were engines keep theirs."""
+    preprocess: str = "auto"
+    """As in the job; ``auto`` is not part of the id, as with ``engine``."""
     labels: tuple[tuple[str, str], ...] = ()
     """Of the nodes that may run it; part of the id unless empty."""
     inapplicable: tuple[str, ...] = ()
@@ -102,8 +104,9 @@ class TrialPlan:
         machine_share = () if "latency" in self.measure else ("gpus", "threads")
         for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", "inapplicable", *machine_share):
             del fields[name]
-        if self.engine == "auto":
-            del fields["engine"]
+        for name in ("engine", "preprocess"):
+            if fields[name] == "auto":
+                del fields[name]
         if not self.labels:
             del fields["labels"]
         return hashlib.sha256(canonical(fields).encode()).hexdigest()[:12]

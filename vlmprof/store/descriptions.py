@@ -295,6 +295,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "attention": "Attention kernel, read from the loaded modules; joined by `+` if they differ.",
         "experts_kernel": "Kernel of the experts, read from the loaded modules; empty for a dense model.",
         "engine": "`eager`, `graphs` or `compiled`: how the tokens after the first were generated. See engine.",
+        "preprocess": (
+            "`host` or `device`: where pictures were resized and cut. Null in rows from before there was a choice: the "
+            "host. See engine."
+        ),
         "decode_attention": (
             "Attention kernel of recorded decode steps; empty for `eager`, whose steps use `attention`."
         ),
@@ -363,7 +367,10 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "request": "Number of the fixed request in the repeat, from 0. One request is one batch.",
         "batch_size": "Prompts in this request: `timing.batch_size`, or the remainder for the last request.",
         "output_tokens": "Tokens generated for each prompt; exactly this many, end-of-sequence is ignored.",
-        "preprocess_ms": "Resizing, tiling, tokenising and padding on the host. The image file was decoded before.",
+        "preprocess_ms": (
+            "Resizing, tiling, tokenising and padding, on the host or in part on the device. The image file was "
+            "decoded before."
+        ),
         "transfer_ms": "Transfer of the inputs to the device; close to 0 on a CPU.",
         "vision_ms": "Vision encoder; includes the connector if the two cannot be separated.",
         "connector_ms": (

@@ -236,6 +236,7 @@ _PROVENANCE = [
     column("attention", TEXT),
     column("experts_kernel", TEXT),
     column("engine", TEXT),
+    column("preprocess", TEXT),
     column("decode_attention", TEXT),
     column("decode_experts", TEXT),
     column("python", TEXT),

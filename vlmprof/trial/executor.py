@@ -29,6 +29,7 @@ from vlmprof.trial.load_key import load_key
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import TrialOutcome
 from vlmprof.trial.partial_results import AnswerStore, PartialResults
+from vlmprof.trial.preprocess_selection import preprocess_for
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.resolve import ResolvedTrial, resolve
 from vlmprof.trial.run import run_trial, score_part, time_again
@@ -57,7 +58,7 @@ class Executor:
         self._device = "cuda" if gpus else "cpu"
         self._loaded: LoadedModel | None = None
         self._loaded_as: Hashable = None
-        """What the loaded model was loaded for: its load key and its engine."""
+        """What the loaded model was loaded for: its load key, its engine, and where it cuts pictures."""
         self._first_canary_ms: dict[Hashable, float] = {}
 
     def run(
@@ -142,12 +143,13 @@ class Executor:
     def _load(self, resolved: ResolvedTrial, report: Report) -> LoadedModel:
         """The trial's model: the one that is loaded already, or a new one in its place."""
         plan = resolved.plan
-        load_as = load_key(plan), plan.engine
+        load_as = load_key(plan), plan.engine, plan.preprocess
         if self._loaded is None or self._loaded_as != load_as:
             self._loaded = None  # free the old weights before the new ones arrive
             release()
             report(Progress(phase="load", done=0, total=1))
             model = resolved.family.load(resolved.checkpoint, self._device)
+            model.preprocess = preprocess_for(plan, resolved.anatomy, model.device)
             engine = engine_for(plan, resolved.anatomy, model)
             self._loaded, self._loaded_as = (
                 LoadedModel(model, engine=engine, vision_cache=VisionFeatureCache()),

@@ -35,7 +35,8 @@ def load_key(plan: TrialPlan) -> Hashable:
 def key_without_length(plan: TrialPlan) -> Hashable:
     """Equal for plans whose answers differ in length only: the shorter answers are beginnings of the longer ones."""
     point = tuple(item for item in plan.point.items if item[0] != OUTPUT_TOKENS)
-    return load_key(plan), plan.task, plan.task_revision, point, plan.batch_size, plan.audit_samples, plan.engine
+    computed = plan.batch_size, plan.audit_samples, plan.engine, plan.preprocess
+    return load_key(plan), plan.task, plan.task_revision, point, *computed
 
 
 def by_load(plans: Iterable[TrialPlan]) -> tuple[TrialPlan, ...]:

@@ -39,6 +39,8 @@ def memory_key_of(plan: TrialPlan, model: AbstractModel) -> tuple[str, Mapping[s
         "model_fingerprint": plan.model_fingerprint,
         "engine": plan.engine,
         "allocator": {name: os.environ.get(name, "") for name in ALLOCATOR},
+        # Absent where the host cuts: keys from before there was a choice stay.
+        **({"preprocess": model.preprocess} if model.preprocess == "device" else {}),
         **model.kernels,
     }
     versions = {name: described[name] for name in VERSIONS}

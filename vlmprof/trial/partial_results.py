@@ -238,10 +238,12 @@ def _scored(resolved: ResolvedTrial, example: Any, row: Mapping[str, Any]) -> Sc
 def _made_on(loaded: LoadedModel) -> dict[str, str]:
     """What may differ between processes that score one trial under the same software."""
     device = loaded.model.device
-    return {"device": device_name(device), "engine": loaded.engine.describe()["engine"], **loaded.model.kernels}
+    engine, preprocess = loaded.engine.describe()["engine"], loaded.model.preprocess
+    return {"device": device_name(device), "engine": engine, "preprocess": preprocess, **loaded.model.kernels}
 
 
 def _differences(made_on: Sequence[Mapping[str, str]]) -> str:
+    made_on = [{"preprocess": "host", **origin} for origin in made_on]  # as all answers before there was a choice
     columns = dict.fromkeys(column for origin in made_on for column in origin)
     values = {column: sorted({origin.get(column, "") for origin in made_on}) for column in columns}
     return "; ".join(f"{column}: {', '.join(differing)}" for column, differing in values.items() if len(differing) > 1)

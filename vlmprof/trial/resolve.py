@@ -22,6 +22,7 @@ from vlmprof.tasks.task import DataSource, Task
 from vlmprof.trial.engine_selection import engine_faults
 from vlmprof.trial.load_key import by_load, load_arguments
 from vlmprof.trial.model_knobs import ModelKnobs, knob_faults, knobs_by_model, notes, why_inapplicable
+from vlmprof.trial.preprocess_selection import preprocess_faults
 
 
 @final
@@ -86,7 +87,7 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     faults = [*parsed.faults, *model_faults, *_load_faults(models)]
     all_known = len(models) == parsed.entries
     faults += dict.fromkeys(knob_faults(models, all_known=all_known))  # all values of a knob may have the same fault
-    faults += [*_task_faults(parsed), *_engine_faults(parsed, models)]
+    faults += [*_task_faults(parsed), *_engine_faults(parsed, models), *_preprocess_faults(parsed, models)]
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
     spaces = [one.space for one in models]
@@ -277,6 +278,12 @@ def _engine_faults(parsed: ParsedJob, models: Iterable[ModelKnobs]) -> Iterator[
     if parsed.spec is not None:
         spaces = [(one.model.label, one.anatomy, one.space.knobs) for one in models]
         yield from (Fault(field="engine", problem=problem) for problem in engine_faults(parsed.spec, spaces))
+
+
+def _preprocess_faults(parsed: ParsedJob, models: Iterable[ModelKnobs]) -> Iterator[Fault]:
+    if parsed.spec is not None:
+        described = [(one.model.label, one.anatomy) for one in models]
+        yield from (Fault(field="preprocess", problem=why) for why in preprocess_faults(parsed.spec, described))
 
 
 def _task_faults(parsed: ParsedJob) -> Iterator[Fault]:

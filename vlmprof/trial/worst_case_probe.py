@@ -274,9 +274,11 @@ def _blank(width: int, height: int) -> Image:
 def worst_case_sample(resolved: ResolvedTrial, samples: Sequence[Sample]) -> Sample:
     """A synthetic worst-case sample: the largest image with the longest question."""
 
-    def tokens(sample: Sample) -> tuple[int, int]:
-        counts = planned_counts(resolved, sample.prompt.picture.height, sample.prompt.picture.width)
-        return counts.vision_tokens, counts.crops
+    def tokens(sample: Sample) -> tuple[int, int, int]:
+        picture = sample.prompt.picture
+        counts = planned_counts(resolved, picture.height, picture.width)
+        # Of equals the one with the most pixels: where the device cuts, it holds them all.
+        return counts.vision_tokens, counts.crops, picture.height * picture.width
 
     sound = [sample for sample in samples if not sample.prompt.picture.fault]
     longest = max(sound, key=lambda sample: len(sample.prompt.text))

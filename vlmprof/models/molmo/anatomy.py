@@ -126,6 +126,7 @@ def _anatomy(family: str, config: Mapping[str, Any], max_crops: int, fingerprint
         count_tokens=_token_counter(geometry),
         count_tiling=_tiling_counter(geometry),
         only_eager="",
+        only_host="",
     )
 
 

@@ -9,13 +9,14 @@ Source: allenai/molmo ``olmo/data/model_preprocessor.py``, mode overlap-and-resi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -23,11 +24,102 @@ from vlmprof.models.molmo.tiling import Geometry, Tiling, select_tiling
 
 Array = npt.NDArray[Any]
 Picture = Image.Image | Array
-Box = tuple[int, int, int, int]
-"""Top, left, bottom, right in pixels."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letterbox:
+    """A canvas with a scaled image at its centre, in pixels."""
+
+    size: tuple[int, int]
+    """Height and width of the canvas."""
+    scaled: tuple[int, int]
+    """Height and width of the image on it."""
+
+    @classmethod
+    def of(cls, height: int, width: int, size: tuple[int, int]) -> Letterbox:
+        """The largest that an image of ``height x width`` fits into ``size``.
+
+        Raises:
+            ValueError: nothing is left of its shorter side.
+        """
+        # In float32 like the training code: double precision sometimes truncates to another size.
+        scale = min(np.float32(size[0]) / np.float32(height), np.float32(size[1]) / np.float32(width))
+        scaled = int(np.float32(height) * scale), int(np.float32(width) * scale)
+        if min(scaled) < 1:
+            raise ValueError(
+                f"an image of {height} x {width} is too narrow: scaled into {size[0]} x {size[1]}, nothing is left of"
+                " its shorter side"
+            )
+        return cls(size=size, scaled=scaled)
+
+    @property
+    def top(self) -> int:
+        """First row of the image."""
+        return (self.size[0] - self.scaled[0]) // 2
+
+    @property
+    def left(self) -> int:
+        """First column of the image."""
+        return (self.size[1] - self.scaled[1]) // 2
+
+    @property
+    def bottom(self) -> int:
+        """First row below the image."""
+        return self.top + self.scaled[0]
+
+    @property
+    def right(self) -> int:
+        """First column beside the image."""
+        return self.left + self.scaled[1]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlacedPicture:
+    """A picture of a batch that is not yet cut, and where its views belong."""
+
+    pixels: Array
+    """(height, width, 3) of uint8."""
+    tiling: Tiling
+    global_view: Letterbox
+    canvas: Letterbox
+    """What the crops are cut from."""
+    first_crops: tuple[int, ...]
+    """Where its views begin on the batch's axis of crops: one entry for each prompt about this picture."""
+
+    @classmethod
+    def of(cls, pixels: Array, tiling: Tiling, first_crops: tuple[int, ...], geometry: Geometry) -> PlacedPicture:
+        """Place a picture; raises the ValueError of ``Letterbox.of``."""
+        height, width = pixels.shape[:2]
+        return cls(
+            pixels=pixels,
+            tiling=tiling,
+            global_view=Letterbox.of(height, width, (geometry.crop_px, geometry.crop_px)),
+            canvas=Letterbox.of(height, width, geometry.canvas_px(tiling)),
+            first_crops=first_crops,
+        )
+
+    @property
+    def crops(self) -> int:
+        """Views of the picture, the global one included."""
+        return 1 + self.tiling[0] * self.tiling[1]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLayout:
+    """What a batch of images will be, before any pixel is computed."""
+
+    pictures: tuple[PlacedPicture, ...]
+    """One for each distinct image and tiling."""
+    crops: int
+    """Of the whole batch, global views included."""
+    inputs: Mapping[str, Array]
+    """All outputs of ``MolmoImageProcessor.preprocess`` but ``pixel_values``."""
 
 
 @final
@@ -110,69 +202,81 @@ class MolmoImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: if an image is not RGB uint8, or a cap or tiling is not positive.
         """
+        layout = self.layout(images, max_crops, tiling)
+        geometry = self.geometry
+        views = np.empty((layout.crops, geometry.patches_per_crop, geometry.patch_px**2 * 3), dtype=np.float32)
+        for picture in layout.pictures:
+            first, *others = (slice(start, start + picture.crops) for start in picture.first_crops)
+            self._cut(picture, out=views[first])
+            for other in others:
+                views[other] = views[first]
+        return BatchFeature(data={"pixel_values": views, **layout.inputs}, tensor_type=return_tensors)
+
+    def layout(
+        self,
+        images: Picture | Sequence[Picture],
+        max_crops: int | None = None,
+        tiling: Tiling | Sequence[Tiling] | None = None,
+    ) -> BatchLayout:
+        """The first half of ``preprocess``: everything that needs the sizes of the images, and not their pixels.
+
+        Args:
+            images: as for ``preprocess``.
+            max_crops: as for ``preprocess``.
+            tiling: as for ``preprocess``.
+
+        Raises:
+            ValueError: as ``preprocess``, or nothing is left of an image's shorter side when it is scaled.
+        """
         pictures = [images] if isinstance(images, (Image.Image, np.ndarray)) else list(images)
         geometry, cap = self.geometry, self.max_crops if max_crops is None else max_crops
-        parts: dict[str, list[Array]] = {"pixel_values": [], "image_masks": [], "image_token_pooling": []}
+        arrays: dict[int, Array] = {}  # prompts of a batch may share an image
+        first_crops: dict[tuple[int, Tiling], list[int]] = {}
         tilings: list[Tiling] = []
-        done: dict[tuple[int, Tiling], tuple[Array, Array]] = {}  # prompts of a batch may share an image
         crops = 0
         for picture, given in zip(pictures, _tiling_per_picture(tiling, len(pictures)), strict=True):
-            pixels = rgb_array(picture)
-            chosen = given or select_tiling(pixels.shape[0], pixels.shape[1], cap, geometry)
-            if (id(picture), chosen) not in done:
-                done[id(picture), chosen] = self._views(pixels, chosen)
-            views, masks = done[id(picture), chosen]
-            parts["pixel_values"].append(views)
-            parts["image_masks"].append(masks)
-            parts["image_token_pooling"].append(pooling_windows(chosen, geometry) + crops * geometry.patches_per_crop)
+            if id(picture) not in arrays:
+                arrays[id(picture)] = rgb_array(picture)
+            height, width = arrays[id(picture)].shape[:2]
+            chosen = given or select_tiling(height, width, cap, geometry)
+            first_crops.setdefault((id(picture), chosen), []).append(crops)
             tilings.append(chosen)
-            crops += len(views)
-        data = {key: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for key, arrays in parts.items()}
-        data["image_tilings"] = np.array(tilings, dtype=np.int64)
-        data["image_num_crops"] = 1 + data["image_tilings"].prod(axis=1)
-        return BatchFeature(data=data, tensor_type=return_tensors)
+            crops += 1 + chosen[0] * chosen[1]
+        placed = {
+            (key, chosen): PlacedPicture.of(arrays[key], chosen, tuple(starts), geometry)
+            for (key, chosen), starts in first_crops.items()
+        }
+        in_order = [placed[id(picture), chosen] for picture, chosen in zip(pictures, tilings, strict=True)]
+        return BatchLayout(pictures=tuple(placed.values()), crops=crops, inputs=_without_pixels(in_order, geometry))
 
-    def _views(self, pixels: Array, tiling: Tiling) -> tuple[Array, Array]:
-        """Global view and crops as patches, (1 + crops, patches, values), and their masks, (1 + crops, patches)."""
-        geometry, crops = self.geometry, tiling[0] * tiling[1]
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div_(255)
-        global_view, _ = self._letterbox(image, (geometry.crop_px, geometry.crop_px))
-        canvas, inside = self._letterbox(image, geometry.canvas_px(tiling))
-        views = np.empty((1 + crops, geometry.patches_per_crop, geometry.patch_px**2 * 3), dtype=np.float32)
-        cut_patches(global_view, (1, 1), geometry, out=views[:1])
-        cut_patches(canvas, tiling, geometry, out=views[1:])
-        # The global view comes first but its mask last, as -1: the original preprocessing is off by one crop. The model
-        # was trained with that, and correcting it would change the logits.
-        masks = np.full((1 + crops, geometry.patches_per_crop), -1, dtype=np.float32)
-        masks[:crops] = shares_inside(inside, tiling, geometry)
-        return views, masks
+    def _cut(self, picture: PlacedPicture, *, out: Array) -> None:
+        """Write the global view and the crops of a picture as patches: (1 + crops, patches, values)."""
+        views = (picture.global_view, (1, 1), out[:1]), (picture.canvas, picture.tiling, out[1:])
+        canvases = [torch.empty(*box.size, 3) for box, _, _ in views]
+        # Channel by channel: the memory of one serves for the next, and new memory takes longer than the arithmetic.
+        for channel, moments in enumerate(zip(self.image_mean, self.image_std, strict=True)):
+            mean, std = (torch.tensor(value, dtype=torch.float32) for value in moments)
+            plane = torch.from_numpy(picture.pixels[..., channel].astype(np.float32)).div_(255)
+            for canvas, (box, _, _) in zip(canvases, views, strict=True):
+                _letterbox(plane, box, mean, std, out=canvas[..., channel])
+        for canvas, (_, tiling, part) in zip(canvases, views, strict=True):
+            cut_patches(canvas.view(len(canvas), -1).numpy(), tiling, self.geometry, out=part)
 
-    def _letterbox(self, image: torch.Tensor, size: tuple[int, int]) -> tuple[Array, Box]:
-        """Scale (3, height, width) into ``size``, centre it on black and normalise.
 
-        Returns:
-            Pixels (height, width * 3), and where the image lies: top, left, bottom, right.
-        """
-        height, width = image.shape[1:]
-        # In float32 like the training code: double precision sometimes truncates to another size.
-        scale = min(np.float32(size[0]) / np.float32(height), np.float32(size[1]) / np.float32(width))
-        scaled = int(np.float32(height) * scale), int(np.float32(width) * scale)
-        top, left = (size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2
-        bottom, right = top + scaled[0], left + scaled[1]
-        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (self.image_mean, self.image_std))
-        # The padding is black, so it is normalised to a value other than zero.
-        canvas = ((0 - mean) / std).expand(*size, 3).contiguous()
-        inside = canvas[top:bottom, left:right]
-        if scaled == (height, width):
-            torch.sub(image.permute(1, 2, 0), mean, out=inside)
-            inside.div_(std)
-        else:  # in place and plane by plane: new memory of this size costs more than the arithmetic
-            image = torch.nn.functional.interpolate(
-                image[None], size=scaled, mode="bilinear", align_corners=False, antialias=True
-            )[0].clamp_(0, 1)
-            image.sub_(mean[:, None, None]).div_(std[:, None, None])
-            inside.copy_(image.permute(1, 2, 0))
-        return canvas.numpy().reshape(size[0], -1), (top, left, bottom, right)
+def _letterbox(
+    plane: torch.Tensor, box: Letterbox, mean: torch.Tensor, std: torch.Tensor, *, out: torch.Tensor
+) -> None:
+    """Scale one channel (height, width) of an image into a letterbox, on black, and normalise it."""
+    if plane.shape == box.scaled:
+        shifted = plane - mean
+    else:
+        shifted = torch.nn.functional.interpolate(
+            plane[None, None], size=box.scaled, mode="bilinear", align_corners=False, antialias=True
+        )[0, 0].clamp_(0, 1)
+        shifted.sub_(mean)
+    for margin in (out[: box.top], out[box.bottom :], out[:, : box.left], out[:, box.right :]):
+        margin.copy_((0 - mean) / std)  # not zero
+    torch.div(shifted, std, out=out[box.top : box.bottom, box.left : box.right])
 
 
 def _tiling_per_picture(tiling: Tiling | Sequence[Tiling] | None, pictures: int) -> Sequence[Tiling | None]:
@@ -188,7 +292,10 @@ def rgb_array(picture: Picture) -> Array:
         ValueError: if an array has another shape or type.
     """
     if isinstance(picture, Image.Image):
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        # Both calls copy the image even where there is nothing to do, and each copy takes a millisecond or more.
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(
             f"an image array must be (height, width, 3) of uint8; got {picture.shape} of {picture.dtype}. "
@@ -222,11 +329,34 @@ def cut_patches(canvas: Array, tiling: Tiling, geometry: Geometry, *, out: Array
     out.reshape(source.shape)[:] = source
 
 
-def shares_inside(inside: Box, tiling: Tiling, geometry: Geometry) -> Array:
+def _without_pixels(pictures: Sequence[PlacedPicture], geometry: Geometry) -> dict[str, Array]:
+    """Masks, pooling windows, tilings and numbers of crops of these pictures, one after another."""
+    starts = np.cumsum([0, *(picture.crops for picture in pictures)]) * geometry.patches_per_crop
+    windows = [
+        pooling_windows(picture.tiling, geometry) + start for picture, start in zip(pictures, starts[:-1], strict=True)
+    ]
+    tilings = np.array([picture.tiling for picture in pictures], dtype=np.int64)
+    return {
+        "image_masks": np.concatenate([_masks(picture, geometry) for picture in pictures]),
+        "image_token_pooling": np.concatenate(windows),
+        "image_tilings": tilings,
+        "image_num_crops": 1 + tilings.prod(axis=1),
+    }
+
+
+def _masks(picture: PlacedPicture, geometry: Geometry) -> Array:
+    """(1 + crops, patches)."""
+    # The global view comes first but its mask last, as -1: the original preprocessing is off by one crop. The model
+    # was trained with that, and correcting it would change the logits.
+    masks = np.full((picture.crops, geometry.patches_per_crop), -1, dtype=np.float32)
+    masks[:-1] = shares_inside(picture.canvas, picture.tiling, geometry)
+    return masks
+
+
+def shares_inside(box: Letterbox, tiling: Tiling, geometry: Geometry) -> Array:
     """For each patch of each crop the share of its pixels that the image covers: (crops, patches)."""
-    top, left, bottom, right = inside
-    down = _covered(top, bottom, tiling[0], geometry)
-    across = _covered(left, right, tiling[1], geometry)
+    down = _covered(box.top, box.bottom, tiling[0], geometry)
+    across = _covered(box.left, box.right, tiling[1], geometry)
     pixels = down[:, None, :, None] * across[None, :, None, :]
     shares = pixels.astype(np.float32) / np.float32(geometry.patch_px**2)
     return cast("Array", shares.reshape(tiling[0] * tiling[1], -1))

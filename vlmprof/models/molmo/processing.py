@@ -13,7 +13,7 @@ import numpy as np
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from vlmprof.models.molmo.image_processing import MolmoImageProcessor, Picture
+from vlmprof.models.molmo.image_processing import MolmoImageProcessor, Picture, PlacedPicture
 from vlmprof.models.molmo.tiling import Geometry, Tiling
 
 __all__ = ["CHAT_TEMPLATE", "IMAGE_TOKENS", "MolmoImageProcessor", "MolmoProcessor", "Picture", "image_token_ids"]
@@ -131,6 +131,34 @@ class MolmoProcessor(ProcessorMixin):
         ]
         data |= self._left_padded(rows, padding)
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def encode_uncut(
+        self,
+        text: Sequence[str],
+        images: Sequence[Picture],
+        *,
+        max_crops: int | None = None,
+        tiling: Sequence[Tiling] | None = None,
+    ) -> tuple[BatchFeature, tuple[PlacedPicture, ...]]:
+        """Encode prompts with one image each, which are opened and not cut: all outputs but ``pixel_values``.
+
+        Args:
+            text: as in a call.
+            images: one for each prompt.
+            max_crops: as in a call.
+            tiling: (rows, cols) for each image; None: chosen under ``max_crops``.
+
+        Returns:
+            The outputs, as tensors, and each distinct image with the places of its crops.
+
+        Raises:
+            ValueError: as ``MolmoImageProcessor.layout``.
+        """
+        layout = self.image_processor.layout(images, max_crops=max_crops, tiling=tiling)
+        tilings = [(int(rows), int(cols)) for rows, cols in layout.inputs["image_tilings"]]
+        rows = [self._sequence(prompt, cut) for prompt, cut in zip(text, tilings, strict=True)]
+        data = {**layout.inputs, **self._left_padded(rows, padding=True)}
+        return BatchFeature(data=data, tensor_type="pt"), layout.pictures
 
     def encode_text(self, text: Sequence[str], tilings: Sequence[Tiling]) -> BatchFeature:
         """Encode prompts with one image each, without pixel inputs, for images whose features are already computed.

@@ -20,6 +20,7 @@ from vlmprof.models._processor_pool import ProcessorPool
 from vlmprof.models._shown_question import with_question
 from vlmprof.models.family import AbstractModel, Checkpoint
 from vlmprof.models.molmo.configuration import MolmoConfig
+from vlmprof.models.molmo.device_cutting import Normalisation, UncutPicture, cut_pictures
 from vlmprof.models.molmo.memory_rule import sample_bytes
 from vlmprof.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmprof.models.molmo.processing import IMAGE_TOKENS, MolmoProcessor
@@ -37,6 +38,8 @@ class MolmoBatch:
 
     inputs: Mapping[str, Tensor]
     encodings: tuple[Encoding, ...]
+    uncut: tuple[UncutPicture, ...] = ()
+    """Its pictures, each once, where ``inputs`` has no ``pixel_values``: ``LoadedMolmo.cut`` computes them."""
 
 
 @final
@@ -74,6 +77,7 @@ class LoadedMolmo(AbstractModel):
     def __init__(self, model: MolmoForConditionalGeneration, processor: MolmoProcessor, device: str) -> None:
         self._model, self._processor, self._device = model, processor, device
         self._processors = ProcessorPool(processor)
+        self._normalisation = Normalisation.of(processor.image_processor, device)
         self.max_crops: int = processor.image_processor.max_crops
         self.vision_tokens: int | None = None
         self.tiling: tuple[int, int] | None = None
@@ -124,13 +128,17 @@ class LoadedMolmo(AbstractModel):
         pictures = [prompt.picture.load() for prompt in prompts]
         with self._processors.borrowed() as processor:
             texts = [_render_chat(processor, prompt.text) for prompt in prompts]
-            inputs = processor(text=texts, images=pictures, return_tensors="pt", **chosen)
+            if self.preprocess == "device":
+                inputs, placed = processor.encode_uncut(texts, pictures, **chosen)
+            else:
+                inputs, placed = processor(text=texts, images=pictures, return_tensors="pt", **chosen), ()
         cut = [(int(rows), int(cols)) for rows, cols in inputs["image_tilings"].tolist()]
         for planned, tiling, prompt in zip(tilings, cut, prompts, strict=True):
             if planned != tiling:
                 size = f"{prompt.picture.height} x {prompt.picture.width}"
                 raise Mismatch(f"an image of {size} was planned as {planned} crops and was cut into {tiling}")
-        return self._batch(inputs, tilings, prompts)
+        batch = self._batch(inputs, tilings, prompts)
+        return replace(batch, uncut=tuple(map(UncutPicture.of, placed))) if placed else batch
 
     def feature_key(self, prompt: Prompt) -> Hashable:
         return self._tiling(prompt, self._vision_limits())
@@ -151,7 +159,19 @@ class LoadedMolmo(AbstractModel):
 
     def transfer(self, batch: MolmoBatch) -> MolmoBatch:
         moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
-        return replace(batch, inputs=moved)
+        return replace(batch, inputs=moved, uncut=tuple(picture.on(self._device) for picture in batch.uncut))
+
+    @torch.inference_mode()
+    def cut(self, batch: MolmoBatch) -> MolmoBatch:
+        """A transferred batch with ``pixel_values`` among its inputs; one that has them already is returned as it is.
+
+        The host does not wait for the device.
+        """
+        if not batch.uncut:
+            return batch
+        crops, geometry = len(batch.inputs["image_masks"]), self._processor.image_processor.geometry
+        pixels = cut_pictures(batch.uncut, crops, geometry, self._normalisation)
+        return replace(batch, inputs={**batch.inputs, "pixel_values": pixels}, uncut=())
 
     @torch.inference_mode()
     def see(self, batch: MolmoBatch, mark: Mark = unmarked) -> Tensor:
@@ -165,7 +185,11 @@ class LoadedMolmo(AbstractModel):
         blocks: Sequence[Any] = self.vision_encoder.layers
         return blocks
 
+    @torch.inference_mode()
     def vision_inputs(self, batch: MolmoBatch, mark: Mark) -> VisionInputs:
+        if batch.uncut:
+            batch = self.cut(batch)
+            mark("preprocess")  # begun on the host, in ``encode``
         pixels = batch.inputs["pixel_values"].to(self._model.dtype)
         layout = {name: batch.inputs[name] for name in ("image_masks", "image_token_pooling")}
         return VisionInputs(encoder={"pixel_values": pixels}, connector=layout)

@@ -35,7 +35,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     failed = [answered for answered in outcome.scored if answered.generation is None]
     corpus_score, missing = CorpusScore.of(outcome), dict(outcome.missing)
     state: State = "failed" if too_many_failed(outcome) else "done"
-    device_columns = environment(model.device, missing)
+    device_columns = {**environment(model.device, missing), "preprocess": model.preprocess}
     row = {
         **identity(resolved.plan),
         **run_columns,
