@@ -54,3 +54,9 @@ def test_no_source_file_is_read_for_it(plan: TrialPlan, model: AbstractModel, mo
     monkeypatch.setattr(Path, "read_bytes", lambda self: [read.append(self), honest(self)][1])
     memory_key_of(plan, model)
     assert [path for path in read if path.suffix == ".py"] == []
+
+
+def test_pictures_on_the_device_change_the_first_half(plan: TrialPlan, model: AbstractModel) -> None:
+    setup, versions = halves(plan, model)
+    model.preprocess = "device"
+    assert halves(plan, model)[0] != setup and halves(plan, model)[1] == versions

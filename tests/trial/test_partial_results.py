@@ -206,6 +206,12 @@ def test_answers_of_unlike_devices_are_kept_and_told(
     assert len(answered) == 12
 
 
+def test_pictures_that_were_cut_elsewhere_are_told_and_older_ones_were_cut_on_the_host() -> None:
+    older = {"device": "H200", "engine": "graphs"}
+    assert chunk_module._differences([older, {**older, "preprocess": "host"}]) == ""
+    assert chunk_module._differences([older, {**older, "preprocess": "device"}]) == "preprocess: device, host"
+
+
 def test_a_collector_that_refuses_does_not_fail_the_trial(
     executor: Executor, plan: TrialPlan, collector: Collector, answered: list[str]
 ) -> None:

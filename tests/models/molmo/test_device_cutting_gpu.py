@@ -17,6 +17,7 @@ from vlmprof.models.molmo.image_processing import MolmoImageProcessor
 from vlmprof.models.molmo.runtime import LoadedMolmo
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
