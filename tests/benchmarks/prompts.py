@@ -37,6 +37,7 @@ from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt
 from vlmprof.store.schema import STAGES
 from vlmprof.trial.outcome import TimedGeneration
+from vlmprof.trial.progress import Progress
 from vlmprof.trial.samples import open_pictures
 from vlmprof.trial.timing_pass import TimingPass, TimingRequests
 
@@ -73,7 +74,13 @@ def configuration(model: LoadedMolmo, name: str, used: AbstractEngine, knobs: Ma
     work = TimingRequests(
         requests=requests(timing.requests), length=timing.output_tokens, configured=configured, engine=used
     )
-    done = TimingPass(timing, model, work).run(10.0, lambda progress: None)
+    began, told = time.monotonic(), []
+
+    def note(progress: Progress) -> None:
+        told.append((progress.phase, time.monotonic()))
+
+    done = TimingPass(timing, model, work).run(10.0, note)
+    ended = time.monotonic()
     timed = [one for block in done.kept for one in block.timed]
     steps = [gap for one in timed for gap in one.stages.step_ms]
     return {
@@ -81,6 +88,7 @@ def configuration(model: LoadedMolmo, name: str, used: AbstractEngine, knobs: Ma
         **knobs,
         **used.describe(),
         "seconds": done.seconds,
+        "seconds by phase": _phases(began, told, ended),
         "stopped": done.stopped,
         "generations": len(timed),
         "blocks disturbed": [block.disturbed for block in done.blocks if block.disturbed],
@@ -97,6 +105,16 @@ def configuration(model: LoadedMolmo, name: str, used: AbstractEngine, knobs: Ma
         "joules": done.energy and done.energy.joules / done.energy.rounds,
         "energy_s": done.energy and done.energy.seconds,
     }
+
+
+def _phases(began: float, told: Sequence[tuple[str, float]], ended: float) -> list[tuple[str, float]]:
+    """Phases in order and their seconds; what is told within a phase does not end it. "counting" is before the first."""
+    found = [("counting", began)]
+    for phase, at in told:
+        if phase == "warm up" or phase != found[-1][0]:
+            found.append((phase, at))
+    ends = [at for _, at in found[1:]] + [ended]
+    return [(phase, round(end - at, 2)) for (phase, at), end in zip(found, ends, strict=True)]
 
 
 def _values(timed: Sequence[TimedGeneration], name: str) -> dict[int, list[float]]:
