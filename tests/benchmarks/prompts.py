@@ -113,7 +113,7 @@ def _phases(began: float, told: Sequence[tuple[str, float]], ended: float) -> li
     for phase, at in told:
         if phase == "warm up" or phase != found[-1][0]:
             found.append((phase, at))
-    ends = [at for _, at in found[1:]] + [ended]
+    ends = [*(at for _, at in found[1:]), ended]
     return [(phase, round(end - at, 2)) for (phase, at), end in zip(found, ends, strict=True)]
 
 
