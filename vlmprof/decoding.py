@@ -89,6 +89,7 @@ class VisionInputs:
     """Of the connector, besides what the encoder returns."""
 
 
+@final
 class PromptOutput(NamedTuple):
     """What a prefill computes besides keys and values. A tuple, so that a recording can return it."""
 

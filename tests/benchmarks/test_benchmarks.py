@@ -85,9 +85,17 @@ SMOKES: Mapping[str, Smoke] = {
         holds=lambda report: [case["largest_difference"] < 2e-6 for case in report["cases"]] == [True],
         printed=True,
     ),
+    "prompts": Smoke(
+        arguments=("--tiny", "--device", "cpu", "--rows", "2", "--engines", "graphs,compiled,eager", "--out", "OUT"),
+        holds=lambda report: len(report["sections"]) == 19 and not any(map(went_wrong, report["sections"].values())),
+    ),
     "store": Smoke(
         arguments=("--trials", "20", "--rows", "200", "--out", "OUT"),
         holds=lambda report: bool(report["answers"]) and bool(report["trials"]),
+    ),
+    "sweep": Smoke(
+        arguments=("--tiny", "--device", "cpu", "--points", "2", "--samples", "6", "--limit", "200", "--out", "OUT"),
+        holds=lambda report: [row["state"] for row in report["sections"]["sweep"]["rows"]] == ["done"] * 2,
     ),
     "two_gpus": Smoke(
         arguments=("--tiny", "--device", "cpu", "--samples", "4", "--limit", "200", "--out", "OUT"),
@@ -99,7 +107,7 @@ QUICK = {"loader", "overhead", "preprocess", "store"}
 """Those that take seconds; the others build models or a cluster, and run with the exhaustive tests."""
 
 
-ON_RAY = {"two_gpus"}
+ON_RAY = {"sweep", "two_gpus"}
 """Tried in a file of their own, which runs after other tests that start Ray and not beside them."""
 
 

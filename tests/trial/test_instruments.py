@@ -164,7 +164,7 @@ def test_what_only_a_gpu_has_is_no_different(monkeypatch: pytest.MonkeyPatch) ->
     assert on_gpu._work() == (None, None)
     assert set(on_gpu.missing) == {"operations", "roofline"}
     on_gpu.gpu = SimpleNamespace(energy_joules=broken)  # type: ignore[assignment]
-    assert on_gpu._energy() is None
+    assert on_gpu._joules() is None and on_gpu._energy([]) is None
     assert BROKEN in on_gpu._why_no_energy()
 
 
@@ -172,7 +172,7 @@ def test_what_only_a_gpu_has_is_no_different(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_window_of_energy_with_a_pause_in_it_is_measured_again_and_then_left_out(
     monkeypatch: pytest.MonkeyPatch, pauses: tuple[int, ...], windows: int
 ) -> None:
-    """Seconds that the process has been stopped so far, at both ends of each window of 10 s."""
+    """Seconds that the process has been stopped so far, at both ends of each window of 10 s after the timed blocks."""
     readings = [
         disturbance.DisturbanceReading(
             at_ns=round(n * 1e10), waited_ns=None, stolen_ticks=None, all_ticks=None, gpu=None, alloc_retries=0,
@@ -185,7 +185,7 @@ def test_a_window_of_energy_with_a_pause_in_it_is_measured_again_and_then_left_o
     monkeypatch.setattr(TimingPass, "_disturbance", lambda self: next(left))
     measured = iter([Energy(joules=float(n), seconds=10.0, rounds=7) for n in range(3)])
     monkeypatch.setattr(timing_pass, "measure_energy", lambda *arguments: next(measured))
-    found = on_gpu._energy()
+    found = on_gpu._more_energy(5.0)
     assert next(left, None) is None and next(measured).joules == windows
     if pauses[-1] > pauses[-2]:
         assert found is None and "the process was stopped (20%)" in on_gpu._why_no_energy()

@@ -24,12 +24,19 @@ ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 @torch.inference_mode()
 def recorded_distance(
-    engine: AbstractEngine, model: Any, requests: Sequence[Sequence[Prompt]], max_new_tokens: int
+    engine: AbstractEngine, model: Any, requests: Sequence[Sequence[Prompt]], max_new_tokens: int, most: int = 4
 ) -> float | None:
-    """The largest distance of recorded logits from those of the model's own forwards, over all rows of all requests.
+    """Record all requests; the largest distance of recorded logits from those of the model's own forwards.
 
     The distance of a row is the norm of the difference, as a share of the norm of the model's own logits less their
-    mean.
+    mean. A buffer that is not filled shows in any two requests, so a few are compared.
+
+    Args:
+        engine: Records them.
+        model: The ``TokenMaker``.
+        requests: Batches of prompts.
+        max_new_tokens: The longest answer for which they are recorded.
+        most: Requests that are compared, evenly over all, the last one included.
 
     Returns:
         None where nothing is recorded.
@@ -40,11 +47,14 @@ def recorded_distance(
     if not isinstance(engine, StaticEngine):
         return None
     largest = 0.0
+    compared = {len(requests) - 1 - round(part * len(requests) / most) for part in range(most)}
     for number, prompts in enumerate(requests):
         batch = model.transfer(model.encode(prompts))
         recorded = engine.recorded_logits(model, batch, max_new_tokens)
         if recorded is None:
             return None
+        if number not in compared:
+            continue
         state = model.prefill(batch, model.see(batch), max_new_tokens)
         largest = max(largest, _require_close(recorded[0], state.logits, f"the prompt of timed request {number}"))
         # A row whose first token another rounding changed takes another step.

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from vlmprof.engine.device_errors import classify, free_share
 
 WARMUP_RUNS = 2
-"""Runs before work is recorded: in the first, kernels are compiled and libraries allocate their workspaces."""
+"""Runs before work is recorded: in the first, kernels are compiled and libraries allocate their workspaces; what is
+compiled needs another one."""
 Result = TypeVar("Result")
 
 
@@ -28,9 +29,14 @@ Result = TypeVar("Result")
 class GraphRecorder:
     """Captures graphs whose intermediate tensors share one pool of memory, so only one of them may run at a time."""
 
-    def __init__(self, *, capture: bool) -> None:
-        """``capture`` False: work runs from Python instead, as on a CPU."""
-        self.capture = capture
+    def __init__(self, *, capture: bool, warmup_runs: int = WARMUP_RUNS) -> None:
+        """Nothing is recorded yet.
+
+        Args:
+            capture: False: work runs from Python instead, as on a CPU.
+            warmup_runs: Runs before work is recorded.
+        """
+        self.capture, self._warmup_runs = capture, warmup_runs
         self._pool: Any = None
 
     def record(self, work: Callable[[], Result], warm_up: Callable[[], object]) -> Callable[[], Result]:
@@ -38,10 +44,10 @@ class GraphRecorder:
 
         Args:
             work: Work on the device in which the host reads no value. What it returns stays at its address.
-            warm_up: Run before, outside of the recording, ``WARMUP_RUNS`` times.
+            warm_up: Run before, outside of the recording, ``warmup_runs`` times.
         """
         if not self.capture:
-            for _ in range(WARMUP_RUNS):
+            for _ in range(self._warmup_runs):
                 warm_up()
             return _without_graph(work)
         if self._pool is None:
@@ -49,7 +55,7 @@ class GraphRecorder:
         side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):  # as torch requires
-            for _ in range(WARMUP_RUNS):
+            for _ in range(self._warmup_runs):
                 warm_up()
         torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache
 
 from vlmprof.decoding import DecodeState, Mark, PromptOutput, StaticPrompt, VisionInputs
 from vlmprof.engine.block_compile import BlockCompiler
-from vlmprof.engine.recording import GraphRecorder, RecordedCall, shapes_of
+from vlmprof.engine.recording import WARMUP_RUNS, GraphRecorder, RecordedCall, shapes_of
 from vlmprof.engine.static_cache import CacheArena, CacheShape, prompt_cache, prompt_slots
 from vlmprof.engine.static_step import settings_of
 
@@ -65,7 +65,9 @@ class PromptRecorder:
             compiler: Compiles the blocks; None leaves them as they are.
         """
         self._arena, self._compiler = arena, compiler
-        self._vision_graphs, self._prefill_graphs = GraphRecorder(capture=capture), GraphRecorder(capture=capture)
+        runs = 1 if compiler is None else WARMUP_RUNS
+        self._vision_graphs = GraphRecorder(capture=capture, warmup_runs=runs)
+        self._prefill_graphs = GraphRecorder(capture=capture, warmup_runs=runs)
         self._visions: OrderedDict[Hashable, RecordedVision] = OrderedDict()
         self._prefills: OrderedDict[Hashable, RecordedPrefill] = OrderedDict()
 

@@ -21,10 +21,11 @@ GROUP = 8
 """Generations that are averaged; fewer where there are too few for eight groups."""
 GAP_SHARE = 0.25
 """A gap of this share of the range of the middle times separates two modes."""
-MIDDLE = 0.05
-"""Share of the times at either end that is left out of the range."""
+MIDDLE = 0.15
+"""Share of the times at either end that is left out: a level that holds for less does not move a median."""
 
 
+@final
 class RequestTime(NamedTuple):
     """One timed generation."""
 

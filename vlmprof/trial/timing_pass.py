@@ -35,7 +35,7 @@ from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
 from vlmprof.measure.energy import Energy, added_up, measure_energy
 from vlmprof.measure.flops import OperationClock
 from vlmprof.measure.host_bound import HostBound
-from vlmprof.measure.memory import read_peak, reset_peak
+from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
 from vlmprof.measure.pauses import PauseWatch
 from vlmprof.measure.roofline import least_decode_bytes
@@ -120,19 +120,11 @@ class TimingPass:
                 release()  # what the score pass left in the allocator does not belong to this peak
                 attempted("memory", self.missing, partial(reset_peak, self.model.device))
                 tell("warm up")
-                self._run_each_request()
-                distance = recorded_distance(self.engine, self.model, self.requests, self.length)
-                lock = exclusive_timing(self._exclusive(), lambda seconds: tell("wait", round(seconds)))
-                waited = stack.enter_context(attempted_within("timing_lock", self.missing, lock))
-                tell("warm up")
-                warmup, warm = self._warm_up(load_seconds)
-                # The blocks need no more memory; the canary may.
-                peak = attempted("memory", self.missing, partial(read_peak, self.model.device))
-            ran_on = self.engine.describe()["engine"]
-            self._warm_canary()
-            if self.engine.describe()["engine"] != ran_on:  # the canary's step could not be recorded
-                with self.configured():
-                    warmup, warm = self._warm_up(load_seconds)
+                distance = self._run_each_request()
+            lock = exclusive_timing(self._exclusive(), lambda seconds: tell("wait", round(seconds)))
+            waited = stack.enter_context(attempted_within("timing_lock", self.missing, lock)) or 0.0
+            tell("warm up")
+            warmup, warm, peak = self._warm_up_both(load_seconds)
             tell("time")
             self.pauses = stack.enter_context(PauseWatch())
             blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
@@ -143,10 +135,10 @@ class TimingPass:
             stopped=stopped,
             warmup_generations=warmup,
             warm=warm,
-            waited_s=waited or 0.0,
-            seconds=time.monotonic() - began - (waited or 0.0),
+            waited_s=waited,
+            seconds=time.monotonic() - began - waited,
             exclusive=self._exclusive(),
-            peak=None if "memory" in self.missing else peak,
+            peak=peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
             operations=operations,
@@ -167,11 +159,26 @@ class TimingPass:
         recorded = self.engine.describe().get("recorded_stages", "").split(", ")
         return not RECORDED.issubset(recorded)
 
-    def _run_each_request(self) -> None:
-        """Every request once or more often: what is recorded is recorded here, the longest prompts first."""
-        for _ in range(self.timing.warmup):
+    def _run_each_request(self) -> float | None:
+        """Every request once or more often, the longest prompts first; what can be recorded is, and is checked."""
+        distance = recorded_distance(self.engine, self.model, self.requests, self.length)
+        for _ in range(self.timing.warmup - (distance is not None)):
             for index, request in enumerate(self.requests):
                 self._valid_generation(request, self.length, block=0, repeat=0, index=index)
+        return distance
+
+    def _warm_up_both(self, load_seconds: float) -> tuple[int, bool, Peak | None]:
+        """Warm up the configuration and the canary: generations of the former, whether it settled, and its memory."""
+        with self.configured():
+            warmup, warm = self._warm_up(load_seconds)
+            # The blocks need no more memory; the canary may.
+            peak = attempted("memory", self.missing, partial(read_peak, self.model.device))
+        ran_on = self.engine.describe()["engine"]
+        self._warm_canary()
+        if self.engine.describe()["engine"] != ran_on:  # the canary's step could not be recorded
+            with self.configured():
+                warmup, warm = self._warm_up(load_seconds)
+        return warmup, warm, None if "memory" in self.missing else peak
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
         """Repeat the first request until its times settle; all generations of the warm-up, and whether they did."""
