@@ -36,7 +36,7 @@ from vlmprof.models.molmo.registration import register
 from vlmprof.store import tables
 
 SHOWN = (
-    *("trial", "state", "error", "max_crops", "moe_top_k", "active_blocks", "engine", "recorded_stages", "preprocess"),
+    *("trial", "state", "error", "point", "engine", "recorded_stages", "preprocess"),
     *("seconds", "timing_s", "timing_stopped", "timed_generations", "latency_half_width", "latency_modes_apart"),
     *("warm", "blocks", "blocks_disturbed", "disturbed_by", "recorded_distance", "host_bound", "gpu_busy_share"),
     *("latency_ms_p50", "preprocess_ms_p50", "transfer_ms_p50", "vision_ms_p50", "connector_ms_p50", "prefill_ms_p50"),

@@ -225,7 +225,7 @@ class TimingPass:
 
     def _block_size(self) -> int:
         """Generations of a block: few where they take long, so that a short pass has several blocks too."""
-        return max(1, min(BLOCK, self._fewest() // 4))
+        return max(2, min(BLOCK, self._fewest() // 4))
 
     def _stops(self, count: int, latency: RequestLatency | None, look: int, seconds: float) -> str:
         if latency is None:
