@@ -8,7 +8,7 @@ from tests.jobs import job_file
 from vlmprof.errors import SpecError, UserError, suggestion
 from vlmprof.job import spec
 from vlmprof.job.spec import TaskSpec
-from vlmprof.trial.resolve import prepare
+from vlmprof.trial.resolve import prepare, task_of
 
 GOOD = {
     "name": "small",
@@ -215,3 +215,14 @@ def test_values_are_shown_as_yaml_writes_them(tmp_path: Path, changes: dict[str,
 def test_a_message_lists_no_thousand_names() -> None:
     said = suggestion("row", [f"n{number}" for number in range(1000)])
     assert "and 940 more)" in said and len(said) < 500
+
+
+def test_a_task_that_states_how_indexes_count_keeps_the_statement_and_others_keep_their_ids() -> None:
+    plain = TaskSpec(name="shapes_qa")
+    assert "index_from" not in plain.model_dump()
+    for stated in (0, 1):
+        dumped = TaskSpec(name="shapes_qa", index_from=stated).model_dump()
+        assert dumped["index_from"] == stated and TaskSpec.model_validate(dumped).index_from == stated
+    for name, said in (("shapes_qa", "takes no index_from"), ("gqa", "remove 'index_from:'")):
+        with pytest.raises(UserError, match=said):
+            task_of(TaskSpec(name=name, index_from=0))

@@ -146,6 +146,9 @@ class TaskSpec(Section):
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
         (), description="Field of a sample: column of the data, where the names differ."
     )
+    index_from: Literal[0, 1] | None = Field(
+        None, description="Number of the first option, where answers are indexes; null: 0, unless they look otherwise."
+    )
     failed_samples_allowed: Annotated[float, Field(ge=0, lt=1, strict=False)] = Field(
         0.0, description="Share of samples that may fail; accuracy is then over the others."
     )
@@ -153,8 +156,9 @@ class TaskSpec(Section):
     @serializers.model_serializer(mode="wrap")
     def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # As in ModelSpec: these came later, and an id must not know that they exist.
-        later = ("stratify", "path", "revision", "metric", "columns", "failed_samples_allowed")
-        return {name: value for name, value in plain(self).items() if value or name not in later}
+        later = ("stratify", "path", "revision", "metric", "columns", "index_from", "failed_samples_allowed")
+        stated = {"index_from"} if self.index_from is not None else set()
+        return {name: value for name, value in plain(self).items() if value or name not in later or name in stated}
 
     @validators.model_validator(mode="before")
     @classmethod

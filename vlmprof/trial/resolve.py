@@ -163,11 +163,12 @@ def task_of(task: TaskSpec) -> Task:
         UserError: the task does not accept a data source, or there are no data at that source.
     """
     registered: Task = registry.load("tasks", task.name)
-    source = DataSource(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
+    given = {name: getattr(task, name) for name in ("path", "revision", "metric", "columns", "index_from")}
+    source = DataSource(**given)
     if registered.at is not None:
         return registered.at(source)
     if source != DataSource():
-        keys = ", ".join(name for name in ("path", "revision", "metric", "columns") if getattr(task, name))
+        keys = ", ".join(name for name, value in given.items() if value or value == 0)
         raise UserError(f"task '{task.name}' has its own data and metric; it takes no {keys}; leave that out")
     return registered
 
