@@ -273,7 +273,11 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "decode_experts": "Kernel of the experts in recorded decode steps; empty for `eager` and for a dense model.",
         "python": "Version of Python.",
         "torch": "Version of torch.",
+        "cuda": "Version of CUDA that torch was built with; `none` for a build without it.",
         "transformers": "Version of transformers.",
+        "tokenizers": "Version of tokenizers.",
+        "pillow": "Version of Pillow, which decodes and resizes pictures.",
+        "torchvision": "Version of torchvision, which some processors resize pictures with; `none` without it.",
         "vlmprof": "Version of vlmprof.",
         "vlmprof_commit": (
             "Commit of the source tree, with `+` if the tree has uncommitted changes; null if vlmprof does not run "
