@@ -144,6 +144,11 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "timing_batch_size": "Prompts in a timed request.",
         "timing_output_tokens": "Tokens generated for each prompt of a timed request; exactly this many.",
         "timing_requests": "Number of fixed requests in a repeat.",
+        "samples_untimed": (
+            "Samples that could not be given to the model, so that others were timed in their place; `not_measured` "
+            "names them. Those that a score pass counts as failed are not among them."
+        ),
+        "untimed_set": "Equal for trials that left out the same samples; null where none was.",
         "repeats": "Number of repeats that were kept.",
         "timing_processes": "Number of timing sessions; the model is loaded again for each: `timing.processes`.",
         "latency_ms_p50": "Median over the repeats of the mean end-to-end latency of the requests.",

@@ -166,6 +166,8 @@ _TIME = [
     column("timing_batch_size", WHOLE, "samples"),
     column("timing_output_tokens", WHOLE, "tokens"),
     column("timing_requests", WHOLE),
+    column("samples_untimed", WHOLE, "samples", "lower"),
+    column("untimed_set", TEXT),
     column("repeats", WHOLE),
     column("timing_processes", WHOLE),
     column("latency_ms_p50", REAL, "ms", "lower", interval=True),

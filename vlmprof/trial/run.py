@@ -30,6 +30,7 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
+    UNTIMED,
     Flops,
     Sample,
     ScoredSample,
@@ -297,7 +298,7 @@ def _without_failed(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -
 
 def _untimed(failed: Sequence[ScoredSample]) -> dict[str, str]:
     """What a row says of samples that are not timed because they failed; a score pass counts and names its own."""
-    return {f"timing of sample {sample.example.id}": sample.error for sample in failed}
+    return {f"{UNTIMED}{sample.example.id}": sample.error for sample in failed}
 
 
 def _timing_requests(
