@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import vlmprof
 from tests.builders import combined_sweep, write_results
 from vlmprof.analyze.status import status
 from vlmprof.cli import app
-from vlmprof.errors import StoreError
+from vlmprof.errors import SpecError, StoreError
 from vlmprof.store import tables
 from vlmprof.store.collector import Collector
 from vlmprof.store.filesystem import results_folder
@@ -79,3 +80,29 @@ def test_a_ledger_that_is_a_folder_is_told(folder: Path) -> None:
     spoil(folder / "ledger.jsonl")
     with pytest.raises(StoreError, match=r"ledger.jsonl is a folder, and the ledger is a file of that name"):
         status(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("/dev/null", "/dev/null is a device; expected a folder, or a name that is free"),
+        ("/dev/null/below", "/dev/null is a device"),
+        ("file:///dev/null", "/dev/null is a device"),
+        ("{}/text", "text is a file"),
+        ("{}/text/below", "text is a file"),
+        ("{}/link", "link is a link to /nowhere, where nothing is"),
+        ("{}/new/below", ""),
+        ("{}", ""),
+        ("s3://bucket", ""),
+    ],
+)
+def test_check_refuses_a_place_where_no_folder_can_be(tmp_path: Path, place: str, said: str) -> None:
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "link").symlink_to("/nowhere")
+    where = place.format(tmp_path)
+    job = {"name": "x", "models": ["demo"], "tasks": ["shapes_qa"], "knobs": {"max_crops": [1]}, "storage": where}
+    if not said:
+        assert vlmprof.check(job).spec.where == where
+        return
+    with pytest.raises(SpecError, match=rf"storage: .*{said}"):
+        vlmprof.check(job)

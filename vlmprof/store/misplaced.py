@@ -5,11 +5,13 @@ Nothing is removed: whoever put it there may need what it holds.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from vlmprof.errors import StoreError
-from vlmprof.store.filesystem import ResultsFolder
+from vlmprof.file_identity import kind_of
+from vlmprof.store.filesystem import ResultsFolder, results_folder
 from vlmprof.store.ledger_log import LEDGER, SEGMENTS
 from vlmprof.store.manifest import TABLES
 
@@ -27,6 +29,24 @@ def require_places(results: ResultsFolder) -> None:
     if found:
         more = f"; and {len(found) - 1} more such" if len(found) > 1 else ""
         raise StoreError(f"{found[0]}{more}; move it away, and start again: what it should hold is then made anew")
+
+
+def why_no_folder(where: str) -> str:
+    """Why no folder of results can be made at a path or URI; empty where one can be, or is.
+
+    A place in an object store is not asked for: that needs a network, and keys that only the sweep may have.
+    """
+    if "://" in where and not where.startswith("file://"):
+        return ""
+    folder = results_folder(where).folder
+    if folder is None:
+        return ""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        if place.is_dir():
+            return ""
+        if os.path.lexists(place):
+            return f"{place} is {kind_of(place)}; expected a folder, or a name that is free"
+    return ""
 
 
 def misplaced(results: ResultsFolder) -> Iterator[str]:
