@@ -217,6 +217,16 @@ def test_a_message_lists_no_thousand_names() -> None:
     assert "and 940 more)" in said and len(said) < 500
 
 
+def test_a_grid_of_illegal_values_shows_some_faults_and_counts_the_others(tmp_path: Path) -> None:
+    job = job_file(tmp_path, "demo", models=["demo"], knobs={"max_crops": list(range(-500, 0))})
+    with pytest.raises(SpecError) as caught:
+        prepare(job)
+    head, *lines, last = str(caught.value).splitlines()
+    assert head.endswith("500 faults") and len(caught.value.faults) == 500
+    assert len(lines) == 60 and "got -500" in lines[0] and "got -441" in lines[-1]
+    assert last == "  ... and 440 more; mend these first"
+
+
 def test_a_task_that_states_how_indexes_count_keeps_the_statement_and_others_keep_their_ids() -> None:
     plain = TaskSpec(name="shapes_qa")
     assert "index_from" not in plain.model_dump()

@@ -49,6 +49,18 @@ WRONG = {
     ),
     "a list for text": (JOB.replace(b"name: x", b"name: [x]"), "name: expected text, got a list of 1"),
     "nothing": (b"", "got nothing"),
+    "a tab": (
+        b"name: x\ntasks:\n\t- a\n",
+        r"job\.yaml: 1 fault\n  is not YAML: a tab; .* spaces \(line 3, column 1\)",
+    ),
+    "two documents": (
+        JOB + b"---\n" + JOB,
+        r"is not YAML: another document begins; a job is one: .* \(line 5, column 1\)",
+    ),
+    "a list that does not end": (
+        b"name: x\nmodels: [demo\n",
+        r"expected ',' or '\]'.*\(line 3, column 1, while parsing a flow sequence from line 2 on\)",
+    ),
     "a list": (b"- a\n- b\n", "got a list of 2"),
 }
 

@@ -231,7 +231,23 @@ def shown(value: Any) -> str:
 
 
 def _not_yaml(error: Exception) -> Fault:
-    return Fault(field="", problem=f"is not YAML: {' '.join(str(error).split())}")
+    """The reason with its line and column; the parser calls every text "<unicode string>"."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return Fault(field="", problem=f"is not YAML: {' '.join(str(error).split())}")
+    problem, mark = error.problem or error.context or "", error.problem_mark or error.context_mark
+    at = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    if plain := next((words for sign, words in _IN_WORDS.items() if sign in problem), ""):
+        return Fault(field="", problem=f"is not YAML: {plain} ({at})")
+    begun = f" from line {error.context_mark.line + 1} on" if error.context_mark else ""
+    around = f", {error.context}{begun}" if error.context and error.problem else ""
+    return Fault(field="", problem=f"is not YAML: {problem} ({at}{around})")
+
+
+_IN_WORDS = {
+    "found character '\\t'": "a tab; indent and separate with spaces",
+    "found another document": "another document begins; a job is one: remove the line '---', or split the file",
+}
+"""What the parser's reason contains -> the same in plain words, with how to mend it."""
 
 
 def _require_flat(text: str) -> None:
