@@ -27,8 +27,8 @@ def view(*, total, earlier=0, running=(), left=None, **ended) -> SweepView:
     counts["done"] += earlier
     counts |= {"running": len(running), "waiting": total - len(running) - sum(counts.values())}
     status = SweepStatus(name="x", counts=counts, sign="alive", running=tuple(running), ended=ended)
-    pulse = Heartbeat(time=0.0, beat=1, running=dict.fromkeys(running, SCORING))
-    return SweepView(status=status, pulse=pulse, left=left)
+    heartbeat = Heartbeat(time=0.0, beat=1, running=dict.fromkeys(running, SCORING))
+    return SweepView(status=status, heartbeat=heartbeat, left=left)
 
 
 def test_a_pipe_gets_a_line_when_a_trial_ends_and_only_one() -> None:

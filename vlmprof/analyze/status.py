@@ -120,7 +120,7 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
 
     Args:
         folder: Of results.
-        heard_s: Seconds since the caller saw the pulse change: it counts though the two clocks disagree.
+        heard_s: Seconds since the caller saw the heartbeat change: it counts though the two clocks disagree.
 
     Raises:
         StoreError: the folder holds no sweep.
@@ -130,9 +130,9 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
 
     ledger.require(folder)
     lines = list(ledger.read(folder))
-    pulse = read_heartbeat(folder)
-    ages = [age for age in (heard_s, pulse.age_s(time.time()) if pulse else None) if age is not None]
-    sign = sign_of(pulse, min(ages, default=0.0))
+    heartbeat = read_heartbeat(folder)
+    ages = [age for age in (heard_s, heartbeat.age_s(time.time()) if heartbeat else None) if age is not None]
+    sign = sign_of(heartbeat, min(ages, default=0.0))
     phases = _phases(lines)
     started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
     if sign != "alive":
@@ -150,7 +150,7 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
         counts={phase: list(phases.values()).count(phase) for phase in PHASES},
         sign=sign,
-        silent_s=min(ages) if pulse else None,
+        silent_s=min(ages) if heartbeat else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
         failed={trial: str(last_lines[trial].get("error") or "") for trial in failed},
@@ -166,11 +166,11 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     )
 
 
-def sign_of(pulse: Heartbeat | None, age_s: float) -> Sign:
+def sign_of(heartbeat: Heartbeat | None, age_s: float) -> Sign:
     """Whether a process works in the folder that this heartbeat was read from, judged by the heartbeat's age."""
-    if pulse is None:
+    if heartbeat is None:
         return "none"
-    if pulse.closed:
+    if heartbeat.closed:
         return "ended"
     return "alive" if age_s < SILENT_S else "silent"
 
