@@ -83,7 +83,8 @@ def run_trial(
         attempted("memory", missing, partial(_reset_peak, model.device))
         result, sessions = ScoreResult(), tuple[TimingSession, ...]()
         if "accuracy" in plan.measure:
-            result = _answered(_score_pass(resolved, loaded, samples, sizer, report, partial_results).run())
+            score_pass = _score_pass(resolved, loaded, samples, sizer, report, partial_results)
+            result = _answered(replace(score_pass, missing=missing).run())
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     if "latency" in plan.measure:
