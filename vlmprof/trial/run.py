@@ -79,12 +79,11 @@ def run_trial(
     with _outside_timing(resolved, model, report, missing), knobs_applied(resolved, model):
         output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
         counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
-        began = time.perf_counter()
+        began, result, sessions = time.perf_counter(), ScoreResult(), tuple[TimingSession, ...]()
         attempted("memory", missing, partial(_reset_peak, model.device))
-        result, sessions = ScoreResult(), tuple[TimingSession, ...]()
         if "accuracy" in plan.measure:
-            score_pass = _score_pass(resolved, loaded, samples, sizer, report, partial_results)
-            result = _answered(replace(score_pass, missing=missing).run())
+            scoring = replace(_score_pass(resolved, loaded, samples, sizer, report, partial_results), missing=missing)
+            result = _answered(scoring.run())
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     if "latency" in plan.measure:
