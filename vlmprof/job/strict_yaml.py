@@ -10,6 +10,7 @@ import numbers
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -252,12 +253,13 @@ _IN_WORDS = {
 
 def _require_flat(text: str) -> None:
     """Raise a ValueError where lists and mappings are nested deeper than any job's; reading on would not end well."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            raise ValueError(f"line {line} is nested more than {DEEPEST} deep, which no job is")
+    depth, events = 0, yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: a tenth of the time
+    with suppress(yaml.YAMLError):  # whoever reads it next reports it, in words that do not depend on C
+        for event in events:
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise ValueError(f"line {line} is nested more than {DEEPEST} deep, which no job is")
 
 
 def _require_few(node: Any) -> None:

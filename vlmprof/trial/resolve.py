@@ -65,6 +65,8 @@ class Job:
 
 MANY_TRIALS = 2000
 """More than so many are made only where somebody says that they are meant."""
+MOST_TRIALS = 1_000_000
+"""More are not made at all: their plans alone would fill the memory, and no sweep of them would end."""
 
 
 def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
@@ -77,7 +79,8 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
 
     Raises:
         SpecError: lists every fault of the job: syntax, unknown names, values that a model does not support; or the job
-            has more than ``MANY_TRIALS`` trials, which are counted and not made.
+            has more than ``MANY_TRIALS`` trials, which are counted and not made, or, even if they are meant, more than
+            ``MOST_TRIALS``.
     """
     parsed = survey(job)
     anatomies: dict[ModelSpec, Anatomy] = {}
@@ -90,7 +93,7 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
     spaces = [one.space for one in models]
-    if not allow_many and (size(parsed.spec, spaces) or 0) > MANY_TRIALS:
+    if (size(parsed.spec, spaces) or 0) > (MOST_TRIALS if allow_many else MANY_TRIALS):
         raise SpecError(parsed.source, [_too_many(parsed.spec, spaces)])
     revisions = {task: task_of(task).identity for task in parsed.spec.tasks}
     plans = by_load(expand(parsed.spec, spaces, revisions))
@@ -102,8 +105,10 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
 
 
 def _too_many(spec: SweepSpec, models: Sequence[ModelSpace]) -> Fault:
-    ways = "list fewer values, or use 'strategy: one_at_a_time'; if it is meant, say --yes (in Python allow_many=True)"
-    return Fault(field="knobs", problem=f"this is {size_words(spec, models)}, more than {MANY_TRIALS:,}: {ways}")
+    ways, most = "list fewer values, or use 'strategy: one_at_a_time'", MOST_TRIALS
+    if (size(spec, models) or 0) <= MOST_TRIALS:
+        ways, most = f"{ways}; if it is meant, say --yes (in Python allow_many=True)", MANY_TRIALS
+    return Fault(field="knobs", problem=f"this is {size_words(spec, models)}, more than {most:,}: {ways}")
 
 
 def resolve(plan: TrialPlan) -> ResolvedTrial:
