@@ -67,7 +67,8 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
         return job
     prepared = prepare(job, allow_many=allow_many)
     if problem := why_no_folder(prepared.spec.where):
-        raise SpecError(prepared.source, [Fault(field="storage", problem=problem)])
+        refused = f"{prepared.spec.where} cannot be written to: {problem}"
+        raise SpecError(prepared.source, [Fault(field="storage", problem=refused)])
     return with_data_checked(prepared)
 
 

@@ -45,9 +45,7 @@ def why_no_folder(where: str) -> str:
         if place.is_dir():
             return ""
         if os.path.lexists(place):
-            return (
-                f"{where} cannot be written to: {place} is {kind_of(place)}; expected a folder, or a name that is free"
-            )
+            return f"{place} is {kind_of(place)}; expected a folder, or a name that is free"
     return ""
 
 
