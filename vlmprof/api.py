@@ -58,10 +58,18 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     Raises:
         SpecError: lists every fault of the job, also in its attribute ``faults``.
     """
+    from vlmprof.errors import Fault, SpecError
+    from vlmprof.store.misplaced import why_no_folder
     from vlmprof.trial.data_check import with_data_checked
     from vlmprof.trial.resolve import Job, prepare
 
-    return job if isinstance(job, Job) else with_data_checked(prepare(job, allow_many=allow_many))
+    if isinstance(job, Job):
+        return job
+    prepared = prepare(job, allow_many=allow_many)
+    if problem := why_no_folder(prepared.spec.where):
+        refused = f"{prepared.spec.where} cannot be written to: {problem}"
+        raise SpecError(prepared.source, [Fault(field="storage", problem=refused)])
+    return with_data_checked(prepared)
 
 
 def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:

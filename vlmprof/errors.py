@@ -84,7 +84,8 @@ class SpecError(UserError):
         self.source, self.faults = source, tuple(faults)
         count = len(self.faults)
         head = f"{source}: {count} fault{'s' if count != 1 else ''}"
-        super().__init__("\n".join([head, *(f"  {fault}" for fault in self.faults)]))
+        shown, more = first_of([f"  {fault}" for fault in self.faults])
+        super().__init__("\n".join([head, *shown, *([f"  ... {more}; mend these first"] if more else [])]))
 
 
 @final
@@ -125,7 +126,7 @@ class Uncollected(VlmprofError):
 
 
 LISTED = 60
-"""So many names are listed in a message; a folder may have thousands of files."""
+"""So many names or faults are listed in a message; a folder may have thousands of files, a grid as many values."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
@@ -138,8 +139,13 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     """The end of an error message about an unknown ``name``: the nearest name, then all names."""
     near = nearest(name, known)
     hint = f"; did you mean '{near}'?" if near else ""
-    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
-    return f"{hint} (there are: {', '.join(sorted(known)[:LISTED]) or 'none'}{more})"
+    shown, more = first_of(sorted(known))
+    return f"{hint} (there are: {', '.join(shown) or 'none'}{more and ' '}{more})"
+
+
+def first_of(items: Sequence[str]) -> tuple[Sequence[str], str]:
+    """As many as a message shows, and ``and 7 more`` for the others, or an empty text."""
+    return items[:LISTED], f"and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
 
 
 def as_written(value: object) -> str:

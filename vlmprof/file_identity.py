@@ -42,6 +42,21 @@ def fingerprint(files: Sequence[Path]) -> str:
     return f"files-{digest.hexdigest()[:16]}"
 
 
+def kind_of(path: Path) -> str:
+    """What a path is, in words: ``a folder``, ``a named pipe``, ``a link to /x, where nothing is``, ``nothing``."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return f"a link to {path.readlink()}, where nothing is" if path.is_symlink() else "nothing"
+    kinds = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    return next((name for matches, name in kinds if matches(mode)), "a device")
+
+
 def content_digest(file: Path) -> str:
     """The sha256 of a file; that of a large one is kept, and computed again when its hint has changed."""
     if known := kept_digest(file):

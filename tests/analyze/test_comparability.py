@@ -80,6 +80,16 @@ def test_other_kernels_of_the_decode_steps_are_said(tmp_path: Path, column: str)
     assert f"2 different values of {column}: ours, sdpa" in sentence
 
 
+@pytest.mark.parametrize("column", ["python", "torch", "cuda", "transformers", "tokenizers", "pillow", "torchvision"])
+def test_other_versions_of_what_may_change_a_number_are_said(tmp_path: Path, column: str) -> None:
+    rows = [trial_row({"max_crops": n}, **{column: version}) for n, version in ((1, "1.0"), (4, "none"))]
+    (sentence,) = comparable(read_rows(tmp_path, rows)).attrs["mixed"]
+    assert f"2 different values of {column}: 1.0, none" in sentence
+    early = [trial_row({"max_crops": 1}), trial_row({"max_crops": 4}, **{column: "1.0"})]
+    (sentence,) = comparable(read_rows(tmp_path / "early", early)).attrs["mixed"]
+    assert "1.0, not known" in sentence  # a row of an earlier vlmprof does not have all of these
+
+
 # --- several models ---------------------------------------------------------------------------------------------------
 
 NAMES = ("model", "model_fingerprint")

@@ -164,7 +164,7 @@ def test_a_trial_runs_only_while_somebody_is_at_work(tmp_path, age_s, closed, si
     assert words in told["sweep is" if there else "cut off"]
 
 
-def test_a_pulse_that_was_seen_to_change_counts_though_the_clocks_disagree(tmp_path):
+def test_a_heartbeat_that_was_seen_to_change_counts_though_the_clocks_disagree(tmp_path):
     write(tmp_path, sweep("a"), event("started", "a"))
     beat(tmp_path, age_s=3600)
     heard = status(tmp_path, heard_s=2.0)

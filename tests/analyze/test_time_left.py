@@ -42,8 +42,8 @@ def trial(seconds, **more):
 
 
 def test_the_mean_of_what_ended_stands_for_each_where_no_cost_is_known():
-    pulse = Heartbeat(time=0, beat=1, running={name: trial(4) for name in "ab"})
-    left = time_left(standing(took=[8, 10, 12], waiting=6, running="ab"), pulse)
+    heartbeat = Heartbeat(time=0, beat=1, running={name: trial(4) for name in "ab"})
+    left = time_left(standing(took=[8, 10, 12], waiting=6, running="ab"), heartbeat)
     assert left.seconds == pytest.approx(6 + 3 * 10, rel=0.02)
     assert left.low < left.seconds < left.high
     assert left.basis == "mean of 3 ended trials: 10 s, 2 at a time"
@@ -70,12 +70,12 @@ def test_the_last_trial_takes_as_long_as_it_takes_however_many_lanes_there_are()
 
 
 def test_no_estimate_without_a_trial_that_ended_or_without_anybody_at_work():
-    pulse = Heartbeat(time=0, beat=1)
-    assert time_left(standing(took=[], waiting=3, running="a"), pulse) is None
-    assert time_left(standing(took=[1.0], waiting=0), pulse) is None
+    heartbeat = Heartbeat(time=0, beat=1)
+    assert time_left(standing(took=[], waiting=3, running="a"), heartbeat) is None
+    assert time_left(standing(took=[1.0], waiting=0), heartbeat) is None
     assert time_left(standing(took=[1.0], waiting=3), None) is None
     silent = SweepStatus(name="x", counts={"waiting": 3, "running": 0}, sign="silent", seconds_of_ended=(1.0,))
-    assert time_left(silent, pulse) is None
+    assert time_left(silent, heartbeat) is None
 
 
 # --- with costs ---
@@ -84,8 +84,8 @@ def test_no_estimate_without_a_trial_that_ended_or_without_anybody_at_work():
 def test_seconds_follow_cost_where_what_ended_did():
     steps = {"count": totals((1, 2), (1, 2)), "score": totals((10, 20), (30, 60)), "time": totals((5, 9), (5, 9))}
     waiting = (TrialWork(score=40, timing=5), TrialWork(timing=5), TrialWork(score=20, timing=5))
-    pulse = Heartbeat(time=0, beat=1, lanes=1, timing_lanes=1, not_begun=3, waiting=waiting, steps=steps)
-    left = time_left(standing(took=[31, 71], waiting=3), pulse)
+    heartbeat = Heartbeat(time=0, beat=1, lanes=1, timing_lanes=1, not_begun=3, waiting=waiting, steps=steps)
+    left = time_left(standing(took=[31, 71], waiting=3), heartbeat)
     assert left.seconds == pytest.approx(3 * (2 + 9) + 2 * (40 + 20), rel=0.05)
     assert left.low < 153 < left.high
     assert left.basis == "from the work of 2 ended trials"
@@ -116,8 +116,8 @@ def test_a_score_pass_is_judged_by_how_far_it_has_come():
             name="x", phase="score", done=done, total=100, seconds=spent + 1, step="score", step_seconds=spent,
             quiet_seconds=quiet, done_before=before, work=work,
         )  # fmt: skip
-        pulse = Heartbeat(time=0, beat=1, lanes=1, not_begun=0, running={"a": one}, steps=steps)
-        return time_left(standing(took=[101], running="a"), pulse).seconds
+        heartbeat = Heartbeat(time=0, beat=1, lanes=1, not_begun=0, running={"a": one}, steps=steps)
+        return time_left(standing(took=[101], running="a"), heartbeat).seconds
 
     assert left(50, 50) == pytest.approx(50, rel=0.01)
     assert left(50, 100) == pytest.approx(75, rel=0.01), "twice as slow so far: half of that is believed"
@@ -137,7 +137,7 @@ def test_what_is_not_known_is_not_counted_as_nothing():
     now = standing(took=[50], waiting=2)
     lacking = Heartbeat(time=0, beat=1, lanes=1, not_begun=2, waiting=(), steps=steps)
     unseen = Heartbeat(time=0, beat=1, lanes=1, not_begun=2, waiting=(TrialWork(score=1, timing=1),) * 2, steps=steps)
-    assert [time_left(now, pulse).seconds for pulse in (lacking, unseen)] == [100, 100]
+    assert [time_left(now, heartbeat).seconds for heartbeat in (lacking, unseen)] == [100, 100]
 
 
 # --- recorded sweeps ---

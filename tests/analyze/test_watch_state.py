@@ -16,13 +16,13 @@ from vlmprof.store.tables import schema_of
 
 
 def going(folder, *running, beat=1, age_s=0.0, rate=None):
-    """A pulse with these trials under way, each (id, seconds so far)."""
+    """A heartbeat with these trials under way, each (id, seconds so far)."""
     under_way = {
         trial: RunningTrial(name=f"demo {trial}", phase="score", done=1, total=2, seconds=s) for trial, s in running
     }
-    pulse = Heartbeat(time=time.time() - age_s, beat=beat, running=under_way, samples_per_s=rate)
-    write_heartbeat(folder, pulse)
-    return pulse
+    heartbeat = Heartbeat(time=time.time() - age_s, beat=beat, running=under_way, samples_per_s=rate)
+    write_heartbeat(folder, heartbeat)
+    return heartbeat
 
 
 def test_the_front_is_the_one_of_pareto(tmp_path):
@@ -103,14 +103,14 @@ def test_json_has_what_a_machine_needs_and_nothing_of_a_dead_driver(tmp_path):
     going(tmp_path, ("t", 3.0), rate=2.5)
     told = json.loads(json.dumps(Watcher(tmp_path).look().to_json(), allow_nan=False))
     assert told["status"]["total"] == 16 and told["status"]["sign"] == "alive"
-    assert told["pulse"]["running"]["t"]["seconds"] == 3.0 and told["pulse"]["samples_per_s"] == 2.5
+    assert told["heartbeat"]["running"]["t"]["seconds"] == 3.0 and told["heartbeat"]["samples_per_s"] == 2.5
     left = told["left"]
     assert left["low"] <= left["seconds"] <= left["high"] and left["give_or_take"] >= 0 and left["basis"]
     assert told["fronts"][0]["objectives"][0]["column"] == "accuracy"
     going(tmp_path, ("t", 3.0), rate=2.5, age_s=95)
     told = Watcher(tmp_path).look().to_json()
     assert told["status"]["sign"] == "silent"
-    assert told["pulse"]["running"] == {} and told["pulse"]["samples_per_s"] is None
+    assert told["heartbeat"]["running"] == {} and told["heartbeat"]["samples_per_s"] is None
 
 
 def test_a_folder_without_a_sweep(tmp_path):

@@ -129,7 +129,7 @@ class Watch:
         self._settled = 0
 
     def update(self, view: Any) -> None:
-        at_work = any(one.phase not in ("start", "load") for one in view.pulse.running.values())
+        at_work = any(one.phase not in ("start", "load") for one in view.heartbeat.running.values())
         if self.loaded_at is None and at_work:
             self.loaded_at = time.monotonic()
         if len(view.status.ended) > self._settled:

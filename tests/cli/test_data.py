@@ -171,3 +171,10 @@ def test_gold_that_no_answer_can_reach_is_named_with_its_row(
     Path(questions).write_text("\n".join(map(json.dumps, [*sound, {"image": "1.png", "question": "?", **row}])))
     said, error = check("local", "--path", questions, "--metric", "multiple_choice")
     assert "5 samples" in said and error.startswith("1 fault:\n  q.jsonl row 5: ") and words in error
+
+
+def test_tilings_without_a_model_say_which_can_be_named(questions: str) -> None:
+    result = CliRunner().invoke(app, ["data", "tilings", "local", "--path", questions, "--metric", "exact_match"])
+    assert result.exit_code and isinstance(result.exception, UserError)
+    assert "depends on the model: say which, as in 'vlmprof data tilings local --model demo'" in str(result.exception)
+    assert "a checkpoint's folder or a Hub id" in str(result.exception)

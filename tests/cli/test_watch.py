@@ -4,11 +4,13 @@ import json
 import time
 from datetime import UTC, datetime
 
+import pytest
 from typer.testing import CliRunner
 
 from tests.builders import combined_sweep, write_results
 from vlmprof.analyze.watch_state import Watcher
 from vlmprof.cli import app
+from vlmprof.cli.watch import INTERRUPTED, LOOK_S
 from vlmprof.store.heartbeat import Heartbeat, write_heartbeat
 from vlmprof.store.ledger import Ledger
 from vlmprof.submit.startup_report import StartupReport
@@ -100,3 +102,39 @@ def test_the_dashboard_is_written(tmp_path):
     assert code == 0 and json.loads(text)["uid"] == "vlmprof-sweeps"
     code, _, _ = said("dashboard", "export", "--to", str(tmp_path / "d.json"))
     assert code == 0 and (tmp_path / "d.json").read_text() == text
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_watching_waits_for_a_sweep_that_is_about_to_start(tmp_path, monkeypatch, there):
+    folder, looks = tmp_path / "later", []
+    if there:
+        folder.mkdir()
+
+    def starts_after_three_looks(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            ended(folder)
+
+    monkeypatch.setattr("vlmprof.cli.watch.time.sleep", starts_after_three_looks)
+    code, text, _ = said("status", "--watch", str(folder))
+    assert code == 0 and looks == [LOOK_S] * 3
+    waiting, last = text.strip().splitlines()
+    assert waiting == f"waiting for a sweep to start in {folder} (Ctrl-C ends it)"
+    assert last == "16 of 16 trials done  |  ended in order"
+
+
+def test_waiting_for_a_sweep_ends_with_an_interrupt(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlmprof.cli.watch.time.sleep", interrupted)
+    code, text, _ = said("status", "--watch", str(tmp_path / "never"))
+    assert code == INTERRUPTED and "waiting for a sweep to start" in text
+
+
+def test_watching_does_not_wait_for_what_no_sweep_can_be(tmp_path):
+    code, _, error = said("status", "--watch", "no", "--address", "http://127.0.0.1:1")
+    assert code and "there is no folder 'no' here, and as a submitted job:" in str(error)
+    (tmp_path / "file").write_text("x")
+    code, _, error = said("status", "--watch", str(tmp_path / "file"))
+    assert code and "is a file" in str(error)

@@ -8,7 +8,7 @@ from tests.jobs import job_file
 from vlmprof.errors import SpecError, UserError, suggestion
 from vlmprof.job import spec
 from vlmprof.job.spec import TaskSpec
-from vlmprof.trial.resolve import prepare
+from vlmprof.trial.resolve import prepare, task_of
 
 GOOD = {
     "name": "small",
@@ -215,3 +215,24 @@ def test_values_are_shown_as_yaml_writes_them(tmp_path: Path, changes: dict[str,
 def test_a_message_lists_no_thousand_names() -> None:
     said = suggestion("row", [f"n{number}" for number in range(1000)])
     assert "and 940 more)" in said and len(said) < 500
+
+
+def test_a_grid_of_illegal_values_shows_some_faults_and_counts_the_others(tmp_path: Path) -> None:
+    job = job_file(tmp_path, "demo", models=["demo"], knobs={"max_crops": list(range(-500, 0))})
+    with pytest.raises(SpecError) as caught:
+        prepare(job)
+    head, *lines, last = str(caught.value).splitlines()
+    assert head.endswith("500 faults") and len(caught.value.faults) == 500
+    assert len(lines) == 60 and "got -500" in lines[0] and "got -441" in lines[-1]
+    assert last == "  ... and 440 more; mend these first"
+
+
+def test_a_task_that_states_how_indexes_count_keeps_the_statement_and_others_keep_their_ids() -> None:
+    plain = TaskSpec(name="shapes_qa")
+    assert "index_from" not in plain.model_dump()
+    for stated in (0, 1):
+        dumped = TaskSpec(name="shapes_qa", index_from=stated).model_dump()
+        assert dumped["index_from"] == stated and TaskSpec.model_validate(dumped).index_from == stated
+    for name, said in (("shapes_qa", "takes no index_from"), ("gqa", "remove 'index_from:'")):
+        with pytest.raises(UserError, match=said):
+            task_of(TaskSpec(name=name, index_from=0))

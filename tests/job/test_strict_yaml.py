@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ WRONG = {
     ),
     "a list for text": (JOB.replace(b"name: x", b"name: [x]"), "name: expected text, got a list of 1"),
     "nothing": (b"", "got nothing"),
+    "a tab": (
+        b"name: x\ntasks:\n\t- a\n",
+        r"job\.yaml: 1 fault\n  is not YAML: a tab; .* spaces \(line 3, column 1\)",
+    ),
+    "two documents": (
+        JOB + b"---\n" + JOB,
+        r"is not YAML: another document begins; a job is one: .* \(line 5, column 1\)",
+    ),
+    "a list that does not end": (
+        b"name: x\nmodels: [demo\n",
+        r"expected ',' or '\]'.*\(line 3, column 1, while parsing a flow sequence from line 2 on\)",
+    ),
     "a list": (b"- a\n- b\n", "got a list of 2"),
 }
 
@@ -86,6 +99,19 @@ MILLION = {
     "tasks": ["shapes_qa"],
     "knobs": {"output_tokens": list(range(1, 1001)), "max_crops": list(range(1, 10)), "moe_top_k": list(range(1, 9))},
 }
+
+
+def test_a_grid_without_end_is_counted_at_once_and_never_made() -> None:
+    blocks = [{"keep": 2, "policy": "nested_random", "seed": seed} for seed in range(3000)]
+    knobs = {**MILLION["knobs"], "active_blocks": blocks, "output_tokens": list(range(1, 5001))}  # type: ignore[dict-item]
+    for meant in (False, True):
+        began = time.monotonic()
+        with pytest.raises(
+            SpecError, match=r"this is 1,080,000,000 trials \(.*\), more than (2,000|1,000,000): "
+        ) as caught:
+            api.check({**MILLION, "knobs": knobs}, allow_many=meant)
+        assert time.monotonic() - began < 20
+        assert "say --yes" not in str(caught.value), "that would not help"
 
 
 def test_a_large_grid_is_counted_and_made_only_where_it_is_meant() -> None:

@@ -1,4 +1,6 @@
+import PIL
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -15,8 +17,14 @@ def test_every_fact_has_a_column_and_none_is_made_up() -> None:
     assert facts["device"] == "CPU" and facts["gpu_driver"] is None and facts["gpu_clock_mhz"] is None
     assert facts["torch"] == torch.__version__
     assert facts["transformers"] == transformers.__version__
+    assert facts["pillow"] == PIL.__version__ and facts["tokenizers"] == tokenizers.__version__
+    assert facts["cuda"] == (torch.version.cuda or "none") and facts["torchvision"] == versions.installed("torchvision")
     assert facts["vlmprof"] == __version__
     assert facts["cpu_threads"] == torch.get_num_threads()
+
+
+def test_what_is_not_installed_is_none() -> None:
+    assert versions.installed("no-such-distribution") == "none"
 
 
 def test_a_cpu_has_no_peak_to_report() -> None:

@@ -153,6 +153,63 @@ def test_the_row_is_named_by_number_and_id(tmp_path):
         list(task.examples("all"))
 
 
+FOUR = ["red", "blue", "green", "pink"]
+
+
+def indexed(folder, answers, choices=FOUR, index_from=None):
+    rows = [
+        {"id": str(n), "image": "x.png", "question": "?", "answer": answer, "choices": choices}
+        for n, answer in enumerate(answers)
+    ]
+    (folder / "x.png").write_bytes(picture(1))
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    source = DataSource(path=str(folder), metric="multiple_choice", index_from=index_from)
+    return [example.answers[0] for example in registry.load("tasks", "local").at(source).examples("all")]
+
+
+@pytest.mark.parametrize("answers", [[1, 2, 3] * 10, [1] * 20, ["1", "2"] * 10, [1.0, 2.0, 3.0] * 7 + ["A"]])
+def test_indexes_that_seem_counted_from_one_are_refused_until_the_job_says_which_it_is(tmp_path, answers):
+    with pytest.raises(
+        UserError, match=r"rows.jsonl row 1 \(id '0'\): .* none is 0: .*'index_from: 1' or 'index_from: 0'"
+    ):
+        indexed(tmp_path, answers)
+    assert indexed(tmp_path, answers, index_from=1)[:2] == ["A", "ABCD"[int(answers[1]) - 1]]
+    assert indexed(tmp_path, answers, index_from=0)[:2] == ["B", "ABCD"[int(answers[1])]]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [1, 2, 3] * 6,  # too few to tell
+        [1, 2, 3] * 10 + [0],
+        [1, 3] * 10,  # counted from 1, 2 would be missing
+        ["A", "b", "green"] * 10,
+    ],
+)
+def test_other_answers_are_read_without_a_statement(tmp_path, answers):
+    assert len(indexed(tmp_path, answers)) == len(answers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "index_from", "reason"),
+    [
+        (0, FOUR, 1, "0 names no option; 'index_from' is 1, so indexes of these 4 options go from 1 to 4"),
+        (4, FOUR, 0, "indexes of these 4 options go from 0 to 3"),
+        (4, FOUR, None, "4 names no option.*if indexes are counted from 1, say 'index_from: 1' in the task"),
+        (1, ["2", "1"], 1, "1 may mean the options A and B, as an index and by what stands in them"),
+        (1, ["1. red", "2. blue"], 0, "1 may mean the options A and B"),
+    ],
+)
+def test_an_index_that_names_no_option_or_two_is_refused(tmp_path, answer, choices, index_from, reason):
+    with pytest.raises(UserError, match=reason):
+        indexed(tmp_path, [answer], choices, index_from)
+
+
+def test_an_index_that_agrees_with_what_stands_in_the_option_is_read(tmp_path):
+    assert indexed(tmp_path, [1, "2"], ["1. red", "2. blue"], 1) == ["A", "B"]
+    assert indexed(tmp_path, [1, 2, "B"], ["1", "2", "3"], 1) == ["A", "B", "B"]
+
+
 def test_an_unreachable_answer_is_refused_whatever_the_metric():
     always_zero = Metric.of_answers("strict", lambda text, answers: 0.0)
     with pytest.raises(UserError, match="'q1': the metric 'strict' gives 0 to the best possible answer, 'x'"):

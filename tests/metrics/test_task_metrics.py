@@ -52,6 +52,12 @@ QUESTION = "Which way?\nA. Left\nB. Right\nPlease answer directly with only the 
         ("How many?", "3", "three", 1),
         ("How many?", "3", "3.", 1),
         ("How many?", "3", "4", 0),
+        ("How many?", "3", "**3**", 1),
+        ("How many?", "3", "**three**.", 1),
+        ("How many?", "3", "**4**", 0),
+        ("Is it?", "Yes", "**Yes**", 1),
+        ("Is it?", "Yes", "*yes*", 1),
+        ("Is it?", "Yes", "'Yes'", 1),
         ("Up or down?", "Downhill", "downhill.", 1),
         ("Up or down?", "Downhill", "uphill", 0),
     ],
@@ -65,6 +71,6 @@ def test_a_task_whose_scores_changed_has_another_identity_and_one_whose_did_not_
     identities = {name: registry.load("tasks", name).identity for name in registry.builtin("tasks") if name != "local"}
     revisions = {name: registry.load("tasks", name).revision for name in identities}
     same = {name for name in identities if identities[name] == revisions[name]}
-    assert same == {"gqa", "ok_vqa", "shapes_qa", "vqa_v2"}
+    assert same == {"ok_vqa", "shapes_qa", "vqa_v2"}
     assert identities["text_vqa"] == f"{revisions['text_vqa']}+text_vqa.2"
-    assert identities["realworld_qa"] == f"{revisions['realworld_qa']}+realworld_qa.3"
+    assert identities["realworld_qa"] == f"{revisions['realworld_qa']}+realworld_qa.4"

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.metrics.samples import asked
+from vlmprof import registry
 from vlmprof.errors import UserError
+from vlmprof.metrics._emphasis import without_emphasis
 from vlmprof.metrics.anls import anls, levenshtein
 from vlmprof.metrics.count import count
 from vlmprof.metrics.exact_match import exact_match
@@ -56,6 +58,32 @@ def test_levenshtein_is_a_distance(one, two, three):
 )
 def test_exact_match(prediction, answers, expected):
     assert exact_match(prediction, answers) == expected
+
+
+DECORATED = (
+    "**{}**", "__{}__", "*{}*", "_{}_", "`{}`", '"{}."', "'{}'", "\u201c{}\u201d", "**{}**.", "**{}.**", "***{}***",
+    "<b>{}</b>", "```\n{}\n```", "\\boxed{{{}}}", "$\\boxed{{{}}}$", " **{}** \n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", DECORATED)
+@pytest.mark.parametrize("name", ["exact_match", "count", "realworld_qa", "mmmu"])
+def test_a_whole_answer_in_emphasis_or_quotes_is_read_without_it(name, form):
+    judge = registry.load("metrics", name).judge
+    verdicts = [judge(form.format(said), asked(["3"])) for said in ("3", "4")]
+    assert [(verdict.score, verdict.parsed) for verdict in verdicts] == [(1, True), (0, True)]
+
+
+@pytest.mark.parametrize("form", DECORATED)
+def test_an_option_and_a_yes_in_emphasis_are_read(form):
+    for name in ("multiple_choice", "mmmu"):
+        assert registry.load("metrics", name).judge(form.format("B"), asked(["B"], ("dog", "cat"))).score == 1
+    assert registry.load("metrics", "pope_f1").judge(form.format("Yes"), asked(["yes"])).score == 1
+
+
+@pytest.mark.parametrize("text", ["*red* and *blue*", "**", '"', "''", "snake_case_", "dogs'", "'90s", "", "~~red~~"])
+def test_what_encloses_no_whole_answer_stays(text):
+    assert without_emphasis(text) == text
 
 
 @pytest.mark.parametrize(

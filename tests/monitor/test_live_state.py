@@ -131,7 +131,7 @@ def test_an_abandoned_trial_waits_again(board, gauge):
     board.abandon(["a"])
     board.beat()
     assert gauge.counts["waiting"] == 3
-    assert board.view().pulse.running == {}
+    assert board.view().heartbeat.running == {}
 
 
 def test_after_a_restart_it_knows_the_run_from_the_ledger(tmp_path, gauge):
@@ -215,7 +215,7 @@ def test_what_each_step_took_is_added_up_against_what_it_cost(board, clock, tmp_
 def test_a_trial_that_failed_says_nothing_about_the_step_that_it_failed_in(board, clock):
     board.expect({trial: TrialWork(load=1.0, score=100.0, timing=20.0) for trial in "abc"})
     run_through(board, clock, state="failed")
-    assert "time" not in board.view().pulse.steps and board.view().pulse.steps["score"].count == 1
+    assert "time" not in board.view().heartbeat.steps and board.view().heartbeat.steps["score"].count == 1
 
 
 def test_a_resumed_score_pass_costs_what_was_left_of_it(board, clock):
@@ -225,7 +225,7 @@ def test_a_resumed_score_pass_costs_what_was_left_of_it(board, clock):
     clock.now += 5
     board.progress("a", score(40))
     board.ended(result("a"))
-    assert board.view().pulse.steps["score"] == StepTotals().plus(25.0, 5.0)
+    assert board.view().heartbeat.steps["score"] == StepTotals().plus(25.0, 5.0)
 
 
 def test_thousands_of_waiting_trials_make_a_small_heartbeat(tmp_path, gauge):
@@ -241,8 +241,8 @@ def test_thousands_of_waiting_trials_make_a_small_heartbeat(tmp_path, gauge):
 
 def test_a_cost_that_is_not_known_leaves_no_sum_that_says_too_little(board):
     board.expect({"a": TrialWork(score=1.0), "b": TrialWork(score=1.0)})
-    pulse = board.view().pulse
-    assert (pulse.not_begun, pulse.waiting) == (3, ())
+    heartbeat = board.view().heartbeat
+    assert (heartbeat.not_begun, heartbeat.waiting) == (3, ())
 
 
 def test_the_terminal_and_the_folder_say_the_same(tmp_path, gauge, clock):

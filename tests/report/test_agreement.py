@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tests.builders import combined_sweep, write_results
+from tests.builders import combined_sweep, trial_row, write_results
 from vlmprof import api
 from vlmprof.analyze.watch_state import SweepView, Watcher
 from vlmprof.cli import app
@@ -117,6 +117,22 @@ def test_a_limit_that_did_not_bind_is_marked(tmp_path: Path, reader: Callable[[P
     write_results(tmp_path, [row])
     said = reader(tmp_path, Watcher(tmp_path).look())
     assert re.search(r"\b9=\s", said) and "= saturated: this limit did not bind for any sample" in said
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_samples_that_were_not_timed_are_told_where_nothing_was_scored(
+    tmp_path: Path, reader: Callable[[Path, SweepView], str]
+) -> None:
+    unscored = {"accuracy": None, "accuracy_low": None, "accuracy_high": None, "samples": 0, "samples_failed": None}
+    untimed = [{"samples_untimed": 3, "untimed_set": "abc"}, {"samples_untimed": 0}]
+    rows = [
+        trial_row({"max_crops": n}, **unscored, **left_out, latency_ms_p50=50.0 * n, peak_bytes=2**30 // n)
+        for n, left_out in enumerate(untimed, 1)
+    ]
+    write_results(tmp_path, rows)
+    said = " ".join(reader(tmp_path, Watcher(tmp_path).look()).split())
+    assert "in 1 of 2 trials samples could not be given to the model: others were timed" in said
+    assert "times are of different samples" in said
 
 
 @pytest.mark.parametrize("reader", [screen, page])

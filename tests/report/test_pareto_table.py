@@ -33,6 +33,7 @@ def rows(**columns: Any) -> list[dict[str, Any]]:
     ("columns", "said"),
     [
         (FLIPPING, "in 1 of 2 the batch size changed more answers than allowed (see flip_rate)"),
+        ({"samples_untimed": 2, "untimed_set": "a1"}, "in 1 of 2 trials samples could not be given to the model"),
         ({"host_bound": True}, "in 1 of 2 decoding waits for the host"),
         ({"canary_drift_session": 0.02}, "in 1 of 2 the machine drifted by more than 1.5 % while timing"),
         (

@@ -1,5 +1,6 @@
 """The display of a run: live on a terminal, in lines elsewhere."""
 
+import contextlib
 import io
 
 from rich.console import Console
@@ -27,8 +28,8 @@ def view(*, total, earlier=0, running=(), left=None, **ended) -> SweepView:
     counts["done"] += earlier
     counts |= {"running": len(running), "waiting": total - len(running) - sum(counts.values())}
     status = SweepStatus(name="x", counts=counts, sign="alive", running=tuple(running), ended=ended)
-    pulse = Heartbeat(time=0.0, beat=1, running=dict.fromkeys(running, SCORING))
-    return SweepView(status=status, pulse=pulse, left=left)
+    heartbeat = Heartbeat(time=0.0, beat=1, running=dict.fromkeys(running, SCORING))
+    return SweepView(status=status, heartbeat=heartbeat, left=left)
 
 
 def test_a_pipe_gets_a_line_when_a_trial_ends_and_only_one() -> None:
@@ -65,6 +66,16 @@ def test_the_last_line_says_how_all_trials_ended() -> None:
         last = text.getvalue().rstrip().splitlines()[-1]
         assert last.endswith("12 of 12 trials done")
         assert "left" not in last
+
+
+def test_a_trial_that_was_cut_off_is_not_said_to_run() -> None:
+    for terminal in (False, True):
+        console, text = shown(terminal)
+        with contextlib.suppress(KeyError), display(console, NAMES) as told:
+            told.update(view(total=4, a="done", running="b"))
+            raise KeyError("the folder is gone")
+        last = text.getvalue().rstrip().splitlines()[-1]
+        assert last.endswith("1 of 4 trials done, 3 waiting, 1 of those cut off")
 
 
 def test_a_run_that_never_began_says_nothing() -> None:

@@ -56,7 +56,7 @@ NONE = ["", "{", "[]", '{"time": 1}', json.dumps({"time": 1, "beat": 1, "running
 
 
 @pytest.mark.parametrize("text", NONE)
-def test_what_is_no_pulse_says_nothing(tmp_path, text):
+def test_what_is_no_heartbeat_says_nothing(tmp_path, text):
     (tmp_path / HEARTBEAT).write_text(text)
     assert read_heartbeat(tmp_path) is None
 

@@ -36,7 +36,7 @@ def test_ray_and_the_loop_give_identical_samples(
     assert sum("no node of the cluster has a GPU" in note for note in display.notes) == 1
     pd.testing.assert_frame_equal(samples(job.spec.folder), samples(undisturbed))
     pd.testing.assert_frame_equal(what_was_measured(job.spec.folder), what_was_measured(undisturbed))
-    assert display.last is not None and display.last.pulse is not None and not display.last.pulse.running
+    assert display.last is not None and display.last.heartbeat is not None and not display.last.heartbeat.running
     assert display.last.status.counts["done"] == len(display.last.status.ended) == display.last.status.total == 4
 
 

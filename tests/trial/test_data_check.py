@@ -159,6 +159,10 @@ def test_a_request_is_never_smaller_than_the_row_says(folder: Path, tiny_checkpo
     result = run(job.plans[0])
     assert result.row["timing_batch_size"] == 4
     assert {timed["batch_size"] for timed in result.timings if not timed["canary"]} == {4}
+    assert result.row["samples"] == 0 and result.row["samples_untimed"] == 3 and result.row["untimed_set"]
+    part = pd.DataFrame([{**result.row, "flip_rate": 0.0, "flip_rate_allowed": 0.01}])
+    (caution,) = [sentence for sentence in cautions(part) if "given to the model" in sentence]
+    assert caution.startswith("in 1 of 1 trials samples could not be given to the model: others were timed")
 
 
 def test_a_plan_leaves_bad_pictures_out_and_none_at_all_is_said(folder: Path, tiny_checkpoint: Path) -> None:

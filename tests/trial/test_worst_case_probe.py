@@ -163,3 +163,33 @@ def test_a_probe_looks_at_every_row_though_they_are_alike(plan_of: Any, monkeypa
     monkeypatch.setattr(type(model), "see", seen)
     features = VisionFeatureCache(0).complete(model, prepare_each_row(model, alike)).features
     assert rows == [3] and torch.equal(features, compute_inputs(model, alike, unmarked).features)
+
+
+def broken(*args: Any) -> Any:
+    raise RuntimeError("NVML: driver/library version mismatch")
+
+
+@pytest.mark.parametrize("at", ["headroom", "cap", "lock", "peaks", "reset"])
+def test_a_reading_of_memory_that_fails_leaves_its_column_and_fails_no_trial(
+    plan_of: Any, gpu: MadeUp, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    places = {"headroom": "read_headroom", "cap": "memory_capped", "lock": "_gpu_probe_lock", "reset": "reset_peak"}
+    if at == "peaks":
+        monkeypatch.setattr(rooms, "read_memory_taken", broken)
+    elif at in ("cap", "lock"):
+        monkeypatch.setattr(worst_case_probe, places[at], lambda *args: _Failing())
+    else:
+        monkeypatch.setattr(worst_case_probe, places[at], broken)
+    result = run(plan_of(batch={"max": 4, "audit_samples": 0}), Hearing())
+    assert result.state == "done" and len(result.samples) == 12, result.row["error"]
+    instrument = {"lock": "probe_lock", "reset": "memory"}.get(at, "memory_headroom")
+    assert f"{instrument}: RuntimeError: NVML: driver/library version mismatch" in result.row["not_measured"]
+    if at in ("headroom", "peaks"):
+        assert result.row["batch_source"] == "assumed"
+
+
+class _Failing:
+    def __enter__(self) -> None:
+        broken()
+
+    def __exit__(self, *args: object) -> None: ...

@@ -39,7 +39,18 @@ def cautions(part: pd.DataFrame) -> Iterator[str]:
     for left_out in sorted(part["decoding_left_out"].dropna().unique()) if "decoding_left_out" in part else ():
         yield f"decoded greedily, without the checkpoint's own {left_out}"
     yield from _about_failed_samples(part)
+    yield from _about_untimed_samples(part)
     yield from _about_times(part)
+
+
+def _about_untimed_samples(part: pd.DataFrame) -> Iterator[str]:
+    """Latency over other samples than were asked, which nothing else tells where no sample was scored."""
+    some = _count(part, "samples_untimed", 0)
+    if not some:
+        return
+    yield f"in {some} of {len(part)} trials samples could not be given to the model: others were timed (not_measured)"
+    if part["untimed_set"].astype("string").fillna("").nunique() > 1:
+        yield "not the same samples were left out of timing in all trials: times are of different samples (untimed_set)"
 
 
 def _about_failed_samples(part: pd.DataFrame) -> Iterator[str]:

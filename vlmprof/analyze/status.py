@@ -52,6 +52,8 @@ class SweepStatus:
     unreadable: tuple[str, ...] = ()
     """The same, where a file of theirs in ``trials/``, ``samples/`` or ``timings/`` is damaged, or a further one gone.
     Both count as waiting, because the next run runs them again."""
+    misplaced: tuple[str, ...] = ()
+    """A sentence for each folder in the place of a file, or the reverse: the next run refuses to begin."""
     last_event: str = ""
     last_time: datetime | None = None
     trial_seconds: float = 0.0
@@ -105,6 +107,7 @@ class SweepStatus:
         if self.last_time:
             lines.append(("last event", f"{self.last_event}, {self.last_time.isoformat(sep=' ', timespec='seconds')}"))
         lines += [(f"failed {trial}", self.why(trial)) for trial in self.failed]
+        lines += [("in the way", sentence) for sentence in self.misplaced]
         lines += [(f"lost {trial}", "the ledger lists it, trials/ has no file of it") for trial in self.without_row]
         lines += [
             (f"lost {trial}", "a file with its rows is damaged or gone; run the job again") for trial in self.unreadable
@@ -117,24 +120,28 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
 
     Args:
         folder: Of results.
-        heard_s: Seconds since the caller saw the pulse change: it counts though the two clocks disagree.
+        heard_s: Seconds since the caller saw the heartbeat change: it counts though the two clocks disagree.
 
     Raises:
         StoreError: the folder holds no sweep.
     """
     from vlmprof.store.lost_trials import lost_trials  # here, so that the chain of imports stays short
+    from vlmprof.store.misplaced import misplaced
 
     ledger.require(folder)
     lines = list(ledger.read(folder))
-    pulse = read_heartbeat(folder)
-    ages = [age for age in (heard_s, pulse.age_s(time.time()) if pulse else None) if age is not None]
-    sign = sign_of(pulse, min(ages, default=0.0))
+    heartbeat = read_heartbeat(folder)
+    ages = [age for age in (heard_s, heartbeat.age_s(time.time()) if heartbeat else None) if age is not None]
+    sign = sign_of(heartbeat, min(ages, default=0.0))
     phases = _phases(lines)
     started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
     if sign != "alive":
         phases |= dict.fromkeys(started, "waiting")
     lost, without_row = lost_trials(folder), tuple(tables.without_rows(folder))
-    if any(results_folder(folder).names(table) for table in TABLES):  # else only the ledger was ever written here
+    in_the_way = tuple(misplaced(results_folder(folder)))
+    if in_the_way or any(
+        results_folder(folder).names(table) for table in TABLES
+    ):  # else only the ledger was ever written here
         phases |= dict.fromkeys(lost, "waiting")
     failed = sorted(trial for trial, phase in phases.items() if phase == "failed")
     last_lines = {line["trial"]: line for line in lines if line["event"] == "failed"}
@@ -143,13 +150,14 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
         counts={phase: list(phases.values()).count(phase) for phase in PHASES},
         sign=sign,
-        silent_s=min(ages) if pulse else None,
+        silent_s=min(ages) if heartbeat else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
         failed={trial: str(last_lines[trial].get("error") or "") for trial in failed},
         settings={trial: words_of(str(point)) for trial in failed if (point := last_lines[trial].get("point"))},
         without_row=without_row,
         unreadable=tuple(trial for trial in lost if trial not in without_row),
+        misplaced=in_the_way,
         last_event=str(last.get("event", "")),
         last_time=datetime.fromisoformat(last["time"]) if "time" in last else None,
         trial_seconds=sum(float(line.get("seconds") or 0.0) for line in lines),
@@ -158,11 +166,11 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     )
 
 
-def sign_of(pulse: Heartbeat | None, age_s: float) -> Sign:
+def sign_of(heartbeat: Heartbeat | None, age_s: float) -> Sign:
     """Whether a process works in the folder that this heartbeat was read from, judged by the heartbeat's age."""
-    if pulse is None:
+    if heartbeat is None:
         return "none"
-    if pulse.closed:
+    if heartbeat.closed:
         return "ended"
     return "alive" if age_s < SILENT_S else "silent"
 

@@ -65,7 +65,7 @@ class SweepView:
     """A sweep at one moment."""
 
     status: SweepStatus
-    pulse: Heartbeat | None
+    heartbeat: Heartbeat | None
     left: TimeLeft | None
     fronts: tuple[GroupFront, ...] = ()
     front_note: str = ""
@@ -84,8 +84,8 @@ class SweepView:
         del told["status"]["ended"]  # a line a trial; the counts and the reasons of failures say what a page needs
         if self.left:
             told["left"] |= {"low": self.left.low, "high": self.left.high}
-        if self.status.sign != "alive" and told["pulse"]:
-            told["pulse"] |= {"running": {}, "samples_per_s": None}
+        if self.status.sign != "alive" and told["heartbeat"]:
+            told["heartbeat"] |= {"running": {}, "samples_per_s": None}
         return told
 
 
@@ -108,18 +108,20 @@ class Watcher:
         Raises:
             StoreError: the folder holds no sweep.
         """
-        pulse = read_heartbeat(self._folder)
-        now = status(self._folder, heard_s=self._heard_s(pulse))
+        heartbeat = read_heartbeat(self._folder)
+        now = status(self._folder, heard_s=self._heard_s(heartbeat))
         ended = now.counts["done"], now.counts["oom"], now.counts["failed"], len(now.seconds_of_ended)
         self._read_fronts(ended, at_once=now.sign in ("ended", "none"))  # what is seen last has to be the truth
         fronts, note = self._fronts
-        return SweepView(status=now, pulse=pulse, left=time_left(now, pulse), fronts=fronts, front_note=note)
+        return SweepView(
+            status=now, heartbeat=heartbeat, left=time_left(now, heartbeat), fronts=fronts, front_note=note
+        )
 
-    def _heard_s(self, pulse: Heartbeat | None) -> float | None:
+    def _heard_s(self, heartbeat: Heartbeat | None) -> float | None:
         """Seconds since the heartbeat was last seen to change, by this machine's clock; None if it never was."""
-        if pulse is not None and self._beat is not None and pulse.beat != self._beat:
+        if heartbeat is not None and self._beat is not None and heartbeat.beat != self._beat:
             self._changed = self._clock()
-        self._beat = pulse.beat if pulse else None
+        self._beat = heartbeat.beat if heartbeat else None
         return self._clock() - self._changed if math.isfinite(self._changed) else None
 
     def _read_fronts(self, ended: Any, *, at_once: bool) -> None:
@@ -141,9 +143,9 @@ def standing(folder: Where) -> SweepView:
     Raises:
         StoreError: the folder holds no sweep.
     """
-    pulse = read_heartbeat(folder)
+    heartbeat = read_heartbeat(folder)
     now = status(folder)
-    return SweepView(status=now, pulse=pulse, left=time_left(now, pulse))
+    return SweepView(status=now, heartbeat=heartbeat, left=time_left(now, heartbeat))
 
 
 def fronts_of(trials: pd.DataFrame) -> tuple[tuple[GroupFront, ...], str]:

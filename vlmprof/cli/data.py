@@ -49,6 +49,9 @@ def check_data(
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="FIELD=COLUMN, where names differ; only for the task 'local'.")
     ] = None,
+    index_from: Annotated[
+        int | None, typer.Option("--index-from", min=0, max=1, help="Number of the first option, for answers by index.")
+    ] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Read headers of pictures only: fast, and less.")] = False,
     most: Annotated[int, typer.Option(help="Faults that are shown; 0: all.")] = 20,
     to: To = None,
@@ -56,7 +59,7 @@ def check_data(
     """Prove that a task's data are as it expects: files, columns, counts, reference answers and every picture."""
     from vlmprof.analyze.data_check import data_check
 
-    loaded = _task(task, split, path, revision, metric, _pairs(columns or []))
+    loaded = _task(task, split, path, revision, metric, _pairs(columns or []), index_from)
     found = data_check(loaded, split, pixels=not headers, progress=_progress)
     revision = f"revision {found.revision}" if found.revision else "no revision"
     out.print(f"{found.task} ({found.split}), {revision}", highlight=False, soft_wrap=True)
@@ -191,14 +194,21 @@ def _say_left_out(task: str, faulty: int, refused: int) -> None:
 
 
 def _task(
-    name: str, split: str, path: str, revision: str, metric: str, columns: tuple[tuple[str, str], ...] = ()
+    name: str,
+    split: str,
+    path: str,
+    revision: str,
+    metric: str,
+    columns: tuple[tuple[str, str], ...] = (),
+    index_from: int | None = None,
 ) -> Task:
     from pydantic import ValidationError
 
     from vlmprof.job.spec import TaskSpec
     from vlmprof.trial.resolve import task_of
 
-    fields = {"name": name, "split": split, "path": path, "revision": revision, "metric": metric, "columns": columns}
+    source = {"path": path, "revision": revision, "metric": metric, "columns": columns, "index_from": index_from}
+    fields = {"name": name, "split": split, **source}
     try:
         spec = TaskSpec.model_validate(fields)
     except ValidationError as error:

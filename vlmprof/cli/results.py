@@ -77,9 +77,9 @@ def _show_front(folder: str, objectives: list[str], by: list[str], across: dict[
 
     front = read_front(folder, objectives, by, **across)
     chosen = [*objectives, *(f"by-{name}" for name in by), *(name.replace("_", "-") for name in across)]
-    path = write_front(front, folder, "-".join(["pareto", *chosen]) + ".parquet")
-    for part in front_report(front, out.width):
+    for part in front_report(front, out.width):  # first: it can be seen also where it cannot be written
         out.print(part)
+    path = write_front(front, folder, "-".join(["pareto", *chosen]) + ".parquet")
     if chosen:
         out.print(f"\nWritten: {path}", highlight=False, soft_wrap=True)
 

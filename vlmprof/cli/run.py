@@ -258,13 +258,12 @@ def _print_front(where: str, advice: Advice) -> None:
         err.print(f"\n{error}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"\nTables: {tables}", soft_wrap=True)
         return
-    if not front.empty:
-        write_front(front, where)
     for part in front_report(front, out.width):
         out.print(part)
     if front.empty:
         out.print(f"\nTables: {tables}", soft_wrap=True)
         return
+    write_front(front, where)
     out.print(f"\nTables: {tables}, front: {where}/pareto.parquet", soft_wrap=True)
     out.print(f"Next:   {advice.reading('plot', where)}", soft_wrap=True)
 

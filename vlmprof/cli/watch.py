@@ -100,11 +100,14 @@ def export_dashboard(
 def _awaited(sweep: str, address: str) -> str | Path:
     """The results folder, once a sweep has started in it; waits for one that does not exist yet."""
     from vlmprof.store import ledger
+    from vlmprof.store.misplaced import why_no_folder
 
     named = "/" in sweep and "://" not in sweep
     folder = Path(sweep) if named else folder_of(sweep, address)
     if ledger.exists(folder):
         return folder
+    if isinstance(folder, Path) and (problem := why_no_folder(str(folder))):
+        raise UserError(f"{folder} can hold no sweep: {problem}")
     err.print(
         f"waiting for a sweep to start in {folder} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True
     )

@@ -6,7 +6,7 @@ against models in the same pass; ``read`` is a survey or an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
@@ -43,10 +43,31 @@ def _frozen(value: Any) -> Any:
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
+    for value, repeated in zip(values, _repeated(values), strict=True):
+        if repeated:
             raise ValueError(f"{_called(value)} is listed twice")
     return values
+
+
+def _repeated(values: Iterable[Any]) -> Iterator[bool]:
+    """For each value, whether an equal one stands before it. A set finds those that can be hashed: a grid is long."""
+    seen, others = set[Any](), list[Any]()
+    for value in values:
+        key = _hashable(value)
+        try:
+            known = key in seen
+            seen.add(key)
+        except TypeError:
+            known = value in others
+            others.append(value)
+        yield known
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal values; what has no hash is returned as it is."""
+    if isinstance(value, dict):
+        return ("a mapping", *((name, _hashable(item)) for name, item in value.items()))
+    return tuple(map(_hashable, value)) if isinstance(value, tuple) else value
 
 
 def _own_values(value: Any) -> Any:
@@ -146,6 +167,9 @@ class TaskSpec(Section):
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
         (), description="Field of a sample: column of the data, where the names differ."
     )
+    index_from: Literal[0, 1] | None = Field(
+        None, description="Number of the first option, where answers are indexes; null: 0, unless they look otherwise."
+    )
     failed_samples_allowed: Annotated[float, Field(ge=0, lt=1, strict=False)] = Field(
         0.0, description="Share of samples that may fail; accuracy is then over the others."
     )
@@ -153,8 +177,9 @@ class TaskSpec(Section):
     @serializers.model_serializer(mode="wrap")
     def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # As in ModelSpec: these came later, and an id must not know that they exist.
-        later = ("stratify", "path", "revision", "metric", "columns", "failed_samples_allowed")
-        return {name: value for name, value in plain(self).items() if value or name not in later}
+        later = ("stratify", "path", "revision", "metric", "columns", "index_from", "failed_samples_allowed")
+        stated = {"index_from"} if self.index_from is not None else set()
+        return {name: value for name, value in plain(self).items() if value or name not in later or name in stated}
 
     @validators.model_validator(mode="before")
     @classmethod
@@ -406,7 +431,5 @@ def _sound_knobs(knobs: Any, *, own: bool = False) -> dict[str, Any]:
 
 
 def _once(values: list[Any]) -> Values:
-    kept: Values = ()
-    for value in _frozen(values):
-        kept = kept if value in kept else (*kept, value)
-    return kept
+    frozen = _frozen(values)
+    return tuple(value for value, repeated in zip(frozen, _repeated(frozen), strict=True) if not repeated)

@@ -6,15 +6,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, MutableMapping
-from functools import cache
-from importlib.metadata import version
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
 from vlmprof import __version__
 from vlmprof.measure.attempt import attempted
-from vlmprof.measure.versions import commit, process
+from vlmprof.measure.versions import ARITHMETIC, commit, installed, process
 from vlmprof.records import Row, Scalar
 
 
@@ -38,7 +37,8 @@ def environment(device: str, missing: MutableMapping[str, str] | None = None) ->
         "process": process,
         "python": platform.python_version,
         "torch": lambda: torch.__version__,
-        "transformers": lambda: version("transformers"),
+        "cuda": lambda: torch.version.cuda or "none",
+        **{name: partial(installed, name) for name in ARITHMETIC if name != "torch"},
         "vlmprof": lambda: __version__,
         "vlmprof_commit": commit,
         "load_average": lambda: os.getloadavg()[0],

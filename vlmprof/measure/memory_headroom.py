@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
 
+from vlmprof.measure.attempt import attempted
 from vlmprof.measure.memory import reset_peak
 from vlmprof.records import Stage
 
@@ -72,7 +74,8 @@ class MemoryTaken:
 class PhasePeaks:
     """A ``Clock`` that reads memory instead of time: the peak memory of each phase of a generation.
 
-    It need not synchronize with the device: memory is allocated and freed on the host, when work is queued.
+    It need not synchronize with the device: memory is allocated and freed on the host, when work is queued. Where a
+    reading fails the generation goes on, and there are no peaks.
     """
 
     def __init__(self, device: str) -> None:
@@ -81,15 +84,24 @@ class PhasePeaks:
         self._before = MemoryTaken(needed=0, in_use=0)
         self._needed = 0
         self._in_use: dict[str, int] = {}
+        self.missing: dict[str, str] = {}
+        """``memory_headroom`` -> why a reading failed."""
 
     def start(self) -> None:
         """Start measuring a generation."""
-        reset_peak(self._device)
-        self._before, self._needed, self._in_use = read_memory_taken(self._device), 0, {}
+        self.missing.clear()
+        attempted("memory_headroom", self.missing, self._begin)
 
     def mark(self, stage: Stage) -> None:
         """Assign the peak since the last mark to the phase of ``stage``."""
-        phase = PHASES.get(stage)
+        if not self.missing:
+            attempted("memory_headroom", self.missing, partial(self._read, PHASES.get(stage)))
+
+    def _begin(self) -> None:
+        reset_peak(self._device)
+        self._before, self._needed, self._in_use = read_memory_taken(self._device), 0, {}
+
+    def _read(self, phase: str | None) -> None:
         if phase is not None:
             taken = read_memory_taken(self._device)
             self._needed = max(taken.needed, self._needed)
@@ -101,12 +113,14 @@ class PhasePeaks:
 
     @property
     def peak_bytes(self) -> dict[str, int]:
-        """Phase -> its peak in bytes; the largest of them is what the generation needed.
+        """Phase -> its peak in bytes; the largest of them is what the generation needed. Empty if a reading failed.
 
         The memory that one phase needs cannot be read directly: parts of the allocator blocks of the phase before are
         still reserved, and a smaller phase would seem to need as much as a larger one before it. So a phase is counted
         by the bytes in use beyond those at the start, scaled by the generation's overall ratio of needed to used bytes.
         """
+        if self.missing:
+            return {}
         growth = max(self._in_use.values(), default=0) - self._before.in_use
         ratio = (self._needed - self._before.needed) / growth if growth > 0 else 0.0
         growth_by_phase = {phase: in_use - self._before.in_use for phase, in_use in self._in_use.items()}

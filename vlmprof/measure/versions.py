@@ -19,10 +19,11 @@ ARITHMETIC = ("torch", "transformers", "tokenizers", "pillow", "torchvision")
 def software() -> str:
     """The versions that may change an answer, on one line: only answers with equal lines may be combined."""
     own_version = f"vlmprof {__version__} {commit() or ''}".rstrip()
-    return ", ".join([own_version, *(f"{name} {_installed(name)}" for name in ARITHMETIC)])
+    return ", ".join([own_version, *(f"{name} {installed(name)}" for name in ARITHMETIC)])
 
 
-def _installed(name: str) -> str:
+def installed(name: str) -> str:
+    """Version of a distribution; ``none`` where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:  # torchvision is optional

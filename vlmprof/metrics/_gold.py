@@ -11,7 +11,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 from vlmprof.errors import UserError, as_written
 
@@ -26,6 +26,13 @@ _LABEL = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\s+\S")
 """A letter or number of its own that an option begins with."""
 _IN_MAPPING = ("text", "answer", "answers")
 """Keys that hold the answers where a cell is a mapping: SQuAD's ``text``, VQA's ``answer``."""
+
+
+@final
+class OptionLetter(str):
+    """The letter of an option that a number named, whose meaning is settled."""
+
+    __slots__ = ()
 
 
 def listed(value: Any) -> list[Any]:
@@ -67,7 +74,7 @@ def options(value: Any) -> tuple[str, ...]:
     if len(values) > len(LETTERS):
         raise UserError(f"there are {len(values)} options; at most {len(LETTERS)} can be named by a letter")
     found = tuple(_text(item) for item in values)
-    own = _own_labels(found)
+    own = own_labels(found)
     if own and all(map(_is_letter, own)) and "".join(own) != LETTERS[: len(own)]:
         raise UserError(
             f"the options {as_written(value)} have letters of their own, in another order than A, B, ...; give them in"
@@ -148,14 +155,22 @@ def names_labels(choices: Sequence[str]) -> bool:
     return len(labels) >= max(2, len(choices) - 1) and len(set(labels)) == len(labels)
 
 
+def is_index(value: Any) -> bool:
+    """Whether a value is a whole number from 0, also written as text or with a fraction of 0."""
+    text = _text(value)
+    return not isinstance(value, bool) and text.isdecimal() and text.isascii()
+
+
 def _option_letter(value: Any, choices: Sequence[str]) -> str:
+    if isinstance(value, OptionLetter):
+        return str(value)
     letters, text = LETTERS[: len(choices)], _text(value)
     plain = [" ".join(choice.lower().split()).rstrip(" .") for choice in choices]
     by_text = {letters[i] for i, choice in enumerate(plain) if choice == " ".join(text.lower().split()).rstrip(" .")}
     bare = text.strip("()[]. :").upper()
     by_letter = {bare} if len(bare) == 1 and bare in letters else set()
-    by_index = {letters[int(text)]} if _is_index(value, text) and int(text) < len(letters) else set()
-    by_label = {letters[i] for i, label in enumerate(_own_labels(choices)) if label == bare}
+    by_index = {letters[int(text)]} if is_index(value) and int(text) < len(letters) else set()
+    by_label = {letters[i] for i, label in enumerate(own_labels(choices)) if label == bare}
     meant = by_text | by_letter | by_index | by_label
     if isinstance(value, bool):
         meant = by_text
@@ -164,21 +179,19 @@ def _option_letter(value: Any, choices: Sequence[str]) -> str:
     how = "names no option" if not meant else f"may mean the options {' and '.join(sorted(meant))}"
     expected = f"a letter from A to {letters[-1]}, the text of an option, or its index, counted from 0"
     shown = ", ".join(f"{letter}: {choice}" for letter, choice in zip(letters, choices, strict=True))
-    raise UserError(f"the answer {as_written(value)} {how}; expected {expected} (options: {shown})")
+    beyond = is_index(value) and int(text) == len(letters) and not meant
+    counted = "; if indexes are counted from 1, say 'index_from: 1' in the task" if beyond else ""
+    raise UserError(f"the answer {as_written(value)} {how}; expected {expected} (options: {shown}){counted}")
 
 
 def _is_no_text(item: Any) -> bool:
     return item is None or isinstance(item, (list, Mapping)) or (isinstance(item, float) and math.isnan(item))
 
 
-def _own_labels(choices: Sequence[str]) -> list[str]:
+def own_labels(choices: Sequence[str]) -> list[str]:
     """The letters or numbers that options begin with, in capitals (``1. red``, ``(a) red``); empty if not all do."""
     labels = [match[1].upper() for choice in choices if (match := _LABEL.match(choice))]
     return labels if len(labels) == len(choices) == len(set(labels)) and len(labels) > 1 else []
-
-
-def _is_index(value: Any, text: str) -> bool:
-    return not isinstance(value, bool) and text.isdecimal() and text.isascii()
 
 
 def _truth(value: Any) -> bool | None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import final
 
 _MARKUP = re.compile(r"[*`#$]|__|\\[()\[\]]|<[^<>]{2,30}>")
+_TAGGED = re.compile(r"<([biu])>([^<>]*)</\1>")
 _LATEX = re.compile(r"\\(boxed|text|textbf|textit|mathrm|mathbf|mathsf|operatorname)\s*\{([^{}]*)\}")
 _PLAIN = str.maketrans(
     "\u2018\u2019\u201c\u201d\u300c\u300d\u300e\u300f\u3010\u3011\u3014\u3015\u300a\u300b\u3002", "''\"\"''\"\"[][]''."
@@ -152,7 +153,7 @@ def _undecorated(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
     while (plainer := _LATEX.sub(_unboxed, text)) != text:
         text = plainer
-    return _MARKUP.sub("", text).strip()
+    return _MARKUP.sub("", _TAGGED.sub(r"\2", text)).strip()
 
 
 def _unboxed(match: re.Match[str]) -> str:

@@ -2,8 +2,8 @@
 
 TallyQA (Acharya, Kafle and Kanan, AAAI 2019) reports the share of questions whose count is exactly right. An answer is
 a number if only a number remains after case, articles, punctuation and number words are normalised as in the official
-VQA accuracy; words go up to twenty, where VQA's end at ten. "2", "two", "Two." and "2.0" are 2; "about 2 dogs", "-2",
-"2.5" and "1,2" are not counts: they score 0 and are counted as unparsable.
+VQA accuracy; words go up to twenty, where VQA's end at ten. "2", "two", "**Two**." and "2.0" are 2; "about 2 dogs",
+"-2", "2.5" and "1,2" are not counts: they score 0 and are counted as unparsable.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from vlmprof.metrics._emphasis import without_emphasis
 from vlmprof.metrics._gold import numbers
 from vlmprof.metrics.metric import Metric, Verdict
 from vlmprof.metrics.vqa import normalised
@@ -36,7 +37,7 @@ def count(prediction: str, example: Example) -> Verdict:
 
 
 def _number(text: str) -> int | None:
-    text = text.strip()
+    text = without_emphasis(text)
     if _SIGN.match(text) or _NO_THOUSANDS.search(text):
         return None
     normal = _NO_FRACTION.sub("", normalised(text))
@@ -49,4 +50,4 @@ def _gold(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
     return numbers(values, choices, _number)
 
 
-METRIC = Metric(name="count", judge=count, version=3, gold=_gold)
+METRIC = Metric(name="count", judge=count, version=4, gold=_gold)

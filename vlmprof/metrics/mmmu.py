@@ -115,4 +115,4 @@ def _gold(values: Sequence[Any], choices: Sequence[str]) -> tuple[str, ...]:
     return option_letters(values, choices) if choices else texts(values, choices)
 
 
-METRIC = Metric(name="mmmu", judge=mmmu, version=3, gold=_gold)
+METRIC = Metric(name="mmmu", judge=mmmu, version=4, gold=_gold)

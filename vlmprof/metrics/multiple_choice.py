@@ -59,5 +59,5 @@ def best_option(example: Example) -> str:
 
 
 METRIC = Metric(
-    name="multiple_choice", judge=multiple_choice, version=3, gold=option_letters, best=best_option, labels=True
+    name="multiple_choice", judge=multiple_choice, version=4, gold=option_letters, best=best_option, labels=True
 )

@@ -3,7 +3,8 @@
 The text of a question lists its options and asks for a letter, or asks for a single word or number; xAI published no
 evaluator. If the reference is a letter, an answer is read as in ``metrics.multiple_choice``, with the options from the
 question, so that ``(A)`` and ``A. Yes`` are the letter A. Any other answer must equal the reference after the
-normalisation of VQA, as in Molmo's evaluation: ``three`` is 3. lmms-eval ignores only case and a final period there.
+normalisation of VQA, as in Molmo's evaluation: ``three`` is 3. If it does not, it counts without the emphasis or quotes
+around it (``**3**``). lmms-eval ignores only case and a final period there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 
 from vlmprof.errors import UserError
+from vlmprof.metrics._emphasis import without_emphasis
 from vlmprof.metrics._gold import LETTERS
 from vlmprof.metrics._option_reading import letter_named
 from vlmprof.metrics.metric import Metric, Verdict
@@ -32,7 +34,7 @@ def realworld_qa(prediction: str, example: Example) -> Verdict:
         raise UserError(f"'{example.id}' has no reference answer; choose a split that publishes them")
     if not all(_is_letter(answer) for answer in example.answers):
         wanted = {_plain(answer) for answer in example.answers}
-        return Verdict(score=float(_plain(prediction) in wanted))
+        return Verdict(score=float(bool({_plain(prediction), _plain(without_emphasis(prediction))} & wanted)))
     right = {answer.strip() for answer in example.answers}
     named = letter_named(prediction, options_in(example.question) or _letters_to(max(right)))
     return Verdict(score=float(named in right), parsed=named is not None)
@@ -56,4 +58,4 @@ def _plain(text: str) -> str:
     return normalised(text.replace("\n", " ").replace("\t", " ").lower().strip())
 
 
-METRIC = Metric(name="realworld_qa", judge=realworld_qa, version=3)
+METRIC = Metric(name="realworld_qa", judge=realworld_qa, version=4)

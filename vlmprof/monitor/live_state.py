@@ -251,7 +251,7 @@ class LiveState:
                     trial: self._reasons.get(trial, "") for trial, state in self._ended.items() if state == "failed"
                 },
             )
-        return SweepView(status=status, pulse=heartbeat, left=time_left(status, heartbeat))
+        return SweepView(status=status, heartbeat=heartbeat, left=time_left(status, heartbeat))
 
     def beat(self, *, closed: bool = False) -> None:
         """Write a heartbeat now. Where the folder cannot be written to there is none, and readers report that."""

@@ -16,6 +16,7 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups, model_names
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
 from vlmprof.analyze.pareto import fronts, to_arrow
+from vlmprof.errors import StoreError
 from vlmprof.plan.point import words_of
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
@@ -89,9 +90,16 @@ def write_front(frame: pd.DataFrame, folder: Where, name: str = FILE) -> str:
     """Write all rows of a front, units and directions included, whole or not at all; returns its path or URI.
 
     ``name`` is another one where other objectives were asked for than those of the default front.
+
+    Raises:
+        StoreError: it cannot be written; the message says where and why.
     """
     place = results_folder(folder)
-    place.write(name, tables.parquet_bytes(to_arrow(frame)))
+    try:
+        place.write(name, tables.parquet_bytes(to_arrow(frame)))
+    except OSError as error:
+        why = "there is a folder of that name; move it away" if isinstance(error, IsADirectoryError) else error.strerror
+        raise StoreError(f"the front cannot be written to {place.address(name)}: {why or error}") from None
     return place.address(name)
 
 

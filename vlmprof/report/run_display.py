@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 from rich.console import Console
@@ -93,9 +94,15 @@ class PlainDisplay:
 
 
 def _say_last(console: Console, view: SweepView | None) -> None:
-    """Print how many trials ended in which state, after the last redraw."""
-    if view is not None:
-        console.print(counts(view), highlight=False, markup=False, soft_wrap=True)
+    """Print how many trials ended in which state, after the last redraw: nothing runs any more, whatever ended it."""
+    if view is None:
+        return
+    standing = view.status.counts
+    if cut_off := standing["running"]:
+        at_rest = {**standing, "running": 0, "waiting": standing["waiting"] + cut_off}
+        view = replace(view, status=replace(view.status, counts=at_rest, running=()))
+    said = f"{counts(view)}, {cut_off} of those cut off" if cut_off else counts(view)
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def display(console: Console, names: Mapping[str, str]) -> LiveDisplay | PlainDisplay:

@@ -64,8 +64,8 @@ def counts(view: SweepView) -> str:
 def pace(view: SweepView) -> str:
     """Samples per second, and the time left with its basis."""
     parts = []
-    if view.status.sign == "alive" and view.pulse and view.pulse.samples_per_s is not None:
-        parts.append(f"{view.pulse.samples_per_s:.3g} samples/s")
+    if view.status.sign == "alive" and view.heartbeat and view.heartbeat.samples_per_s is not None:
+        parts.append(f"{view.heartbeat.samples_per_s:.3g} samples/s")
     if view.left:
         parts.append(left_words(view.left))
     elif view.status.sign == "alive" and view.status.running:
@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def _alive(view: SweepView) -> dict[str, RunningTrial]:
-    return dict(view.pulse.running) if view.pulse and view.status.sign == "alive" else {}
+    return dict(view.heartbeat.running) if view.heartbeat and view.status.sign == "alive" else {}
 
 
 def _far(one: RunningTrial) -> str:

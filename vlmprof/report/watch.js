@@ -31,7 +31,7 @@ function duration(seconds) {
 }
 
 function show(view) {
-  const { status, pulse, left } = view;
+  const { status, heartbeat, left } = view;
   document.title = `${status.finished}/${status.total} ${status.name}`;
   find("name").textContent = status.name || "sweep";
   find("life").textContent = status.life;
@@ -40,10 +40,10 @@ function show(view) {
   find("bar").replaceChildren(...PHASES.filter((phase) => phase !== "waiting").map((phase) => part(status, phase)));
   find("counts").replaceChildren(...PHASES.filter((phase) => status.counts[phase] || phase === "done").map((phase) =>
     made("li", { class: phase }, made("b", {}, count(status, phase)), ` ${WORDS[phase]}`)));
-  find("pace").textContent = pace(pulse, left, status);
+  find("pace").textContent = pace(heartbeat, left, status);
   find("note").textContent = status.cut_off.length
     ? `${status.cut_off.length} trials were cut off; run the job again to go on.` : "";
-  const running = Object.values(pulse ? pulse.running : {});
+  const running = Object.values(heartbeat ? heartbeat.running : {});
   fill("running", running.map(runningRow));
   fill("failed", Object.entries(status.failed).map(([trial, reason]) =>
     made("tr", {}, made("td", {}, status.settings[trial] || ""), made("td", {}, reason || "no reason given"), made("td", { class: "soft" }, trial))));
@@ -61,9 +61,9 @@ function part(status, phase) {
   return node;
 }
 
-function pace(pulse, left, status) {
+function pace(heartbeat, left, status) {
   const parts = [];
-  if (pulse && pulse.samples_per_s !== null) parts.push(`${Number(pulse.samples_per_s.toPrecision(3))} samples/s`);
+  if (heartbeat && heartbeat.samples_per_s !== null) parts.push(`${Number(heartbeat.samples_per_s.toPrecision(3))} samples/s`);
   if (left) {
     const range = `${duration(left.low)} to ${duration(left.high)}`;
     parts.push(`about ${duration(left.seconds)} left, ${range} (${left.basis})`);

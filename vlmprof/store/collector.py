@@ -26,6 +26,7 @@ from vlmprof.store.lease import Lease, acquire
 from vlmprof.store.ledger import FINISHED, Ledger, State
 from vlmprof.store.lost_trials import lost_trials
 from vlmprof.store.manifest import TableName, own_object
+from vlmprof.store.misplaced import require_places
 from vlmprof.store.submitted_job import SubmittedJob, write_job
 
 now = process_identity.now
@@ -65,6 +66,7 @@ class Collector:
                 written to.
         """
         self._folder, self._sweep = results_folder(folder), sweep
+        require_places(self._folder)
         try:
             self._lease = acquire(self._folder, wait_s)
             self._ledger = _open_ledger(self._folder, self._lease)

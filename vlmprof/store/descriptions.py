@@ -146,6 +146,11 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "timing_requests": "Number of fixed requests in a repeat.",
         "repeats": "How often each request was timed, at least, without disturbed blocks.",
         "timed_generations": "Generations that were timed and kept, of all requests together.",
+        "samples_untimed": (
+            "Samples that could not be given to the model, so that others were timed in their place; `not_measured` "
+            "names them. Those that a score pass counts as failed are not among them."
+        ),
+        "untimed_set": "Equal for trials that left out the same samples; null where none was.",
         "timing_processes": "Number of timing sessions; the model is loaded again for each: `timing.processes`.",
         "latency_ms_p50": (
             "End-to-end latency, mean over the requests: the median over groups of consecutive generations, each taken "
@@ -305,7 +310,11 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "decode_experts": "Kernel of the experts in recorded decode steps; empty for `eager` and for a dense model.",
         "python": "Version of Python.",
         "torch": "Version of torch.",
+        "cuda": "Version of CUDA that torch was built with; `none` for a build without it.",
         "transformers": "Version of transformers.",
+        "tokenizers": "Version of tokenizers.",
+        "pillow": "Version of Pillow, which decodes and resizes pictures.",
+        "torchvision": "Version of torchvision, which some processors resize pictures with; `none` without it.",
         "vlmprof": "Version of vlmprof.",
         "vlmprof_commit": (
             "Commit of the source tree, with `+` if the tree has uncommitted changes; null if vlmprof does not run "

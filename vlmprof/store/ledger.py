@@ -82,6 +82,11 @@ def exists(where: Where) -> bool:
 def require(where: Where) -> None:
     """Raise a StoreError where no sweep has been started."""
     if not exists(where):
+        place = results_folder(where)
+        if place.folder is not None and (place.folder / LEDGER).is_dir():
+            raise StoreError(
+                f"{place.address(LEDGER)} is a folder, and the ledger is a file of that name; move it away"
+            )
         raise StoreError(f"{where} holds no sweep: there is no {LEDGER} in it; start one with 'vlmprof run JOB.yaml'")
 
 

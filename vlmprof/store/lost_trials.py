@@ -17,6 +17,7 @@ from vlmprof.store import ledger, tables
 from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 from vlmprof.store.ledger import FINISHED, State
 from vlmprof.store.manifest import TABLES, Manifest, TableName
+from vlmprof.store.misplaced import misplaced
 
 COUNTED_BY: Final[Mapping[TableName, str]] = {"samples": "samples", "timings": "repeats"}
 """Table -> the column of ``trials`` that is empty where a trial has no rows in it."""
@@ -62,7 +63,7 @@ def lost_trials(where: Where) -> list[str]:
 def read_states(where: Where) -> dict[str, State]:
     """Trial id -> its last state; a trial that is lost has none, as one that never ran."""
     states, results = ledger.read_states(where), results_folder(where)
-    if not any(results.names(table) for table in TABLES):
+    if not any(results.names(table) for table in TABLES) and not any(misplaced(results)):
         return states  # only a ledger was ever written here
     lost = set(lost_trials(results))
     return {trial: state for trial, state in states.items() if trial not in lost}
@@ -74,11 +75,15 @@ def _lost(results: ResultsFolder, entries: list[Mapping[str, object]]) -> list[s
     finished = {trial for trial, state in states.items() if state in FINISHED}
     places = {table: _places(manifest, table) for table in TABLES}
     held = {table: _held(results, table, {places[table][trial] for trial in finished}) for table in TABLES}
-    return sorted(trial for trial in finished if not _is_whole(trial, places, held))
+    spoilt = {table for table in TABLES if results.folder is not None and (results.folder / table).is_file()}
+    return sorted(trial for trial in finished if not _is_whole(trial, places, held, spoilt))
 
 
 def _is_whole(
-    trial: str, places: Mapping[TableName, Mapping[str, str]], held: Mapping[TableName, Mapping[str, _Sound | None]]
+    trial: str,
+    places: Mapping[TableName, Mapping[str, str]],
+    held: Mapping[TableName, Mapping[str, _Sound | None]],
+    spoilt: set[TableName],
 ) -> bool:
     row = held["trials"].get(places["trials"][trial])
     if row is None or trial not in row.rows:
@@ -88,7 +93,7 @@ def _is_whole(
         if name in held[table] and held[table][name] is None:
             return False  # it is there, and damaged
         expected, found = row.further[trial].get(table, 0), held[table].get(name)
-        if expected and held[table] and (found is None or found.rows.get(trial, 0) < expected):
+        if expected and (held[table] or table in spoilt) and (found is None or found.rows.get(trial, 0) < expected):
             return False  # other trials have rows in this table, so it was written
     return True
 

@@ -1,13 +1,15 @@
 """``local``: your own questions, from a Parquet, JSONL or JSON file with paths or bytes of pictures.
 
 A row has ``image``, ``question`` and ``answers`` (a list) or ``answer``; it may have ``id``, ``question_type``,
-``cluster`` and ``choices`` (``answers`` then holds the letter of the right one, its text, or its index from 0).
+``cluster`` and ``choices`` (``answers`` then holds the letter of the right one, its text, or its index, counted from
+0 unless the job says ``index_from: 1``).
 ``columns:`` maps these fields to columns of other names. The job names the metric, and the metric reads the answers:
 one that has no meaning, or two, is refused with its row. Without ids, the id of a row is a digest of its content.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any, final
 
 from vlmprof import registry
 from vlmprof.errors import UserError, as_written, suggestion
-from vlmprof.metrics._gold import listed, options
+from vlmprof.metrics._gold import is_index, listed, options
+from vlmprof.metrics._gold_indexes import by_index, why_counted_from_one
 from vlmprof.metrics.exact_match import METRIC
 from vlmprof.metrics.metric import Metric
 from vlmprof.records import Example
@@ -99,16 +102,34 @@ def _rows(source: DataSource) -> list[TaskRow]:
     names = _ColumnMap(dict(source.columns))
     indexed = read_index(_files(source), _columns(source))
     metric = _metric(source)
-    rows = [_row(row, names, metric) for row in indexed]
+    rows = [_row(row, names, metric, source.index_from) for row in indexed]
+    if source.index_from is None:
+        rows = _with_indexes_judged(rows, indexed, names)
     if any(names.value(row, "id") is not None for row in indexed):
         return rows
     examples = iter(numbered([row.example for row in rows if row.example is not None]))
     return [row if row.example is None else replace(row, example=next(examples)) for row in rows]
 
 
-def _row(row: IndexedRow, names: _ColumnMap, metric: Metric) -> TaskRow:
+def _with_indexes_judged(rows: list[TaskRow], indexed: Sequence[IndexedRow], names: _ColumnMap) -> list[TaskRow]:
+    """The rows; if their answers seem to be indexes counted from 1, the first of these is faulty and says so."""
+    sound = [(at, row.example) for at, row in enumerate(rows) if row.example is not None]
+    asked = [(at, listed(_given_answers(indexed[at], names)), one.choices) for at, one in sound if one.choices]
+    why = why_counted_from_one((values, choices) for _, values, choices in asked)
+    if not why:
+        return rows
+    first = next(at for at, values, _ in asked if any(map(is_index, values)))
+    return [replace(row, example=None, fault=why) if at == first else row for at, row in enumerate(rows)]
+
+
+def _given_answers(row: IndexedRow, names: _ColumnMap) -> Any:
+    answers = names.value(row, "answers")
+    return answers if answers is not None else names.value(row, "answer")
+
+
+def _row(row: IndexedRow, names: _ColumnMap, metric: Metric, index_from: int | None) -> TaskRow:
     row_id = names.value(row, "id")
-    read = read_row(row, lambda row: _example(row, names, metric), metric)
+    read = read_row(row, lambda row: _example(row, names, metric, index_from), metric)
     return read if row_id is None else replace(read, where=f"{row.where} (id '{row_id}')")
 
 
@@ -126,18 +147,20 @@ def _metric(source: DataSource) -> Metric:
     return found
 
 
-def _example(row: IndexedRow, names: _ColumnMap, metric: Metric) -> Example:
+def _example(row: IndexedRow, names: _ColumnMap, metric: Metric, index_from: int | None) -> Example:
     question = row.values[names.column("question")]
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"the question is {as_written(question)}; expected a text")
-    answers = names.value(row, "answers")
-    answers = answers if answers is not None else names.value(row, "answer")
+    answers = _given_answers(row, names)
     if answers is None or answers == []:
         raise UserError(f"the row has no answer: {as_written(row.values)}; {_HOW}")
     # An id is a digest of what the file has, not of what is read from it: a metric that reads more must not change ids.
     written = (question, answers if isinstance(answers, list) else [answers], names.value(row, "choices") or [])
     choices = options(names.value(row, "choices"))
-    answers = metric.gold(listed(answers), choices)
+    values = listed(answers)
+    if choices and index_from is not None:
+        values = by_index(values, choices, index_from)
+    answers = metric.gold(values, choices)
     row_id, cluster = names.value(row, "id"), names.value(row, "cluster")
     if isinstance(row_id, list | dict) or (isinstance(row_id, str) and not row_id.strip()):
         raise UserError(f"the id is {as_written(row_id)}; expected a text or a number, or null")

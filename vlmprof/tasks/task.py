@@ -33,6 +33,8 @@ class DataSource:
     """Name of the metric."""
     columns: tuple[tuple[str, str], ...] = ()
     """(field of a sample, column of the data) pairs."""
+    index_from: int | None = None
+    """The number of the first option, 0 or 1, where answers are indexes; None: not stated."""
 
 
 @final

@@ -19,6 +19,9 @@ from vlmprof.stats.generation_times import RequestTime
 from vlmprof.stats.intervals import MeanInterval
 from vlmprof.trial.resolve import ResolvedTrial
 
+UNTIMED = "timing of sample "
+"""What the name of a missing instrument begins with where a sample could not be timed; its id follows."""
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +252,11 @@ class TrialOutcome:
     """Of the score pass, as far as it ran in this process."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Instrument -> why it measured nothing, outside of timing sessions."""
+
+    @property
+    def untimed(self) -> list[str]:
+        """Ids of the samples that could not be given to the model, and that no timed request holds."""
+        return sorted(key.removeprefix(UNTIMED) for key in self.missing if key.startswith(UNTIMED))
 
     @property
     def timed(self) -> list[TimedGeneration]:

@@ -66,6 +66,8 @@ class Job:
 
 MANY_TRIALS = 2000
 """More than so many are made only where somebody says that they are meant."""
+MOST_TRIALS = 1_000_000
+"""More are not made at all: their plans alone would fill the memory, and no sweep of them would end."""
 
 
 def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
@@ -78,7 +80,8 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
 
     Raises:
         SpecError: lists every fault of the job: syntax, unknown names, values that a model does not support; or the job
-            has more than ``MANY_TRIALS`` trials, which are counted and not made.
+            has more than ``MANY_TRIALS`` trials, which are counted and not made, or, even if they are meant, more than
+            ``MOST_TRIALS``.
     """
     parsed = survey(job)
     anatomies: dict[ModelSpec, Anatomy] = {}
@@ -91,7 +94,7 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
     spaces = [one.space for one in models]
-    if not allow_many and (size(parsed.spec, spaces) or 0) > MANY_TRIALS:
+    if (size(parsed.spec, spaces) or 0) > (MOST_TRIALS if allow_many else MANY_TRIALS):
         raise SpecError(parsed.source, [_too_many(parsed.spec, spaces)])
     revisions = {task: task_of(task).identity for task in parsed.spec.tasks}
     plans = by_load(expand(parsed.spec, spaces, revisions))
@@ -103,8 +106,10 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
 
 
 def _too_many(spec: SweepSpec, models: Sequence[ModelSpace]) -> Fault:
-    ways = "list fewer values, or use 'strategy: one_at_a_time'; if it is meant, say --yes (in Python allow_many=True)"
-    return Fault(field="knobs", problem=f"this is {size_words(spec, models)}, more than {MANY_TRIALS:,}: {ways}")
+    ways, most = "list fewer values, or use 'strategy: one_at_a_time'", MOST_TRIALS
+    if (size(spec, models) or 0) <= MOST_TRIALS:
+        ways, most = f"{ways}; if it is meant, say --yes (in Python allow_many=True)", MANY_TRIALS
+    return Fault(field="knobs", problem=f"this is {size_words(spec, models)}, more than {most:,}: {ways}")
 
 
 def resolve(plan: TrialPlan) -> ResolvedTrial:
@@ -164,11 +169,12 @@ def task_of(task: TaskSpec) -> Task:
         UserError: the task does not accept a data source, or there are no data at that source.
     """
     registered: Task = registry.load("tasks", task.name)
-    source = DataSource(path=task.path, revision=task.revision, metric=task.metric, columns=task.columns)
+    given = {name: getattr(task, name) for name in ("path", "revision", "metric", "columns", "index_from")}
+    source = DataSource(**given)
     if registered.at is not None:
         return registered.at(source)
     if source != DataSource():
-        keys = ", ".join(name for name in ("path", "revision", "metric", "columns") if getattr(task, name))
+        keys = ", ".join(name for name, value in given.items() if value or value == 0)
         raise UserError(f"task '{task.name}' has its own data and metric; it takes no {keys}; leave that out")
     return registered
 

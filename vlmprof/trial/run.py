@@ -30,6 +30,7 @@ from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
+    UNTIMED,
     Flops,
     Sample,
     ScoredSample,
@@ -78,11 +79,11 @@ def run_trial(
     with _outside_timing(resolved, model, report, missing), knobs_applied(resolved, model):
         output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
         counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
-        began = time.perf_counter()
+        began, result, sessions = time.perf_counter(), ScoreResult(), tuple[TimingSession, ...]()
         attempted("memory", missing, partial(_reset_peak, model.device))
-        result, sessions = ScoreResult(), tuple[TimingSession, ...]()
         if "accuracy" in plan.measure:
-            result = _answered(_score_pass(resolved, loaded, samples, sizer, report, partial_results).run())
+            scoring = replace(_score_pass(resolved, loaded, samples, sizer, report, partial_results), missing=missing)
+            result = _answered(scoring.run())
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
     length = output_tokens or plan.timing.output_tokens
     if "latency" in plan.measure:
@@ -297,7 +298,7 @@ def _without_failed(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -
 
 def _untimed(failed: Sequence[ScoredSample]) -> dict[str, str]:
     """What a row says of samples that are not timed because they failed; a score pass counts and names its own."""
-    return {f"timing of sample {sample.example.id}": sample.error for sample in failed}
+    return {f"{UNTIMED}{sample.example.id}": sample.error for sample in failed}
 
 
 def drawn_evenly(ordered: Sequence[Sample], count: int) -> list[Sample]:

@@ -7,7 +7,7 @@ this process that allowed longer answers and is otherwise the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -48,6 +48,8 @@ class ScorePass:
     report: Callable[[Progress], None] = _ignore
     partial_results: PartialResults = field(default_factory=PartialResults.discarding)
     """Brings the answers of earlier attempts, and takes those of this one."""
+    missing: MutableMapping[str, str] = field(default_factory=dict)
+    """Takes, by instrument, why it measured nothing."""
 
     def run(self) -> ScoreResult:
         """Answer, score and audit all samples.
@@ -94,7 +96,7 @@ class ScorePass:
         if not remaining:
             return
         # From all samples and not from the remaining ones, so that a resumed trial requests the size it had before.
-        probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer)
+        probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer, self.missing)
         pictures = [sample.prompt.picture for sample in remaining]
         with (
             self.partial_results,

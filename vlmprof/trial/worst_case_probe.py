@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +30,7 @@ from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.vision_cache import prepare_each_row
 from vlmprof.errors import OutOfMemory, UserError
+from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.memory import reset_peak
 from vlmprof.measure.memory_headroom import MemoryHeadroom, PhasePeaks, memory_capped, read_headroom
 from vlmprof.records import Prompt, Row
@@ -41,6 +42,9 @@ from vlmprof.trial.samples import first_usable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+_INSTRUMENT = "memory_headroom"
 
 
 class Sizer(Protocol):
@@ -101,7 +105,13 @@ class WorstCaseProbe:
     """The batch sizes of one score pass: requested from the sizer, and probed here when it asks for a probe."""
 
     def __init__(
-        self, resolved: ResolvedTrial, samples: Sequence[Sample], loaded: LoadedModel, max_new_tokens: int, sizer: Sizer
+        self,
+        resolved: ResolvedTrial,
+        samples: Sequence[Sample],
+        loaded: LoadedModel,
+        max_new_tokens: int,
+        sizer: Sizer,
+        missing: MutableMapping[str, str] | None = None,
     ) -> None:
         """Prepare the request; nothing is run before ``size``.
 
@@ -111,9 +121,11 @@ class WorstCaseProbe:
             loaded: The loaded model, with the trial's knobs applied.
             max_new_tokens: Cap on the length of an answer, tokens.
             sizer: The sizer to request from; other trials may share it.
+            missing: Takes why memory could not be read. The size is then assumed, as on a device without a reading.
         """
         self._plan, self._loaded, self._sizer, self._cap = resolved.plan, loaded, sizer, max_new_tokens
         self._device = loaded.model.device
+        self._missing = {} if missing is None else missing
         self._samples = samples
         self._worst = worst_case_sample(resolved, samples)
         self._memory_key, self._about = memory_key_of(resolved.plan, loaded.model)
@@ -153,7 +165,7 @@ class WorstCaseProbe:
             OutOfMemory: the batch was a single sample, or its size is set by the job.
         """
         outcome: Outcome = "size_limit" if error.size_limit else "out_of_memory"
-        headroom = read_headroom(self._device)
+        headroom = self._readable_headroom()
         self._sizer.tell(self._result(size, outcome, worst_case=False, headroom=headroom))
         if size == 1 or self._plan.batch_size is not None:
             raise error
@@ -186,23 +198,35 @@ class WorstCaseProbe:
         """Memory available now; on a GPU after releasing what this process has cached and does not use."""
         if self._device.startswith("cuda"):
             release()
-        return read_headroom(self._device)
+        return self._readable_headroom()
+
+    def _readable_headroom(self) -> MemoryHeadroom | None:
+        """None too where a reading of memory has failed in this trial: a probe that cannot be read proves nothing."""
+        if _INSTRUMENT in self._missing:
+            return None
+        return attempted(_INSTRUMENT, self._missing, partial(read_headroom, self._device))
 
     def _probe(self, reply: SizeReply, headroom: MemoryHeadroom) -> None:
         """Run the worst-case batch of the size that the sizer asks for, and report the result to the sizer."""
         prompts = [self._probed_prompt()] * reply.size
-        with _gpu_probe_lock(self._device), self._leased(reply), memory_capped(self._device, headroom, HARD):
+        capped = memory_capped(self._device, headroom, HARD)
+        with (
+            attempted_within("probe_lock", self._missing, _gpu_probe_lock(self._device)),
+            self._leased(reply),
+            attempted_within(_INSTRUMENT, self._missing, capped),
+        ):
             attempt = self._attempt(prompts)
             if attempt.outcome == "out_of_memory":  # A single failure is not enough evidence: see score_pass.
                 attempt = self._attempt(prompts)
         self._loaded.engine.forget()
         release()
         if self._before_score_pass:  # The peak of the score pass must not contain probes made before it.
-            reset_peak(self._device)
+            attempted("memory", self._missing, partial(reset_peak, self._device))
         result = self._result(reply.size, attempt.outcome, worst_case=True, headroom=headroom)
         result = replace(result, token=reply.token, predicted_bytes=reply.predicted_bytes, seconds=attempt.seconds)
         if attempt.outcome == "ran":
-            result = replace(result, phases=tuple(attempt.phases.items()), peak_bytes=max(attempt.phases.values()))
+            peak = max(attempt.phases.values(), default=None)
+            result = replace(result, phases=tuple(attempt.phases.items()), peak_bytes=peak)
         self._sizer.tell(result)
 
     def _probed_prompt(self) -> Prompt:
@@ -232,6 +256,7 @@ class WorstCaseProbe:
             )
         except OutOfMemory as error:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
+        self._missing.update(peaks.missing)
         return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.peak_bytes)
 
     def _result(self, size: int, outcome: Outcome, *, worst_case: bool, headroom: MemoryHeadroom | None) -> ProbeResult:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from vlmprof.tasks._data import decode as rules
 from vlmprof.tasks._data.decode import PictureError, decode, examine
@@ -316,4 +316,60 @@ def test_a_picture_s_name_is_that_of_its_file(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"notes\.png: cannot identify it as a picture"):
         decode(tmp_path / "notes.png")
     assert examine(tmp_path / "none.png").fault == f"{tmp_path / 'none.png'}: there is no such file"
-    assert rules.RULES == 2
+    assert rules.RULES == 3
+
+
+def png_of(bits: int, colour: int, row: bytes, transparent: bytes, palette: bytes = b"", width: int = 8) -> bytes:
+    """A PNG of one row, written chunk by chunk: Pillow writes no such bit depths with a transparent colour."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0)
+    colours = chunk(b"PLTE", palette) if palette else b""
+    pixels_ = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + colours
+        + chunk(b"tRNS", transparent)
+        + pixels_
+        + chunk(b"IEND", b"")
+    )
+
+
+def packed(values: list[int], bits: int) -> bytes:
+    return int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits_is_compared_at_the_depth_of_the_file(bits: int) -> None:
+    top = 2**bits - 1
+    values = [value % (top + 1) for value in range(8)]
+    for key in {0, 1, top // 2, top, 300}:
+        png = png_of(bits, 0, packed(values, bits), struct.pack(">H", key))
+        expected = [255 if value == key else value * 255 // top for value in values]
+        assert pixels(decode(png))[0, :, 0].tolist() == expected, key
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_colours_of_a_palette_of_few_bits_are_composited(bits: int) -> None:
+    values = [value % 2**bits for value in range(8)]
+    palette = bytes(10 * (index // 3) % 256 for index in range(3 * 2**bits))
+    alpha = bytes([0, 255, 128])[: 2**bits]
+    found = pixels(decode(png_of(bits, 3, packed(values, bits), alpha, palette)))[0, :, 0]
+    opacity = [alpha[value] / 255 if value < len(alpha) else 1.0 for value in values]
+    expected = [255 * (1 - share) + 10 * value * share for share, value in zip(opacity, values, strict=True)]
+    assert abs(found - np.array(expected)).max() <= 1
+
+
+def test_the_transparent_colour_of_sixteen_bits_a_channel_is_compared_by_the_upper_byte() -> None:
+    row = struct.pack(">6H", 1000, 1000, 1000, 65535, 0, 0)
+    png = png_of(16, 2, row, struct.pack(">3H", 1000, 1000, 1000), width=2)
+    assert pixels(decode(png))[0].tolist() == [[255, 255, 255], [255, 0, 0]]
+
+
+def test_a_colour_profile_changes_no_pixel() -> None:
+    image = Image.new("RGB", (2, 2), (200, 30, 30))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert pixels(decode(encoded(image, "PNG", icc_profile=profile)))[0, 0].tolist() == [200, 30, 30]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.tasks.public import picture, write, write_parquet
 from vlmprof import registry
 from vlmprof.errors import UserError
 from vlmprof.tasks import vqa_v2
+from vlmprof.tasks._data.files import local_files
 from vlmprof.tasks.task import DataSource, Task
 
 PATTERN = "data/validation-*.parquet"
@@ -197,3 +199,22 @@ def test_the_real_data_are_what_the_task_expects(name: str, monkeypatch: pytest.
         examples = list(task.examples(split))
         assert len(examples) == part.count
         assert examples[0].picture.load().size == (examples[0].picture.width, examples[0].picture.height)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("/dev/null", "/dev/null is a device"), ("pipe", "pipe is a named pipe"), ("gone.jsonl", "is a link to /nowhere")],
+)
+def test_what_is_neither_a_file_nor_a_folder_is_named_as_what_it_is(tmp_path: Path, name: str, said: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone.jsonl").symlink_to("/nowhere")
+    for path in (tmp_path / name, *([tmp_path] if name.endswith("jsonl") else [])):
+        with pytest.raises(UserError, match=rf"{said}.*; expected a file"):
+            local_files(path, ["*.jsonl"], "", "see docs")
+
+
+def test_a_folder_with_the_name_of_a_file_of_rows_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "b.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"b\.jsonl is a folder; expected a file"):
+        local_files(tmp_path, ["*.jsonl"], "", "see docs")

@@ -122,6 +122,8 @@ class Dataset:
     def _from_source(self, source: DataSource) -> Task:
         """The same task on the data of a source. Local files are fingerprinted; the Hub is not accessed."""
         refused = [name for name in ("metric", "columns") if getattr(source, name)]
+        if source.index_from is not None:
+            raise UserError(f"task '{self.name}' knows how its answers are written; remove 'index_from:'")
         if refused:
             names = " and ".join(refused)
             raise UserError(

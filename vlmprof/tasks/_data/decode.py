@@ -3,7 +3,9 @@
 ``examine`` reads the header: size, frames, and what is wrong. ``decode`` gives the RGB image. Both go by the same
 rules, which docs/tasks.md states for users:
 
-- Transparency is composited on white, as the image processors of transformers do (``convert_to_rgb``).
+- Transparency is composited on white, as the image processors of transformers do (``convert_to_rgb``). One transparent
+  colour of a PNG is compared at the bit depth of the file, which those miss for 2 and 4 bits.
+- Colour profiles (ICC) are ignored, as by all image processors of transformers: a model gets the values in the file.
 - Integers of 16 bits are scaled to 8 by their bit depth, floats from the range 0 to 1. A picture whose values leave
   open what is white (signed, 32 bits, floats beyond 1) is refused.
 - The EXIF or XMP orientation is applied once, wherever the file has it.
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-RULES = 2
+RULES = 3
 """Number of the rules above; part of the key of every cached picture. Increase it with any change of the pixels."""
 MAX_PIXELS = 178_956_970
 """The size from which Pillow by itself speaks of a decompression bomb; half a gibibyte of RGB."""
@@ -129,6 +131,7 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image]:
             raise PictureError(f"{called}: there is no picture")
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _require_sensible_size(image.size, called)
+            _scale_transparent_colour(image)
             yield image
     except (PictureError, FileNotFoundError, UserError):
         raise
@@ -138,6 +141,27 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image]:
         raise PictureError(f"{called}: {_TOO_LARGE}") from None
     except Exception as error:  # decoders raise almost anything for a damaged file
         raise PictureError(f"{called}: cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _scale_transparent_colour(image: Image) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits of its pixels; Pillow leaves it at the bit depth of the file.
+
+    Otherwise a grey of 2 or 4 bits stays visible, mostly black ink on black, and another grey becomes white. A colour
+    that the bit depth cannot hold stands for no pixel.
+    """
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if image.format != "PNG" or not tiles or not isinstance(key, int | tuple):
+        return
+    raw_mode = str(tiles[0][3])
+    factor, top = {"L;2": (85, 3), "L;4": (17, 15), "RGB;16B": (1 / 256, 2**16 - 1)}.get(raw_mode, (1, 255))
+    values = key if isinstance(key, tuple) else (key,)
+    if image.mode not in ("L", "RGB"):
+        return
+    if max(values) > top:
+        del image.info["transparency"]
+        return
+    scaled = tuple(int(value * factor) for value in values)
+    image.info["transparency"] = scaled if isinstance(key, tuple) else scaled[0]
 
 
 def _require_sensible_size(size: tuple[int, int], called: str) -> None:

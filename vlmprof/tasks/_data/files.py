@@ -6,10 +6,12 @@ as ``main`` is never read, because it can move between two trials.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlmprof.errors import UserError
+from vlmprof.file_identity import kind_of
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
 COMMIT_LENGTH = 40
@@ -32,11 +34,19 @@ def local_files(path: Path, patterns: Sequence[str], split: str, download_hint: 
     by_split = [f"{split}*{suffix}" for suffix in SUFFIXES]
     for pattern in (*patterns, *by_split, *(f"data/{name}" for name in by_split)):
         matches = tuple(sorted(file for file in path.glob(pattern) if file.suffix in SUFFIXES))
+        if odd := next((file for file in matches if not file.is_file()), None):
+            raise UserError(f"{odd} is {kind_of(odd)}; expected a file, because its name is that of one with rows")
         if matches:
             return matches
     expected = " or ".join(dict.fromkeys([*patterns, f"{split}*.parquet", f"{split}*.jsonl"]))
-    problem = f"there is no file {expected} in {path}" if path.is_dir() else f"there is nothing at {path}"
+    problem = f"there is no file {expected} in {path}" if path.is_dir() else _why_nothing(path)
     raise UserError(f"{problem}; {download_hint}")
+
+
+def _why_nothing(path: Path) -> str:
+    if os.path.lexists(path):
+        return f"{path} is {kind_of(path)}; expected a file or a folder"
+    return f"there is nothing at {path}"
 
 
 def hub_files(repository: str, revision: str, patterns: Sequence[str], download_hint: str) -> tuple[Path, ...]:

@@ -17,6 +17,7 @@ from vlmprof.records import Row
 from vlmprof.stats import timeseries
 from vlmprof.stats.generation_times import RequestTime, request_latency, request_medians
 from vlmprof.store.schema import STAGES
+from vlmprof.trial.columns.quality import digest_of_ids
 from vlmprof.trial.load_key import load_arguments
 from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, TrialOutcome
 from vlmprof.trial.timing_pass import stage_sum_error
@@ -40,6 +41,8 @@ def latency_columns(outcome: TrialOutcome, device_name: str, missing: MutableMap
         "timing_batch_size": outcome.resolved.plan.timing.batch_size,
         "timing_output_tokens": outcome.timing_output_tokens,
         "timing_requests": len({timed.request for timed in outcome.timed}),
+        "samples_untimed": len(outcome.untimed),
+        "untimed_set": digest_of_ids(outcome.untimed),
         **_estimate(sessions),
         **_stages(sessions),
         **_tails(outcome.timed),

@@ -9,7 +9,7 @@ column is ``score``, never ``accuracy``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -89,8 +89,12 @@ def quality(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scala
 
 def _failed_set(outcome: TrialOutcome) -> str | None:
     """Equal for trials in which the same samples failed; None where none did."""
-    failed = sorted(answered.example.id for answered in outcome.scored if answered.generation is None)
-    return hashlib.sha256("\0".join(failed).encode()).hexdigest()[:12] if failed else None
+    return digest_of_ids([answered.example.id for answered in outcome.scored if answered.generation is None])
+
+
+def digest_of_ids(samples: Sequence[str]) -> str | None:
+    """Equal for the same samples in any order; None for none."""
+    return hashlib.sha256("\0".join(sorted(samples)).encode()).hexdigest()[:12] if samples else None
 
 
 def _throughput(outcome: TrialOutcome) -> float | None:
