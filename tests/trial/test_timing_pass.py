@@ -41,7 +41,7 @@ TIMING = Timing(
     batch_size=1,
     requests=1,
     output_tokens=3,
-    warmup=1,
+    warmup=15,
     warmup_seconds=0.0,
     repeats=20,
     max_repeats=100,
@@ -99,7 +99,7 @@ def session(timing: Timing = TIMING) -> TimingSession:
 def test_quiet_times_stop_at_the_fewest_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, lambda n: 100.0 + n % 3 * 0.1)
     done = session()
-    assert (done.stopped, done.warmup_generations, done.warm) == ("precision", 16, True)
+    assert (done.stopped, done.warmup_generations, done.warm) == ("precision", 15, True)
     assert [len(block.timed) for block in done.blocks] == [5, 5, 5, 5]
     assert all(block.canary for block in done.blocks)
 
@@ -332,7 +332,7 @@ def test_a_stopped_process_is_a_disturbance_and_its_block_is_in_no_estimate(
 
 
 def test_a_pause_is_left_out_even_where_the_host_is_always_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script(monkeypatch, lambda n: 1000.0 if 6 <= n - 16 <= 10 else 100.0)
+    script = Script(monkeypatch, lambda n: 1000.0 if 6 <= n - 15 <= 10 else 100.0)
     script.causes = iter(["busy", f"{disturbance.PAUSED} (76%)", *["busy"] * 100])
     kept = session().kept
     assert {value.ms for block in kept for value in block.times} == {100.0}

@@ -55,8 +55,8 @@ CLOCK_TOLERANCE_MS = 0.05
 ATTEMPTS = 3
 BLOCK = 8
 """Generations of a block."""
-SETTLING, WARMUP_FACTOR = 15, 4
-"""Generations that can show that times have settled, and how many times as many of them are tried."""
+WARMUP_FACTOR = 4
+"""Warm-up ends after so many times its fewest generations, settled or not."""
 MODES_FACTOR = 4
 """How many times the fewest generations are timed before two modes are accepted as they are."""
 RECORDED = {"vision", "prefill", "decode"}
@@ -95,6 +95,8 @@ class TimingPass:
         self.missing: dict[str, str] = {}
         """Instrument -> why it measured nothing."""
         self.canary = True
+        self.first_ms: list[float] = []
+        """End to end, of the first request during warm-up."""
         self.pauses: PauseWatch | None = None
 
     def run(self, load_seconds: float, report: Callable[[Progress], None]) -> TimingSession:
@@ -164,7 +166,9 @@ class TimingPass:
         distance = recorded_distance(self.engine, self.model, self.requests, self.length)
         for _ in range(self.timing.warmup - (distance is not None)):
             for index, request in enumerate(self.requests):
-                self._valid_generation(request, self.length, block=0, repeat=0, index=index)
+                timed = self._valid_generation(request, self.length, block=0, repeat=0, index=index)
+                if index == 0:
+                    self.first_ms.append(timed.stages.end_to_end_ms)
         return distance
 
     def _warm_up_both(self, load_seconds: float) -> tuple[int, bool, Peak | None]:
@@ -176,22 +180,24 @@ class TimingPass:
         ran_on = self.engine.describe()["engine"]
         self._warm_canary()
         if self.engine.describe()["engine"] != ran_on:  # the canary's step could not be recorded
+            self.first_ms.clear()
             with self.configured():
                 warmup, warm = self._warm_up(load_seconds)
         return warmup, warm, None if "memory" in self.missing else peak
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
         """Repeat the first request until its times settle; all generations of the warm-up, and whether they did."""
-        before = self.timing.warmup * len(self.requests)
-        times: list[float] = []
-        began = time.monotonic()
-        while before + len(times) < WARMUP_FACTOR * max(before, SETTLING):
-            timed = self._valid_generation(self.requests[0], self.length, block=0, repeat=0, index=0)
-            times.append(timed.stages.end_to_end_ms)
+        ran = self.timing.warmup * len(self.requests)
+        most, began = WARMUP_FACTOR * ran, time.monotonic()
+        while True:
             loaded = load_seconds + time.monotonic() - began
-            if loaded >= self.timing.warmup_seconds and settled(times):
-                return before + len(times), True
-        return before + len(times), False
+            if loaded >= self.timing.warmup_seconds and settled(self.first_ms):
+                return ran, True
+            if ran >= most:
+                return ran, False
+            timed = self._valid_generation(self.requests[0], self.length, block=0, repeat=0, index=0)
+            self.first_ms.append(timed.stages.end_to_end_ms)
+            ran += 1
 
     def _warm_canary(self) -> None:
         try:
