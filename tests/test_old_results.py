@@ -72,6 +72,19 @@ def test_its_job_gives_the_trials_it_had(old: vlmprof.Results) -> None:
     assert states.to_dict() == {FIRST: "done", SECOND: "done", THIRD: "started", FOURTH: "missing"}
 
 
+def test_the_same_file_gives_them_too_and_says_so(old: vlmprof.Results, tmp_path: Path) -> None:
+    """Run again in place of resumed; with other values, or where nothing was begun, the defaults of today."""
+    text = f"{(old.folder / 'job.yaml').read_text()}storage: {old.folder}\n"
+    again = vlmprof.check(text)
+    assert {plan.id for plan in again.plans} == set(TRIALS)
+    assert any("exclusive: True" in note and "begun by an earlier version" in note for note in again.notes)
+    assert again.submitted.text == text
+    other = vlmprof.check(text.replace("timing: {", "timing: {exclusive: auto, energy_seconds: 3, "))
+    assert not {plan.id for plan in other.plans} & set(TRIALS) and not other.notes
+    fresh = vlmprof.check(text.replace(str(old.folder), str(tmp_path / "fresh")))
+    assert {plan.timing.exclusive for plan in fresh.plans} == {"auto"} and not fresh.notes
+
+
 def test_it_is_resumed(old: vlmprof.Results) -> None:
     ledger = old.folder / "ledger.jsonl"
     (written_by,) = {line["software"] for line in read(WRITTEN) if "software" in line}

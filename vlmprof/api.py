@@ -61,6 +61,7 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     from vlmprof.errors import Fault, SpecError
     from vlmprof.store.misplaced import why_no_folder
     from vlmprof.trial.data_check import with_data_checked
+    from vlmprof.trial.earlier_job import as_begun
     from vlmprof.trial.resolve import Job, prepare
 
     if isinstance(job, Job):
@@ -69,6 +70,8 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     if problem := why_no_folder(prepared.spec.where):
         refused = f"{prepared.spec.where} cannot be written to: {problem}"
         raise SpecError(prepared.source, [Fault(field="storage", problem=refused)])
+    if "://" not in prepared.spec.where:  # an object store needs a network, and keys that only the sweep may have
+        prepared = as_begun(prepared, prepared.spec.where)
     return with_data_checked(prepared)
 
 
@@ -315,13 +318,15 @@ class Results:
         from vlmprof.store.filesystem import results_folder
         from vlmprof.store.submitted_job import JOB, read_job
         from vlmprof.trial.data_check import with_data_checked
+        from vlmprof.trial.earlier_job import as_begun
         from vlmprof.trial.resolve import prepare
 
         submitted = read_job(self.where)
         with _working_folder(submitted):
             source = results_folder(self.where).address(JOB)
             job = JobText(text=submitted.text, source=source)
-            prepared = with_data_checked(prepare(job, allow_many=True))  # confirmed when the sweep was started
+            begun = as_begun(prepare(job, allow_many=True), self.where)  # confirmed when the sweep was started
+            prepared = with_data_checked(begun)
         spec = prepared.spec.model_copy(update={"storage": self.where})
         return replace(prepared, spec=spec, submitted=submitted)
 

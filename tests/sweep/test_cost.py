@@ -44,7 +44,7 @@ def test_more_of_a_knob_costs_more(
 
 
 @pytest.mark.parametrize(
-    "more", [{"samples": 40}, {"timing": {"requests": 8}}, {"timing": {"repeats": 60, "max_repeats": 90}}]
+    "more", [{"samples": 40}, {"timing": {"requests": 32}}, {"timing": {"repeats": 60, "max_repeats": 90}}]
 )
 def test_more_samples_and_more_timing_cost_more(tmp_path: Path, tiny_checkpoint: Path, more: dict[str, Any]) -> None:
     task = {"name": "shapes_qa", "samples": more.pop("samples", 12)}

@@ -152,7 +152,7 @@ def test_a_request_is_never_smaller_than_the_row_says(folder: Path, tiny_checkpo
     for name, killer in zip(order, ["missing", "narrow", "cut off"], strict=False):
         KILLERS[killer](folder / "pictures" / f"{name[1:]}.png")
     timing = {
-        "batch_size": 4, "requests": 1, "output_tokens": 2, "repeats": 6, "max_repeats": 6, "warmup": 1,
+        "batch_size": 4, "requests": 2, "output_tokens": 2, "repeats": 6, "max_repeats": 6, "warmup": 1,
         "warmup_seconds": 0, "exclusive": False,
     }  # fmt: skip
     job = small_job(folder, tiny_checkpoint, **sections(folder), measure=["latency"], timing=timing)

@@ -100,7 +100,7 @@ def test_quiet_times_stop_at_the_fewest_repeats(monkeypatch: pytest.MonkeyPatch)
     Script(monkeypatch, lambda n: 100.0 + n % 3 * 0.1)
     done = session()
     assert (done.stopped, done.warmup_generations, done.warm) == ("precision", 15, True)
-    assert [len(block.timed) for block in done.blocks] == [5, 5, 5, 5]
+    assert [len(block.timed) for block in done.blocks] == [8, 8, 8]
     assert all(block.canary for block in done.blocks)
 
 
@@ -132,7 +132,7 @@ def test_a_precision_between_is_reached_between(monkeypatch: pytest.MonkeyPatch)
 def test_a_time_limit_leaves_enough_for_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, lambda n: 100.0 + (n * 7919 % 41))
     done = session(replace(TIMING, max_seconds=1e-9))
-    assert done.stopped == "max_seconds" and sum(len(block.timed) for block in done.blocks) == 10
+    assert done.stopped == "max_seconds" and sum(len(block.timed) for block in done.blocks) == 8
 
 
 def test_warm_up_that_does_not_settle_ends_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,16 +145,16 @@ def test_a_disturbed_block_is_kept_apart_and_taken_again(monkeypatch: pytest.Mon
     script = Script(monkeypatch, lambda n: 100.0)
     script.causes = iter(["", "throttled"])
     done = session()
-    assert [bool(block.disturbed) for block in done.blocks] == [False, True, False, False, False]
-    assert len(done.kept) == 4 and done.blocks[1] not in done.kept
-    assert [t.repeat for block in done.blocks for t in block.timed] == list(range(25)), "a repeat has one number"
+    assert [bool(block.disturbed) for block in done.blocks] == [False, True, False, False]
+    assert len(done.kept) == 3 and done.blocks[1] not in done.kept
+    assert [t.repeat for block in done.blocks for t in block.timed] == list(range(32)), "a repeat has one number"
 
 
 def test_a_disturbance_that_stays_counts_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script(monkeypatch, lambda n: 100.0)
     script.causes = iter(["waited for a processor (9%)"] * 99)
     done = session()
-    assert done.stopped == "precision" and len(done.kept) == len(done.blocks) == 4
+    assert done.stopped == "precision" and len(done.kept) == len(done.blocks) == 3
 
 
 def test_slow_values_alone_are_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_a_stopped_process_is_a_disturbance_and_its_block_is_in_no_estimate(
 
 
 def test_a_pause_is_left_out_even_where_the_host_is_always_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script(monkeypatch, lambda n: 1000.0 if 6 <= n - 15 <= 10 else 100.0)
+    script = Script(monkeypatch, lambda n: 1000.0 if 9 <= n - 15 <= 16 else 100.0)
     script.causes = iter(["busy", f"{disturbance.PAUSED} (76%)", *["busy"] * 100])
     kept = session().kept
     assert {value.ms for block in kept for value in block.times} == {100.0}
@@ -426,12 +426,12 @@ def test_energy_is_that_of_the_timed_blocks_and_of_no_more_than_the_counter_need
     done = session(replace(TIMING, energy_seconds=seconds))
     assert done.energy is not None
     blocks = [block.energy for block in done.kept if block.energy]
-    assert len(blocks) == len(done.kept) == 4 and all(energy.joules == 3.0 for energy in blocks)
+    assert len(blocks) == len(done.kept) == 3 and all(energy.joules == 3.0 for energy in blocks)
     timed = sum(len(block.timed) for block in done.kept)
     if seconds < 0.01:
-        assert (done.energy.joules, done.energy.rounds) == (12.0, timed)
+        assert (done.energy.joules, done.energy.rounds) == (9.0, timed)
     else:
-        assert done.energy.joules == 15.0 and done.energy.rounds > timed
+        assert done.energy.joules == 12.0 and done.energy.rounds > timed
         assert done.energy.seconds >= seconds
 
 

@@ -230,8 +230,8 @@ class TimingPass:
         return max(FEWEST, self.timing.max_repeats * len(self.requests))
 
     def _block_size(self) -> int:
-        """Generations of a block: few where they take long, so that a short pass has several blocks too."""
-        return max(2, min(BLOCK, self._fewest() // 4))
+        """Generations of a block: half of them where few are asked for, so that a short pass has two blocks."""
+        return max(2, min(BLOCK, self._fewest() // 2))
 
     def _stops(self, count: int, latency: RequestLatency | None, look: int, seconds: float) -> str:
         if latency is None:
