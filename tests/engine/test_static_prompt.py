@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
-from vlmprof.engine import static_step
+from vlmprof.engine import static_prompt, static_step
 from vlmprof.engine.base import EAGER
 from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
@@ -103,6 +103,23 @@ def test_memory_that_moves_takes_its_recordings_with_it(
     graphs.forget()
     assert "recorded_stages" not in graphs.describe()
     assert timed(model, asked[:4], graphs) == timed(model, asked[:4], EAGER)
+
+
+def test_between_passes_only_some_vision_recordings_are_kept(
+    model: LoadedMolmo, asked: list[Prompt], graphs: StaticEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = graphs._prompts
+    for batch in (asked[1:4], asked[:1]):
+        timed(model, batch, graphs)
+    large, small = recorder._visions.values()
+    assert 0 < small.nbytes < large.nbytes and len(recorder._prefills) == 2
+    graphs.end_timing()
+    assert [*recorder._visions.values()] == [large, small] and not recorder._prefills
+    assert graphs.describe()["recorded_stages"] == ALL_PARTS, "what was timed was recorded"
+    monkeypatch.setattr(static_prompt, "MAX_BYTES", small.nbytes)
+    graphs.end_timing()
+    assert [*recorder._visions.values()] == [small]
+    assert timed(model, asked[1:4], graphs) == timed(model, asked[1:4], EAGER)
 
 
 def test_a_scored_batch_is_not_recorded(model: LoadedMolmo, asked: list[Prompt], graphs: StaticEngine) -> None:

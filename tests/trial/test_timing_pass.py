@@ -9,7 +9,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -399,6 +399,23 @@ def test_without_orders_only_what_is_not_recorded_is_timed_alone() -> None:
     assert exclusive("auto", {"engine": "eager"})
     assert exclusive("auto", {"engine": "graphs", "recorded_stages": "vision, connector, decode"})
     assert exclusive(True, everything) and not exclusive(False, {"engine": "eager"})
+
+
+@pytest.mark.parametrize(("asked", "alone"), [("auto", True), (True, True), (False, False)])
+def test_on_a_cpu_warm_up_disturbs_no_other_pass_either(
+    monkeypatch: pytest.MonkeyPatch, asked: bool | str, alone: bool
+) -> None:
+    script, held = Script(monkeypatch, lambda n: 100.0), []
+
+    @contextmanager
+    def lock(exclusive: bool, waiting: Any) -> Iterator[float]:
+        held.append(script.ran)
+        yield 1.5
+
+    monkeypatch.setattr(trial_timing, "exclusive_timing", lock)
+    done = session(replace(TIMING, exclusive=asked))
+    assert held == ([0] if alone else []) and done.exclusive == alone
+    assert done.waited_s == (1.5 if alone else 0.0)
 
 
 class Meter:

@@ -73,6 +73,9 @@ class AbstractEngine(ABC):
         """
         return model.see(batch, mark)
 
+    def end_timing(self) -> None:  # noqa: B027 (most engines keep nothing)
+        """Called when a timing pass is over: frees what only its requests need."""
+
     @abstractmethod
     def forget(self) -> None:
         """Free the memory that is kept between batches."""

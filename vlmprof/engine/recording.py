@@ -105,6 +105,7 @@ class RecordedCall:
             function: Takes the inputs by name and returns tensors; the host reads none of them.
             like: Inputs of the right shapes and types, on which the function runs while it is recorded.
         """
+        self._result: Any = None
         self.inputs = {name: torch.empty_like(tensor) for name, tensor in like.items()}
         self._load(like)
         self._advance = recorder.record(partial(function, self.inputs), partial(function, self.inputs))
@@ -112,12 +113,14 @@ class RecordedCall:
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
         """The function of these inputs; the result is overwritten by the next call."""
         self._load(inputs)
-        return self._advance()
+        self._result = self._advance()
+        return self._result
 
     @property
     def nbytes(self) -> int:
-        """Memory of the inputs."""
-        return sum(buffer.nbytes for buffer in self.inputs.values())
+        """Memory of the inputs and, once it has run, of the result."""
+        outputs = (leaf for leaf in tree_leaves(self._result) if isinstance(leaf, Tensor))
+        return sum(buffer.nbytes for buffer in (*self.inputs.values(), *outputs))
 
     def _load(self, inputs: Mapping[str, Tensor]) -> None:
         for name, buffer in self.inputs.items():

@@ -178,6 +178,9 @@ class StaticEngine(AbstractEngine):
         recorded = {"recorded_stages": ", ".join(parts)} if parts else {}
         return {"engine": self._name, **self._last_names, **recorded, **({"prompt_fallback": why} if why else {})}
 
+    def end_timing(self) -> None:
+        self._prompts.end_timing()
+
     def forget(self) -> None:
         """Drop all recordings and free their memory."""
         self._drop_recordings()

@@ -27,8 +27,8 @@ from vlmprof.engine.recording import WARMUP_RUNS, GraphRecorder, RecordedCall, s
 from vlmprof.engine.static_cache import CacheArena, CacheShape, prompt_cache, prompt_slots
 from vlmprof.engine.static_step import settings_of
 
-MAX_RECORDINGS = 64
-"""Recordings of each kind that are kept; the least recently used one is dropped first."""
+MAX_BYTES = 2 * 2**30
+"""Inputs and outputs of vision recordings that are kept from one timing pass to the next, which may need the same."""
 
 
 @final
@@ -38,6 +38,11 @@ class RecordedVision:
 
     encode: RecordedCall
     connect: RecordedCall
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of inputs and outputs."""
+        return self.encode.nbytes + self.connect.nbytes
 
 
 @final
@@ -69,7 +74,9 @@ class PromptRecorder:
         self._vision_graphs = GraphRecorder(capture=capture, warmup_runs=runs)
         self._prefill_graphs = GraphRecorder(capture=capture, warmup_runs=runs)
         self._visions: OrderedDict[Hashable, RecordedVision] = OrderedDict()
-        self._prefills: OrderedDict[Hashable, RecordedPrefill] = OrderedDict()
+        self._prefills: dict[Hashable, RecordedPrefill] = {}
+        self.parts: dict[str, None] = {}
+        """The stages that have been recorded, in order, since all was forgotten."""
 
     def see(self, model: StaticPrompt, batch: Any, mark: Mark) -> Tensor:
         """The vision features of a batch, recorded if they are not yet; overwritten by the next batch of this shape.
@@ -80,7 +87,9 @@ class PromptRecorder:
         key = shapes_of(inputs.encoder), shapes_of(inputs.connector)
         if key not in self._visions:
             self._visions[key] = self._record_vision(model, inputs)
-        recorded = _latest(self._visions, key)
+            self.parts |= {"vision": None, "connector": None}
+        self._visions.move_to_end(key)
+        recorded = self._visions[key]
         recorded.encode(inputs.encoder)
         mark("vision")
         features: Tensor = recorded.connect(inputs.connector)
@@ -100,21 +109,28 @@ class PromptRecorder:
         if key not in self._prefills or self._prefills[key].reallocations != self._arena.reallocations:
             self._prefills.pop(key, None)
             self._prefills[key] = self._record_prefill(model, inputs, shape)
+            self.parts |= {"prefill": None}
             self._drop_moved()
-        recorded = _latest(self._prefills, key)
+        recorded = self._prefills[key]
         return model.after_prompt(batch, recorded.call(inputs), recorded.cache), recorded.cache
+
+    def end_timing(self) -> None:
+        """Drop what only the requests of one timing pass need: prefills, and vision recordings beyond ``MAX_BYTES``.
+
+        Not earlier: what is dropped within a pass would be recorded again while its time is taken.
+        """
+        self._prefills.clear()
+        self._prefill_graphs.forget()
+        while sum(recorded.nbytes for recorded in self._visions.values()) > MAX_BYTES:
+            self._visions.popitem(last=False)
+        if not self._visions:
+            self._vision_graphs.forget()
 
     def forget(self) -> None:
         """Drop all recordings and free their memory."""
         self._visions.clear()
-        self._prefills.clear()
-        self._vision_graphs.forget()
-        self._prefill_graphs.forget()
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The stages that are recorded."""
-        return (*(("vision", "connector") if self._visions else ()), *(("prefill",) if self._prefills else ()))
+        self.end_timing()
+        self.parts.clear()
 
     def _record_vision(self, model: StaticPrompt, inputs: VisionInputs) -> RecordedVision:
         encode = RecordedCall(self._vision_graphs, partial(self._encode, model), inputs.encoder)
@@ -146,11 +162,3 @@ class PromptRecorder:
         for key, recorded in list(self._prefills.items()):
             if recorded.reallocations != self._arena.reallocations:
                 del self._prefills[key]
-
-
-def _latest(recorded: OrderedDict[Hashable, Any], key: Hashable) -> Any:
-    """A recording, as the last that is dropped; drops those that are too many."""
-    recorded.move_to_end(key)
-    while len(recorded) > MAX_RECORDINGS:
-        recorded.popitem(last=False)
-    return recorded[key]

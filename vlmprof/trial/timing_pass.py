@@ -116,15 +116,15 @@ class TimingPass:
 
         began = time.monotonic()
         with ExitStack() as stack:
+            stack.callback(self.engine.end_timing)
+            waited = self._lock(stack, tell) if self._exclusive_at_once() else 0.0
             self._check_clock()
             with self.configured():
                 operations, decode_bytes = self._work()
-                release()  # what the score pass left in the allocator does not belong to this peak
-                attempted("memory", self.missing, partial(reset_peak, self.model.device))
                 tell("warm up")
                 distance = self._run_each_request()
-            lock = exclusive_timing(self._exclusive(), lambda seconds: tell("wait", round(seconds)))
-            waited = stack.enter_context(attempted_within("timing_lock", self.missing, lock)) or 0.0
+            if self._exclusive() and not self._exclusive_at_once():
+                waited = self._lock(stack, tell)
             tell("warm up")
             warmup, warm, peak = self._warm_up_both(load_seconds)
             tell("time")
@@ -154,6 +154,16 @@ class TimingPass:
         if self.model.device.startswith("cuda"):
             require_accurate_clock(self.clock, matmul_work(self.model.device), self.model.synchronize)
 
+    def _lock(self, stack: ExitStack, tell: Callable[[Phase, int], None]) -> float:
+        """Keep other passes of this host waiting until ``stack`` ends; the seconds that were waited for them."""
+        lock = exclusive_timing(True, lambda seconds: tell("wait", round(seconds)))
+        return stack.enter_context(attempted_within("timing_lock", self.missing, lock)) or 0.0
+
+    def _exclusive_at_once(self) -> bool:
+        """Whether other passes wait from the start. On a CPU warm-up would disturb them, and nothing is recorded."""
+        on_cpu = not self.model.device.startswith("cuda")
+        return self.timing.exclusive is True or (self.timing.exclusive == "auto" and on_cpu)
+
     def _exclusive(self) -> bool:
         """Whether other passes of this host wait; if the job does not say, where Python is part of the times."""
         if isinstance(self.timing.exclusive, bool):
@@ -162,13 +172,18 @@ class TimingPass:
         return not RECORDED.issubset(recorded)
 
     def _run_each_request(self) -> float | None:
-        """Every request once or more often, the longest prompts first; what can be recorded is, and is checked."""
+        """Every request once or more often, the longest prompts first; what can be recorded is, and is checked.
+
+        Afterwards the peak of memory begins anew: what came before does not belong to it, but recordings keep theirs.
+        """
         distance = recorded_distance(self.engine, self.model, self.requests, self.length)
         for _ in range(self.timing.warmup - (distance is not None)):
             for index, request in enumerate(self.requests):
                 timed = self._valid_generation(request, self.length, block=0, repeat=0, index=index)
                 if index == 0:
                     self.first_ms.append(timed.stages.end_to_end_ms)
+        release()
+        attempted("memory", self.missing, partial(reset_peak, self.model.device))
         return distance
 
     def _warm_up_both(self, load_seconds: float) -> tuple[int, bool, Peak | None]:

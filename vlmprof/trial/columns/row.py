@@ -53,7 +53,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **_peak(outcome),
         **latency_columns(outcome, str(device_columns["device"] or ""), missing),
         **observed.loaded,
-        **outcome.engine,
+        **_engine(outcome),
         **device_columns,
         "not_measured": _not_measured(outcome, missing),
     }
@@ -69,6 +69,12 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         samples=tuple(sorted(samples, key=lambda sample: str(sample["sample"]))),
         timings=tuple(timing_rows(outcome)),
     )
+
+
+def _engine(outcome: TrialOutcome) -> Row:
+    """The engine's columns; what it recorded of earlier trials says nothing of one that was not timed."""
+    of_timing = () if outcome.sessions else ("recorded_stages", "prompt_fallback")
+    return {name: value for name, value in outcome.engine.items() if name not in of_timing}
 
 
 def _not_measured(outcome: TrialOutcome, missing: Mapping[str, str]) -> str | None:
