@@ -18,8 +18,10 @@ from vlmprof.engine.static_engine import StaticEngine
 from vlmprof.errors import Mismatch
 from vlmprof.records import Prompt
 
-ALLOWED = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""The largest distance of logits, by the precision of the weights: what fused kernels may round differently."""
+ALLOWED = {torch.float32: 0.01, torch.bfloat16: 0.2, torch.float16: 0.1}
+"""The largest distance of logits, by the precision of the weights. On an H200, recorded decode steps of MolmoE-1B's
+sizes in bf16 are 0.005 to 0.01 away and compiled blocks 0.013 to 0.025; where two experts are nearly equal, another
+rounding may choose the other one. The picture of another sample moves the logits of the demo by 0.36 to 2.2."""
 
 
 @torch.inference_mode()

@@ -94,7 +94,7 @@ class TimingPass:
         self.gpu, self.energy_missing = open_gpu(model.device)
         self.missing: dict[str, str] = {}
         """Instrument -> why it measured nothing."""
-        self.canary = True
+        self.canary, self.exclusive = True, False
         self.first_ms: list[float] = []
         """End to end, of the first request during warm-up."""
         self.pauses: PauseWatch | None = None
@@ -139,7 +139,7 @@ class TimingPass:
             warm=warm,
             waited_s=waited,
             seconds=time.monotonic() - began - waited,
-            exclusive=self._exclusive(),
+            exclusive=self.exclusive,
             peak=peak,
             energy=energy,
             energy_missing="" if energy else self._why_no_energy(),
@@ -156,6 +156,7 @@ class TimingPass:
 
     def _lock(self, stack: ExitStack, tell: Callable[[Phase, int], None]) -> float:
         """Keep other passes of this host waiting until ``stack`` ends; the seconds that were waited for them."""
+        self.exclusive = True
         lock = exclusive_timing(True, lambda seconds: tell("wait", round(seconds)))
         return stack.enter_context(attempted_within("timing_lock", self.missing, lock)) or 0.0
 
@@ -192,13 +193,18 @@ class TimingPass:
             warmup, warm = self._warm_up(load_seconds)
             # The blocks need no more memory; the canary may.
             peak = attempted("memory", self.missing, partial(read_peak, self.model.device))
-        ran_on = self.engine.describe()["engine"]
+        ran_on = self._launched()
         self._warm_canary()
-        if self.engine.describe()["engine"] != ran_on:  # the canary's step could not be recorded
+        if self._launched() != ran_on:  # the canary could not be recorded, and now nothing is
             self.first_ms.clear()
             with self.configured():
                 warmup, warm = self._warm_up(load_seconds)
         return warmup, warm, None if "memory" in self.missing else peak
+
+    def _launched(self) -> tuple[str | None, ...]:
+        """How the engine launches work: what could not be recorded runs eager from then on."""
+        described = self.engine.describe()
+        return tuple(described.get(name) for name in ("engine", "prompt_fallback"))
 
     def _warm_up(self, load_seconds: float) -> tuple[int, bool]:
         """Repeat the first request until its times settle; all generations of the warm-up, and whether they did."""
