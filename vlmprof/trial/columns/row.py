@@ -16,6 +16,7 @@ from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.trial.columns.identity import identity
+from vlmprof.trial.columns.inputs import inputs_columns, predicted_columns, stage_model_of
 from vlmprof.trial.columns.latency import latency_columns, timing_rows
 from vlmprof.trial.columns.quality import CorpusScore, quality, too_many_failed
 from vlmprof.trial.outcome import ScoredSample, TimedGeneration, TrialOutcome
@@ -36,6 +37,15 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     corpus_score, missing = CorpusScore.of(outcome), dict(outcome.missing)
     state: State = "failed" if too_many_failed(outcome) else "done"
     device_columns = {**environment(model.device, missing), "preprocess": model.preprocess}
+    model_of_stages = stage_model_of(outcome)
+    samples = tuple(
+        {
+            **_sample_row(resolved.plan.id, answered, observed),
+            **predicted_columns(model_of_stages, answered),
+            **corpus_score.own(answered),
+        }
+        for answered in outcome.scored
+    )
     row = {
         **identity(resolved.plan),
         **run_columns,
@@ -52,15 +62,12 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **_achieved(outcome, observed),
         **_peak(outcome),
         **latency_columns(outcome, str(device_columns["device"] or ""), missing),
+        **inputs_columns(model_of_stages, samples),
         **observed.loaded,
         **_engine(outcome),
         **device_columns,
         "not_measured": _not_measured(outcome, missing),
     }
-    samples = tuple(
-        {**_sample_row(resolved.plan.id, answered, observed), **corpus_score.own(answered)}
-        for answered in outcome.scored
-    )
     return TrialResult(
         trial=resolved.plan.id,
         knobs=tuple(effects),
