@@ -12,6 +12,7 @@ from vlmprof.measure.environment import environment
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
 from vlmprof.records import INAPPLICABLE, Effect, Generation, Observation, Row
+from vlmprof.stats.stage_model import StageModel
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
@@ -38,14 +39,10 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     state: State = "failed" if too_many_failed(outcome) else "done"
     device_columns = {**environment(model.device, missing), "preprocess": model.preprocess}
     model_of_stages = stage_model_of(outcome)
-    samples = tuple(
-        {
-            **_sample_row(resolved.plan.id, answered, observed),
-            **predicted_columns(model_of_stages, answered),
-            **corpus_score.own(answered),
-        }
+    samples = [
+        {**_sample_row(answered, outcome, observed, model_of_stages), **corpus_score.own(answered)}
         for answered in outcome.scored
-    )
+    ]
     row = {
         **identity(resolved.plan),
         **run_columns,
@@ -224,9 +221,11 @@ def _each_request(outcome: TrialOutcome) -> list[TimedGeneration]:
     return list({timed.request: timed for timed in outcome.timed}.values())
 
 
-def _sample_row(trial: str, answered: ScoredSample, observed: Observation) -> Row:
+def _sample_row(
+    answered: ScoredSample, outcome: TrialOutcome, observed: Observation, model_of_stages: StageModel | None
+) -> Row:
     row: dict[str, float | int | str | None] = {
-        "trial": trial,
+        "trial": outcome.resolved.plan.id,
         "sample": answered.example.id,
         "cluster": answered.example.cluster,
         "question_type": answered.example.question_type,
@@ -250,6 +249,7 @@ def _sample_row(trial: str, answered: ScoredSample, observed: Observation) -> Ro
         "vision_tokens": encoding.vision_tokens,
         "prompt_tokens": encoding.prompt_tokens,
         "effective_key": _effective_key(answered.generation, observed),
+        **predicted_columns(model_of_stages, answered),
     }
 
 
