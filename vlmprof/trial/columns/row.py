@@ -34,20 +34,18 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     """
     resolved, observed = outcome.resolved, _observed(outcome, model.kernels)
     effects = _effects(outcome, observed)
-    failed = [answered for answered in outcome.scored if answered.generation is None]
     corpus_score, missing = CorpusScore.of(outcome), dict(outcome.missing)
     state: State = "failed" if too_many_failed(outcome) else "done"
     device_columns = {**environment(model.device, missing), "preprocess": model.preprocess}
     model_of_stages = stage_model_of(outcome)
     samples = [
-        {**_sample_row(answered, outcome, observed, model_of_stages), **corpus_score.own(answered)}
-        for answered in outcome.scored
+        {**_sample_row(one, outcome, observed, model_of_stages), **corpus_score.own(one)} for one in outcome.scored
     ]
     row = {
         **identity(resolved.plan),
         **run_columns,
         "state": state,
-        "error": _failure(failed, len(outcome.scored)) if state == "failed" else None,
+        "error": _failure(outcome.scored) if state == "failed" else None,
         "architecture": resolved.anatomy.architecture,
         "decoding_left_out": resolved.anatomy.decoding_left_out or None,
         "split": resolved.task.split(resolved.plan.task.split),
@@ -123,10 +121,11 @@ def _answers(outcome: TrialOutcome) -> list[Generation]:
     return [answered.generation for answered in outcome.scored if answered.generation is not None]
 
 
-def _failure(failed: Sequence[ScoredSample], samples: int) -> str | None:
+def _failure(scored: Sequence[ScoredSample]) -> str | None:
+    failed = [answered for answered in scored if answered.generation is None]
     if not failed:
         return None
-    return f"{len(failed)} of {samples} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
+    return f"{len(failed)} of {len(scored)} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
 
 
 def _peak(outcome: TrialOutcome) -> dict[str, int | None]:
