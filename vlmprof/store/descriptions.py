@@ -17,6 +17,16 @@ KNOB = "<name>"
 """Placeholder for the knob's name in the columns that every knob has."""
 _KNOB_PREFIXES = ("knob_", "requested_", "achieved_", "effect_")
 
+_PREDICTED = {
+    "preprocess": "preprocessing",
+    "transfer": "the transfer to the device",
+    "vision": "the vision encoder",
+    "connector": "the connector; null where the model does not separate it",
+    "prefill": "the prefill",
+    "decode": "all decode steps together",
+}
+_PERCENTILES = {"p50": "median", "p90": "90th percentile", "p95": "95th percentile", "p99": "99th percentile"}
+
 DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
     "trials": {
         "trial": "First 12 hexadecimal digits of a hash of everything that decides the outcome.",
@@ -172,6 +182,22 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "latency_ms_p95": "95th percentile; null below 130 requests.",
         "latency_ms_p99": "99th percentile; null below 662 requests.",
         "latency_ms_tail": "Latency at the highest percentile that the number of requests supports.",
+        **{
+            f"latency_ms_inputs_{percentile}{end}": (
+                f"{meaning} {_PERCENTILES[percentile]}, over all samples, of the latencies that the timed requests "
+                "predict for them at batch 1: over inputs, not over repeats."
+            )
+            for percentile in _PERCENTILES
+            for end, meaning in (
+                ("", "The"),
+                ("_low", "Lower end of the 95 % interval of the"),
+                ("_high", "Upper end of the 95 % interval of the"),
+            )
+        },
+        "latency_model_error": (
+            "Median error of that prediction for each timed request from the others, as a share of the prediction."
+        ),
+        "latency_model_half_width": "Half the width of its 95 % prediction interval, as a share of the prediction.",
         "latency_tail_percentile": "That percentile; null below 11 requests.",
         "preprocess_ms_p50": "As `latency_ms_p50`, for this stage.",
         "transfer_ms_p50": "As `latency_ms_p50`, for this stage.",
@@ -365,6 +391,13 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "Equal for configurations that did the same work on this sample, even if they requested different values."
         ),
         "batch_size": "Size of the batch in which this sample was answered; 0 if its image could not be read.",
+        "latency_ms_predicted": (
+            "Latency of this prompt at batch 1 and the timed answer length, predicted from the timed requests; null "
+            "where fewer than six sizes were timed, or batches."
+        ),
+        "latency_ms_predicted_low": "Lower end of its 95 % prediction interval.",
+        "latency_ms_predicted_high": "Upper end of its 95 % prediction interval.",
+        **{f"{stage}_ms_predicted": f"What of it is {what}." for stage, what in _PREDICTED.items()},
         "error": "Why the sample failed; null otherwise.",
     },
     "timings": {

@@ -26,6 +26,8 @@ def column(
     return pa.field(name, kind, metadata={key: value for key, value in metadata.items() if value})
 
 
+STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
+
 SAMPLES = pa.schema(
     [
         column("trial", TEXT),
@@ -45,6 +47,10 @@ SAMPLES = pa.schema(
         column("prompt_tokens", WHOLE, "tokens"),
         column("effective_key", TEXT),
         column("batch_size", WHOLE, "samples"),
+        column("latency_ms_predicted", REAL, "ms", "lower", interval=True),
+        column("latency_ms_predicted_low", REAL, "ms"),
+        column("latency_ms_predicted_high", REAL, "ms"),
+        *(column(f"{stage}_ms_predicted", REAL, "ms", "lower") for stage in STAGES),
         column("error", TEXT),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
@@ -64,7 +70,6 @@ CHUNKS = pa.schema(
 )
 """Answers of a trial that has not ended: only what it takes to go on from them. Removed once it is done."""
 
-STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
 
 TIMINGS = pa.schema(
     [
@@ -178,6 +183,13 @@ _TIME = [
     column("latency_modes_apart", REAL, "fraction"),
     *(column(f"latency_ms_{tail}", REAL, "ms", "lower") for tail in ("p90", "p95", "p99", "tail")),
     column("latency_tail_percentile", REAL, "fraction"),
+    *(
+        column(f"latency_ms_inputs_{percentile}{end}", REAL, "ms", None if end else "lower", interval=not end)
+        for percentile in ("p50", "p90", "p95", "p99")
+        for end in ("", "_low", "_high")
+    ),
+    column("latency_model_error", REAL, "fraction"),
+    column("latency_model_half_width", REAL, "fraction"),
     *(column(f"{stage}_ms_p50", REAL, "ms", "lower") for stage in STAGES),
     column("ttft_ms_p50", REAL, "ms", "lower"),
     column("ttft_with_preprocess_ms_p50", REAL, "ms", "lower"),

@@ -12,10 +12,12 @@ from vlmprof.measure.environment import environment
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import canonical
 from vlmprof.records import INAPPLICABLE, Effect, Generation, Observation, Row
+from vlmprof.stats.stage_model import StageModel
 from vlmprof.store.collector import TrialResult
 from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.trial.columns.identity import identity
+from vlmprof.trial.columns.inputs import inputs_columns, predicted_columns, stage_model_of
 from vlmprof.trial.columns.latency import latency_columns, timing_rows
 from vlmprof.trial.columns.quality import CorpusScore, quality, too_many_failed
 from vlmprof.trial.outcome import ScoredSample, TimedGeneration, TrialOutcome
@@ -32,15 +34,18 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
     """
     resolved, observed = outcome.resolved, _observed(outcome, model.kernels)
     effects = _effects(outcome, observed)
-    failed = [answered for answered in outcome.scored if answered.generation is None]
     corpus_score, missing = CorpusScore.of(outcome), dict(outcome.missing)
     state: State = "failed" if too_many_failed(outcome) else "done"
     device_columns = {**environment(model.device, missing), "preprocess": model.preprocess}
+    model_of_stages = stage_model_of(outcome)
+    samples = [
+        {**_sample_row(one, outcome, observed, model_of_stages), **corpus_score.own(one)} for one in outcome.scored
+    ]
     row = {
         **identity(resolved.plan),
         **run_columns,
         "state": state,
-        "error": _failure(failed, len(outcome.scored)) if state == "failed" else None,
+        "error": _failure(outcome.scored) if state == "failed" else None,
         "architecture": resolved.anatomy.architecture,
         "decoding_left_out": resolved.anatomy.decoding_left_out or None,
         "split": resolved.task.split(resolved.plan.task.split),
@@ -52,15 +57,12 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **_achieved(outcome, observed),
         **_peak(outcome),
         **latency_columns(outcome, str(device_columns["device"] or ""), missing),
+        **inputs_columns(model_of_stages, samples),
         **observed.loaded,
         **_engine(outcome),
         **device_columns,
         "not_measured": _not_measured(outcome, missing),
     }
-    samples = tuple(
-        {**_sample_row(resolved.plan.id, answered, observed), **corpus_score.own(answered)}
-        for answered in outcome.scored
-    )
     return TrialResult(
         trial=resolved.plan.id,
         knobs=tuple(effects),
@@ -119,10 +121,11 @@ def _answers(outcome: TrialOutcome) -> list[Generation]:
     return [answered.generation for answered in outcome.scored if answered.generation is not None]
 
 
-def _failure(failed: Sequence[ScoredSample], samples: int) -> str | None:
+def _failure(scored: Sequence[ScoredSample]) -> str | None:
+    failed = [answered for answered in scored if answered.generation is None]
     if not failed:
         return None
-    return f"{len(failed)} of {samples} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
+    return f"{len(failed)} of {len(scored)} samples failed, the first is {failed[0].example.id}: {failed[0].error}"
 
 
 def _peak(outcome: TrialOutcome) -> dict[str, int | None]:
@@ -217,9 +220,11 @@ def _each_request(outcome: TrialOutcome) -> list[TimedGeneration]:
     return list({timed.request: timed for timed in outcome.timed}.values())
 
 
-def _sample_row(trial: str, answered: ScoredSample, observed: Observation) -> Row:
+def _sample_row(
+    answered: ScoredSample, outcome: TrialOutcome, observed: Observation, model_of_stages: StageModel | None
+) -> Row:
     row: dict[str, float | int | str | None] = {
-        "trial": trial,
+        "trial": outcome.resolved.plan.id,
         "sample": answered.example.id,
         "cluster": answered.example.cluster,
         "question_type": answered.example.question_type,
@@ -243,6 +248,7 @@ def _sample_row(trial: str, answered: ScoredSample, observed: Observation) -> Ro
         "vision_tokens": encoding.vision_tokens,
         "prompt_tokens": encoding.prompt_tokens,
         "effective_key": _effective_key(answered.generation, observed),
+        **predicted_columns(model_of_stages, answered),
     }
 
 
