@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.contracts.knob_contract import demo_prompts
 from vlmprof import registry
 from vlmprof.engine.block_compile import BlockCompiler
 from vlmprof.engine.greedy import generate
@@ -22,16 +21,6 @@ from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.records import Prompt
 
 NEW = 9
-
-
-@pytest.fixture(scope="module")
-def asked() -> list[Prompt]:
-    return demo_prompts(registry.load("tasks", "shapes_qa"), 8)
-
-
-@pytest.fixture
-def graphs() -> StaticEngine:
-    return StaticEngine("graphs", capture=False)
 
 
 def texts(model: Any, prompts: list[Prompt], engine: Any = None, new: int = NEW) -> list[str]:

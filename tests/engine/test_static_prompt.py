@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers.cache_utils import Cache, DynamicLayer
 
-from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
 from vlmprof.engine import static_prompt, static_step
 from vlmprof.engine.base import EAGER
@@ -30,22 +28,6 @@ from vlmprof.records import Prompt
 
 NEW = 5
 ALL_PARTS = "vision, connector, prefill, decode"
-
-
-@pytest.fixture
-def model(tiny_checkpoint: Path) -> LoadedMolmo:
-    loaded: LoadedMolmo = registry.load("models", "demo").load(demo_checkpoint(tiny_checkpoint), "cpu")
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def asked() -> list[Prompt]:
-    return demo_prompts(registry.load("tasks", "shapes_qa"), 8)
-
-
-@pytest.fixture
-def graphs() -> StaticEngine:
-    return StaticEngine("graphs", capture=False)
 
 
 def timed(model: Any, prompts: list[Prompt], engine: Any) -> list[tuple[int, ...]]:
