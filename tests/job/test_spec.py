@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.jobs import job_file
 from vlmprof.errors import SpecError, UserError, suggestion
@@ -236,3 +238,55 @@ def test_a_task_that_states_how_indexes_count_keeps_the_statement_and_others_kee
     for name, said in (("shapes_qa", "takes no index_from"), ("gqa", "remove 'index_from:'")):
         with pytest.raises(UserError, match=said):
             task_of(TaskSpec(name=name, index_from=0))
+
+
+# --- timing at several batch sizes and lengths ------------------------------------------------------------------------
+
+
+def test_lists_in_timing_are_every_pair_and_a_number_is_one() -> None:
+    timing = spec.TimingSpec.model_validate({"batch_size": [1, 8], "output_tokens": [16, 64]})
+    assert timing.settings == ((1, 16), (1, 64), (8, 16), (8, 64))
+    assert spec.TimingSpec().settings == ((1, 16),)
+    assert spec.TimingSpec.model_validate({"batch_size": [8]}).model_dump()["batch_size"] == 8
+
+
+@given(
+    st.lists(st.integers(1, 2**20), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(1, 2**20), min_size=1, max_size=6, unique=True),
+)
+def test_every_pair_is_timed_once_and_the_first_of_both_lists_first(batches: list[int], lengths: list[int]) -> None:
+    settings = spec.TimingSpec.model_validate({"batch_size": batches, "output_tokens": lengths}).settings
+    assert settings[0] == (batches[0], lengths[0])
+    assert sorted(settings) == sorted((batch, length) for batch in batches for length in lengths)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "output_tokens"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "expected at least one entry, got []"),
+        ([8, 1, 8], "8 is listed twice"),
+        ([1, 0], "expected at least 1, got 0"),
+        (-3, "expected at least 1, got -3"),
+        ([1, 2.5], "expected whole numbers, got 2.5"),
+        ([1, "8"], "expected whole numbers, got '8'; write it without quotes"),
+        ([True], "expected whole numbers, got true"),
+        ("auto", "expected a whole number, or a list of them, got 'auto'"),
+        ([[1]], "expected whole numbers, got [1]"),
+        (list(range(1, 400)), "expected at most 12 entries, got 399; each is timed in every trial"),
+    ],
+)
+def test_what_is_no_list_of_sizes_is_one_sentence(tmp_path: Path, key: str, given: object, said: str) -> None:
+    assert faults(tmp_path, timing={key: given}) == [f"timing.{key}: {said}"]
+
+
+def test_too_many_pairs_are_one_sentence(tmp_path: Path) -> None:
+    (told,) = faults(tmp_path, timing={"batch_size": [1, 2, 4, 8, 16], "output_tokens": [1, 2, 4, 8, 16]})
+    assert told.endswith("5 batch sizes and 5 lengths are 25 settings to time in every trial; at most 24 are allowed")
+
+
+def test_a_list_of_lengths_beside_the_knob_that_sets_the_length_is_one_sentence(tmp_path: Path) -> None:
+    (told,) = faults(tmp_path, timing={"output_tokens": [4, 16]}, knobs={"output_tokens": [4, 16]})
+    assert "give only one of them" in told
+    faults_of_one = {"timing": {"output_tokens": [4]}, "knobs": {"output_tokens": [4, 16]}}
+    assert prepare(write(tmp_path, yaml.safe_dump({**GOOD, **faults_of_one}))).plans

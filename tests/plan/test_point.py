@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmprof.job.spec import ModelSpec, TaskSpec
+from vlmprof.job.spec import ModelSpec, TaskSpec, TimingSpec
 from vlmprof.plan.point import Point, Timing, TrialPlan, canonical
 
 TIMING = Timing(
@@ -84,3 +84,24 @@ def test_the_id_is_the_same_in_another_process() -> None:
 
 def test_canonical_json_has_one_spelling() -> None:
     assert canonical({"b": (1, 2), "a": 1}) == '{"a":1,"b":[1,2]}'
+
+
+def test_further_timed_settings_are_part_of_the_id_only_where_there_are_any() -> None:
+    """The id of a job with plain numbers is the one that it had before there were lists."""
+    before = plan(measure=("latency",)).id
+    assert before == "6e0c5a3da528"
+    more = {
+        plan(measure=("latency",), timing=replace(TIMING, further=further)).id for further in (((8, 2),), ((2, 2),))
+    }
+    assert len(more | {before}) == 3
+
+
+def test_a_list_of_one_gives_the_trials_of_the_number() -> None:
+    listed = Timing.of(TimingSpec.model_validate({"batch_size": [4], "output_tokens": [2]}))
+    assert plan(timing=listed).id == plan(timing=Timing.of(TimingSpec(batch_size=4, output_tokens=2))).id
+
+
+def test_the_settings_are_told_in_words() -> None:
+    timing = Timing.of(TimingSpec.model_validate({"batch_size": [1, 8], "output_tokens": [2, 16]}))
+    assert timing.words == "batch size 1, 8 and output tokens 2, 16"
+    assert timing.settings == ((1, 2), (1, 16), (8, 2), (8, 16))

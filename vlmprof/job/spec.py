@@ -104,6 +104,35 @@ Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(stora
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
+MOST_LISTED = 12
+"""Values of one key of ``timing``."""
+MOST_TIMED_SETTINGS = 24
+"""Batch sizes times lengths of answers: each is a timing pass of its own in every trial."""
+
+
+def _one_or_several(given: Any) -> int | tuple[int, ...]:
+    """A whole number, or a list of different ones; a list of one is that number, with the same trials."""
+    if not isinstance(given, list | tuple):
+        return _at_least_one(given, "a whole number, or a list of them")
+    if not given:
+        raise ValueError("expected at least one entry, got []")
+    if len(given) > MOST_LISTED:
+        raise ValueError(f"expected at most {MOST_LISTED} entries, got {len(given):,}; each is timed in every trial")
+    values = _unique(tuple(_at_least_one(one, "whole numbers") for one in given))
+    return values[0] if len(values) == 1 else values
+
+
+def _at_least_one(given: Any, expected: str) -> int:
+    if isinstance(given, bool) or not isinstance(given, int):
+        hint = "; write it without quotes" if isinstance(given, str) and given.strip().isdigit() else ""
+        raise ValueError(f"expected {expected}, got {as_written(given)}{hint}")
+    if given < 1:
+        raise ValueError(f"expected at least 1, got {given}")
+    return given
+
+
+OneOrSeveral = Annotated[int | tuple[int, ...], BeforeValidator(_one_or_several)]
+"""What a job writes as a number or as a list."""
 
 
 class Section(BaseModel):
@@ -207,9 +236,9 @@ FEWEST_TIMED = 6
 class TimingSpec(Section):
     """How latency is measured: fixed requests, fixed output length, a batch size that the job names."""
 
-    batch_size: Positive = 1
+    batch_size: OneOrSeveral = Field(1, description="Prompts of a request; of a list, each is timed.")
     requests: Positive = Field(16, description="Fixed batches, drawn over the sizes of the task's prompts.")
-    output_tokens: Positive = Field(16, description="Exact; end-of-sequence is ignored.")
+    output_tokens: OneOrSeveral = Field(16, description="Exact; end-of-sequence is ignored. Of a list, each is timed.")
     warmup: Positive = Field(1, description="Times that each request runs before; more of the first until they settle.")
     warmup_seconds: Seconds = Field(3.0, description="Least load before the clock counts, scoring included.")
     repeats: Positive = Field(4, description="Times that each request is timed, at least.")
@@ -231,7 +260,21 @@ class TimingSpec(Section):
                 f"{self.requests} requests timed {self.repeats} times are {self.requests * self.repeats} generations;"
                 f" an interval needs {FEWEST_TIMED}"
             )
+        if len(self.settings) > MOST_TIMED_SETTINGS:
+            raise ValueError(
+                f"{len(_listed(self.batch_size))} batch sizes and {len(_listed(self.output_tokens))} lengths are"
+                f" {len(self.settings)} settings to time in every trial; at most {MOST_TIMED_SETTINGS} are allowed"
+            )
         return self
+
+    @property
+    def settings(self) -> tuple[tuple[int, int], ...]:
+        """(batch size, output tokens) of everything that is timed; columns without a suffix are those of the first."""
+        return tuple((batch, length) for batch in _listed(self.batch_size) for length in _listed(self.output_tokens))
+
+
+def _listed(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 @final
@@ -305,6 +348,15 @@ class SweepSpec(Section):
         3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
     )
     storage: Place = Field("", description="Results folder, a path or a URI; empty: results/<name>.")
+
+    @validators.model_validator(mode="after")
+    def _one_length(self) -> SweepSpec:
+        if isinstance(self.timing.output_tokens, tuple) and "output_tokens" in self.all_knobs:
+            raise ValueError(
+                "timing.output_tokens lists several lengths, and the knob output_tokens sets the length of every"
+                " answer; give only one of them"
+            )
+        return self
 
     @property
     def where(self) -> str:

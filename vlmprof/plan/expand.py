@@ -21,7 +21,7 @@ def expand(spec: SweepSpec, models: Sequence[ModelSpace], revisions: Mapping[Tas
             task_revision=revisions[task],
             point=point,
             measure=spec.measure,
-            timing=Timing(**spec.timing.model_dump()),
+            timing=Timing.of(spec.timing),
             batch_size=None if spec.batch.size == "auto" else spec.batch.size,
             batch_max=spec.batch.max,
             batch_maximize=spec.batch.maximize,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from vlmprof.job.spec import ModelSpec, TaskSpec
+from vlmprof.job.spec import ModelSpec, TaskSpec, TimingSpec
 
 
 @final
@@ -55,6 +55,27 @@ class Timing:
     exclusive: bool | str
     """Or ``auto``."""
     energy_seconds: float
+    further: tuple[tuple[int, int], ...] = ()
+    """Batch size and output tokens of what is timed besides; not part of a trial's id where there is nothing."""
+
+    @classmethod
+    def of(cls, spec: TimingSpec) -> Timing:
+        """The settings of a job."""
+        (batch_size, output_tokens), *further = spec.settings
+        values = {**spec.model_dump(), "batch_size": batch_size, "output_tokens": output_tokens}
+        return cls(**values, further=tuple(further))
+
+    @property
+    def settings(self) -> tuple[tuple[int, int], ...]:
+        """(batch size, output tokens) of everything that is timed, in the job's order."""
+        return (self.batch_size, self.output_tokens), *self.further
+
+    @property
+    def words(self) -> str:
+        """The settings for display: ``batch size 1, 8 and output tokens 16, 64``."""
+        names = ("batch size", "output tokens")
+        values = [dict.fromkeys(one) for one in zip(*self.settings, strict=True)]
+        return " and ".join(f"{name} {', '.join(map(str, of))}" for name, of in zip(names, values, strict=True))
 
 
 @final
@@ -104,6 +125,8 @@ class TrialPlan:
         machine_share = () if "latency" in self.measure else ("gpus", "threads")
         for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", "inapplicable", *machine_share):
             del fields[name]
+        if not self.timing.further:
+            del fields["timing"]["further"]
         for name in ("engine", "preprocess"):
             if fields[name] == "auto":
                 del fields[name]
