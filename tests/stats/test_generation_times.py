@@ -14,7 +14,9 @@ from vlmprof.stats.generation_times import (
     RequestTime,
     grouped_means,
     modes_apart,
+    paired_ratio,
     request_latency,
+    request_rate,
 )
 
 
@@ -106,3 +108,61 @@ def test_it_scales_with_the_times(requests: int, each: int, ms: float, factor: f
     scaled = request_latency([RequestTime(time.request, time.ms * factor) for time in times])
     assert scaled.ms == pytest.approx(factor * plain.ms)
     assert scaled.half_width == pytest.approx(plain.half_width, abs=1e-9) or plain.low is None
+
+
+@pytest.mark.parametrize("requests", [1, 16])
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+@pytest.mark.parametrize("outliers", [0.0, 0.2])
+def test_the_interval_of_a_rate_covers(requests: int, correlation: float, outliers: float) -> None:
+    """Slow generations are part of the work; those that are too rare to occur in a pass are in no interval of it."""
+    covered = 0
+    for seed in range(150):
+        times, _ = measured(seed, requests=requests, correlation=correlation, outliers=outliers)
+        slow, base = outliers * 0.2 * math.sqrt(2 / math.pi), random.Random(seed)
+        truth = 1e3 / statistics.fmean(base.uniform(60, 110) for _ in range(requests)) / (1 + slow)
+        rate = request_rate(times)
+        assert rate.low is not None and rate.high is not None and rate.low <= rate.per_s <= rate.high
+        covered += rate.low <= truth <= rate.high
+    assert covered / 150 >= (0.88 if outliers else 0.9)
+
+
+@given(st.lists(st.floats(1, 1e3), min_size=1, max_size=100), st.floats(0.01, 100))
+def test_a_rate_is_work_by_time_and_scales(times: list[float], factor: float) -> None:
+    rate = request_rate([RequestTime(0, ms) for ms in times])
+    assert rate.per_s == pytest.approx(1e3 * len(times) / sum(times))
+    slower = request_rate([RequestTime(0, factor * ms) for ms in times])
+    assert slower.per_s == pytest.approx(rate.per_s / factor)
+    assert (rate.low is None) == (rate.high is None)
+
+
+def test_too_few_generations_have_a_rate_and_no_interval() -> None:
+    few = request_rate([RequestTime(0, 10.0), RequestTime(0, 10.0)])
+    assert (few.per_s, few.low, few.high) == (100.0, None, None)
+
+
+@pytest.mark.parametrize("pairs", [2, 4, 16])
+def test_the_interval_of_a_paired_ratio_covers_whatever_drifts_under_both(pairs: int) -> None:
+    covered = 0
+    for seed in range(400):
+        rng = random.Random(seed)
+        drift = [math.exp(rng.gauss(0, 0.3)) for _ in range(pairs)]
+        full = [30 * level * math.exp(rng.gauss(0, 0.02)) for level in drift]
+        own = [20 * level * math.exp(rng.gauss(0, 0.02)) for level in drift]
+        ratio = paired_ratio(full, own)
+        assert ratio is not None
+        covered += ratio.low <= 1.5 <= ratio.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=2, max_size=9), st.floats(0.1, 10))
+def test_a_paired_ratio_turns_over_with_its_sides(pairs: list[tuple[float, float]], factor: float) -> None:
+    first, second = [one for one, _ in pairs], [other for _, other in pairs]
+    ratio, turned = paired_ratio(first, second), paired_ratio(second, first)
+    assert ratio is not None and turned is not None and ratio.low <= ratio.mean <= ratio.high
+    assert ratio.mean * turned.mean == pytest.approx(1)
+    scaled = paired_ratio([factor * one for one in first], second)
+    assert scaled is not None and scaled.mean == pytest.approx(factor * ratio.mean)
+
+
+def test_one_pair_is_no_measurement() -> None:
+    assert paired_ratio([2.0], [1.0]) is None

@@ -16,9 +16,13 @@ from itertools import pairwise
 from typing import NamedTuple, final
 
 from vlmprof.stats import timeseries
+from vlmprof.stats.distributions import student_quantile
+from vlmprof.stats.intervals import MeanInterval
 
 GROUP = 8
 """Generations that are averaged; fewer where there are too few for eight groups."""
+FEWEST_GROUPS = 6
+"""The fewest groups from which a rate has an interval."""
 GAP_SHARE = 0.25
 """A gap of this share of the range of the middle times separates two modes."""
 MIDDLE = 0.15
@@ -84,6 +88,56 @@ def request_latency(times: Sequence[RequestTime]) -> RequestLatency:
         halves_apart=timeseries.halves_apart(relative) if len(relative) > 1 else 0.0,
         modes_apart=modes_apart(relative),
     )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRate:
+    """Requests in a second of back-to-back work."""
+
+    per_s: float
+    low: float | None
+    """Lower end of the 95 % interval; None where a request was timed once, or there are too few groups."""
+    high: float | None
+
+
+def request_rate(times: Sequence[RequestTime]) -> RequestRate:
+    """The number of requests divided by their total time, which slow ones are part of.
+
+    The interval is Student's, of the mean over groups of consecutive generations, each relative to the median of its
+    request, with the effective number of groups in place of their number.
+
+    Args:
+        times: In the order in which they were measured, at least one.
+    """
+    per_s = len(times) / sum(time.ms for time in times) * 1e3
+    medians = request_medians(times)
+    groups = grouped_means([time.ms / medians[time.request] for time in times])
+    each = len(times) / len(medians)
+    if len(groups) < FEWEST_GROUPS or each <= 1:
+        return RequestRate(per_s=per_s, low=None, high=None)
+    effective = max(2.0, timeseries.effective_repeats(groups))
+    error = statistics.stdev(groups) / math.sqrt(effective) * math.sqrt(each / (each - 1))
+    half = student_quantile(0.95, effective - 1) * error / statistics.fmean(groups)
+    if half >= 1:
+        return RequestRate(per_s=per_s, low=None, high=None)
+    return RequestRate(per_s=per_s, low=per_s / (1 + half), high=per_s / (1 - half))
+
+
+def paired_ratio(first: Sequence[float], second: Sequence[float]) -> MeanInterval | None:
+    """How many times larger values of ``first`` are than their partners in ``second``, with a 95 % interval.
+
+    The geometric mean of the ratios of pairs, and Student's interval of their logarithms: a drift that both partners of
+    a pair share leaves it as it is. None for fewer than two pairs.
+
+    Raises:
+        ValueError: the numbers differ, or a value is not above 0.
+    """
+    logs = [math.log(above / below) for above, below in zip(first, second, strict=True)]
+    interval = timeseries.process_interval(logs)
+    if interval is None:
+        return None
+    return MeanInterval(mean=math.exp(interval.mean), low=math.exp(interval.low), high=math.exp(interval.high))
 
 
 def request_medians(times: Sequence[RequestTime]) -> dict[int, float]:
