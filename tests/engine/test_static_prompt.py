@@ -140,6 +140,8 @@ def test_what_cannot_be_recorded_runs_eager_and_says_so(
         assert timed(model, asked[:2], graphs) == timed(model, asked[:2], EAGER)
     assert tried == [part], "it is tried once"
     assert graphs.describe()["prompt_fallback"] == f"{part}: RuntimeError: a copy that no graph can hold"
+    graphs.begin_timing()
+    assert part in graphs.describe()["prompt_fallback"], "what no graph can hold is not tried again"
     assert graphs.describe()["engine"] == "graphs"
 
 
@@ -152,6 +154,10 @@ def test_a_device_without_memory_for_recordings_runs_eager_and_says_so(
     monkeypatch.setattr(PromptRecorder, "_record_vision", full)
     assert timed(model, asked[:2], graphs) == timed(model, asked[:2], EAGER)
     assert "no memory left for recordings" in graphs.describe()["prompt_fallback"]
+    monkeypatch.undo()  # another batch size may leave the memory
+    graphs.begin_timing()
+    assert timed(model, asked[:2], graphs) == timed(model, asked[:2], EAGER)
+    assert "prompt_fallback" not in graphs.describe() and "vision" in graphs.describe()["recorded_stages"]
 
 
 def _stale(name: str) -> Callable[[RecordedCall, Mapping[str, Tensor]], None]:

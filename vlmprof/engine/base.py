@@ -73,6 +73,9 @@ class AbstractEngine(ABC):
         """
         return model.see(batch, mark)
 
+    def begin_timing(self) -> None:  # noqa: B027 (most engines record nothing)
+        """Called before a timing pass: what could not be recorded for lack of memory may be tried again."""
+
     def end_timing(self) -> None:  # noqa: B027 (most engines keep nothing)
         """Called when a timing pass is over: frees what only its requests need."""
 

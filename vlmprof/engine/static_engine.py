@@ -35,6 +35,7 @@ from vlmprof.engine.static_prompt import PromptRecorder
 from vlmprof.engine.static_step import StaticStep, settings_of
 from vlmprof.errors import ModelError
 
+NO_MEMORY = "the device has no memory left for recordings"
 MAX_RECORDINGS = 24
 """Recordings kept; the least recently used one is dropped first."""
 
@@ -165,7 +166,7 @@ class StaticEngine(AbstractEngine):
         except RuntimeError as error:
             if classify(error, free_share()) != "memory":
                 raise
-            reason = "the device has no memory left for recordings"
+            reason = NO_MEMORY
         self._eager_prompts[part] = reason
         self._prompts.forget()  # after the except block, which keeps the failed frames and their tensors alive
         release()
@@ -177,6 +178,10 @@ class StaticEngine(AbstractEngine):
         why = "; ".join(f"{part}: {reason}" for part, reason in self._eager_prompts.items())
         recorded = {"recorded_stages": ", ".join(parts)} if parts else {}
         return {"engine": self._name, **self._last_names, **recorded, **({"prompt_fallback": why} if why else {})}
+
+    def begin_timing(self) -> None:
+        """Requests of another batch size may leave the memory that recordings of the last ones lacked."""
+        self._eager_prompts = {part: why for part, why in self._eager_prompts.items() if why != NO_MEMORY}
 
     def end_timing(self) -> None:
         self._prompts.end_timing()
