@@ -64,7 +64,7 @@ def write_results(folder: Path, rows: Iterable[Mapping[str, Any]], name: str = "
     """A results folder as a finished sweep leaves it: tables first, then the ledger."""
     rows = list(rows)
     for row in rows:
-        kind = schema.trials_schema(schema.knobs_of(row))
+        kind = schema.schema_of_row(row)
         tables.write(folder, "trials", row["trial"], [row], kind)
     ledger = Ledger(folder)
     ledger.append("sweep", name=name, trials=[row["trial"] for row in rows], time="2026-08-01T10:00:00+00:00")

@@ -380,9 +380,9 @@ def _with_attributes(frame: pd.DataFrame, attrs: Mapping[str, Any]) -> pd.DataFr
 
 def _attributes_of_list(columns: Sequence[str]) -> dict[str, Any]:
     from vlmprof.store.descriptions import column_attributes
-    from vlmprof.store.schema import knobs_of, trials_schema
+    from vlmprof.store.schema import schema_of_row
 
-    attrs = column_attributes("trials", trials_schema(knobs_of(columns)))
+    attrs = column_attributes("trials", schema_of_row(columns))
     attrs = {key: {name: by_column[name] for name in columns if name in by_column} for key, by_column in attrs.items()}
     attrs["units"]["vision_tokens_predicted"] = "tokens"
     attrs["descriptions"]["vision_tokens_predicted"] = "Mean vision tokens per sample, from image sizes alone."

@@ -36,6 +36,7 @@ from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt
 from vlmprof.store.schema import STAGES
+from vlmprof.trial.columns.speedup import speedup_columns
 from vlmprof.trial.outcome import TimedGeneration
 from vlmprof.trial.progress import Progress
 from vlmprof.trial.samples import open_pictures
@@ -102,6 +103,7 @@ def configuration(model: LoadedMolmo, name: str, used: AbstractEngine, knobs: Ma
         "step_sd": statistics.stdev(steps) / statistics.median(steps),
         f"prefill of request {BARE}, ms": _by_request(timed, "prefill_ms").get(BARE),
         f"vision and connector of request {BARE}, ms": _with_connector(timed).get(BARE),
+        "speedup": speedup_columns([done]),
         "recorded_distance": done.recorded_distance,
         "host_bound": done.host_bound and {"busy": done.host_bound.busy_share, "bound": done.host_bound.verdict},
         "joules": done.energy and done.energy.joules / done.energy.rounds,

@@ -52,7 +52,7 @@ def _tag(column: str, columns: Mapping[str, float]) -> str:
     """The name of a column in TensorBoard: a section, then the column."""
     if column.startswith(("knob_", "achieved_")):
         return f"knobs/{column}"
-    kind = schema.trials_schema(schema.knobs_of(columns))
+    kind = schema.schema_of_row(columns)
     field = kind.field(column) if column in kind.names else None
     unit = ((field.metadata or {}) if field else {}).get(b"unit", b"").decode()
     return f"{'work' if unit in WORK else SECTIONS.get(unit, 'trial')}/{column}"

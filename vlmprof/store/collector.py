@@ -203,7 +203,9 @@ class Collector:
             where, trial, epoch = self._folder, result.trial, self._ledger.epoch
             self._write(trial, "samples", result.samples, schema.SAMPLES)
             self._write(trial, "timings", result.timings, schema.TIMINGS)
-            tables.write(where, "trials", trial, [row], schema.trials_schema(result.knobs), epoch)
+            tables.write(
+                where, "trials", trial, [row], schema.trials_schema(result.knobs, schema.settings_of(row)), epoch
+            )
         fields = {name: row.get(name) for name in ("point", "seconds", "error")} | {"trace": result.trace}
         fields |= {"distrusted": result.distrusted}
         files = self._attempts.files(result.trial)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlmprof.store.manifest import TableName
+from vlmprof.store.schema import setting_words, split_setting
 
 KNOB = "<name>"
 """Placeholder for the knob's name in the columns that every knob has."""
@@ -24,6 +25,11 @@ _PREDICTED = {
     "connector": "the connector; null where the model does not separate it",
     "prefill": "the prefill",
     "decode": "all decode steps together",
+}
+_SPEEDUPS = {
+    "vision": ("the vision side, encoder and connector,", "operations"),
+    "prefill": ("the prefill", "operations"),
+    "decode": ("the first decode step", "bytes of weights and cache"),
 }
 _PERCENTILES = {"p50": "median", "p90": "90th percentile", "p95": "95th percentile", "p99": "99th percentile"}
 
@@ -224,7 +230,40 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "From inputs in host memory to the last token in host memory: `latency_ms_p50` without preprocessing."
         ),
         "timing_samples_per_s": "Number of prompts divided by the total time of the timed requests.",
+        "timing_samples_per_s_low": (
+            "Lower end of its 95 % interval, which accounts for dependence between repeats; with several processes, "
+            "the interval of the mean over them."
+        ),
+        "timing_samples_per_s_high": "Upper end of its 95 % interval.",
         "timing_tokens_per_s": "Number of generated tokens divided by the total time of the timed requests.",
+        "timing_tokens_per_s_low": "Lower end of its 95 % interval.",
+        "timing_tokens_per_s_high": "Upper end of its 95 % interval.",
+        **{
+            f"speedup_{stage}{end}": meaning.format(what=what, work=work)
+            for stage, (what, work) in _SPEEDUPS.items()
+            for end, meaning in (
+                (
+                    "",
+                    "How many times longer {what} takes without knobs than with them: the canary's time by this "
+                    "configuration's, on one request in the same blocks.",
+                ),
+                ("_low", "Lower end of its 95 % interval."),
+                ("_high", "Upper end of its 95 % interval."),
+                (
+                    "_bound",
+                    "The same ratio of {work}: the speed-up if {what} took time for nothing else. Null where it is "
+                    "not known.",
+                ),
+            )
+        },
+        "speedup_loaded_with": (
+            "Knobs that act when the model is loaded, with their values: the model without knobs that `speedup_*` "
+            "compare with was loaded with them too. Null without any."
+        ),
+        "timing_error": (
+            "Why this batch size and length could not be timed although others could, such as for lack of memory; "
+            "null otherwise."
+        ),
         "timing_stopped": (
             "Why repeating stopped: `precision`, `bimodal` (precise, but the times dwell at two levels: see "
             "`latency_modes_apart`), `max_repeats` or `max_seconds`."
@@ -402,12 +441,16 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
     },
     "timings": {
         "trial": "Id of the trial.",
+        "setting": (
+            "Number of the timed setting in the order of the job, from 0: batch sizes, and for each the lengths. Null "
+            "in rows from before there could be several."
+        ),
         "session": "Number of the session, from 0; the model is loaded again for each.",
         "block": "Number of the block in the session, from 0.",
         "canary": "Whether this is the canary and not the configuration.",
         "repeat": "Number of the repeat in the session, from 0; null for a canary. Warm-up repeats are not kept.",
         "request": "Number of the fixed request in the repeat, from 0. One request is one batch.",
-        "batch_size": "Prompts in this request: `timing.batch_size`, or the remainder for the last request.",
+        "batch_size": "Prompts in this request.",
         "output_tokens": "Tokens generated for each prompt; exactly this many, end-of-sequence is ignored.",
         "preprocess_ms": (
             "Resizing, tiling, tokenising and padding, on the host or in part on the device. The image file was "
@@ -432,6 +475,9 @@ def describe(table: TableName, column: str) -> str:
     descriptions = DESCRIPTIONS[table]
     if column in descriptions:
         return descriptions[column]
+    first, setting = split_setting(column)
+    if setting and table == "trials":
+        return f"At {setting_words(setting)}: {descriptions[first]}"
     prefix = next((prefix for prefix in _KNOB_PREFIXES if column.startswith(prefix)), "")
     return descriptions.get(f"{prefix}{KNOB}", "")
 

@@ -2,11 +2,13 @@
 
 ``trials`` is Pareto-ready: one row per configuration; a column with a ``better`` of ``lower`` or ``higher`` is an
 objective, and ``interval`` names the pair of columns that hold its 95 % interval. ``samples`` has one row per question
-and configuration, ``timings`` one row per repeat. ``trials_schema`` adds a set of columns for each knob.
+and configuration, ``timings`` one row per repeat. ``trials_schema`` adds a set of columns for each knob, and one for
+each further batch size and length that was timed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -27,6 +29,8 @@ def column(
 
 
 STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
+SPEEDUPS = ("vision", "prefill", "decode")
+"""Stages that are compared with those of the model without knobs; vision is encoder and connector together."""
 
 SAMPLES = pa.schema(
     [
@@ -74,6 +78,7 @@ CHUNKS = pa.schema(
 TIMINGS = pa.schema(
     [
         column("trial", TEXT),
+        column("setting", WHOLE),
         column("session", WHOLE),
         column("block", WHOLE),
         column("canary", FLAG),
@@ -196,8 +201,18 @@ _TIME = [
     column("tpot_ms_p50", REAL, "ms", "lower"),
     *(column(f"itl_ms_{tail}", REAL, "ms", "lower") for tail in ("p50", "p90", "p95", "p99")),
     column("e2e_ms_p50", REAL, "ms", "lower"),
-    column("timing_samples_per_s", REAL, "samples/s", "higher"),
-    column("timing_tokens_per_s", REAL, "tokens/s", "higher"),
+    *(
+        column(f"timing_{unit}_per_s{end}", REAL, f"{unit}/s", None if end else "higher", interval=not end)
+        for unit in ("samples", "tokens")
+        for end in ("", "_low", "_high")
+    ),
+    *(
+        column(f"speedup_{stage}{end}", REAL, "ratio", None if end else "higher", interval=not end)
+        for stage in SPEEDUPS
+        for end in ("", "_low", "_high", "_bound")
+    ),
+    column("speedup_loaded_with", TEXT),
+    column("timing_error", TEXT),
     column("timing_stopped", TEXT),
     column("warmup_repeats", WHOLE),
     column("warm", FLAG),
@@ -272,16 +287,88 @@ _PROVENANCE = [
 ]
 
 
-def trials_schema(knobs: Iterable[str]) -> pa.Schema:
-    """The schema of ``trials`` for rows with these knobs.
+AT_A_SETTING = (
+    "timing_error",
+    "timing_requests",
+    "timed_generations",
+    "samples_untimed",
+    *(f"latency_ms_p50{end}" for end in ("", "_low", "_high")),
+    "ttft_ms_p50",
+    "tpot_ms_p50",
+    *(f"timing_{unit}_per_s{end}" for unit in ("samples", "tokens") for end in ("", "_low", "_high")),
+    *(f"speedup_{stage}{end}" for stage in SPEEDUPS for end in ("", "_low", "_high", "_bound")),
+    "peak_bytes",
+    "energy_j_per_sample",
+    "energy_j_per_token",
+    "mfu_vision",
+    "mfu_prefill",
+    "timing_stopped",
+    "timing_s",
+    "recorded_stages",
+    "prompt_fallback",
+    "blocks_disturbed_kept",
+    "host_bound",
+)
+"""Columns of the first timed setting that every further one has too; ``at_setting`` is what they are called."""
+_SETTING = re.compile(r"(?P<name>.+)_at_(?P<setting>b[1-9]\d*(?:_o[1-9]\d*)?)(?P<end>_low|_high)?$")
 
-    Each knob has ``knob_<name>`` (the number it is plotted at), ``requested_<name>`` (the value as written),
-    ``achieved_<name>`` (what its surface measured) and ``effect_<name>`` (effective, saturated, no-op or mismatch).
+
+def setting_name(batch_size: int, output_tokens: int | None) -> str:
+    """What the columns of a timed setting end in: ``b8_o16``; ``b8`` where a knob sets the number of tokens."""
+    return f"b{batch_size}" if output_tokens is None else f"b{batch_size}_o{output_tokens}"
+
+
+def at_setting(name: str, setting: str) -> str:
+    """The column of a further setting: ``latency_ms_p50_at_b8_o16``, and its interval with ``_low`` at the end."""
+    end = next((end for end in ("_low", "_high") if name.endswith(end)), "")
+    return f"{name.removesuffix(end)}_at_{setting}{end}"
+
+
+def split_setting(name: str) -> tuple[str, str]:
+    """The column of the first setting that a column of a further one is like, and the setting; else the name alone."""
+    found = _SETTING.match(name)
+    first = f"{found['name']}{found['end'] or ''}" if found else ""
+    return (first, found["setting"]) if found and first in AT_A_SETTING else (name, "")
+
+
+def settings_of(names: Iterable[str]) -> list[str]:
+    """The further timed settings whose columns are among these column names, the smallest batches first."""
+    found = {setting for name in names if (setting := split_setting(name)[1])}
+    return sorted(found, key=lambda setting: [int(number) for number in re.findall(r"\d+", setting)])
+
+
+def setting_words(setting: str) -> str:
+    """A setting for display: ``batch 8, 16 tokens``."""
+    batch, *length = re.findall(r"\d+", setting)
+    return f"batch {batch}" + (f", {length[0]} token{'s' if length[0] != '1' else ''}" if length else "")
+
+
+def trials_schema(knobs: Iterable[str], settings: Iterable[str] = ()) -> pa.Schema:
+    """The schema of ``trials`` for rows with these knobs and these further timed settings.
+
+    Each setting has the columns of ``AT_A_SETTING``. Each knob has ``knob_<name>`` (the number it is plotted at),
+    ``requested_<name>`` (the value as written), ``achieved_<name>`` (what its surface measured) and ``effect_<name>``
+    (effective, saturated, no-op or mismatch).
     """
     kinds = {"knob": REAL, "requested": TEXT, "achieved": REAL, "effect": TEXT}
     extra = [column(f"{prefix}_{knob}", kind) for knob in sorted(knobs) for prefix, kind in kinds.items()]
-    fields = [*_IDENTITY, *extra, *_SCORE, *_ACHIEVED, *_TIME, *_PROVENANCE]
+    first = {field.name: field for field in _TIME}
+    at = [_at(first[name], setting) for setting in settings for name in AT_A_SETTING]
+    fields = [*_IDENTITY, *extra, *_SCORE, *_ACHIEVED, *_TIME, *at, *_PROVENANCE]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
+
+
+def schema_of_row(names: Iterable[str]) -> pa.Schema:
+    """The schema of ``trials`` for rows that have these columns."""
+    listed = list(names)
+    return trials_schema(knobs_of(listed), settings_of(listed))
+
+
+def _at(field: pa.Field, setting: str) -> pa.Field:
+    metadata = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+    if "interval" in metadata:
+        metadata["interval"] = ",".join(at_setting(end, setting) for end in metadata["interval"].split(","))
+    return pa.field(at_setting(field.name, setting), field.type, metadata=metadata)
 
 
 def knobs_of(names: Iterable[str]) -> list[str]:

@@ -248,5 +248,5 @@ def _with_columns(part: pa.Table, arrow_schema: pa.Schema) -> pa.Table:
 
 def _schema(table: TableName, names: Iterable[str]) -> pa.Schema:
     if table == "trials":
-        return schema.trials_schema(schema.knobs_of(names))
+        return schema.schema_of_row(names)
     return schema.SAMPLES if table == "samples" else schema.TIMINGS

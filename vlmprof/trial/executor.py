@@ -92,7 +92,7 @@ class Executor:
             resolved = resolve(plan)
             loaded = self._load(resolved, report)
             outcome = run_trial(resolved, loaded, sizer, report, partial_results)
-            for _ in range(1, plan.timing.processes if outcome.sessions else 1):
+            for _ in range(1, plan.timing.processes if outcome.was_timed else 1):
                 self._loaded = loaded = None  # type: ignore[assignment]  # freed before it is loaded again
                 release()
                 loaded = self._load(resolved, report)

@@ -171,6 +171,29 @@ class TimingBlock:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageWork:
+    """What the stages of one request have to do at least."""
+
+    vision_flop: int
+    """Floating-point operations of vision encoder and connector."""
+    prefill_flop: int
+    decode_bytes: int | None
+    """Bytes that the first decode step reads: weights and cache. None: not known, because a batch shares experts."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedWork:
+    """The work of the canary's request."""
+
+    own: StageWork
+    """With the knobs of the configuration."""
+    full: StageWork
+    """Without knobs."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimingSession:
     """Everything that was timed with one loaded model."""
 
@@ -195,6 +218,8 @@ class TimingSession:
     host_bound: HostBound | None
     recorded_distance: float | None = None
     """Largest distance of recorded logits from the model's own; see ``engine.recorded_check``. None: not recorded."""
+    work: ComparedWork | None = None
+    """Of the canary's request; None where it could not be counted, or does not fit without knobs."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Instrument -> why it measured nothing."""
 
@@ -227,6 +252,26 @@ def _in_a_row(blocks: Sequence[TimingBlock], is_disturbed: Callable[[TimingBlock
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimedSetting:
+    """One batch size and answer length, with its timing sessions."""
+
+    name: str
+    """What its columns end in; see ``store.schema.setting_name``."""
+    batch_size: int
+    output_tokens: int
+    """Exact, of each answer."""
+    sessions: tuple[TimingSession, ...] = ()
+    """Each with the model loaded anew; empty where it could not be timed."""
+    error: str = ""
+    """Why it could not be timed, such as for lack of memory."""
+    engine: Mapping[str, str] = field(default_factory=dict)
+    """As the engine described itself after the first session."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Samples that could not be timed -> why; see ``UNTIMED``."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialOutcome:
     """Everything that one trial produced, before rows are made of it."""
 
@@ -245,9 +290,10 @@ class TrialOutcome:
     """The largest batch of the score pass; None when nothing was scored."""
     audit: Audit | None
     """Batch answers compared with batch 1; None when nothing was answered in a batch."""
-    sessions: tuple[TimingSession, ...]
-    """Timing sessions, each with the model loaded anew; empty where nothing was timed."""
+    settings: tuple[TimedSetting, ...]
+    """What was timed, in the job's order; empty where latency is not measured."""
     timing_output_tokens: int
+    """Of the first setting."""
     peak: Peak | None
     """Of the score pass, as far as it ran in this process."""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -255,10 +301,27 @@ class TrialOutcome:
 
     @property
     def untimed(self) -> list[str]:
-        """Ids of the samples that could not be given to the model, and that no timed request holds."""
+        """Ids of the samples that could not be given to the model, so no request of the first setting holds them."""
         return sorted(key.removeprefix(UNTIMED) for key in self.missing if key.startswith(UNTIMED))
 
     @property
+    def sessions(self) -> tuple[TimingSession, ...]:
+        """Those of the first setting; empty where it was not timed."""
+        return self.settings[0].sessions if self.settings else ()
+
+    @property
+    def was_timed(self) -> bool:
+        """Whether any setting was."""
+        return any(setting.sessions for setting in self.settings)
+
+    @property
+    def generated(self) -> list[Generation]:
+        """The answers of one setting that was timed; empty where none was."""
+        setting = next((one for one in self.settings if one.sessions), None)
+        blocks = [block for session in setting.sessions for block in session.kept] if setting else []
+        return [generation for block in blocks for timed in block.timed for generation in timed.generations]
+
+    @property
     def timed(self) -> list[TimedGeneration]:
-        """The timed generations that estimates use."""
+        """The timed generations of the first setting that estimates use."""
         return [timed for session in self.sessions for block in session.kept for timed in block.timed]

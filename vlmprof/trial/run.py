@@ -19,7 +19,7 @@ from typing import final
 
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
-from vlmprof.errors import UserError
+from vlmprof.errors import OutOfMemory, UserError
 from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.count_check import require_counts_match
 from vlmprof.measure.flops import count_flops
@@ -27,7 +27,9 @@ from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
 from vlmprof.measure.timing_lock import working_outside_timing
 from vlmprof.models.family import AbstractModel
+from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt
+from vlmprof.store.schema import setting_name, setting_words
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     UNTIMED,
@@ -35,7 +37,7 @@ from vlmprof.trial.outcome import (
     Sample,
     ScoredSample,
     ScoreResult,
-    TimingSession,
+    TimedSetting,
     TrialOutcome,
 )
 from vlmprof.trial.partial_results import PartialResults
@@ -79,16 +81,17 @@ def run_trial(
     with _outside_timing(resolved, model, report, missing), knobs_applied(resolved, model):
         output_tokens, to_count = model.output_tokens, _samples_to_count(loaded, samples, usable)
         counts, flops = _count(parts, to_count, model, report, resolved.anatomy.crops_known, missing)
-        began, result, sessions = time.perf_counter(), ScoreResult(), tuple[TimingSession, ...]()
+        began, result = time.perf_counter(), ScoreResult()
         attempted("memory", missing, partial(_reset_peak, model.device))
         if "accuracy" in plan.measure:
             scoring = replace(_score_pass(resolved, loaded, samples, sizer, report, partial_results), missing=missing)
             result = _answered(scoring.run())
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
-    length = output_tokens or plan.timing.output_tokens
+    settings: tuple[TimedSetting, ...] = ()
     if "latency" in plan.measure:
-        requests = _timing_requests(resolved, _without_failed(usable, result.scored), loaded, length, missing)
-        sessions = (TimingPass(plan.timing, model, requests).run(seconds, report),)
+        planned = timed_settings(plan.timing, output_tokens)
+        settings = _timed(resolved, loaded, _without_failed(usable, result.scored), planned, seconds, report)
+        missing.update(settings[0].missing)
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
@@ -97,11 +100,11 @@ def run_trial(
         scored=result.scored,
         scored_by=result.scored_by,
         merged=result.merged,
-        engine=loaded.engine.describe(),
+        engine=settings[0].engine if settings and settings[0].sessions else loaded.engine.describe(),
         score_seconds=result.seconds,
         batch_size=max((answered.batch_size for answered in result.scored), default=None),
-        sessions=sessions,
-        timing_output_tokens=length,
+        settings=settings,
+        timing_output_tokens=output_tokens or plan.timing.output_tokens,
         peak=None if "memory" in missing else peak,
         missing=missing,
     )
@@ -139,17 +142,110 @@ def score_part(
 
 
 def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Progress], None]) -> TrialOutcome:
-    """The outcome with one more timing session, on a model that was loaded anew.
+    """The outcome with one more timing session of every setting, on a model that was loaded anew.
 
     Raises:
-        OutOfMemory: a request does not fit.
+        OutOfMemory: no setting fits any more.
         Mismatch: the stages do not add up.
     """
     usable = legal_samples(_without_failed(samples_of(outcome.resolved), outcome.scored))[0]
-    with knobs_applied(outcome.resolved, loaded.model):
-        requests = _timing_requests(outcome.resolved, usable, loaded, outcome.timing_output_tokens, {})
-    timing_pass = TimingPass(outcome.resolved.plan.timing, loaded.model, requests, len(outcome.sessions))
-    return replace(outcome, sessions=(*outcome.sessions, timing_pass.run(0.0, report)))
+    again = _timed(outcome.resolved, loaded, usable, outcome.settings, 0.0, report)
+    return replace(outcome, settings=again)
+
+
+def timed_settings(timing: Timing, output_tokens: int | None) -> tuple[TimedSetting, ...]:
+    """The batch sizes and lengths to time, in the job's order.
+
+    Args:
+        timing: As in the job.
+        output_tokens: The length that a knob has set; it replaces the job's.
+    """
+    return tuple(
+        TimedSetting(
+            name=setting_name(batch_size, None if output_tokens else length),
+            batch_size=batch_size,
+            output_tokens=output_tokens or length,
+        )
+        for batch_size, length in timing.settings
+    )
+
+
+def _timed(
+    resolved: ResolvedTrial,
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    settings: Sequence[TimedSetting],
+    load_seconds: float,
+    report: Callable[[Progress], None],
+) -> tuple[TimedSetting, ...]:
+    """The settings with one more session each. One that cannot be timed says why and has no session; others go on.
+
+    Raises:
+        OutOfMemory: there is one setting, or none that can be timed; that of the first one.
+        UserError: likewise, because no sample can be timed.
+        Mismatch: the stages do not add up.
+    """
+    timed: list[TimedSetting] = []
+    first_error: UserError | OutOfMemory | None = None
+    for index, setting in enumerate(settings):
+        error: UserError | OutOfMemory | None = None
+        try:
+            once_more = (
+                setting
+                if setting.error
+                else _timed_once_more(
+                    resolved, loaded, samples, setting, load_seconds, _told_of(report, setting, index, len(settings))
+                )
+            )
+        except (OutOfMemory, UserError) as failure:
+            error = failure.with_traceback(None)  # which would keep the failed frames and their tensors alive
+        if error is not None:
+            release()
+            first_error = first_error or error
+            once_more = replace(setting, sessions=(), error=f"{type(error).__name__}: {error}")
+        timed.append(once_more)
+        load_seconds = once_more.sessions[-1].seconds if once_more.sessions else 0.0
+    if first_error and not any(setting.sessions for setting in timed):
+        raise first_error
+    return tuple(timed)
+
+
+def _timed_once_more(
+    resolved: ResolvedTrial,
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    setting: TimedSetting,
+    load_seconds: float,
+    report: Callable[[Progress], None],
+) -> TimedSetting:
+    timing = replace(
+        resolved.plan.timing, batch_size=setting.batch_size, output_tokens=setting.output_tokens, further=()
+    )
+    missing = dict(setting.missing)
+    requests = _timing_requests(resolved, samples, loaded, timing, missing)
+    loaded.engine.begin_timing()
+    session = TimingPass(timing, loaded.model, requests, len(setting.sessions)).run(load_seconds, report)
+    return replace(
+        setting,
+        sessions=(*setting.sessions, session),
+        engine=setting.engine or loaded.engine.describe(),
+        missing=missing,
+    )
+
+
+def _told_of(
+    report: Callable[[Progress], None], setting: TimedSetting, index: int, count: int
+) -> Callable[[Progress], None]:
+    """Reports with the setting that is timed, and ``done`` as far as all settings are."""
+    if count == 1:
+        return report
+
+    def tell(progress: Progress) -> None:
+        done, total = index * progress.total + progress.done, count * progress.total
+        note = "; ".join(filter(None, [setting_words(setting.name), progress.note]))
+        report(replace(progress, done=done, total=total, note=note))
+
+    return tell
 
 
 def _score_pass(
@@ -314,7 +410,7 @@ def _timing_requests(
     resolved: ResolvedTrial,
     samples: Sequence[Sample],
     loaded: LoadedModel,
-    length: int,
+    timing: Timing,
     missing: MutableMapping[str, str],
 ) -> TimingRequests:
     """As many requests as the job asks for, each of exactly its batch size; too few samples are used several times.
@@ -326,7 +422,7 @@ def _timing_requests(
     Raises:
         UserError: no sample can be timed.
     """
-    timing = resolved.plan.timing
+    length = timing.output_tokens
     needed = timing.batch_size * timing.requests
     as_loaded = replace(resolved, settings=())
     with knobs_applied(resolved, loaded.model):

@@ -45,8 +45,9 @@ from vlmprof.plan.point import Timing
 from vlmprof.records import Prompt, Run, Stage, StageTimes
 from vlmprof.stats.generation_times import RequestLatency, request_latency
 from vlmprof.stats.timeseries import FEWEST, settled
-from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, kept_blocks
+from vlmprof.trial.outcome import ComparedWork, TimedGeneration, TimingBlock, TimingSession, kept_blocks
 from vlmprof.trial.progress import Phase, Progress
+from vlmprof.trial.stage_work import compared_work
 
 STAGE_SUM_TOLERANCE = 0.02
 """Stages that do not add up to the whole are not stages of it: the measurement is invalid."""
@@ -119,6 +120,7 @@ class TimingPass:
             stack.callback(self.engine.end_timing)
             waited = self._lock(stack, tell) if self._exclusive_at_once() else 0.0
             self._check_clock()
+            work = attempted("speedup", self.missing, self._compared_work)
             with self.configured():
                 operations, decode_bytes = self._work()
                 tell("warm up")
@@ -147,6 +149,7 @@ class TimingPass:
             decode_bytes=decode_bytes,
             host_bound=bound,
             recorded_distance=distance,
+            work=work,
             missing=self.missing,
         )
 
@@ -308,8 +311,18 @@ class TimingPass:
         read = partial(disturbance.read, self.model.device, self.gpu, self.pauses)
         return attempted("disturbance", self.missing, read)
 
+    def _compared_work(self) -> ComparedWork | None:
+        work = compared_work(self.model, self.configured, self.requests[self._middle()])
+        if work is None:
+            self.missing["speedup"] = "the model without knobs does not fit into memory"
+        return work
+
+    def _middle(self) -> int:
+        """The request of middle length, which is the canary's."""
+        return len(self.requests) // 2
+
     def _canary(self, block: int) -> TimedGeneration:
-        index = len(self.requests) // 2  # of middle length
+        index = self._middle()
         return self._valid_generation(self.requests[index], CANARY_TOKENS, block=block, repeat=-1, index=index)
 
     def _valid_generation(

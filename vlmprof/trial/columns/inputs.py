@@ -21,7 +21,7 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 def stage_model_of(outcome: TrialOutcome) -> StageModel | None:
     """The stage model of a trial's timed requests; None without any, for batches, and where they are too much alike."""
     timed = outcome.timed
-    if not timed or outcome.resolved.plan.timing.batch_size != 1:
+    if not timed or outcome.settings[0].batch_size != 1:
         return None
     encodings = {one.request: one.generations[0].encoding for one in timed}
     requests = sorted(encodings)

@@ -15,9 +15,10 @@ from vlmprof.measure import roofline
 from vlmprof.measure.attempt import attempted
 from vlmprof.records import Row
 from vlmprof.stats import timeseries
-from vlmprof.stats.generation_times import RequestTime, request_latency, request_medians
+from vlmprof.stats.generation_times import RequestTime, request_latency, request_medians, request_rate
 from vlmprof.store.schema import STAGES
 from vlmprof.trial.columns.quality import digest_of_ids
+from vlmprof.trial.columns.speedup import loaded_with, speedup_columns
 from vlmprof.trial.load_key import load_arguments
 from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, TrialOutcome
 from vlmprof.trial.timing_pass import stage_sum_error
@@ -34,12 +35,14 @@ def latency_columns(outcome: TrialOutcome, device_name: str, missing: MutableMap
         device_name: As the manufacturer calls the device.
         missing: Takes why bounds of the hardware could not be computed.
     """
-    sessions = outcome.sessions
-    if not sessions:
+    if not outcome.settings:
         return {}
+    sessions, setting = outcome.sessions, outcome.settings[0]
+    asked: Cells = {"timing_batch_size": setting.batch_size, "timing_output_tokens": setting.output_tokens}
+    if not sessions:
+        return {**asked, "timing_error": setting.error}
     return {
-        "timing_batch_size": outcome.resolved.plan.timing.batch_size,
-        "timing_output_tokens": outcome.timing_output_tokens,
+        **asked,
         "timing_requests": len({timed.request for timed in outcome.timed}),
         "samples_untimed": len(outcome.untimed),
         "untimed_set": digest_of_ids(outcome.untimed),
@@ -49,6 +52,8 @@ def latency_columns(outcome: TrialOutcome, device_name: str, missing: MutableMap
         **_throughput(outcome),
         **_trust(outcome),
         **_canary(sessions),
+        **speedup_columns(sessions),
+        "speedup_loaded_with": loaded_with(outcome.resolved.plan),
         **_memory(sessions),
         **_energy(outcome),
         **_host_bound(sessions[0]),
@@ -64,16 +69,18 @@ def canary_ms(outcome: TrialOutcome) -> float | None:
 
 def timing_rows(outcome: TrialOutcome) -> Iterator[Row]:
     """Every timed generation as it was measured: disturbed blocks and canaries too."""
-    for session in outcome.sessions:
-        for block in session.blocks:
-            for timed in (*block.timed, *([block.canary] if block.canary else [])):
-                yield _row(outcome, timed)
+    for number, setting in enumerate(outcome.settings):
+        for session in setting.sessions:
+            for block in session.blocks:
+                for timed in (*block.timed, *([block.canary] if block.canary else [])):
+                    yield _row(outcome, number, timed)
 
 
-def _row(outcome: TrialOutcome, timed: TimedGeneration) -> Row:
+def _row(outcome: TrialOutcome, setting: int, timed: TimedGeneration) -> Row:
     stages = timed.stages
     return {
         "trial": outcome.resolved.plan.id,
+        "setting": setting,
         "session": timed.session,
         "block": timed.block,
         "canary": timed.repeat < 0,
@@ -151,11 +158,19 @@ def _tails(timed: Sequence[TimedGeneration]) -> Cells:
 
 
 def _throughput(outcome: TrialOutcome) -> Cells:
-    seconds = sum(timed.stages.end_to_end_ms for timed in outcome.timed) / 1e3
-    samples = sum(len(timed.generations) for timed in outcome.timed)
+    """Work divided by time, over all timed generations; every request has the same number of prompts."""
+    prompts = len(outcome.timed[0].generations)
+    rates = [request_rate(_times(session)) for session in outcome.sessions]
+    seconds = sum(time.ms for session in outcome.sessions for time in _times(session)) / 1e3
+    per_s = len(outcome.timed) / seconds
+    interval = timeseries.process_interval([rate.per_s for rate in rates])
+    low, high = (interval.low, interval.high) if interval else (rates[0].low, rates[0].high)
+    ends = {"": per_s, "_low": low, "_high": high}
+    counts = {"samples": prompts, "tokens": prompts * outcome.timing_output_tokens}
     return {
-        "timing_samples_per_s": samples / seconds,
-        "timing_tokens_per_s": samples * outcome.timing_output_tokens / seconds,
+        f"timing_{unit}_per_s{end}": None if rate is None else count * rate
+        for unit, count in counts.items()
+        for end, rate in ends.items()
     }
 
 

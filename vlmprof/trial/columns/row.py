@@ -20,6 +20,7 @@ from vlmprof.trial.columns.identity import identity
 from vlmprof.trial.columns.inputs import inputs_columns, predicted_columns, stage_model_of
 from vlmprof.trial.columns.latency import latency_columns, timing_rows
 from vlmprof.trial.columns.quality import CorpusScore, quality, too_many_failed
+from vlmprof.trial.columns.settings import further_columns
 from vlmprof.trial.outcome import ScoredSample, TimedGeneration, TrialOutcome
 
 UNCOUNTED_ATTENTION = {"flash_attention_2", "flex_attention"}
@@ -57,6 +58,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **_achieved(outcome, observed),
         **_peak(outcome),
         **latency_columns(outcome, str(device_columns["device"] or ""), missing),
+        **further_columns(outcome, str(device_columns["device"] or ""), missing),
         **inputs_columns(model_of_stages, samples),
         **observed.loaded,
         **_engine(outcome),
@@ -81,8 +83,10 @@ def _engine(outcome: TrialOutcome) -> Row:
 
 def _not_measured(outcome: TrialOutcome, missing: Mapping[str, str]) -> str | None:
     reasons = dict(missing)
-    for session in outcome.sessions:
-        reasons.update(session.missing)
+    for index, setting in enumerate(outcome.settings):
+        where = f" at {setting.name}" if index else ""
+        for found in (setting.missing, *(session.missing for session in setting.sessions)):
+            reasons.update({f"{name}{where}": why for name, why in found.items()})
     return "; ".join(f"{name}: {why}" for name, why in sorted(reasons.items())) or None
 
 
@@ -102,7 +106,7 @@ def _effects(outcome: TrialOutcome, observed: Observation) -> dict[str, str]:
 
 def _observed(outcome: TrialOutcome, loaded: Mapping[str, str]) -> Observation:
     answers = _answers(outcome)
-    observed = answers or [generation for timed in outcome.timed for generation in timed.generations]
+    observed = answers or outcome.generated
     return Observation(
         capped_share=_mean(generation.encoding.capped for generation in observed) or 0.0,
         crops_max=max(generation.encoding.crops for generation in observed),
@@ -168,7 +172,7 @@ def _achieved_by_knob(outcome: TrialOutcome, observed: Observation) -> dict[str,
 
 def _achieved(outcome: TrialOutcome, observed: Observation) -> dict[str, Any]:
     answers = _answers(outcome)
-    every = answers or [generation for timed in outcome.timed for generation in timed.generations]
+    every = answers or outcome.generated
     return {
         "vision_tokens": _mean(generation.encoding.vision_tokens for generation in every),
         "crops": _mean(generation.encoding.crops for generation in every),
