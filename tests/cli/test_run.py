@@ -153,3 +153,15 @@ def test_storage_that_fails_in_the_middle_is_one_line_and_nothing_is_half_writte
     vlmprof("resume", "--inline", str(folder))
     assert set(read_states(folder).values()) == {"done"}
     assert samples(folder)["sample"].is_unique and len(samples(folder)) == 12
+
+
+def test_check_and_plan_say_what_is_timed_at_several_settings(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    timing = {"batch_size": [1, 4], "output_tokens": [2, 8], "max_seconds": 20}
+    path = str(job_file(tmp_path, tiny_checkpoint, timing=timing))
+    for command in ("check", "plan"):
+        told = vlmprof(command, path).output
+        assert "timed at 4 settings, batch size 1, 4 and output tokens 2, 8: about " in told
+        assert "times the timed work of the first alone; at most 4 x 20 s of repeats a trial" in told
+    assert "settings" not in vlmprof("check", str(job_file(tmp_path, tiny_checkpoint))).output
+    silent = job_file(tmp_path, tiny_checkpoint, timing=timing, measure=["accuracy"])
+    assert "settings" not in vlmprof("check", str(silent)).output

@@ -44,12 +44,28 @@ def test_more_of_a_knob_costs_more(
 
 
 @pytest.mark.parametrize(
-    "more", [{"samples": 40}, {"timing": {"requests": 32}}, {"timing": {"repeats": 60, "max_repeats": 90}}]
+    "more",
+    [
+        {"samples": 40},
+        {"timing": {"requests": 32}},
+        {"timing": {"repeats": 60, "max_repeats": 90}},
+        {"timing": {"batch_size": [1, 8]}},
+        {"timing": {"output_tokens": [16, 1]}},
+    ],
 )
 def test_more_samples_and_more_timing_cost_more(tmp_path: Path, tiny_checkpoint: Path, more: dict[str, Any]) -> None:
     task = {"name": "shapes_qa", "samples": more.pop("samples", 12)}
     once = costs(tmp_path, tiny_checkpoint, timing={})
     assert min(costs(tmp_path, tiny_checkpoint, tasks=[task], **{"timing": {}, **more}).values()) > min(once.values())
+
+
+def test_every_timed_setting_costs_what_it_costs_alone(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    def cost(**timing: Any) -> float:
+        return min(costs(tmp_path, tiny_checkpoint, timing=timing, measure=["latency"]).values())
+
+    several = cost(batch_size=[1, 8], output_tokens=[4, 16])
+    alone = [cost(batch_size=batch, output_tokens=length) for batch in (1, 8) for length in (4, 16)]
+    assert several == pytest.approx(sum(alone))
 
 
 def test_trials_of_one_load_and_of_one_answer_are_told_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:

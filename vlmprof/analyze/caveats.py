@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from vlmprof.store.schema import at_setting, setting_words, settings_of
+
 SESSION_DRIFT = 0.015
 """Of the canary, from the first third of a session to the last."""
 CANARY_SPREAD = 0.03
@@ -41,6 +43,7 @@ def cautions(part: pd.DataFrame) -> Iterator[str]:
     yield from _about_failed_samples(part)
     yield from _about_untimed_samples(part)
     yield from _about_times(part)
+    yield from _about_settings(part)
 
 
 def _about_untimed_samples(part: pd.DataFrame) -> Iterator[str]:
@@ -76,6 +79,21 @@ def _about_times(part: pd.DataFrame) -> Iterator[str]:
         yield f"in {drifted} {whole} the machine drifted {by} while timing (canary_ratio)"
     if (spread := _spread_of_canaries(part)) > CANARY_SPREAD:
         yield f"the same canary took up to {100 * spread:.0f} % longer in one trial than in another (canary_ms_p50)"
+
+
+def _about_settings(part: pd.DataFrame) -> Iterator[str]:
+    """Warnings about single batch sizes and lengths, of which a trial may have timed several."""
+    settings = {setting: f"at {setting_words(setting)}" for setting in settings_of(part.columns)}
+    errors = {"timing_error": "at the first batch size and length"}
+    errors |= {at_setting("timing_error", setting): words for setting, words in settings.items()}
+    for column, words in errors.items():
+        if failed := int(part[column].notna().sum()) if column in part else 0:
+            yield f"in {failed} of {len(part)} nothing could be timed {words} ({column})"
+    for setting, words in settings.items():
+        if disturbed := _count(part, at_setting("blocks_disturbed_kept", setting), 0.0):
+            yield f"in {disturbed} of {len(part)} timing was disturbed throughout {words}"
+        if bound := _count(part, at_setting("host_bound", setting), 0.0):
+            yield f"in {bound} of {len(part)} decoding waits for the host {words}"
 
 
 def _spread_of_canaries(part: pd.DataFrame) -> float:

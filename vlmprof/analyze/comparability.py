@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from vlmprof.errors import UserError, suggestion
+from vlmprof.store.schema import at_setting, settings_of, split_setting
 
 KEYS = ("model", "task", "split", "device", "timing_batch_size", "timing_output_tokens")
 IDENTITY = (
@@ -176,10 +177,15 @@ def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
             yield f"{name}=none"
 
 
-def differing(part: pd.DataFrame) -> dict[str, list[str]]:
-    """Column of ``ENVIRONMENT``, or the device -> its values, for those that differ among these trials."""
+def differing(whole: pd.DataFrame) -> dict[str, list[str]]:
+    """Column of ``ENVIRONMENT``, or the device -> its values, for those that differ among these trials.
+
+    What was recorded is compared at every timed setting, among the trials that were timed at it.
+    """
     found = {}
-    for name in ("device", *ENVIRONMENT):
+    for name in ("device", *ENVIRONMENT, *(at_setting("recorded_stages", one) for one in settings_of(whole.columns))):
+        setting = split_setting(name)[1]
+        part = whole[whole[at_setting("latency_ms_p50", setting)].notna()] if setting else whole
         known = [_text(value) for value in part[name].dropna().unique()] if name in part else []
         values = sorted(filter(None, known))  # a model without experts has no kernel for them
         if values and part[name].isna().any():  # not known is not the same

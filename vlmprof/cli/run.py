@@ -60,11 +60,28 @@ def check_jobs(
         try:
             job = api.check(file, allow_many=yes)
             out.print(f"{file}: ok, {plural(len(job.plans), 'trial')}", highlight=False, soft_wrap=True)
+            _print_timed_settings(job)
             _print_notes(job)
         except UserError as error:
             faulty.append(str(error))
     if faulty:
         raise UserError("\n".join(faulty))
+
+
+def _print_timed_settings(job: Job) -> None:
+    """What each trial is timed at and what that costs, where it is more than one batch size and length."""
+    from vlmprof.sweep.cost import CostEstimator
+
+    timed = [plan for plan in job.plans if "latency" in plan.measure]
+    if not timed or not timed[0].timing.further:
+        return
+    timing, estimator = timed[0].timing, CostEstimator()
+    count = len(timing.settings)
+    alone = sum(estimator.estimate(replace(p, timing=replace(p.timing, further=()))).timing_cost for p in timed)
+    cost = sum(estimator.estimate(plan).timing_cost for plan in timed)
+    work = f"about {cost / alone:.1f} times the timed work of the first alone; " if alone else ""
+    most = f"at most {count} x {timing.max_seconds:g} s of repeats a trial"
+    out.print(f"  timed at {count} settings, {timing.words}: {work}{most}", highlight=False, soft_wrap=True)
 
 
 def _print_notes(job: Job) -> None:
@@ -88,6 +105,7 @@ def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit
         tokens = f"{row['vision_tokens_predicted']:.0f}"
         table.add_row(row["trial"], *names[row["trial"]], *settings, tokens, row["state"])
     out.print(table)
+    _print_timed_settings(job)
     _print_notes(job)
     done = int(trials["state"].isin(FINISHED).sum())
     left = len(trials) - done

@@ -133,11 +133,14 @@ def _score_cost(resolved: ResolvedTrial, subset: _SubsetSize) -> float:
 
 
 def _timing_cost(resolved: ResolvedTrial, subset: _SubsetSize) -> float:
+    """Of all batch sizes and lengths: each is a pass of its own."""
     timing = resolved.plan.timing
-    length = _setting_of(resolved, OutputBudget) or timing.output_tokens
-    rows = timing.batch_size
-    request = rows * _prompt_cost(resolved, subset) + length * _depth(resolved) * (rows + WEIGHT_READ_TOKENS)
-    return timing.processes * (timing.warmup + timing.repeats) * timing.requests * request
+    requests = (
+        rows * _prompt_cost(resolved, subset)
+        + (_setting_of(resolved, OutputBudget) or length) * _depth(resolved) * (rows + WEIGHT_READ_TOKENS)
+        for rows, length in timing.settings
+    )
+    return timing.processes * (timing.warmup + timing.repeats) * timing.requests * sum(requests)
 
 
 def _prompt_cost(resolved: ResolvedTrial, subset: _SubsetSize) -> float:
