@@ -223,3 +223,21 @@ def test_a_legend_of_many_models_stays_on_the_page_and_covers_no_data(tmp_path, 
 def test_a_figure_of_one_model_is_what_it_was(tmp_path):
     data = PLOT.data(one_group(tmp_path, combined_sweep()))
     assert data.models == () and {mark.model for mark in data.marks} == {""}
+
+
+def test_of_two_that_are_better_when_larger_the_staircase_falls(tmp_path):
+    name = "timing_samples_per_s_at_b8_o16"
+    values = [(0.5, 40.0), (0.6, 30.0), (0.7, 20.0), (0.4, 25.0)]
+    rows = [
+        trial_row(
+            {"max_crops": i + 1}, **{"accuracy": a, name: rate, f"{name}_low": rate - 1, f"{name}_high": rate + 2}
+        )
+        for i, (a, rate) in enumerate(values)
+    ]
+    plot = PLOT.of_objectives(["accuracy", name])
+    data = plot.data(one_group(tmp_path, rows))
+    assert data.x_label == "throughput of timed requests at batch 8, 16 tokens (samples/s)"
+    assert [mark.on_front for mark in data.marks] == [True, False, True, True]
+    assert (data.marks[0].x.low, data.marks[0].x.high) == (19.0, 22.0)
+    assert [(x, round(y)) for x, y in data.steps] == [(40, 50), (30, 50), (30, 60), (20, 60), (20, 70)]
+    drawn(plot, data)

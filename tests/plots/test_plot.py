@@ -12,10 +12,12 @@ from vlmprof.errors import StoreError, UnknownNameError, UserError
 from vlmprof.plots.plot import AbstractPlot, render
 from vlmprof.store.ledger import Ledger
 
+COMPARED = {f"speedup_{stage}{end}": 1.0 for stage in ("vision", "prefill", "decode") for end in ("", "_bound")}
+
 
 @pytest.fixture
 def results(tmp_path):
-    return write_results(tmp_path / "results", combined_sweep())
+    return write_results(tmp_path / "results", combined_sweep(**COMPARED))
 
 
 def test_every_plot_is_drawn_in_both_formats(results, tmp_path):
@@ -90,3 +92,17 @@ def test_no_torch_no_ray_no_pyplot(results, tmp_path):
         "assert not {'torch', 'ray', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_other_objectives_are_shown_by_the_plots_that_have_a_choice(tmp_path):
+    rows = [trial_row({"max_crops": crops}, latency_ms_p50_at_b8_o16=100.0 + crops) for crops in (1, 2, 4)]
+    folder, notes = write_results(tmp_path / "results", rows), []
+    names = ["accuracy", "latency_ms_p50_at_b8_o16"]
+    written = render(folder, tmp_path / "plots", objectives=names, note=notes.append)
+    stems = ["knob_curve-accuracy-latency_ms_p50_at_b8_o16", "pareto_front-accuracy-latency_ms_p50_at_b8_o16"]
+    assert sorted({path.stem for path in written}) == stems and not notes
+    written = render(folder, tmp_path / "one", objectives=["accuracy"], note=notes.append)
+    assert {path.stem for path in written} == {"knob_curve-accuracy"}
+    assert notes == ["pareto_front is not drawn: a front has two axes, and 1 objectives are named"]
+    with pytest.raises(UserError, match=r"no objective named 'latency_ms_p50_at_b9_o16'; did you mean"):
+        render(folder, tmp_path / "none", objectives=["latency_ms_p50_at_b9_o16"])

@@ -40,14 +40,18 @@ def draw_plots(
     folder: Results,
     to: Annotated[Path | None, typer.Option(help="Where the figures go; by default into the folder.")] = None,
     across_models: AcrossModels = False,
+    objectives: Annotated[
+        str, typer.Option(help="Columns to show in place of accuracy and latency, comma-separated.")
+    ] = "",
 ) -> None:
-    """Draw the front, and each knob against each objective."""
+    """Draw the front, each knob against each objective, and the speed-up of each stage."""
     from vlmprof.plots.plot import render
 
     if to is None and "://" in folder:
         raise UserError(f"{folder} cannot hold figures; name a folder with --to")
     notes: list[str] = []
-    for path in render(folder, to or mounted(folder) / "plots", note=notes.append, across_models=across_models):
+    place, names = to or mounted(folder) / "plots", _names(objectives)
+    for path in render(folder, place, note=notes.append, across_models=across_models, objectives=names):
         out.print(str(path), highlight=False, soft_wrap=True)
     for remark in notes:
         out.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)

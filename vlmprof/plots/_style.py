@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import AS_SWEPT, differing, machine, model_names
 from vlmprof.analyze.objectives import Objective
+from vlmprof.store.schema import setting_words, split_setting
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): distinguishable with common colour blindness, and in grey print.
 BLUE, GREEN, VERMILION = "#0072B2", "#009E73", "#D55E00"
@@ -63,6 +64,9 @@ _WORDS = {
     "peak_bytes": "peak memory",
     "samples_per_s": "throughput",
     "tpot_ms_p50": "median time per output token",
+    "ttft_ms_p50": "median time to first token",
+    "timing_samples_per_s": "throughput of timed requests",
+    "timing_tokens_per_s": "throughput of timed requests",
 }
 
 
@@ -85,7 +89,8 @@ class Quantity:
 def quantity(objective: Objective) -> Quantity:
     """The quantity of an objective; its unit comes from the schema."""
     unit, factor = _SCALES.get(objective.unit, (objective.unit, 1.0))
-    words = _WORDS.get(objective.column, objective.column.replace("_", " "))
+    name, setting = split_setting(objective.column)
+    words = _WORDS.get(name, name.replace("_", " ")) + (f" at {setting_words(setting)}" if setting else "")
     return Quantity(column=objective.column, words=words, unit=unit, factor=factor)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,17 +16,12 @@ from vlmprof.analyze.effects import marginal, one_at_a_time
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, measured_objectives
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
+from vlmprof.plots._knob_axis import KnobAxis, Tick, tick_inches, write_axis
 from vlmprof.plots.plot import AbstractPlot
 
 OBJECTIVES = (QUALITY, LATENCY, "peak_bytes")
 COLOURS = (_style.BLUE, _style.VERMILION, _style.GREEN)
 PANEL_HEIGHT_INCHES, FEWEST_VALUES = 1.55, 2
-LETTER_INCHES = 0.07
-"""Width of a letter of a tick label."""
-HAS_NUMBER = re.compile(r"(?:^|[ ,])\d")
-"""Matches labels of values on a scale, but not names of kernels or dtypes that contain digits."""
-LOGARITHMIC_FROM = 16.0
-"""A knob whose values span this factor is drawn on a logarithmic axis."""
 
 
 @final
@@ -61,8 +55,7 @@ class Panel:
 
     knob: str
     y_label: str
-    ticks: tuple[tuple[float, str], ...]
-    """Position and label of each value."""
+    ticks: tuple[Tick, ...]
     logarithmic: bool
     ordered: bool
     """Whether the values are on a scale; words and lists of equal length are not, and no line joins them."""
@@ -92,10 +85,17 @@ class CurveData:
 class KnobCurve(AbstractPlot[CurveData]):
     """Small multiples, one for every knob with at least two values."""
 
+    def __init__(self, objectives: Sequence[str] = OBJECTIVES) -> None:
+        """One row for each of the objectives."""
+        self._objectives = tuple(objectives)
+
+    def of_objectives(self, names: Sequence[str]) -> KnobCurve:
+        return KnobCurve(names)
+
     def data(self, trials: pd.DataFrame) -> CurveData:
-        objectives = measured_objectives(trials, OBJECTIVES)
+        objectives = measured_objectives(trials, self._objectives)
         if not objectives:
-            raise UserError(f"these trials measured none of {', '.join(OBJECTIVES)}")
+            raise UserError(f"these trials measured none of {', '.join(self._objectives)}")
         found = [_panels(trials, objective) for objective in objectives]
         knobs = sorted({key for panels in found for key in panels})
         if not knobs:
@@ -106,7 +106,7 @@ class KnobCurve(AbstractPlot[CurveData]):
 
     def draw(self, data: CurveData, figure: Figure) -> None:
         rows, columns = len(data.rows), len(data.rows[0])
-        below = 0.45 + _tick_inches(data, columns)
+        below = 0.45 + tick_inches([panel.ticks for panel in data.panels], columns)
         heading = _style.heading_inches(figure, data.title, data.subtitle)
         height = heading + 0.3 + PANEL_HEIGHT_INCHES * rows + below
         figure.set_size_inches(_style.WIDTH_INCHES, height)
@@ -127,7 +127,7 @@ class KnobCurve(AbstractPlot[CurveData]):
                 if panel is None:
                     axes.set_axis_off()
                     continue
-                _draw_panel(axes, panel, COLOURS[i])
+                _draw_panel(axes, panel, COLOURS[i % len(COLOURS)])
                 _write_axes(axes, panel, bottom=i == rows - 1, left=j == 0, upright=below > 0.45)
         figure.align_ylabels(list(grid[:, 0]))
         _style.write_legend(figure, _legend(data), _style.write_heading(figure, data.title, data.subtitle))
@@ -153,27 +153,19 @@ def _panels(trials: pd.DataFrame, objective: Objective) -> dict[tuple[str, str],
 
 def _panel(knob: str, objective: Objective, curve: pd.DataFrame, spread: pd.DataFrame) -> Panel:
     quantity = _style.quantity(objective)
-    ordered = spread["axis"].is_unique and all(HAS_NUMBER.search(label) for label in spread["label"])
-    spread = spread if ordered else spread.sort_values("label", key=lambda labels: labels.map(_numbers))
-    positions = [float(x) for x in spread["axis"]] if ordered else [float(i) for i in range(len(spread))]
-    ticks = [(x, _style.short(label)) for x, label in zip(positions, spread["label"], strict=True)]
-    at = dict(zip(spread["label"], positions, strict=True))
+    axis = KnobAxis.of(spread)
     return Panel(
         knob=knob,
         y_label=quantity.label,
-        ticks=tuple(ticks),
-        logarithmic=positions[0] > 0 and positions[-1] >= LOGARITHMIC_FROM * positions[0],
-        ordered=ordered,
-        alone=tuple(_value(row, at[row["label"]], quantity.factor) for _, row in curve.iterrows()),
-        spread=tuple(_spread(row, at[row["label"]], quantity.factor) for _, row in spread.iterrows())
-        if ordered and spread["trials"].max() > 1
+        ticks=axis.ticks,
+        logarithmic=axis.logarithmic,
+        ordered=axis.ordered,
+        alone=tuple(_value(row, axis.at[row["label"]], quantity.factor) for _, row in curve.iterrows()),
+        spread=tuple(_spread(row, axis.at[row["label"]], quantity.factor) for _, row in spread.iterrows())
+        if axis.ordered and spread["trials"].max() > 1
         else (),
         held=next(iter(curve["held"]), ""),
     )
-
-
-def _numbers(label: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", label)))
 
 
 def _value(row: pd.Series[Any], x: float, factor: float) -> Value:
@@ -189,9 +181,6 @@ def _spread(row: pd.Series[Any], x: float, factor: float) -> Spread:
 
 def _draw_panel(axes: Axes, panel: Panel, colour: str) -> None:
     _style.clean(axes)
-    if panel.logarithmic:
-        axes.set_xscale("log")
-        axes.minorticks_off()
     if panel.spread:
         xs = [spread.x for spread in panel.spread]
         lows, highs = [spread.low for spread in panel.spread], [spread.high for spread in panel.spread]
@@ -218,21 +207,10 @@ def _draw_panel(axes: Axes, panel: Panel, colour: str) -> None:
 
 def _write_axes(axes: Axes, panel: Panel, *, bottom: bool, left: bool, upright: bool) -> None:
     axes.margins(x=0.08, y=0.1)
-    axes.set_xticks([x for x, _ in panel.ticks], [label for _, label in panel.ticks], rotation=90 if upright else 0)
-    if bottom:
-        axes.set_xlabel(panel.knob)
-    else:
-        axes.tick_params(labelbottom=False)
+    name = panel.knob if bottom else ""
+    write_axis(axes, panel.ticks, logarithmic=panel.logarithmic, upright=upright, name=name)
     if left:
         axes.set_ylabel(panel.y_label)
-
-
-def _tick_inches(data: CurveData, columns: int) -> float:
-    """Height in inches of vertical tick labels; 0 if all labels fit horizontally."""
-    available_inches = (_style.WIDTH_INCHES - 0.7) / columns
-    widths = [sum(len(label) + 1.5 for _, label in panel.ticks) * LETTER_INCHES for panel in data.panels]
-    longest = max(len(label) for panel in data.panels for _, label in panel.ticks)
-    return longest * LETTER_INCHES if max(widths) > available_inches else 0.0
 
 
 def _legend(data: CurveData) -> list[Line2D | Patch]:

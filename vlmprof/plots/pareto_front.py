@@ -67,7 +67,7 @@ class Mark:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontData:
-    """Everything that the figure shows; ``marks`` are sorted by latency, ascending."""
+    """Everything that the figure shows; ``marks`` are sorted by the x axis, ascending."""
 
     title: str
     subtitle: str
@@ -80,11 +80,14 @@ class FrontData:
     marks: tuple[Mark, ...]
     models: tuple[str, ...] = ()
     """Names of the models, if there are several."""
+    rising: tuple[bool, bool] = (True, False)
+    """Whether larger is worse, on the x axis and on the y axis."""
 
     @property
     def steps(self) -> tuple[tuple[float, float], ...]:
-        """Corners of the staircase, which rises to each point of the front at that point's latency."""
+        """Corners of the staircase: from the point that is best on the x axis to the one that is best on the y axis."""
         front = [mark for mark in self.marks if mark.on_front]
+        front = front if self.rising[0] else front[::-1]
         corners = [(front[0].x.value, front[0].y.value)]
         for mark in front[1:]:
             corners += [(mark.x.value, corners[-1][1]), (mark.x.value, mark.y.value)]
@@ -93,15 +96,24 @@ class FrontData:
 
 @final
 class ParetoFront(AbstractPlot[FrontData]):
-    """Median latency on the x axis, accuracy on the y axis; the front as a staircase."""
+    """Median latency on the x axis, accuracy on the y axis, or two other objectives; the front as a staircase."""
 
     shows_models: ClassVar[bool] = True
+
+    def __init__(self, objectives: Sequence[str] = ()) -> None:
+        """Without ``objectives`` quality and latency, else that of the y axis, then that of the x axis."""
+        self._objectives = tuple(objectives)
+
+    def of_objectives(self, names: Sequence[str]) -> ParetoFront:
+        if len(names) != 2:
+            raise UserError(f"a front has two axes, and {len(names)} objectives are named")
+        return ParetoFront(names)
 
     def data(self, trials: pd.DataFrame) -> FrontData:
         schema = schema_of(trials)
         if trials.empty:
             raise UserError("no finished trial to draw")
-        front, left_out = _with_two_axes(trials)
+        front, left_out = _with_two_axes(trials, self._objectives)
         (y, x), frame = front.objectives, front.rows
         swept = [name for name in knobs_of(frame.columns) if frame[f"requested_{name}"].notna().any()]
         varied = [name for name in swept if frame[f"requested_{name}"].nunique(dropna=False) > 1] or swept
@@ -125,6 +137,7 @@ class ParetoFront(AbstractPlot[FrontData]):
             logarithmic=_is_wide([mark.x for mark in marks]),
             marks=tuple(sorted(marks, key=lambda mark: (mark.x.value, -mark.y.value, mark.trial))),
             models=models,
+            rising=(x.better == "lower", y.better == "lower"),
         )
 
     def draw(self, data: FrontData, figure: Figure) -> None:
@@ -140,23 +153,23 @@ class ParetoFront(AbstractPlot[FrontData]):
                 alike = (on_front, saturated, model)
                 _draw_marks(axes, [m for m in data.marks if (m.on_front, m.saturated, m.model) == alike], style)
         _set_limits(axes, data)
-        corners = _draw_steps(axes, data.steps)
+        corners = _draw_steps(axes, data)
         axes.set_xlabel(data.x_label)
         axes.set_ylabel(data.y_label)
         _draw_labels(axes, data, corners)
 
 
-def _with_two_axes(trials: pd.DataFrame) -> tuple[Front, str]:
-    """The front of quality and latency, and a remark on the trials of the group that it leaves out.
+def _with_two_axes(trials: pd.DataFrame, names: Sequence[str] = ()) -> tuple[Front, str]:
+    """The front of quality and latency, or of two named objectives, and a remark on the trials that it leaves out.
 
     Raises:
         UserError: no trial measured both.
     """
-    found = fronts_of(trials)
+    found, wanted = fronts_of(trials, names), " and ".join(names or ("accuracy", "latency"))
     two = next((front for front in found.fronts if len(front.objectives) == 2), None)
     if two is None:
         measured = sorted({one.column for front in found.fronts for one in front.objectives})
-        raise UserError(f"no trial measured both accuracy and latency, only {' or '.join(measured)}")
+        raise UserError(f"no trial measured both {wanted}, only {' or '.join(measured)}")
     others = len(trials) - len(two.rows)
     return two, f"{others} without both left out" if others else ""
 
@@ -276,9 +289,10 @@ def _limits(scale: Transform, coordinates: Sequence[Coordinate]) -> tuple[float,
     return float(left), float(right)
 
 
-def _draw_steps(axes: Axes, steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Draw the staircase, extended to the edges of the axes; returns its corners."""
-    bottom, right = axes.get_ylim()[0], axes.get_xlim()[1]
+def _draw_steps(axes: Axes, data: FrontData) -> list[tuple[float, float]]:
+    """Draw the staircase, extended to the edges at which both objectives are worst; returns its corners."""
+    steps, (x_rises, y_rises) = data.steps, data.rising
+    bottom, right = axes.get_ylim()[y_rises], axes.get_xlim()[x_rises]
     corners = [(steps[0][0], bottom), *steps, (right, steps[-1][1])]
     xs, ys = zip(*corners, strict=True)
     axes.plot(xs, ys, color=_style.VERMILION, linewidth=1.1, alpha=0.7, zorder=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from vlmprof import registry
 from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.objectives import Objective, parse_objectives
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.store import tables
@@ -33,6 +34,14 @@ class AbstractPlot(ABC, Generic[Data]):
 
     shows_models: ClassVar[bool] = False
     """Whether it tells the models of a group apart, so that it can draw one that spans models."""
+
+    def of_objectives(self, names: Sequence[str]) -> AbstractPlot[Any] | None:
+        """This figure with other objectives than its usual ones; None if it has none to choose.
+
+        Raises:
+            UserError: it cannot show so many of them.
+        """
+        return None
 
     @abstractmethod
     def data(self, trials: pd.DataFrame) -> Data:
@@ -58,6 +67,7 @@ def render(
     note: Callable[[str], None] = lambda remark: None,
     *,
     across_models: bool = False,
+    objectives: Sequence[str] = (),
 ) -> list[Path]:
     """Draw the figures of a results folder, each as PNG and as SVG.
 
@@ -68,6 +78,8 @@ def render(
         note: called with a sentence for each figure that is not drawn, and for trials that are in no figure of a front.
         across_models: draw the plots that can tell models apart with all models in one figure, in files of their own;
             the others are drawn as ever.
+        objectives: columns to show in place of the usual ones, in files named after them. Plots without a choice are
+            then not drawn.
 
     Returns:
         The files written, in order.
@@ -75,10 +87,13 @@ def render(
     Raises:
         StoreError: the folder holds no sweep.
         UnknownNameError: no plot has this name.
-        UserError: there is nothing to draw, or the trials lack the data of a plot in ``names``.
+        UserError: there is nothing to draw, an objective is not a column with a direction, or the trials lack the data
+            of a plot in ``names``.
     """
     plots = {name: registry.load("plots", name) for name in names or registry.names("plots")}
     table = tables.read(folder, "trials")
+    if objectives:
+        plots = _of_objectives(plots, parse_objectives(objectives, tables.schema_of(table)), note)
     trials = comparable(table)
     parts = {False: list(groups(trials))}
     if not parts[False]:
@@ -101,6 +116,23 @@ def render(
     for state, count in trials.attrs["left_out"].items():
         note(f"left out: {count} {state}")
     return written
+
+
+def _of_objectives(
+    plots: Mapping[str, AbstractPlot[Any]], objectives: Sequence[Objective], note: Callable[[str], None]
+) -> dict[str, AbstractPlot[Any]]:
+    """The plots that can show these objectives, by names that say so."""
+    columns = [objective.column for objective in objectives]
+    found: dict[str, AbstractPlot[Any]] = {}
+    for name, plot in plots.items():
+        try:
+            other = plot.of_objectives(columns)
+        except UserError as error:
+            note(f"{name} is not drawn: {error}")
+            continue
+        if other is not None:
+            found["-".join([name, *columns])] = other
+    return found
 
 
 def _named(name: str, parts: Sequence[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, str, pd.DataFrame]]:
