@@ -64,6 +64,8 @@ RECORDED = {"vision", "prefill", "decode"}
 """The stages of a generation that must be recorded for its times to be the device's."""
 CANARY_TOKENS = 2
 CANARY_WARMUP = 2
+TOO_LARGE = "the model without knobs does not fit into memory"
+"""Why nothing can be compared with the full model."""
 ENERGY_WINDOWS = 2
 """How often the energy is measured where the process was stopped in the middle."""
 
@@ -229,6 +231,7 @@ class TimingPass:
                 self._canary(0)
         except OutOfMemory:  # the model without knobs may need more memory than this configuration
             self.canary = False
+            self.missing.setdefault("speedup", TOO_LARGE)
 
     def _blocks(self, tell: Callable[[int, str], None]) -> tuple[list[TimingBlock], str]:
         blocks: list[TimingBlock] = []
@@ -314,7 +317,7 @@ class TimingPass:
     def _compared_work(self) -> ComparedWork | None:
         work = compared_work(self.model, self.configured, self.requests[self._middle()])
         if work is None:
-            self.missing["speedup"] = "the model without knobs does not fit into memory"
+            self.missing["speedup"] = TOO_LARGE
         return work
 
     def _middle(self) -> int:

@@ -10,7 +10,9 @@ import pytest
 
 from tests.jobs import QUICK, small_job
 from vlmprof.batch_size.sizer import BatchSizer
+from vlmprof.errors import OutOfMemory
 from vlmprof.records import StageTimes
+from vlmprof.trial import timing_pass
 from vlmprof.trial.columns.speedup import bound, loaded_with, speedup_columns
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.outcome import ComparedWork, StageWork, TimedGeneration, TimingBlock, TimingSession
@@ -119,6 +121,24 @@ def test_through_a_trial_the_full_model_is_as_fast_as_itself_and_half_of_it_fast
         assert prefill <= row["speedup_prefill_bound"] <= decode == row["speedup_decode_bound"]
     assert full["speedup_decode"] == pytest.approx(1, abs=0.25)  # type: ignore[operator]
     assert quarter["speedup_decode"] > 1.5 and quarter["speedup_prefill"] > 1.3  # type: ignore[operator]
+
+
+def test_a_full_model_that_does_not_fit_is_told_and_the_rest_is_measured(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = timing_pass.generate
+
+    def without_room_for_canaries(*args: Any, max_new_tokens: int, **more: Any) -> Any:
+        if max_new_tokens == timing_pass.CANARY_TOKENS:
+            raise OutOfMemory(1, "no room")
+        return real(*args, max_new_tokens=max_new_tokens, **more)
+
+    monkeypatch.setattr(timing_pass, "generate", without_room_for_canaries)
+    timing = {**QUICK, "output_tokens": 3}
+    plan = small_job(tmp_path, tiny_checkpoint, measure=["latency"], timing=timing).plans[0]
+    row: Any = Executor(BatchSizer(), gpus=0, name="test").run(plan, lambda progress: None).row
+    assert row["state"] == "done" and row["latency_ms_p50"] > 0 and row.get("speedup_prefill") is None
+    assert "speedup: the model without knobs does not fit into memory" in row["not_measured"]
 
 
 def test_knobs_of_loading_are_on_both_sides_and_the_row_says_so(tmp_path: Path, tiny_checkpoint: Path) -> None:
