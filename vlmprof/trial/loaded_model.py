@@ -41,6 +41,10 @@ class LoadedModel:
         """Encode a batch of samples whose pictures are open; images with known features are not encoded again."""
         return self.vision_cache.prepare(self.model, [sample.prompt for sample in samples])
 
+    def has_features(self, sample: Sample) -> bool:
+        """Whether the features of a sample's picture are known, so that it need not be opened."""
+        return self.vision_cache.knows(self.model, sample.prompt)
+
     def answer(self, batch: PreparedBatch, cap: int) -> tuple[Generation, ...]:
         """Answer a prepared batch, at most ``cap`` tokens each."""
         run = generate(self.model, batch, max_new_tokens=cap, engine=self.engine, vision_cache=self.vision_cache)

@@ -238,7 +238,7 @@ class WorstCaseProbe:
             UserError: the model takes none of the samples.
         """
         picture = self._worst.prompt.picture
-        blank = replace(picture, load=partial(_blank, picture.width, picture.height))
+        blank = replace(picture, load=partial(_blank, picture.width, picture.height), key="")
         blank_worst = replace(self._worst, prompt=replace(self._worst.prompt, picture=blank))
         candidates = [self._worst, blank_worst, *self._samples]
         usable = first_usable(self._loaded, candidates, 1, self._cap)
