@@ -28,6 +28,8 @@ class Picture:
     height: int
     load: Callable[[], Image]
     """Returns the RGB image; called at every use, may decode or render it."""
+    key: str = ""
+    """Identity of the pixels, where it is known without them; empty: only the pixels tell."""
     frames: int = 1
     """Frames of an animation, or pages, of which the first is the image."""
     fault: str = ""
@@ -157,6 +159,29 @@ class StageTimes:
     def stage_sum_ms(self) -> float:
         """The sum of the stages; within 2 % of ``end_to_end_ms`` or the measurement is invalid."""
         return self.preprocess_ms + self.ttft_ms + self.decode_ms
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageWork:
+    """What the stages of one request have to do."""
+
+    vision_flop: int
+    """Floating-point operations of vision encoder and connector."""
+    prefill_flop: int
+    decode_bytes: int | None
+    """Bytes that the first decode step reads: weights and cache. None: not known, because a batch shares experts."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedWork:
+    """The work of one request in a configuration, and in the model without knobs."""
+
+    own: StageWork
+    """With the knobs."""
+    full: StageWork
+    """Without knobs."""
 
 
 @final

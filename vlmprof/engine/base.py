@@ -76,6 +76,10 @@ class AbstractEngine(ABC):
     def begin_timing(self) -> None:  # noqa: B027 (most engines record nothing)
         """Called before a timing pass: what could not be recorded for lack of memory may be tried again."""
 
+    def recording_seconds(self) -> float:
+        """Seconds spent on recording so far."""
+        return 0.0
+
     def end_timing(self) -> None:  # noqa: B027 (most engines keep nothing)
         """Called when a timing pass is over: frees what only its requests need."""
 

@@ -48,7 +48,7 @@ class Speedup:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
+class StagePanel:
     """One stage against one knob."""
 
     stage: str
@@ -69,11 +69,11 @@ class SpeedupData:
     subtitle: str
     held: bool
     """Whether there are other knobs, which stand at their fullest."""
-    rows: tuple[tuple[Panel | None, ...], ...]
+    rows: tuple[tuple[StagePanel | None, ...], ...]
     """None where the stage was compared for fewer than two values of the knob."""
 
     @property
-    def panels(self) -> tuple[Panel, ...]:
+    def panels(self) -> tuple[StagePanel, ...]:
         """All panels that are not None."""
         return tuple(panel for row in self.rows for panel in row if panel)
 
@@ -94,7 +94,7 @@ class SpeedupOfStages(AbstractPlot[SpeedupData]):
         title, timing = _style.heading(trials)
         against = "speed-up against the model without knobs, timed beside each configuration on one request"
         against += f" and loaded as it is ({', '.join(with_load)})" if with_load else ""
-        held = len({knob for _, knob in knobs}) > 1 or any(", " in swept for swept, _ in knobs)
+        held = any(", " in swept for swept, _ in knobs)
         rows = tuple(tuple(panels.get(key) for key in knobs) for panels in found)
         cut = "; intervals cut at the edge of a panel are wider" if any(map(_cuts, rows)) else ""
         subtitle = f"{against}; bars: 95 % intervals{cut}; {timing}".rstrip("; ")
@@ -138,7 +138,7 @@ def _loaded_with(trials: pd.DataFrame) -> list[str]:
     return sorted({one for text in stated for one in str(text).split(", ")})
 
 
-def _panels(trials: pd.DataFrame, stage: str, of_loading: set[str]) -> dict[tuple[str, str], Panel]:
+def _panels(trials: pd.DataFrame, stage: str, of_loading: set[str]) -> dict[tuple[str, str], StagePanel]:
     """(knobs swept, knob) -> its panel."""
     (objective,) = parse_objectives([f"speedup_{stage}"], schema_of(trials))
     bounds = trials.set_index("trial")[f"speedup_{stage}_bound"]
@@ -151,7 +151,7 @@ def _panels(trials: pd.DataFrame, stage: str, of_loading: set[str]) -> dict[tupl
     return panels
 
 
-def _panel(stage: str, knob: str, curve: pd.DataFrame, bounds: pd.Series[Any]) -> Panel:
+def _panel(stage: str, knob: str, curve: pd.DataFrame, bounds: pd.Series[Any]) -> StagePanel:
     axis = KnobAxis.of(curve.drop_duplicates("label"))
     values = []
     for _, row in curve.iterrows():
@@ -167,12 +167,12 @@ def _panel(stage: str, knob: str, curve: pd.DataFrame, bounds: pd.Series[Any]) -
             )
         )
     ordered = tuple(sorted(values, key=lambda value: value.x))
-    return Panel(
+    return StagePanel(
         stage=stage, knob=knob, ticks=axis.ticks, logarithmic=axis.logarithmic, ordered=axis.ordered, values=ordered
     )
 
 
-def _limits(row: Sequence[Panel | None]) -> tuple[float, float]:
+def _limits(row: Sequence[StagePanel | None]) -> tuple[float, float]:
     """What the panels of a stage show: all values, all bounds and 1, with some room for intervals."""
     values = [value for panel in row if panel for value in panel.values]
     shown = [1.0, *(value.y for value in values), *(value.bound for value in values if value.bound)]
@@ -181,7 +181,7 @@ def _limits(row: Sequence[Panel | None]) -> tuple[float, float]:
     return lowest / room, highest * room
 
 
-def _cuts(row: Sequence[Panel | None]) -> bool:
+def _cuts(row: Sequence[StagePanel | None]) -> bool:
     """Whether an interval leaves its panel."""
     lowest, highest = _limits(row)
     return any(value.low < lowest or value.high > highest for panel in row if panel for value in panel.values)
@@ -198,7 +198,7 @@ def _scale(axes: Axes, limits: tuple[float, float]) -> None:
     axes.yaxis.minorticks_off()
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: StagePanel) -> None:
     _style.clean(axes)
     axes.axhline(1.0, color=_style.GREY, linewidth=0.7, zorder=1)
     line = "-" if panel.ordered else "none"

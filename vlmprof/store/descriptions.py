@@ -31,6 +31,11 @@ _SPEEDUPS = {
     "prefill": ("the prefill", "operations"),
     "decode": ("the first decode step", "bytes of weights and cache"),
 }
+_PLAIN_INTERVALS = (
+    *("accuracy", "flip_rate", "canary_ratio", "timing_tokens_per_s"),
+    *(f"speedup_{stage}" for stage in _SPEEDUPS),
+)
+"""Columns whose interval needs no further word at its lower end."""
 _PERCENTILES = {"p50": "median", "p90": "90th percentile", "p95": "95th percentile", "p99": "99th percentile"}
 
 DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
@@ -97,10 +102,7 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "or CIDEr-D (0 to 10)."
         ),
         "score_low": "Lower end of its 95 % interval; null if a bootstrap would not be valid.",
-        "score_high": "Upper end of its 95 % interval.",
         "accuracy": "Mean of the samples' scores; null for a `corpus` metric.",
-        "accuracy_low": "Lower end of its 95 % interval.",
-        "accuracy_high": "Upper end of its 95 % interval.",
         "batch_size": "Largest batch of the score pass. It has no influence on latency, which is timed separately.",
         "batch_source": (
             "Why that size is safe: `probed` (worst-case inputs ran here), `borrowed` (worst-case inputs ran on a "
@@ -130,8 +132,6 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         ),
         "flips": "How many of these were answered differently in their batch.",
         "flip_rate": "`flips` as a share of `audit_samples`.",
-        "flip_rate_low": "Lower end of its 95 % interval.",
-        "flip_rate_high": "Upper end of its 95 % interval.",
         "flip_p": (
             "McNemar's mid-p: probability of score changes at least as one-sided as these if both directions are "
             "equally likely."
@@ -176,7 +176,6 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "Lower end of its 95 % interval, which accounts for dependence between repeats; with several processes, "
             "the interval of the mean of their medians."
         ),
-        "latency_ms_p50_high": "Upper end of its 95 % interval.",
         "latency_half_width": (
             "Half the width of that interval, as a share of the median; `timing.precision` is its target."
         ),
@@ -230,14 +229,8 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "From inputs in host memory to the last token in host memory: `latency_ms_p50` without preprocessing."
         ),
         "timing_samples_per_s": "Number of prompts divided by the total time of the timed requests.",
-        "timing_samples_per_s_low": (
-            "Lower end of its 95 % interval, which accounts for dependence between repeats; with several processes, "
-            "the interval of the mean over them."
-        ),
-        "timing_samples_per_s_high": "Upper end of its 95 % interval.",
+        "timing_samples_per_s_low": "Lower end of its 95 % interval; of several processes, that of their mean.",
         "timing_tokens_per_s": "Number of generated tokens divided by the total time of the timed requests.",
-        "timing_tokens_per_s_low": "Lower end of its 95 % interval.",
-        "timing_tokens_per_s_high": "Upper end of its 95 % interval.",
         **{
             f"speedup_{stage}{end}": meaning.format(what=what, work=work)
             for stage, (what, work) in _SPEEDUPS.items()
@@ -247,8 +240,6 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
                     "How many times longer {what} takes without knobs than with them: the canary's time by this "
                     "configuration's, on one request in the same blocks.",
                 ),
-                ("_low", "Lower end of its 95 % interval."),
-                ("_high", "Upper end of its 95 % interval."),
                 (
                     "_bound",
                     "The same ratio of {work}: the speed-up if {what} took time for nothing else. Null where it is "
@@ -256,14 +247,16 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
                 ),
             )
         },
+        **{f"{name}_low": "Lower end of its 95 % interval." for name in _PLAIN_INTERVALS},
+        **{
+            f"{name}_high": "Upper end of its 95 % interval."
+            for name in (*_PLAIN_INTERVALS, "score", "latency_ms_p50", "timing_samples_per_s")
+        },
         "speedup_loaded_with": (
             "Knobs that act when the model is loaded, with their values: the model without knobs that `speedup_*` "
             "compare with was loaded with them too. Null without any."
         ),
-        "timing_error": (
-            "Why this batch size and length could not be timed although others could, such as for lack of memory; "
-            "null otherwise."
-        ),
+        "timing_error": "Why nothing could be timed at this batch size and length although it could at others.",
         "timing_stopped": (
             "Why repeating stopped: `precision`, `bimodal` (precise, but the times dwell at two levels: see "
             "`latency_modes_apart`), `max_repeats` or `max_seconds`."
@@ -309,8 +302,6 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "Median over the blocks of block time divided by the time of the block's canary; drift of the machine "
             "cancels out."
         ),
-        "canary_ratio_low": "Lower end of its 95 % interval.",
-        "canary_ratio_high": "Upper end of its 95 % interval.",
         "canary_drift_session": (
             "Relative change of the canary from the first third of a session to the last; of several sessions, the "
             "largest absolute value."
@@ -391,6 +382,12 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "load_average": "One-minute load average of the machine when the row was written.",
         "started": "When the trial began.",
         "seconds": "Duration of the trial, including loading of the model if it was loaded for this trial.",
+        "load_s": "Of these, loading of the model; null if it was loaded already.",
+        "count_s": "Of these, counting by hooks what the first requests compute.",
+        "probe_s": "Of these, finding the batch size: worst-case batches, or waiting for another trial that runs one.",
+        "score_s": "Of these, answering and scoring the samples, as far as this process did it.",
+        "audit_s": "Of these, answering samples again at batch size 1.",
+        "warmup_s": "Of these, and of `timing_s`, recording the timed requests and warming up.",
         "schema_version": "Version of these tables. A folder with another version is refused.",
         "knob_<name>": (
             "Number at which the value is plotted: the value itself, the number of blocks it keeps, or the length of "
@@ -441,10 +438,7 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
     },
     "timings": {
         "trial": "Id of the trial.",
-        "setting": (
-            "Number of the timed setting in the order of the job, from 0: batch sizes, and for each the lengths. Null "
-            "in rows from before there could be several."
-        ),
+        "setting": "Number of the batch size and length in the job's order, from 0; null in rows from before lists.",
         "session": "Number of the session, from 0; the model is loaded again for each.",
         "block": "Number of the block in the session, from 0.",
         "canary": "Whether this is the canary and not the configuration.",

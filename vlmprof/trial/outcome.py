@@ -14,7 +14,7 @@ from vlmprof.measure.energy import Energy
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import Peak
 from vlmprof.measure.model_counts import ModelCounts
-from vlmprof.records import Example, Generation, Prompt, Stage, StageTimes
+from vlmprof.records import ComparedWork, Example, Generation, Prompt, Stage, StageTimes
 from vlmprof.stats.generation_times import RequestTime
 from vlmprof.stats.intervals import MeanInterval
 from vlmprof.trial.resolve import ResolvedTrial
@@ -167,29 +167,6 @@ class TimingBlock:
     def times(self) -> list[RequestTime]:
         """End to end."""
         return [RequestTime(timed.request, timed.stages.end_to_end_ms) for timed in self.timed]
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageWork:
-    """What the stages of one request have to do at least."""
-
-    vision_flop: int
-    """Floating-point operations of vision encoder and connector."""
-    prefill_flop: int
-    decode_bytes: int | None
-    """Bytes that the first decode step reads: weights and cache. None: not known, because a batch shares experts."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedWork:
-    """The work of the canary's request."""
-
-    own: StageWork
-    """With the knobs of the configuration."""
-    full: StageWork
-    """Without knobs."""
 
 
 @final

@@ -10,25 +10,26 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from typing import final
 
+from vlmprof.decoding import Clock
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import OutOfMemory, UserError
 from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.count_check import require_counts_match
-from vlmprof.measure.flops import count_flops
+from vlmprof.measure.flops import count_flops_by_stage
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
 from vlmprof.measure.timing_lock import working_outside_timing
 from vlmprof.models.family import AbstractModel
-from vlmprof.plan.point import Timing
-from vlmprof.records import Prompt
+from vlmprof.plan.point import Timing, TrialPlan
+from vlmprof.records import Prompt, Stage
 from vlmprof.store.schema import setting_name, setting_words
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
@@ -87,11 +88,9 @@ def run_trial(
             scoring = replace(_score_pass(resolved, loaded, samples, sizer, report, partial_results), missing=missing)
             result = _answered(scoring.run())
         seconds, peak = time.perf_counter() - began, attempted("memory", missing, partial(read_peak, model.device))
-    settings: tuple[TimedSetting, ...] = ()
-    if "latency" in plan.measure:
-        planned = timed_settings(plan.timing, output_tokens)
-        settings = _timed(resolved, loaded, _without_failed(usable, result.scored), planned, seconds, report)
-        missing.update(settings[0].missing)
+    planned = timed_settings(plan, output_tokens)
+    settings = _timed(resolved, loaded, _without_failed(usable, result.scored), planned, seconds, report)
+    missing.update(settings[0].missing if settings else {})
     return TrialOutcome(
         resolved=resolved,
         counts=counts,
@@ -153,11 +152,11 @@ def time_again(outcome: TrialOutcome, loaded: LoadedModel, report: Callable[[Pro
     return replace(outcome, settings=again)
 
 
-def timed_settings(timing: Timing, output_tokens: int | None) -> tuple[TimedSetting, ...]:
-    """The batch sizes and lengths to time, in the job's order.
+def timed_settings(plan: TrialPlan, output_tokens: int | None) -> tuple[TimedSetting, ...]:
+    """The batch sizes and lengths to time, in the job's order; none where latency is not measured.
 
     Args:
-        timing: As in the job.
+        plan: Of the trial.
         output_tokens: The length that a knob has set; it replaces the job's.
     """
     return tuple(
@@ -166,7 +165,7 @@ def timed_settings(timing: Timing, output_tokens: int | None) -> tuple[TimedSett
             batch_size=batch_size,
             output_tokens=output_tokens or length,
         )
-        for batch_size, length in timing.settings
+        for batch_size, length in (plan.timing.settings if "latency" in plan.measure else ())
     )
 
 
@@ -343,17 +342,21 @@ class _Counting:
     crops_known: bool
     missing: MutableMapping[str, str]
 
-    def flops(self, prompt: Prompt, length: int) -> int | None:
-        """FLOP of one generation of so many tokens; None where they cannot be counted: the hooks count all the same."""
+    def flops(self, prompt: Prompt) -> Mapping[Stage, int] | None:
+        """FLOP of a prompt and one decode step, by stage; None if they cannot be counted: the hooks count all the same.
+
+        Args:
+            prompt: Generates two tokens.
+        """
         saved, compared = copy.deepcopy(self.counts), list[bool]()
 
-        def work() -> None:
+        def work(clock: Clock | None = None) -> None:
             before = replace(self.counts)
-            run = generate(self.model, [prompt], max_new_tokens=length, stop_at_eos=False)
+            run = generate(self.model, [prompt], max_new_tokens=2, stop_at_eos=False, clock=clock)
             require_counts_match(before, self.counts, self.parts, run, crops_known=self.crops_known)
             compared.append(True)
 
-        flops = attempted("flops", self.missing, partial(count_flops, work))
+        flops = attempted("flops", self.missing, partial(count_flops_by_stage, work))
         if not compared:  # the counter failed in the middle of the generation
             self.counts.restore(saved)
             work()
@@ -372,18 +375,14 @@ def _count(
     report(Progress(phase="count", done=0, total=len(samples)))
     with counted(parts) as counts:
         counting = _Counting(parts=parts, counts=counts, model=model, crops_known=crops_known, missing=missing)
-        pairs = [tuple(counting.flops(sample.prompt, length) for length in (1, 2)) for sample in samples]
+        each = [counting.flops(sample.prompt) for sample in samples]
     missing.update({f"counts of {name}": why for name, why in counts.failures.items()})
-    first = [one for one, _ in pairs]
-    # Counts, unlike times, may be subtracted.
-    second = [None if one is None or two is None else two - one for one, two in pairs]
-    return counts, Flops(first_token=_mean(first), decode_step=_mean(second))
-
-
-def _mean(counted_flops: Sequence[int | None]) -> float | None:
-    """None where one of them could not be counted."""
-    known = [flops for flops in counted_flops if flops is not None]
-    return statistics.fmean(known) if known and len(known) == len(counted_flops) else None
+    known = [flops for flops in each if flops is not None]
+    if not known or len(known) < len(each):
+        return counts, Flops(first_token=None, decode_step=None)
+    steps = [flops.get("decode", 0) for flops in known]
+    prompts = [sum(flops.values()) - step for flops, step in zip(known, steps, strict=True)]
+    return counts, Flops(first_token=statistics.fmean(prompts), decode_step=statistics.fmean(steps))
 
 
 def _without_failed(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -> list[Sample]:

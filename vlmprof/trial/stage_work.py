@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -20,11 +21,10 @@ from vlmprof.engine.base import EAGER, AbstractEngine, Decoding
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import OutOfMemory
-from vlmprof.measure.flops import OperationClock
+from vlmprof.measure.flops import count_flops_by_stage
 from vlmprof.measure.roofline import least_decode_bytes
 from vlmprof.models.family import AbstractModel
-from vlmprof.records import Prompt
-from vlmprof.trial.outcome import ComparedWork, StageWork
+from vlmprof.records import ComparedWork, Prompt, StageWork
 
 
 def compared_work(
@@ -58,10 +58,9 @@ def stage_work(model: AbstractModel, request: Sequence[Prompt]) -> StageWork:
         OutOfMemory: the request does not fit.
         ValueError: an operation could not be counted.
     """
-    clock, engine = OperationClock(), _CacheBytes()
-    with clock.counting():
-        generate(model, request, max_new_tokens=1, stop_at_eos=False, clock=clock, engine=engine)
-    flop = clock.by_stage
+    engine = _CacheBytes()
+    run = partial(generate, model, request, max_new_tokens=1, stop_at_eos=False, engine=engine)
+    flop = count_flops_by_stage(lambda clock: run(clock=clock))
     # Prompts of a batch go to unlike experts: how many of them a step reads is not known.
     shared_experts = bool(model.routers) and len(request) > 1
     return StageWork(

@@ -33,7 +33,7 @@ from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
 from vlmprof.measure.energy import Energy, added_up, measure_energy
-from vlmprof.measure.flops import OperationClock
+from vlmprof.measure.flops import count_flops_by_stage
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
@@ -42,10 +42,10 @@ from vlmprof.measure.roofline import least_decode_bytes
 from vlmprof.measure.timing_lock import exclusive_timing
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
-from vlmprof.records import Prompt, Run, Stage, StageTimes
+from vlmprof.records import ComparedWork, Prompt, Run, Stage, StageTimes
 from vlmprof.stats.generation_times import RequestLatency, request_latency
 from vlmprof.stats.timeseries import FEWEST, settled
-from vlmprof.trial.outcome import ComparedWork, TimedGeneration, TimingBlock, TimingSession, kept_blocks
+from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, kept_blocks
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.stage_work import compared_work
 
@@ -113,19 +113,15 @@ class TimingPass:
             OutOfMemory: a request does not fit.
             Mismatch: the stages do not add up.
         """
-
-        def tell(phase: Phase, done: int = 0, note: str = "") -> None:
-            report(Progress(phase=phase, done=done, total=self._most(), note=note))
-
-        began = time.monotonic()
+        tell, began = partial(self._tell, report), time.monotonic()
         with ExitStack() as stack:
             stack.callback(self.engine.end_timing)
             waited = self._lock(stack, tell) if self._exclusive_at_once() else 0.0
             self._check_clock()
+            tell("warm up")
             work = attempted("speedup", self.missing, self._compared_work)
             with self.configured():
                 operations, decode_bytes = self._work()
-                tell("warm up")
                 distance = self._run_each_request()
             if self._exclusive() and not self._exclusive_at_once():
                 waited = self._lock(stack, tell)
@@ -154,6 +150,9 @@ class TimingPass:
             work=work,
             missing=self.missing,
         )
+
+    def _tell(self, report: Callable[[Progress], None], phase: Phase, done: int = 0, note: str = "") -> None:
+        report(Progress(phase=phase, done=done, total=self._most(), note=note))
 
     def _check_clock(self) -> None:
         if self.model.device.startswith("cuda"):
@@ -369,13 +368,12 @@ class TimingPass:
         if not self.model.device.startswith("cuda"):
             return None, None
         read_bytes = attempted("roofline", self.missing, partial(least_decode_bytes, self.model.decoder))
-        return attempted("operations", self.missing, self._operations), read_bytes
+        work = partial(generate, self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False)
 
-    def _operations(self) -> dict[Stage, int]:
-        clock = OperationClock()
-        with clock.counting():
-            generate(self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False, clock=clock)
-        return clock.by_stage
+        def counted(clock: Clock) -> None:
+            work(clock=clock)
+
+        return attempted("operations", self.missing, partial(count_flops_by_stage, counted)), read_bytes
 
     def _energy(self, blocks: Sequence[TimingBlock]) -> Energy | None:
         """The energy of the timed blocks, and of as much more of the same work as the counter needs."""

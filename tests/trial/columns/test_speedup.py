@@ -11,11 +11,11 @@ import pytest
 from tests.jobs import QUICK, small_job
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.errors import OutOfMemory
-from vlmprof.records import StageTimes
+from vlmprof.records import ComparedWork, StageTimes, StageWork
 from vlmprof.trial import timing_pass
 from vlmprof.trial.columns.speedup import bound, loaded_with, speedup_columns
 from vlmprof.trial.executor import Executor
-from vlmprof.trial.outcome import ComparedWork, StageWork, TimedGeneration, TimingBlock, TimingSession
+from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession
 
 WORK = ComparedWork(
     own=StageWork(vision_flop=10, prefill_flop=50, decode_bytes=40),

@@ -70,10 +70,9 @@ def canary_ms(outcome: TrialOutcome) -> float | None:
 def timing_rows(outcome: TrialOutcome) -> Iterator[Row]:
     """Every timed generation as it was measured: disturbed blocks and canaries too."""
     for number, setting in enumerate(outcome.settings):
-        for session in setting.sessions:
-            for block in session.blocks:
-                for timed in (*block.timed, *([block.canary] if block.canary else [])):
-                    yield _row(outcome, number, timed)
+        for block in (block for session in setting.sessions for block in session.blocks):
+            for timed in (*block.timed, *([block.canary] if block.canary else [])):
+                yield _row(outcome, number, timed)
 
 
 def _row(outcome: TrialOutcome, setting: int, timed: TimedGeneration) -> Row:

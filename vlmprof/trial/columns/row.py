@@ -18,9 +18,9 @@ from vlmprof.store.ledger import State
 from vlmprof.surfaces import DecoderStack, ExpertRouting, OutputBudget
 from vlmprof.trial.columns.identity import identity
 from vlmprof.trial.columns.inputs import inputs_columns, predicted_columns, stage_model_of
-from vlmprof.trial.columns.latency import latency_columns, timing_rows
+from vlmprof.trial.columns.latency import timing_rows
 from vlmprof.trial.columns.quality import CorpusScore, quality, too_many_failed
-from vlmprof.trial.columns.settings import further_columns
+from vlmprof.trial.columns.settings import timing_columns
 from vlmprof.trial.outcome import ScoredSample, TimedGeneration, TrialOutcome
 
 UNCOUNTED_ATTENTION = {"flash_attention_2", "flex_attention"}
@@ -57,8 +57,7 @@ def finished(outcome: TrialOutcome, model: AbstractModel, run_columns: Row) -> T
         **_achieved_by_knob(outcome, observed),
         **_achieved(outcome, observed),
         **_peak(outcome),
-        **latency_columns(outcome, str(device_columns["device"] or ""), missing),
-        **further_columns(outcome, str(device_columns["device"] or ""), missing),
+        **timing_columns(outcome, str(device_columns["device"] or ""), missing),
         **inputs_columns(model_of_stages, samples),
         **observed.loaded,
         **_engine(outcome),

@@ -16,6 +16,11 @@ from vlmprof.trial.columns.latency import Cells, latency_columns
 from vlmprof.trial.outcome import TimedSetting, TrialOutcome
 
 
+def timing_columns(outcome: TrialOutcome, device_name: str, missing: MutableMapping[str, str]) -> Row:
+    """The columns of all settings, those of the first as they are; arguments as of ``latency_columns``."""
+    return {**latency_columns(outcome, device_name, missing), **further_columns(outcome, device_name, missing)}
+
+
 def further_columns(outcome: TrialOutcome, device_name: str, missing: MutableMapping[str, str]) -> Row:
     """The columns of all settings but the first.
 

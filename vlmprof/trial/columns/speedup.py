@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vlmprof import registry
 from vlmprof.plan.point import TrialPlan, label
-from vlmprof.records import StageTimes
+from vlmprof.records import ComparedWork, StageTimes
 from vlmprof.stats.generation_times import paired_ratio
 from vlmprof.store.schema import SPEEDUPS
-from vlmprof.trial.outcome import ComparedWork, TimingBlock, TimingSession
+from vlmprof.trial.outcome import TimingBlock, TimingSession
 
 Cells = dict[str, float | int | str | None]
 STAGE_MS: Mapping[str, Callable[[StageTimes], float]] = {
