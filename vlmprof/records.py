@@ -28,6 +28,8 @@ class Picture:
     height: int
     load: Callable[[], Image]
     """Returns the RGB image; called at every use, may decode or render it."""
+    key: str = ""
+    """Identity of the pixels, where it is known without them; empty: only the pixels tell."""
     frames: int = 1
     """Frames of an animation, or pages, of which the first is the image."""
     fault: str = ""

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.batch_size.devices import demand_of
 from vlmprof.batch_size.memory_model import MemoryEstimate, MemoryModel, MemoryPoint, largest_within
-from vlmprof.batch_size.throughput import SHARE, fast_enough, knee
+from vlmprof.batch_size.observations import ConfigurationRecord, Observations
+from vlmprof.batch_size.throughput import SHARE, fast_enough, knee, worth_trying
 
 
 def grown(blocks: float, crops: float, size: int) -> float:
@@ -89,3 +90,26 @@ def test_fast_enough_is_the_smallest_near_the_best() -> None:
     assert fast_enough({1: 1.0, 8: 1.2, 32: 4.0}) == 32
     assert fast_enough({1: 1.0, 8: 1.2, 32: 4.6}) == 8
     assert fast_enough({}) == 0
+
+
+def timed(blocks: float, crops: float, experts: float, seconds: dict[int, float]) -> ConfigurationRecord:
+    return ConfigurationRecord(demand_of(blocks=blocks, crops=crops, experts=experts), seconds=seconds)
+
+
+@pytest.mark.parametrize("first_s", [0.5, 1.2, 9.0])
+def test_a_few_times_of_cold_batches_do_not_make_a_configuration_run_one_by_one(first_s: float) -> None:
+    """As on an H200: each time had the recording of a step in it, and the fifth configuration ran at size 1."""
+    records = [
+        timed(8, 13, 8, {1: first_s, 32: 2.0}),
+        timed(8, 13, 4, {32: 1.9}),
+        timed(8, 13, 2, {32: 1.8}),
+        timed(12, 7, 4, {1: 1.2}),
+    ]
+    last = records[-1]
+    assert worth_trying(times_of(records), last, last.demand, 32) == 32
+    more = [timed(12, crops, experts, {32: 2.2}) for crops, experts in ((2, 2), (2, 4), (2, 8), (4, 2), (4, 4), (4, 8))]
+    assert worth_trying(times_of([*records, *more]), last, last.demand, 32) >= 8
+
+
+def times_of(records: list[ConfigurationRecord]) -> list[MemoryPoint]:
+    return Observations(configurations={str(record.demand): record for record in records}).times()

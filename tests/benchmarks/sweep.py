@@ -39,6 +39,7 @@ SHOWN = (
     *("warm", "blocks", "blocks_disturbed", "disturbed_by", "recorded_distance", "host_bound", "gpu_busy_share"),
     *("latency_ms_p50", "preprocess_ms_p50", "transfer_ms_p50", "vision_ms_p50", "connector_ms_p50", "prefill_ms_p50"),
     *("itl_ms_p50", "energy_j_per_sample", "batch_size", "not_measured", "prompt_fallback"),
+    *("load_s", "count_s", "probe_s", "score_s", "audit_s", "warmup_s", "batch_probes", "batch_source"),
     *("canary_ms_p50", "canary_drift_session", "timing_waited_s", "samples_per_s"),
 )
 

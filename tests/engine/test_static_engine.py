@@ -153,6 +153,12 @@ def test_cache_lengths_are_few_and_little_is_wasted(tokens: int) -> None:
     assert cache_length(tokens) % 64 == 0
 
 
+@pytest.mark.parametrize("tokens", [1, 255, 256, 257, 1000, 1024, 1025, 5000])
+def test_cache_lengths_that_are_not_timed_are_powers_of_two(tokens: int) -> None:
+    length = cache_length(tokens, exact=False)
+    assert tokens <= length <= max(256, 2 * (tokens - 1)) and length.bit_count() == 1
+
+
 def test_an_engine_that_cannot_be_is_refused() -> None:
     assert engine_of("eager", "cpu").describe() == {"engine": "eager"}
     with pytest.raises(ModelError, match="this trial runs on a CPU; use engine: eager"):

@@ -15,10 +15,12 @@ from vlmprof.store.collector import Collector
 from vlmprof.store.ledger import State, read
 from vlmprof.sweep.driver import launch
 from vlmprof.sweep.inline import run_inline
+from vlmprof.trial.progress import SECONDS_COLUMNS
 from vlmprof.trial.resolve import Job
 
 WHO = ["attempts", "samples_resumed", "score_processes", "score_mixed"]
 TIMES = [*WHO, "seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep", "vlmprof_commit"]
+TIMES += SECONDS_COLUMNS.values()
 
 
 class Silent:

@@ -27,11 +27,13 @@ from vlmprof.sweep.schedule import Schedule
 from vlmprof.sweep.shards import MIN_SAMPLES, Shard, split, trials_of
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.progress import SECONDS_COLUMNS
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.samples import samples_of
 from vlmprof.trial.score_pass import ScorePass, samples_of_shard
 
 WHO_SCORED = {"samples_resumed", "score_processes", "attempts", "samples_per_s", "seconds", "started", "load_average"}
+WHO_SCORED |= set(SECONDS_COLUMNS.values())
 
 
 def scored(name: str, cost: float, chain: int, count: int = 300, timing: float = 1.0) -> ScheduledTrial:

@@ -60,7 +60,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, tuple[str, ..
         ("flops_first_token", "flops_decode_step"),
     ),
     "the FLOP counter": (
-        lambda patch: patch.setattr(trial_run, "count_flops", broken),
+        lambda patch: patch.setattr(trial_run, "count_flops_by_stage", broken),
         "flops",
         ("flops_first_token", "flops_decode_step"),
     ),

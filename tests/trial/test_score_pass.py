@@ -16,9 +16,10 @@ from vlmprof.store.collector import TrialResult
 from vlmprof.trial import score_pass
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.progress import SECONDS_COLUMNS
 
 OWN = {"trial", "started", "seconds", "samples_per_s", "scored_by", "score_processes", "process", "load_average"}
-OWN |= {"batch_source", "peak_bytes"}
+OWN |= {"batch_source", "peak_bytes", *SECONDS_COLUMNS.values()}
 """Columns that say which run it was, and not what it found."""
 
 

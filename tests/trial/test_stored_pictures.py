@@ -10,13 +10,16 @@ import pytest
 from tests.jobs import small_job
 from tests.tasks.public import picture
 from vlmprof.batch_size.sizer import BatchSizer
+from vlmprof.engine.vision_cache import VisionFeatureCache
 from vlmprof.models.family import AbstractModel
 from vlmprof.store.collector import TrialResult
 from vlmprof.tasks._data.pictures import StoredPicture
 from vlmprof.trial.columns.row import finished
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
-from vlmprof.trial.run import run_trial
+from vlmprof.trial.run import knobs_applied, run_trial
+from vlmprof.trial.samples import samples_of
+from vlmprof.trial.score_pass import ScorePass
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def job(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     task = {"name": "local", "path": str(tmp_path / "q.jsonl"), "metric": "exact_match"}
     sections: dict[str, Any] = {"tasks": [task], "measure": ["accuracy"], "knobs": {"output_tokens": [2]}}
-    return lambda **more: small_job(tmp_path, tiny_checkpoint, **sections, **more).plans[0]
+    return lambda **more: small_job(tmp_path, tiny_checkpoint, **(sections | more)).plans[0]
 
 
 def run(plan: Any, model: AbstractModel | None = None) -> tuple[TrialResult, AbstractModel]:
@@ -49,6 +52,32 @@ def test_readers_change_no_answer_and_no_id_and_decode_once(job: Any, monkeypatc
     second, _ = run(replace(alone, readers=0), model)
     assert first.state == second.state == "done"
     assert [s["prediction"] for s in first.samples] == [s["prediction"] for s in second.samples]
+
+
+def test_pictures_whose_features_are_known_are_not_opened_again(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, opened = [job(knobs={"output_tokens": [2], "moe_top_k": [k]}) for k in (1, 2)], []
+    resolved = resolve(plans[0])
+    model = resolved.family.load(resolved.checkpoint, "cpu")
+    cached, plain = LoadedModel(model, vision_cache=VisionFeatureCache()), LoadedModel(model)
+    call = StoredPicture.__call__
+
+    def counting(self: StoredPicture) -> Any:
+        opened.append(self.key)
+        return call(self)
+
+    monkeypatch.setattr(StoredPicture, "__call__", counting)
+    answers = []
+    for loaded in (cached, plain):
+        for plan in plans:
+            opened.clear()
+            samples = samples_of(resolve(plan))
+            with knobs_applied(resolve(plan), model):
+                scoring = ScorePass(
+                    resolved=resolve(plan), loaded=loaded, samples=samples, max_new_tokens=2, sizer=BatchSizer()
+                )
+                answers.append([one.generation.text for one in scoring.scored() if one.generation])
+            assert len(set(opened)) == (8 if loaded is plain or plan is plans[0] else 0)
+    assert answers[:2] == answers[2:] and all(len(one) == 8 for one in answers)
 
 
 def test_a_broken_picture_is_a_counted_failure_with_the_id_named(job: Any, tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from vlmprof.batch_size.memory_model import MIN_POINTS, MemoryModel, MemoryPoint
+from vlmprof.batch_size.memory_model import MemoryModel, MemoryPoint
 from vlmprof.batch_size.observations import ConfigurationRecord
 from vlmprof.batch_size.protocol import Demand
 
-SHARE = 0.9
+SHARE = 0.95
+ENOUGH_TIMES = 10
+"""Batches that must have been timed before their common model says anything about a configuration."""
+LEAST_SHARE = 0.25
+"""Where only that model tells, the knee is at least this share of the largest size: it is an extrapolation, mostly from
+batches of nearly the same size, and a batch that is too small costs more time than one that is too large."""
 
 
 def fast_enough(seconds: Mapping[int, float]) -> int:
@@ -40,14 +45,16 @@ def worth_trying(times: Sequence[MemoryPoint], record: ConfigurationRecord, dema
     own = sorted(record.seconds.items())
     if len(own) > 1:
         (small, small_s), (large, large_s) = own[0], own[-1]
-    elif len(times) >= MIN_POINTS:
+        least = 1
+    elif len(times) >= ENOUGH_TIMES:
+        least = math.ceil(LEAST_SHARE * largest)
         predict = MemoryModel(times, demand).prediction(0.0)
         small, large = 1, max(largest, 2)
         small_s, large_s = predict(small).mean, predict(large).mean
     else:
         return largest
     per_sample = max((large_s - small_s) / (large - small), 0.0)
-    return knee(max(small_s - per_sample * small, 0.0), per_sample, largest)
+    return max(least, knee(max(small_s - per_sample * small, 0.0), per_sample, largest))
 
 
 def knee(fixed: float, per_sample: float, largest: int) -> int:

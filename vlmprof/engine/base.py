@@ -73,6 +73,10 @@ class AbstractEngine(ABC):
         """
         return model.see(batch, mark)
 
+    def recording_seconds(self) -> float:
+        """Seconds spent on recording so far."""
+        return 0.0
+
     def end_timing(self) -> None:  # noqa: B027 (most engines keep nothing)
         """Called when a timing pass is over: frees what only its requests need."""
 

@@ -25,6 +25,7 @@ def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
     *,
     max_new_tokens: int,
     stop_at_eos: bool = True,
+    timed: bool | None = None,
     clock: Clock | None = None,
     engine: AbstractEngine = EAGER,
     vision_cache: VisionFeatureCache | None = None,
@@ -37,6 +38,7 @@ def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
             whose missing features are computed.
         max_new_tokens: Longest answer in tokens, an end-of-sequence token included.
         stop_at_eos: False runs every row to exactly ``max_new_tokens``; the tokens before end-of-sequence are the same.
+        timed: Whether the engine runs the batch as one that is timed; None: if it runs to exactly ``max_new_tokens``.
         clock: Marked at the end of every stage; None leaves ``stages`` of the returned run None.
         engine: How the tokens after the first are generated.
         vision_cache: Keeps the features that a prepared batch lacked; not used for plain prompts.
@@ -53,7 +55,8 @@ def generate(  # noqa: PLR0913 (the request, and by keyword how it is run)
         )
     try:
         # All tensors on the device belong to the frame of this call, so that a failure frees them.
-        return _generate(model, prompts, max_new_tokens, stop_at_eos, clock, engine, vision_cache)
+        exact = not stop_at_eos if timed is None else timed
+        return _generate(model, prompts, max_new_tokens, stop_at_eos, exact, clock, engine, vision_cache)
     except RuntimeError as error:
         kind = classify(error, free_share())
         if kind in ("lost", "other"):
@@ -71,6 +74,7 @@ def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     prompts: Sequence[Prompt] | PreparedBatch,
     max_new_tokens: int,
     stop_at_eos: bool,
+    exact: bool,
     clock: Clock | None,
     engine: AbstractEngine,
     vision_cache: VisionFeatureCache | None,
@@ -81,11 +85,11 @@ def _generate(  # noqa: PLR0913, PLR0917 (those of generate)
     if isinstance(prompts, PreparedBatch):
         inputs = (vision_cache or VisionFeatureCache(0)).complete(model, prompts)
     else:
-        inputs = compute_inputs(model, prompts, mark, partial(engine.see, model, exact=not stop_at_eos))
+        inputs = compute_inputs(model, prompts, mark, partial(engine.see, model, exact=exact))
     mark("connector")
     batch, features = inputs.batch, inputs.features
     _require_feature_count(batch, len(features))
-    decoding = engine.begin(model, inputs.device_batch, features, max_new_tokens, exact=not stop_at_eos)
+    decoding = engine.begin(model, inputs.device_batch, features, max_new_tokens, exact=exact)
     # An asynchronous copy into pinned memory: it is read only after all steps, so the host does not wait here.
     first = decoding.first.to("cpu", non_blocking=True)
     mark("prefill")

@@ -35,6 +35,8 @@ from vlmprof.engine.static_prompt import PromptRecorder
 from vlmprof.engine.static_step import StaticStep, settings_of
 from vlmprof.errors import ModelError
 
+LEAST_LENGTH = 256
+"""The shortest cache of a batch that is not timed, in tokens."""
 MAX_RECORDINGS = 24
 """Recordings kept; the least recently used one is dropped first."""
 
@@ -98,7 +100,7 @@ class StaticEngine(AbstractEngine):
 
     def _begin_static(self, model: Any, batch: Any, features: Any, max_new_tokens: int, *, exact: bool) -> Decoding:
         rows, tokens = len(batch.encodings), max(encoding.prompt_tokens for encoding in batch.encodings)
-        shape = self._shape(model, rows, cache_length(tokens + max_new_tokens), exact=exact)
+        shape = self._shape(model, rows, cache_length(tokens + max_new_tokens, exact=exact), exact=exact)
         state, filled = self._prefill(model, batch, features, max_new_tokens, shape, exact=exact)
         if self._reallocations != self._arena.reallocations:
             self._drop_recordings()  # they hold the old addresses
@@ -177,6 +179,9 @@ class StaticEngine(AbstractEngine):
         why = "; ".join(f"{part}: {reason}" for part, reason in self._eager_prompts.items())
         recorded = {"recorded_stages": ", ".join(parts)} if parts else {}
         return {"engine": self._name, **self._last_names, **recorded, **({"prompt_fallback": why} if why else {})}
+
+    def recording_seconds(self) -> float:
+        return self.recording_s
 
     def end_timing(self) -> None:
         self._prompts.end_timing()
@@ -272,8 +277,16 @@ class _Replaying:
         return list(step.generated[:steps, :rows].to("cpu", non_blocking=True).unbind(0))
 
 
-def cache_length(tokens: int) -> int:
-    """Cache length for so many tokens, rounded up by less than 64 or a seventh, so that few lengths are recorded."""
+def cache_length(tokens: int, *, exact: bool = True) -> int:
+    """Cache length for so many tokens, rounded up so that few lengths are recorded.
+
+    Args:
+        tokens: Of the longest prompt and its answer.
+        exact: Because they are timed, by less than 64 or a seventh; else to a power of two. Unlike the longest length
+            that was recorded before, this depends on the batch alone: a longer cache is added up in another order.
+    """
+    if not exact:
+        return max(LEAST_LENGTH, 1 << (tokens - 1).bit_length())
     multiple = max(64, 1 << max(0, tokens.bit_length() - 4))
     return -(-tokens // multiple) * multiple
 

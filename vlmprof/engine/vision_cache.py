@@ -4,9 +4,9 @@ Features depend on the image, on its tiling, and on the weights of vision encode
 or the length of answers. So a sweep computes them once for each image and tiling, and all knobs of the language model
 share them. Used in score passes only: a timed generation computes everything.
 
-Entries are keyed by content (a hash of the pixels, and the tiling) and belong to one loaded model, so weights and
-precision need no key. They are kept in host memory, pinned if there is a GPU, up to a limit in bytes; the least
-recently used entry is dropped first.
+Entries are keyed by content (the picture's key, or a hash of its pixels, and the tiling) and belong to one loaded
+model, so weights and precision need no key. They are kept in host memory, pinned if there is a GPU, up to a limit in
+bytes; the least recently used entry is dropped first.
 """
 
 from __future__ import annotations
@@ -99,12 +99,19 @@ class VisionFeatureCache:
         """The host's part of the work: may run in a thread while the device runs another batch."""
         if not self._max_bytes or not isinstance(model, RowwiseVision):
             return PreparedBatch(batch=model.encode(prompts), cached={})
-        keys = tuple((_digest(prompt), model.feature_key(prompt)) for prompt in prompts)
+        keys = tuple(_key(model, prompt) for prompt in prompts)
         with self._lock:  # the thread that computes features drops old entries meanwhile
             cached: dict[Hashable, Tensor] = {key: self._entries[key] for key in keys if key in self._entries}
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cached}
         missing = model.encode(list(new.values())) if new else None
         return PreparedBatch(batch=model.encode_text(prompts), keys=keys, cached=cached, missing=missing)
+
+    def knows(self, model: TokenMaker, prompt: Prompt) -> bool:
+        """Whether the features of a prompt are cached; False too where only its pixels could tell."""
+        if not prompt.picture.key or not isinstance(model, RowwiseVision):
+            return False
+        with self._lock:
+            return _key(model, prompt) in self._entries
 
     def complete(self, model: Any, prepared: PreparedBatch) -> Inputs:
         """A prepared batch with all its features; missing ones are computed and added to the cache.
@@ -181,6 +188,10 @@ def _with_own_picture(prompt: Prompt) -> Prompt:
     """The prompt about a copy of its picture: a model may keep one that several prompts share only once."""
     picture = prompt.picture
     return replace(prompt, picture=replace(picture, load=lambda: picture.load().copy()))
+
+
+def _key(model: RowwiseVision, prompt: Prompt) -> Hashable:
+    return prompt.picture.key or _digest(prompt), model.feature_key(prompt)
 
 
 def _digest(prompt: Prompt) -> str:

@@ -71,6 +71,18 @@ class OperationClock:
         _require_counted(self._failures)
 
 
+def count_flops_by_stage(work: Callable[[OperationClock], object]) -> dict[Stage, int]:
+    """FLOP of each stage of the generation that ``work`` runs with the clock that it is given.
+
+    Raises:
+        ValueError: an operation could not be counted.
+    """
+    clock = OperationClock()
+    with clock.counting():
+        work(clock)
+    return clock.by_stage
+
+
 def _guarded_formulas(failures: list[str]) -> dict[Any, Any]:
     """All formulas, ours instead of torch's, none of which raises: what fails is added to ``failures``."""
     return {operation: _guarded(operation, formula, failures) for operation, formula in _all_formulas().items()}

@@ -33,6 +33,7 @@ WINDOW_S = 60.0
 STEP_OF: Mapping[TrialPhase, Step] = {
     "load": "load",
     "count": "count",
+    "probe": "score",
     "score": "score",
     "audit": "audit",
     "wait": "wait",

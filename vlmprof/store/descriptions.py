@@ -352,6 +352,12 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "load_average": "One-minute load average of the machine when the row was written.",
         "started": "When the trial began.",
         "seconds": "Duration of the trial, including loading of the model if it was loaded for this trial.",
+        "load_s": "Of these, loading of the model; null if it was loaded already.",
+        "count_s": "Of these, counting by hooks what the first requests compute.",
+        "probe_s": "Of these, finding the batch size: worst-case batches, or waiting for another trial that runs one.",
+        "score_s": "Of these, answering and scoring the samples, as far as this process did it.",
+        "audit_s": "Of these, answering samples again at batch size 1.",
+        "warmup_s": "Of these, and of `timing_s`, recording the timed requests and warming up.",
         "schema_version": "Version of these tables. A folder with another version is refused.",
         "knob_<name>": (
             "Number at which the value is plotted: the value itself, the number of blocks it keeps, or the length of "

@@ -268,6 +268,7 @@ _PROVENANCE = [
     column("load_average", REAL),
     column("started", TEXT, "UTC"),
     column("seconds", REAL, "s"),
+    *(column(f"{phase}_s", REAL, "s") for phase in ("load", "count", "probe", "score", "audit", "warmup")),
     column("schema_version", WHOLE),
 ]
 

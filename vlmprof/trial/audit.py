@@ -26,7 +26,8 @@ def audited_answers(
     max_new_tokens: int,
 ) -> tuple[Generation, ...]:
     """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch."""
-    opened = open_pictures([sample for sample, _ in _slice(resolved, samples, scored)]).readable
+    audited = [sample for sample, _ in _slice(resolved, samples, scored)]
+    opened = open_pictures(audited, loaded.has_features_alone).readable
     return tuple(loaded.answer_alone(sample, max_new_tokens) for sample in opened)
 
 

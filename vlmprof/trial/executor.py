@@ -30,7 +30,7 @@ from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import TrialOutcome
 from vlmprof.trial.partial_results import AnswerStore, PartialResults
 from vlmprof.trial.preprocess_selection import preprocess_for
-from vlmprof.trial.progress import Progress
+from vlmprof.trial.progress import PhaseSeconds, Progress
 from vlmprof.trial.resolve import ResolvedTrial, resolve
 from vlmprof.trial.run import run_trial, score_part, time_again
 from vlmprof.trial.worst_case_probe import CountingSizer, Sizer
@@ -81,11 +81,12 @@ class Executor:
             torch.AcceleratorError: the device's context is broken; nothing more can run in this process.
         """
         began, sizer = time.monotonic(), CountingSizer(self._sizer)
+        report = phases = PhaseSeconds(report)
         start_columns: Row = {"started": now(), "attempts": attempt.number, "executor": self._name}
         partial_results = PartialResults(attempt, answer_store, plan.id, self._policy)
 
         def run_columns() -> Row:
-            return {**start_columns, "seconds": time.monotonic() - began, **sizer.columns()}
+            return {**start_columns, "seconds": time.monotonic() - began, **phases.columns(), **sizer.columns()}
 
         try:
             torch.set_num_threads(plan.threads)

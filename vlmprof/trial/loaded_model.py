@@ -20,6 +20,8 @@ from vlmprof.records import Generation
 from vlmprof.trial.load_key import key_without_length
 from vlmprof.trial.outcome import PastAnswers, Sample
 
+MOST_SEEN_ALONE = 2**30
+"""Bytes of features computed at batch 1 that are kept: audits of all configurations ask for the same pictures."""
 REMEMBERED = 8
 """Configurations whose answers are kept. A few are enough, because a sweep's plan puts configurations that differ only
 in ``output_tokens`` next to each other."""
@@ -32,8 +34,9 @@ class LoadedModel:
     def __init__(
         self, model: AbstractModel, *, engine: AbstractEngine = EAGER, vision_cache: VisionFeatureCache | None = None
     ) -> None:
-        """Without ``vision_cache`` no vision features are kept."""
+        """Without ``vision_cache`` no vision features are kept, neither of batches nor of samples that run alone."""
         self.model, self.engine = model, engine
+        self._seen_alone = VisionFeatureCache(0 if vision_cache is None else MOST_SEEN_ALONE)
         self.vision_cache = VisionFeatureCache(0) if vision_cache is None else vision_cache
         self._past: OrderedDict[Hashable, PastAnswers] = OrderedDict()
 
@@ -41,14 +44,24 @@ class LoadedModel:
         """Encode a batch of samples whose pictures are open; images with known features are not encoded again."""
         return self.vision_cache.prepare(self.model, [sample.prompt for sample in samples])
 
+    def has_features(self, sample: Sample) -> bool:
+        """Whether the features of a sample's picture are known, so that it need not be opened."""
+        return self.vision_cache.knows(self.model, sample.prompt)
+
     def answer(self, batch: PreparedBatch, cap: int) -> tuple[Generation, ...]:
         """Answer a prepared batch, at most ``cap`` tokens each."""
         run = generate(self.model, batch, max_new_tokens=cap, engine=self.engine, vision_cache=self.vision_cache)
         return run.generations
 
+    def has_features_alone(self, sample: Sample) -> bool:
+        """Whether features of a sample's picture that were computed at batch 1 are known."""
+        return self._seen_alone.knows(self.model, sample.prompt)
+
     def answer_alone(self, sample: Sample, cap: int) -> Generation:
-        """Answer one sample at batch 1, with features computed anew: cached ones were computed in a batch."""
-        return generate(self.model, [sample.prompt], max_new_tokens=cap, engine=self.engine).generations[0]
+        """Answer one sample at batch 1, with features that were computed at batch 1 too."""
+        alone = self._seen_alone.prepare(self.model, [sample.prompt])
+        run = generate(self.model, alone, max_new_tokens=cap, engine=self.engine, vision_cache=self._seen_alone)
+        return run.generations[0]
 
     def remember(self, plan: TrialPlan, answers: PastAnswers) -> None:
         """Keep the answers of a trial, unless a sample has none."""

@@ -26,15 +26,21 @@ class BatchPrefetcher:
     A context manager: leaving it waits for the threads, so that none of them sees the knobs of the next trial.
     """
 
-    def __init__(self, encode: Encode, wait: Callable[[Iterable[Picture]], None]) -> None:
+    def __init__(
+        self,
+        encode: Encode,
+        wait: Callable[[Iterable[Picture]], None],
+        unneeded: Callable[[Sample], bool] = lambda _: False,
+    ) -> None:
         """Start the threads.
 
         Args:
             encode: Encodes a batch, from any of the threads; see ``samples.encode_samples``.
             wait: Called, from any of the threads, before pictures are opened; it returns once they are decoded, where
                 other processes decode them.
+            unneeded: Called, from any of the threads: whether the picture of a sample need not be opened.
         """
-        self._encode, self._wait = encode, wait
+        self._encode, self._wait, self._unneeded = encode, wait, unneeded
         self.most = prefetch_depth()
         """How many of the next batches are in preparation at once."""
         self._threads = ThreadPoolExecutor(self.most)
@@ -65,8 +71,8 @@ class BatchPrefetcher:
         return ready.result() if ready is not None else self._prepare(samples)
 
     def _prepare(self, samples: Sequence[Sample]) -> tuple[OpenedSamples, PreparedBatch | None]:
-        self._wait(sample.prompt.picture for sample in samples)
-        return self._encode(open_pictures(samples))
+        self._wait(sample.prompt.picture for sample in samples if not self._unneeded(sample))
+        return self._encode(open_pictures(samples, self._unneeded))
 
 
 def prefetch_depth() -> int:

@@ -10,24 +10,25 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from typing import final
 
+from vlmprof.decoding import Clock
 from vlmprof.engine.device_errors import release
 from vlmprof.engine.greedy import generate
 from vlmprof.errors import UserError
 from vlmprof.measure.attempt import attempted, attempted_within
 from vlmprof.measure.count_check import require_counts_match
-from vlmprof.measure.flops import count_flops
+from vlmprof.measure.flops import count_flops_by_stage
 from vlmprof.measure.memory import read_peak, reset_peak
 from vlmprof.measure.model_counts import ModelCounts, ModelParts, counted
 from vlmprof.measure.timing_lock import working_outside_timing
 from vlmprof.models.family import AbstractModel
-from vlmprof.records import Prompt
+from vlmprof.records import Prompt, Stage
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import (
     UNTIMED,
@@ -247,17 +248,21 @@ class _Counting:
     crops_known: bool
     missing: MutableMapping[str, str]
 
-    def flops(self, prompt: Prompt, length: int) -> int | None:
-        """FLOP of one generation of so many tokens; None where they cannot be counted: the hooks count all the same."""
+    def flops(self, prompt: Prompt) -> Mapping[Stage, int] | None:
+        """FLOP of a prompt and one decode step, by stage; None if they cannot be counted: the hooks count all the same.
+
+        Args:
+            prompt: Generates two tokens.
+        """
         saved, compared = copy.deepcopy(self.counts), list[bool]()
 
-        def work() -> None:
+        def work(clock: Clock | None = None) -> None:
             before = replace(self.counts)
-            run = generate(self.model, [prompt], max_new_tokens=length, stop_at_eos=False)
+            run = generate(self.model, [prompt], max_new_tokens=2, stop_at_eos=False, clock=clock)
             require_counts_match(before, self.counts, self.parts, run, crops_known=self.crops_known)
             compared.append(True)
 
-        flops = attempted("flops", self.missing, partial(count_flops, work))
+        flops = attempted("flops", self.missing, partial(count_flops_by_stage, work))
         if not compared:  # the counter failed in the middle of the generation
             self.counts.restore(saved)
             work()
@@ -276,18 +281,14 @@ def _count(
     report(Progress(phase="count", done=0, total=len(samples)))
     with counted(parts) as counts:
         counting = _Counting(parts=parts, counts=counts, model=model, crops_known=crops_known, missing=missing)
-        pairs = [tuple(counting.flops(sample.prompt, length) for length in (1, 2)) for sample in samples]
+        each = [counting.flops(sample.prompt) for sample in samples]
     missing.update({f"counts of {name}": why for name, why in counts.failures.items()})
-    first = [one for one, _ in pairs]
-    # Counts, unlike times, may be subtracted.
-    second = [None if one is None or two is None else two - one for one, two in pairs]
-    return counts, Flops(first_token=_mean(first), decode_step=_mean(second))
-
-
-def _mean(counted_flops: Sequence[int | None]) -> float | None:
-    """None where one of them could not be counted."""
-    known = [flops for flops in counted_flops if flops is not None]
-    return statistics.fmean(known) if known and len(known) == len(counted_flops) else None
+    known = [flops for flops in each if flops is not None]
+    if not known or len(known) < len(each):
+        return counts, Flops(first_token=None, decode_step=None)
+    steps = [flops.get("decode", 0) for flops in known]
+    prompts = [sum(flops.values()) - step for flops, step in zip(known, steps, strict=True)]
+    return counts, Flops(first_token=statistics.fmean(prompts), decode_step=statistics.fmean(steps))
 
 
 def _without_failed(samples: Sequence[Sample], scored: Sequence[ScoredSample]) -> list[Sample]:

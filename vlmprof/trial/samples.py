@@ -5,7 +5,7 @@ Every part of a trial takes its pictures from here, so that a faulty one is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,8 +37,8 @@ def samples_of(resolved: ResolvedTrial) -> list[Sample]:
     ]
 
 
-def open_pictures(samples: Sequence[Sample]) -> OpenedSamples:
-    """Decode every picture once, before anything is batched or timed.
+def open_pictures(samples: Sequence[Sample], unneeded: Callable[[Sample], bool] = lambda _: False) -> OpenedSamples:
+    """Decode every picture once, before anything is batched or timed; those that are ``unneeded`` stay as they are.
 
     A picture that cannot be read fails its own sample, which is counted and named, and no other.
     """
@@ -46,6 +46,9 @@ def open_pictures(samples: Sequence[Sample]) -> OpenedSamples:
     for sample in samples:
         if sample.prompt.picture.fault:
             broken.append(failed_sample(sample.example, sample.prompt.picture.fault))
+            continue
+        if unneeded(sample):
+            readable.append(sample)
             continue
         try:
             image = sample.prompt.picture.load()

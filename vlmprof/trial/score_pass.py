@@ -101,8 +101,12 @@ class ScorePass:
         with (
             self.partial_results,
             PicturePrefetcher(pictures, reader_processes(self.resolved, self.loaded.model.device)) as decoded,
-            BatchPrefetcher(self._encode, decoded.wait) as prefetcher,
+            BatchPrefetcher(self._encode, decoded.wait, self.loaded.has_features) as prefetcher,
         ):
+            if not all(self.partial_results.is_suspect(sample) for sample in remaining):
+                self._tell("probe", 0, 1)
+                probe.size(len(remaining))
+                self._tell("score", done, len(self.samples))
             for answered in self._batches(remaining, prefetcher, probe):
                 self.partial_results.add(answered)
                 yield from answered

@@ -33,7 +33,7 @@ from vlmprof.measure.clock import clock_for
 from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
 from vlmprof.measure.energy import Energy, added_up, measure_energy
-from vlmprof.measure.flops import OperationClock
+from vlmprof.measure.flops import count_flops_by_stage
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
@@ -353,13 +353,12 @@ class TimingPass:
         if not self.model.device.startswith("cuda"):
             return None, None
         read_bytes = attempted("roofline", self.missing, partial(least_decode_bytes, self.model.decoder))
-        return attempted("operations", self.missing, self._operations), read_bytes
+        work = partial(generate, self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False)
 
-    def _operations(self) -> dict[Stage, int]:
-        clock = OperationClock()
-        with clock.counting():
-            generate(self.model, self.requests[0], max_new_tokens=2, stop_at_eos=False, clock=clock)
-        return clock.by_stage
+        def counted(clock: Clock) -> None:
+            work(clock=clock)
+
+        return attempted("operations", self.missing, partial(count_flops_by_stage, counted)), read_bytes
 
     def _energy(self, blocks: Sequence[TimingBlock]) -> Energy | None:
         """The energy of the timed blocks, and of as much more of the same work as the counter needs."""

@@ -179,12 +179,16 @@ class WorstCaseProbe:
                 request = replace(request, usable_bytes=headroom.usable_bytes, floor_bytes=headroom.held_bytes)
                 request = replace(request, rule_of_thumb=self._rule_of_thumb(headroom))
             reply = self._sizer.ask(request, self._about)
-            if reply.action == "use":
-                return reply.size
-            if reply.action == "wait" or headroom is None:
+            if reply.action == "wait" or (reply.action == "probe" and headroom is None):
                 time.sleep(reply.wait_s)
                 continue
-            self._probe(reply, headroom)
+            if reply.action == "probe" and headroom is not None:
+                self._probe(reply, headroom)
+                # Asked before anything is freed: the score pass needs what a probe of its size has recorded.
+                reply = self._sizer.ask(request, self._about)
+            if reply.action == "use":
+                return reply.size
+            self._loaded.engine.forget()
 
     def _rule_of_thumb(self, headroom: MemoryHeadroom) -> int | None:
         """The batch size from the family's memory estimate: probing starts there; it is never used unprobed."""
@@ -218,8 +222,6 @@ class WorstCaseProbe:
             attempt = self._attempt(prompts)
             if attempt.outcome == "out_of_memory":  # A single failure is not enough evidence: see score_pass.
                 attempt = self._attempt(prompts)
-        self._loaded.engine.forget()
-        release()
         if self._before_score_pass:  # The peak of the score pass must not contain probes made before it.
             attempted("memory", self._missing, partial(reset_peak, self._device))
         result = self._result(reply.size, attempt.outcome, worst_case=True, headroom=headroom)
@@ -238,7 +240,7 @@ class WorstCaseProbe:
             UserError: the model takes none of the samples.
         """
         picture = self._worst.prompt.picture
-        blank = replace(picture, load=partial(_blank, picture.width, picture.height))
+        blank = replace(picture, load=partial(_blank, picture.width, picture.height), key="")
         blank_worst = replace(self._worst, prompt=replace(self._worst.prompt, picture=blank))
         candidates = [self._worst, blank_worst, *self._samples]
         usable = first_usable(self._loaded, candidates, 1, self._cap)
@@ -248,16 +250,16 @@ class WorstCaseProbe:
 
     def _attempt(self, prompts: Sequence[Any]) -> _ProbeAttempt:
         peaks, loaded = PhasePeaks(self._device), self._loaded
-        began = time.perf_counter()
+        batch = prepare_each_row(loaded.model, prompts)  # in a score pass, another thread does this meanwhile
+        run = partial(generate, loaded.model, max_new_tokens=self._cap, stop_at_eos=False, timed=False)
+        began, recorded = time.perf_counter(), loaded.engine.recording_seconds()
         try:
-            batch = prepare_each_row(loaded.model, prompts)
-            generate(
-                loaded.model, batch, max_new_tokens=self._cap, stop_at_eos=False, clock=peaks, engine=loaded.engine
-            )
+            run(batch, clock=peaks, engine=loaded.engine)
         except OutOfMemory as error:
             return _ProbeAttempt(outcome="size_limit" if error.size_limit else "out_of_memory")
         self._missing.update(peaks.missing)
-        return _ProbeAttempt(outcome="ran", seconds=time.perf_counter() - began, phases=peaks.peak_bytes)
+        seconds = time.perf_counter() - began - (loaded.engine.recording_seconds() - recorded)
+        return _ProbeAttempt(outcome="ran", seconds=seconds, phases=peaks.peak_bytes)
 
     def _result(self, size: int, outcome: Outcome, *, worst_case: bool, headroom: MemoryHeadroom | None) -> ProbeResult:
         return ProbeResult(

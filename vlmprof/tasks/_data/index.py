@@ -226,7 +226,12 @@ def _indexed(entry: Entry) -> IndexedRow:
         place |= {"group": 0, "row": 0}  # one picture, although several rows name it
     load = StoredPicture(**place, key=key_of(entry["digest"] or f"none-{digest_of(entry['path'].encode())}"))
     picture = Picture(
-        width=entry["width"], height=entry["height"], load=load, frames=entry["frames"], fault=entry["fault"]
+        width=entry["width"],
+        height=entry["height"],
+        load=load,
+        key=load.key if entry["digest"] else "",
+        frames=entry["frames"],
+        fault=entry["fault"],
     )
     return IndexedRow(values=values, picture=picture, identity=entry["name"], where=entry["where"])
 
