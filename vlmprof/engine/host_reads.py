@@ -35,6 +35,7 @@ MADE_FROM_LISTS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tens
 """Functions that copy values of the host to the device."""
 
 
+@final
 class HostRead(RuntimeError):
     """A read of the host that a recording cannot hold."""
 
