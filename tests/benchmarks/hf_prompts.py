@@ -49,7 +49,7 @@ from vlmprof.measure.clock import clock_for
 from vlmprof.models._hf.processor_compat import allow_missing_video_processors
 from vlmprof.models._hf.runtime import LoadedVlm
 from vlmprof.models._implementations import EXPERTS_KERNELS
-from vlmprof.records import Picture, Prompt
+from vlmprof.records import Picture, Prompt, StageTimes
 
 PICTURE = (1024, 768)
 QUESTION = "what colour is the cat left of the tree"
@@ -141,7 +141,7 @@ def qwen3_moe_config(tiny: bool) -> Any:
     experts = {"num_experts": 128, "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
     if tiny:
         experts = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 8, "moe_intermediate_size": 24}
-    small = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "patch_size": 14}
+    small: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "patch_size": 14}
     small |= {"num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1]}
     vision = {"hidden_size": 1152, "intermediate_size": 4304, "depth": 27, "num_heads": 16, "patch_size": 16}
     sizes = text(tiny, 8, 2048, 6144, 32, 4, **experts)
@@ -323,7 +323,7 @@ def bare_graph(device: str, inputs: StaticInputs, work: Callable[[], Any]) -> tu
 @torch.inference_mode()
 def parts(model: LoadedVlm, prompt: Prompt) -> dict[str, Any]:
     """Vision side and prefill: launched, recorded and as a bare graph; medians and standard deviations in ms."""
-    device, found = model.device, {}
+    device, found = model.device, dict[str, Any]()
     batch = model.transfer(model.encode([prompt]))
     encoding = batch.encodings[0]
     found |= {"crops": encoding.crops, "vision tokens": encoding.vision_tokens, "tokens": encoding.prompt_tokens}
@@ -356,12 +356,12 @@ def parts(model: LoadedVlm, prompt: Prompt) -> dict[str, Any]:
     return found
 
 
-def stages(model: LoadedVlm, prompt: Prompt, engine: Any) -> dict[str, Any]:
+def stages(model: Any, prompt: Prompt, engine: Any) -> dict[str, Any]:
     """Stages of timed generations, as the product's clock reads them."""
-    clock, runs = clock_for(model.device), []
+    clock, runs = clock_for(model.device), list[StageTimes]()
     for number in range(-3, REPEATS):
         run = generate(model, [prompt], max_new_tokens=NEW, stop_at_eos=False, engine=engine, clock=clock)
-        if number >= 0:
+        if number >= 0 and run.stages:
             runs.append(run.stages)
     found: dict[str, Any] = dict(engine.describe())
     for stage in ("preprocess", "transfer", "vision", "connector", "prefill"):
@@ -437,7 +437,7 @@ def main() -> int:
             for value in model.values(options.tiny)
         ]
         if all(points):
-            report.section(f"{model.name}: order", 5, partial(order, *points, model.slower))
+            report.section(f"{model.name}: order", 5, partial(order, points[0], points[1], model.slower))
         built.clear()
     print(f"written to {options.out}")
     return 1 if report.failed else 0
