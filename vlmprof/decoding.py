@@ -7,9 +7,9 @@ can then run it repeatedly on tensors at the same addresses, as a CUDA graph nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 from vlmprof.records import Encoding, Prompt, Stage, StageTimes
 
@@ -80,13 +80,20 @@ class StaticDecode(Protocol):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisionInputs:
-    """Everything that the vision side of a batch depends on."""
+class StaticInputs:
+    """Everything that a part of a prompt depends on, besides the model."""
 
-    encoder: Mapping[str, Tensor]
-    """Of the vision encoder: the pixels."""
-    connector: Mapping[str, Tensor]
-    """Of the connector, besides what the encoder returns."""
+    tensors: Mapping[str, Tensor]
+    """What is copied in before the part is replayed."""
+    key: Hashable = ()
+    """What a recording depends on besides names, shapes and types of tensors: one of another key is not replayed."""
+    fixed: frozenset[str] = frozenset()
+    """The tensors whose values are part of the key."""
+    host_reads: Literal["none", "fixed", "any"] = "none"
+    """What the work reads on the host: nothing; values that follow from the ``fixed`` tensors; or any, where the key
+    decides what is read of the other tensors too."""
+    settings: Any = None
+    """Other arguments of the part, all of them decided by the key."""
 
 
 @final
@@ -108,9 +115,10 @@ class PromptOutput(NamedTuple):
 
 @runtime_checkable
 class StaticPrompt(Protocol):
-    """A ``StaticDecode`` whose vision side and prefill are functions of tensors, with no decision of the host in them.
+    """A ``StaticDecode`` whose vision side and prefill are functions of tensors.
 
     Engines can then record them too, for the shapes of their inputs, and replay them for other inputs of these shapes.
+    If the host decides something in them, what it decides must follow from ``StaticInputs.key``.
     """
 
     @property
@@ -118,30 +126,41 @@ class StaticPrompt(Protocol):
         """The blocks of the vision encoder, which engines may compile."""
         ...
 
-    def vision_inputs(self, batch: Any, mark: Mark) -> VisionInputs:
+    def vision_inputs(self, batch: Any, mark: Mark) -> StaticInputs:
         """The inputs of the vision side of a transferred batch.
 
         Work on the device that makes pixels of pictures belongs here and is marked as ``preprocess``.
         """
         ...
 
-    def encode_vision(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the vision encoder on ``VisionInputs.encoder`` -> what ``connect`` needs of it."""
+    def encode_vision(self, inputs: StaticInputs, mark: Mark) -> Any:
+        """Run vision encoder and connector -> tensors, in any nest of tuples, lists and dicts.
+
+        Calls ``mark("vision")`` where the encoder ends; where both alternate, ``mark("connector")`` where it goes on.
+        """
         ...
 
-    def connect(self, encoded: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the connector on ``VisionInputs.connector`` -> (vision tokens, width of the language model)."""
+    def vision_features(self, batch: Any, encoded: Any) -> Sized:
+        """What ``see`` returns for a transferred batch, from what ``encode_vision`` returned for it."""
         ...
 
-    def prompt_inputs(self, batch: Any, features: Tensor) -> Mapping[str, Tensor]:
+    def prompt_inputs(self, batch: Any, features: Any) -> StaticInputs:
         """The inputs of the prefill of a transferred batch."""
         ...
 
-    def prompt_logits(self, inputs: Mapping[str, Tensor], cache: Any) -> Tensor:
+    def first_prompt(self, batch: Any, features: Any, inputs: StaticInputs, cache: Any) -> Any:
+        """Run the prefill once from Python, which fills ``cache``, an empty cache of transformers.
+
+        Returns:
+            What ``prompt_logits`` and ``after_prompt`` need besides tensors, for all batches with this one's key.
+        """
+        ...
+
+    def prompt_logits(self, inputs: StaticInputs, cache: Any, constants: Any) -> Tensor:
         """First forward over the whole prompt, which fills ``cache`` -> (batch, vocabulary), of the last position."""
         ...
 
-    def after_prompt(self, batch: Any, output: PromptOutput, cache: Any) -> DecodeState:
+    def after_prompt(self, batch: Any, output: PromptOutput, cache: Any, constants: Any) -> DecodeState:
         """The state of a batch whose prefill gave this output and filled this cache."""
         ...
 

@@ -1,5 +1,6 @@
 """Single flight, leases, fencing, and what an answer rests on, whatever the order of events."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -146,6 +147,40 @@ def test_the_knee_takes_the_smallest_size_that_is_nearly_as_fast() -> None:
     assert quick < patient / 4
     assert quick / (0.02 + 0.01 * quick) >= 0.85 * patient / (0.02 + 0.01 * patient)
     assert device.probes - probes <= probes
+
+
+@settings(deadline=None, max_examples=25)
+@given(order=st.permutations(GRID), grown=st.floats(0, 4))
+def test_what_is_held_may_grow_from_trial_to_trial(order: list[Demand], grown: float) -> None:
+    """As on an H200, where each timing pass leaves recordings: small first peaks lay below later floors."""
+    book, device = ProbeCoordinator(), Device(total=139 * GIB, each=0.01 * GIB, fixed_s=0.5)
+    for demand in order:
+        assert device.settle(book, demand, most=32, maximize=False).size >= 24
+        device.floor += int(grown * GIB)
+    assert device.failed == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    peaks=st.lists(st.floats(0.0, 100.0), min_size=4, max_size=12),
+    sizes=st.lists(st.sampled_from([1, 2, 32]), min_size=12, max_size=12),
+    own_gib=st.floats(0.0, 0.5),
+)
+def test_one_small_batch_ends_no_search_whatever_others_took(
+    peaks: list[float], sizes: list[int], own_gib: float
+) -> None:
+    """As on an H200: after its first probe, of one sample, a trial was given batch 1 although a hundred fitted."""
+    book, device = ProbeCoordinator(), Device()
+    for demand, size, gib in zip(GRID[1:] * 2, sizes, peaks, strict=False):
+        asked = question(demand, device.total, device.floor, most=32, maximize=False)
+        reply = book.ask(asked, 0.0)[0]
+        if reply.action == "probe":
+            book.tell(told(asked, replace(reply, size=size), device.floor + int(gib * size / 32 * GIB)))
+    asked = question(GRID[0], device.total, device.floor, most=32, maximize=False)
+    reply = book.ask(asked, 0.0)[0]
+    if reply.action == "probe":
+        book.tell(told(asked, replace(reply, size=1), device.floor + int(own_gib * GIB)))
+        assert book.ask(asked, 0.0)[0].size > 1
 
 
 def test_where_nothing_is_measured_the_maximum_holds_until_it_fails() -> None:

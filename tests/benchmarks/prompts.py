@@ -191,15 +191,15 @@ def bare(model: LoadedMolmo, prompts: list[Prompt], knobs: Mapping[str, int]) ->
         inputs = model.vision_inputs(batch, unmarked)
 
         def see() -> Any:
-            return model.connect(model.encode_vision(inputs.encoder), inputs.connector)
+            return model.encode_vision(inputs, unmarked)
 
         prompt = model.prompt_inputs(batch, see())
 
         def prefill() -> Any:
-            return model.prompt_logits(prompt, DynamicCache(config=model.decoder.config))
+            return model.prompt_logits(prompt, DynamicCache(config=model.decoder.config), None)
 
         def own_prefill() -> Any:
-            return model.prefill(batch, prompt["features"], 1)
+            return model.prefill(batch, prompt.tensors["features"], 1)
 
         for name, work in (("vision", see), ("prefill", prefill)):
             found[f"{name}, replayed, ms"] = timed_ms(model.device, captured(model.device, work))

@@ -191,7 +191,7 @@ def test_a_step_that_cannot_be_captured_runs_eager_for_the_whole_load(
         finally:  # as leaving torch's capture does after a failure
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(GraphRecorder, "record", refuse)
+    monkeypatch.setattr(GraphRecorder, "record_stages", refuse)
     engine = StaticEngine(name, kernels=DecodeKernels(attention=False, experts=False))
     assert engine.describe()["engine"] == name and "engine_fallback" not in engine.describe()
     assert texts(model, asked, engine) == texts(model, asked)

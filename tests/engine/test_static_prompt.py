@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from transformers.cache_utils import Cache, DynamicLayer
 
 from vlmprof import registry
+from vlmprof.decoding import Mark, unmarked
 from vlmprof.engine import static_prompt, static_step
 from vlmprof.engine.base import EAGER
 from vlmprof.engine.block_compile import BlockCompiler
@@ -135,7 +136,7 @@ def test_what_cannot_be_recorded_runs_eager_and_says_so(
         tried.append(part)
         raise RuntimeError("a copy that no graph can hold\nmore")
 
-    monkeypatch.setattr(PromptRecorder, f"_record_{part}", refuse)
+    monkeypatch.setattr(PromptRecorder, {"vision": "_encode", "prefill": "_record_prefill"}[part], refuse)
     for _ in range(2):
         assert timed(model, asked[:2], graphs) == timed(model, asked[:2], EAGER)
     assert tried == [part], "it is tried once"
@@ -151,7 +152,7 @@ def test_a_device_without_memory_for_recordings_runs_eager_and_says_so(
     def full(self: PromptRecorder, *args: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(PromptRecorder, "_record_vision", full)
+    monkeypatch.setattr(PromptRecorder, "_encode", full)
     assert timed(model, asked[:2], graphs) == timed(model, asked[:2], EAGER)
     assert "no memory left for recordings" in graphs.describe()["prompt_fallback"]
     monkeypatch.undo()  # another batch size may leave the memory
@@ -201,11 +202,11 @@ def test_a_recording_of_another_prompt_is_caught(
 ) -> None:
     """A replay that does nothing leaves the output of the prompt before."""
 
-    def record(self: GraphRecorder, work: Callable[[], Any], warm_up: Any) -> Callable[[], Any]:
-        result = work()
-        return lambda: result
+    def record(self: GraphRecorder, work: Callable[[Mark], Any], warm_up: Any) -> Callable[[Mark], Any]:
+        result = work(unmarked)
+        return lambda _: result
 
-    monkeypatch.setattr(GraphRecorder, "record", record)
+    monkeypatch.setattr(GraphRecorder, "record_stages", record)
     with pytest.raises(Mismatch, match="timed request"):
         recorded_distance(StaticEngine("graphs", capture=False), model, alike, NEW)
 

@@ -46,9 +46,10 @@ class ConfigurationRecord:
 
     demand: Demand
     peaks: dict[int, int] = field(default_factory=dict)
-    """Size that ran with worst-case inputs -> bytes at its peak, the largest measured."""
+    """Size that ran with worst-case inputs -> bytes at its peak above what the process held before, its floor; the
+    largest measured. Floors differ from trial to trial: what is recorded for timing is held from then on."""
     phases: dict[int, dict[str, int]] = field(default_factory=dict)
-    """The same sizes -> bytes at the peak of each phase, the largest measured; only ``WHOLE`` without phases."""
+    """The same sizes -> the same at the peak of each phase, the largest measured; only ``WHOLE`` without phases."""
     seconds: dict[int, float] = field(default_factory=dict)
     """The same sizes -> how long the whole batch took, the shortest measured."""
     largest_unmeasured: int = 0
@@ -70,12 +71,13 @@ class ConfigurationRecord:
         return min(sizes, default=None)
 
     def phase_peaks(self) -> Iterator[tuple[int, str, int]]:
-        """(size, phase, bytes) of every worst-case batch that ran."""
+        """(size, phase, bytes above the floor) of every worst-case batch that ran."""
         return ((size, phase, peak) for size, peaks in self.phases.items() for phase, peak in peaks.items())
 
-    def safe(self, usable_bytes: int, max_size: int) -> int:
+    def safe(self, usable_bytes: int, floor_bytes: int, max_size: int) -> int:
         """The largest size up to ``max_size`` that ran and stays within the limit; 0 when none did."""
-        limit, failed = self.limit(usable_bytes), self.smallest_failure(usable_bytes) or math.inf
+        limit = self.limit(usable_bytes) - floor_bytes
+        failed = self.smallest_failure(usable_bytes) or math.inf
         fitting = (size for size, peak in self.peaks.items() if peak <= limit and size < failed and size <= max_size)
         return max(fitting, default=0)
 
@@ -88,8 +90,6 @@ class Observations:
     configurations: dict[str, ConfigurationRecord] = field(default_factory=dict)
     prediction_errors: list[float] = field(default_factory=list)
     """For every probe with a prediction: (peak - predicted) / (peak - floor)."""
-    floor_bytes: int = 0
-    """What a process holds without any batch, the latest value."""
     prior: Mapping[str, list[MemoryPoint]] = field(default_factory=dict)
     """Phase -> points of a memory key that differs in versions only: used in predictions, never as a reply."""
     ids: set[str] = field(default_factory=set)
@@ -100,9 +100,8 @@ class Observations:
         points: dict[str, list[MemoryPoint]] = {}
         for record in self.configurations.values():
             for size, phase, peak in record.phase_peaks():
-                least = max(NEGLIGIBLE * (record.peaks[size] - self.floor_bytes), 1.0)
-                above_floor = max(float(peak - self.floor_bytes), least)
-                points.setdefault(phase, []).append(MemoryPoint(demand=record.demand, size=size, amount=above_floor))
+                amount = max(float(peak), NEGLIGIBLE * record.peaks[size])
+                points.setdefault(phase, []).append(MemoryPoint(demand=record.demand, size=size, amount=amount))
         return points
 
     def times(self) -> list[MemoryPoint]:
@@ -143,14 +142,13 @@ class Observations:
             return
         if result.worst_case:
             self._add_prediction_error(result, peak)
-            self.floor_bytes = result.floor_bytes
             if result.seconds > 0:
                 record.seconds[result.size] = min(result.seconds, record.seconds.get(result.size, math.inf))
             peaks = record.phases.setdefault(result.size, {})
             for phase, phase_peak in result.phases or ((WHOLE, peak),):
-                peaks[phase] = max(phase_peak, peaks.get(phase, 0))
+                peaks[phase] = max(phase_peak - result.floor_bytes, peaks.get(phase, 1))
         if result.worst_case or result.size in record.peaks:
-            record.peaks[result.size] = max(peak, record.peaks.get(result.size, 0))
+            record.peaks[result.size] = max(peak - result.floor_bytes, record.peaks.get(result.size, 1))
 
     def _add_prediction_error(self, result: ProbeResult, peak: int | None) -> None:
         if result.predicted_bytes and peak is not None and peak > result.floor_bytes:

@@ -101,7 +101,7 @@ class _Search:
         self._predict = largest_phase(list(self._phases.values())) if self._phases else None
 
     def step(self) -> SearchStep:
-        own, ceiling = self._record.safe(self._usable, self._request.max_size), self._ceiling()
+        own, ceiling = self._own(), self._ceiling()
         if not self._request.maximize and ceiling:
             ceiling = self._knee(own, ceiling)
         borrowed = self._borrowed(ceiling)
@@ -117,6 +117,9 @@ class _Search:
         if own and size <= own:
             return self._chosen(own)
         return SearchStep(action="probe", size=size, predicted_bytes=self._tested_prediction(size))
+
+    def _own(self) -> int:
+        return self._record.safe(self._usable, self._request.floor_bytes, self._request.max_size)
 
     def _tested_prediction(self, size: int) -> int:
         """The prediction that the probe will test; 0 where the model is too uncertain."""
@@ -142,14 +145,15 @@ class _Search:
         trusted = self._error <= DISCOUNT_ERROR
         others = self._observations.covered(self._request.demand) if trusted else ()
         # A size that ran and took too much is excluded for good: another run might take a little less.
-        over = [size for size, peak in self._record.peaks.items() if peak > self._record.limit(self._usable)]
+        over = [size for size, peak in self._record.peaks.items() if peak > self._limit]
         failed = [record.smallest_failure(self._usable) for record in chain([self._record], others)]
         return min([self._request.max_size, *(size - 1 for size in [*over, *failed] if size is not None)])
 
     def _knee(self, own: int, ceiling: int) -> int:
         """The largest size worth trying where a batch only has to be fast."""
         curve = self._curve()
-        reachable = max(largest_within(curve, self._limit, 0.0, ceiling) if curve else ceiling, own, 1)
+        fits = largest_within(curve, self._limit, 0.0, ceiling) if curve else ceiling
+        reachable = min(ceiling, max(fits, own, self._next_by_proportion(), 1))
         worth = worth_trying(self._observations.times(), self._record, self._request.demand, reachable)
         return min(ceiling, max(worth, 1))
 
@@ -166,12 +170,12 @@ class _Search:
         if self._error > DISBELIEF_ERROR:
             return 0
         factor = 1 + (2.5 * self._error if self._error > DISCOUNT_ERROR else 0.0)
-        floor, failed = self._request.floor_bytes, self._record.smallest_failure(self._usable) or math.inf
+        failed = self._record.smallest_failure(self._usable) or math.inf
         sizes = (
             size
             for record in self._observations.covering(self._request.demand)
             for size, peak in record.peaks.items()
-            if (peak - floor) * factor <= self._limit and size < failed and size <= ceiling
+            if peak * factor <= self._limit and size < failed and size <= ceiling
         )
         return max(sizes, default=0)
 
@@ -190,9 +194,11 @@ class _Search:
     def _is_enough(self, size: int, ceiling: int) -> bool:
         """Whether a larger size is not worth a probe."""
         peak = self._record.peaks.get(size)
+        if size < min(self._next_by_proportion(), ceiling):
+            return False
         if size >= ceiling or len(self._record.peaks) + len(self._record.failures) >= MAX_PROBES:
             return True
-        if peak is not None and peak - self._request.floor_bytes >= self._limit - CLOSE * self._usable:
+        if peak is not None and peak >= self._limit - CLOSE * self._usable:
             return True
         curve = self._curve()
         share = SKIP_OWN if peak is not None else SKIP
@@ -204,7 +210,7 @@ class _Search:
             return self._predict
         own: dict[str, list[tuple[int, float]]] = {}
         for size, phase, peak in sorted(self._record.phase_peaks()):
-            own.setdefault(phase, []).append((size, max(float(peak - self._request.floor_bytes), 1.0)))
+            own.setdefault(phase, []).append((size, float(peak)))
         return largest_phase([_through(points, self._phases.get(phase)) for phase, points in own.items()])
 
     def _target(self, best: int) -> int:
@@ -223,7 +229,18 @@ class _Search:
         size = largest_within(curve, target, 0.0, max_size)
         if failed is not None and failed != self._record.size_limit:  # a size limit is exact
             size = min(size, int(SHRINK * failed))
-        return min(size, self._reach())
+        return min(max(size, self._next_by_proportion()), self._reach())
+
+    def _next_by_proportion(self) -> int:
+        """The size after the only one that ran, where its own peak leaves room for far more; else 0.
+
+        The shared model, which may be fitted to few points, must not end a search that has hardly begun: on an H200
+        trials ran at batch 1 in a hundredth of the memory.
+        """
+        peaks, size = self._record.peaks, GROWTH * max(self._record.peaks, default=0)
+        if len(peaks) != 1 or self._record.failures:
+            return 0
+        return size if STEEPER * GROWTH * max(peaks.values()) <= self._limit / 2 else 0
 
     def _first_probe(self) -> int:
         """The largest first probe: by the model where it is certain enough, else also by proportion."""
@@ -243,8 +260,7 @@ class _Search:
         for record in self._observations.configurations.values():
             pairs = zip(self._request.demand, record.demand, strict=True)
             factor = STEEPER * math.prod(max(1.0, amount / measured) for (_, amount), (_, measured) in pairs)
-            floor = self._request.floor_bytes
-            sizes += [size * self._hard / (max(peak - floor, 1) * factor) for size, peak in record.peaks.items()]
+            sizes += [size * self._hard / (peak * factor) for size, peak in record.peaks.items()]
         return max(sizes)
 
     def _reach(self) -> int:
@@ -253,10 +269,9 @@ class _Search:
         if not peaks:
             return self._request.max_size
         size, peak = peaks[-1]
-        above_floor = float(peak - self._request.floor_bytes)
-        _, slope = _line([(s, float(p - self._request.floor_bytes)) for s, p in peaks])
+        _, slope = _line([(s, float(p)) for s, p in peaks])
         growth = GROWTH if len(peaks) == 1 else GROWTH_TWO_POINTS
-        further = (self._hard - above_floor) / (STEEPER * max(slope, 1.0))
+        further = (self._hard - peak) / (STEEPER * max(slope, 1.0))
         rule = int(RULE_OF_THUMB * (self._request.rule_of_thumb or 0))
         leap = max(size * growth, rule) if self._predict is None else math.inf
         return int(min(size + max(further, 0.0), leap))

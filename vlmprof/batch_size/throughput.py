@@ -16,7 +16,7 @@ from vlmprof.batch_size.protocol import Demand
 SHARE = 0.95
 ENOUGH_TIMES = 10
 """Batches that must have been timed before their common model says anything about a configuration."""
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.5
 """Where only that model tells, the knee is at least this share of the largest size: it is an extrapolation, mostly from
 batches of nearly the same size, and a batch that is too small costs more time than one that is too large."""
 

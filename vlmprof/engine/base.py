@@ -83,6 +83,9 @@ class AbstractEngine(ABC):
     def end_timing(self) -> None:  # noqa: B027 (most engines keep nothing)
         """Called when a timing pass is over: frees what only its requests need."""
 
+    def forget_steps(self) -> None:  # noqa: B027 (most engines keep nothing)
+        """Free the memory of decode steps and their keys and values; what is recorded of prompts stays."""
+
     @abstractmethod
     def forget(self) -> None:
         """Free the memory that is kept between batches."""

@@ -191,11 +191,14 @@ class StaticEngine(AbstractEngine):
     def end_timing(self) -> None:
         self._prompts.end_timing()
 
+    def forget_steps(self) -> None:
+        self._drop_recordings()
+        self._arena.clear()
+
     def forget(self) -> None:
         """Drop all recordings and free their memory."""
-        self._drop_recordings()
         self._prompts.forget()
-        self._arena.clear()
+        self.forget_steps()
 
     def _drop_recordings(self) -> None:
         self._recorded.clear()

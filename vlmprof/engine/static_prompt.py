@@ -12,37 +12,22 @@ its decode steps do. With a compiler, blocks are compiled first, for any shape a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from torch import Tensor
 from transformers.cache_utils import Cache
 
-from vlmprof.decoding import DecodeState, Mark, PromptOutput, StaticPrompt, VisionInputs
+from vlmprof.decoding import DecodeState, Mark, PromptOutput, StaticInputs, StaticPrompt
 from vlmprof.engine.block_compile import BlockCompiler
-from vlmprof.engine.recording import WARMUP_RUNS, GraphRecorder, RecordedCall, shapes_of
+from vlmprof.engine.recording import WARMUP_RUNS, GraphRecorder, RecordedCall, key_of
 from vlmprof.engine.static_cache import CacheArena, CacheShape, prompt_cache, prompt_slots
 from vlmprof.engine.static_step import settings_of
 
 MAX_BYTES = 2 * 2**30
 """Inputs and outputs of vision recordings that are kept from one timing pass to the next, which may need the same."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedVision:
-    """The vision side at one shape, in two parts, so that each is a stage."""
-
-    encode: RecordedCall
-    connect: RecordedCall
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of inputs and outputs."""
-        return self.encode.nbytes + self.connect.nbytes
 
 
 @final
@@ -53,6 +38,8 @@ class RecordedPrefill:
     call: RecordedCall
     cache: Cache
     """Over the memory that it fills."""
+    constants: Any
+    """What the model needs besides tensors."""
     reallocations: int
     """Of that memory when it was recorded: with another number its addresses are no longer valid."""
 
@@ -73,29 +60,25 @@ class PromptRecorder:
         runs = 1 if compiler is None else WARMUP_RUNS
         self._vision_graphs = GraphRecorder(capture=capture, warmup_runs=runs)
         self._prefill_graphs = GraphRecorder(capture=capture, warmup_runs=runs)
-        self._visions: OrderedDict[Hashable, RecordedVision] = OrderedDict()
+        self._visions: OrderedDict[Hashable, RecordedCall] = OrderedDict()
         self._prefills: dict[Hashable, RecordedPrefill] = {}
         self.parts: dict[str, None] = {}
         """The stages that have been recorded, in order, since all was forgotten."""
 
-    def see(self, model: StaticPrompt, batch: Any, mark: Mark) -> Tensor:
+    def see(self, model: StaticPrompt, batch: Any, mark: Mark) -> Sized:
         """The vision features of a batch, recorded if they are not yet; overwritten by the next batch of this shape.
 
-        Calls ``mark("vision")`` where the encoder ends.
+        Calls ``mark`` where a stage ends.
         """
         inputs = model.vision_inputs(batch, mark)
-        key = shapes_of(inputs.encoder), shapes_of(inputs.connector)
+        key = key_of(inputs)
         if key not in self._visions:
-            self._visions[key] = self._record_vision(model, inputs)
+            self._visions[key] = RecordedCall(self._vision_graphs, partial(self._encode, model), inputs)
             self.parts |= {"vision": None, "connector": None}
         self._visions.move_to_end(key)
-        recorded = self._visions[key]
-        recorded.encode(inputs.encoder)
-        mark("vision")
-        features: Tensor = recorded.connect(inputs.connector)
-        return features
+        return model.vision_features(batch, self._visions[key](inputs.tensors, mark))
 
-    def prefill(self, model: Any, batch: Any, features: Tensor, shape: CacheShape) -> tuple[DecodeState, Cache]:
+    def prefill(self, model: Any, batch: Any, features: Any, shape: CacheShape) -> tuple[DecodeState, Cache]:
         """The state of a batch after its prefill and the cache that it filled; recorded if it is not yet.
 
         Args:
@@ -105,14 +88,15 @@ class PromptRecorder:
             shape: Batch size and length of the cache.
         """
         inputs = model.prompt_inputs(batch, features)
-        key = settings_of(model), shape.batch, shape.length, shapes_of(inputs)
+        key = settings_of(model), shape.batch, shape.length, key_of(inputs)
         if key not in self._prefills or self._prefills[key].reallocations != self._arena.reallocations:
             self._prefills.pop(key, None)
-            self._prefills[key] = self._record_prefill(model, inputs, shape)
+            self._prefills[key] = self._record_prefill(model, batch, features, inputs, shape)
             self.parts |= {"prefill": None}
             self._drop_moved()
         recorded = self._prefills[key]
-        return model.after_prompt(batch, recorded.call(inputs), recorded.cache), recorded.cache
+        output = recorded.call(inputs.tensors)
+        return model.after_prompt(batch, output, recorded.cache, recorded.constants), recorded.cache
 
     def end_timing(self) -> None:
         """Drop what only the requests of one timing pass need: prefills, and vision recordings beyond ``MAX_BYTES``.
@@ -132,30 +116,29 @@ class PromptRecorder:
         self.end_timing()
         self.parts.clear()
 
-    def _record_vision(self, model: StaticPrompt, inputs: VisionInputs) -> RecordedVision:
-        encode = RecordedCall(self._vision_graphs, partial(self._encode, model), inputs.encoder)
-        encoded = encode(inputs.encoder)  # stays at its address, from which the connector reads it
-        connect = RecordedCall(self._vision_graphs, partial(model.connect, encoded), inputs.connector)
-        return RecordedVision(encode=encode, connect=connect)
-
-    def _encode(self, model: StaticPrompt, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _encode(self, model: StaticPrompt, inputs: StaticInputs, mark: Mark) -> Any:
         with ExitStack() as stack:
             if self._compiler is not None:
                 stack.enter_context(self._compiler.applied_to(model.vision_blocks))
-            return model.encode_vision(inputs)
+            return model.encode_vision(inputs, mark)
 
-    def _record_prefill(self, model: Any, inputs: Mapping[str, Tensor], shape: CacheShape) -> RecordedPrefill:
+    def _record_prefill(
+        self, model: Any, batch: Any, features: Any, inputs: StaticInputs, shape: CacheShape
+    ) -> RecordedPrefill:
         filled = prompt_cache(self._arena, len(model.decoder.layers), shape)
-        model.prompt_logits(inputs, filled)  # takes the memory, which must not be allocated inside a recording
-        slots = prompt_slots(filled)
-        call = RecordedCall(self._prefill_graphs, partial(self._run_prefill, model, slots), inputs)
-        return RecordedPrefill(call=call, cache=filled, reallocations=self._arena.reallocations)
+        # Takes the memory, which must not be allocated inside a recording.
+        constants = model.first_prompt(batch, features, inputs, filled)
+        run = partial(self._run_prefill, model, prompt_slots(filled), constants)
+        compiled = () if self._compiler is None else model.decoder.layers
+        call = RecordedCall(self._prefill_graphs, run, inputs, compiled)
+        reallocations = self._arena.reallocations
+        return RecordedPrefill(call=call, cache=filled, constants=constants, reallocations=reallocations)
 
-    def _run_prefill(self, model: Any, slots: Cache, inputs: Mapping[str, Tensor]) -> PromptOutput:
+    def _run_prefill(self, model: Any, slots: Cache, constants: Any, inputs: StaticInputs, mark: Mark) -> PromptOutput:
         with ExitStack() as stack:
             if self._compiler is not None:
                 stack.enter_context(self._compiler.applied(model.decoder, slots))
-            return PromptOutput.of(model.prompt_logits(inputs, slots))
+            return PromptOutput.of(model.prompt_logits(inputs, slots, constants))
 
     def _drop_moved(self) -> None:
         """Drop the prefills whose memory is gone; the last one was recorded just now and keeps the pool in use."""

@@ -172,23 +172,31 @@ class WorstCaseProbe:
         self._size = None
 
     def _request(self) -> int:
+        request, headroom = self._request_now()
         while True:
-            headroom = self._headroom()
-            request = self._size_request
-            if headroom is not None:
-                request = replace(request, usable_bytes=headroom.usable_bytes, floor_bytes=headroom.held_bytes)
-                request = replace(request, rule_of_thumb=self._rule_of_thumb(headroom))
             reply = self._sizer.ask(request, self._about)
-            if reply.action == "wait" or (reply.action == "probe" and headroom is None):
-                time.sleep(reply.wait_s)
-                continue
-            if reply.action == "probe" and headroom is not None:
-                self._probe(reply, headroom)
-                # Asked before anything is freed: the score pass needs what a probe of its size has recorded.
+            if reply.action == "probe":
+                # What decode steps hold would be counted as held and be used again by the probe.
+                self._loaded.engine.forget_steps()
+                request, headroom = self._request_now()
                 reply = self._sizer.ask(request, self._about)
+                if reply.action == "probe" and headroom is not None:
+                    self._probe(reply, headroom)
+                    # Asked before anything is freed: the score pass needs what a probe of its size has recorded.
+                    reply = self._sizer.ask(request, self._about)
             if reply.action == "use":
                 return reply.size
-            self._loaded.engine.forget()
+            if reply.action == "wait":
+                time.sleep(reply.wait_s)
+
+    def _request_now(self) -> tuple[SizeRequest, MemoryHeadroom | None]:
+        """The request with the memory that there is now."""
+        headroom = self._headroom()
+        request = self._size_request
+        if headroom is not None:
+            request = replace(request, usable_bytes=headroom.usable_bytes, floor_bytes=headroom.held_bytes)
+            request = replace(request, rule_of_thumb=self._rule_of_thumb(headroom))
+        return request, headroom
 
     def _rule_of_thumb(self, headroom: MemoryHeadroom) -> int | None:
         """The batch size from the family's memory estimate: probing starts there; it is never used unprobed."""

@@ -83,7 +83,7 @@ class Recipe:
     """A target that binds."""
 
 
-def tokenizer(image_token: str) -> PreTrainedTokenizerFast:
+def tokenizer(image_token: str, **more: str) -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS, "\n"])}
     vocabulary |= {f"w{i}": i for i in range(len(vocabulary), 160)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
@@ -100,6 +100,7 @@ def tokenizer(image_token: str) -> PreTrainedTokenizerFast:
         "image_end_token": "</img>",
         "video_start_token": "<|vision_start|>",
         "video_end_token": "<|vision_end|>",
+        **more,
     }
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<pad>", extra_special_tokens=named
@@ -140,7 +141,7 @@ def _save(processor: Any, folder: Path) -> None:
     processor.tokenizer.save_pretrained(folder)
 
 
-def _no_video() -> Any:
+def no_video() -> Any:
     """What stands in the slot for videos: nothing, but where torchvision is installed the slot must be filled."""
     if not has_torchvision():
         return None
@@ -176,7 +177,7 @@ def _idefics3_processor(tokens: Any, template: str) -> Any:
 
 def _smolvlm_processor(tokens: Any, template: str) -> Any:
     return SmolVLMProcessor(
-        _tiles(SmolVLMImageProcessorPil), tokens, video_processor=_no_video(), image_seq_len=4, chat_template=template
+        _tiles(SmolVLMImageProcessorPil), tokens, video_processor=no_video(), image_seq_len=4, chat_template=template
     )
 
 
@@ -223,7 +224,7 @@ def _llava_onevision_processor(tokens: Any, template: str) -> Any:
     return LlavaOnevisionProcessor(
         images,
         tokens,
-        video_processor=_no_video(),
+        video_processor=no_video(),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
         chat_template=template,
@@ -245,7 +246,7 @@ def _internvl(text: dict[str, Any]) -> Callable[[], Any]:
 
 def _internvl_processor(tokens: Any, template: str) -> Any:
     images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=6)
-    return InternVLProcessor(images, tokens, video_processor=_no_video(), image_seq_length=4, chat_template=template)
+    return InternVLProcessor(images, tokens, video_processor=no_video(), image_seq_length=4, chat_template=template)
 
 
 def _qwen(model_type: str, text: dict[str, Any], vision: dict[str, Any]) -> Callable[[], Any]:
@@ -268,7 +269,7 @@ def _qwen(model_type: str, text: dict[str, Any], vision: dict[str, Any]) -> Call
 def _qwen_processor(kind: Any) -> Callable[[Any, str], Any]:
     def processor(tokens: Any, template: str) -> Any:
         images = Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 64 * 64})
-        return kind(images, tokens, video_processor=_no_video(), chat_template=template)
+        return kind(images, tokens, video_processor=no_video(), chat_template=template)
 
     return processor
 
@@ -307,7 +308,7 @@ def _glm4v_moe() -> Any:
 
 def _glm4v_processor(tokens: Any, template: str) -> Any:
     images = Glm4vImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 2 * 64 * 64})
-    return Glm4vProcessor(images, tokens, video_processor=_no_video(), chat_template=template)
+    return Glm4vProcessor(images, tokens, video_processor=no_video(), chat_template=template)
 
 
 def _ernie() -> Any:
@@ -331,7 +332,7 @@ def _ernie() -> Any:
 
 def _ernie_processor(tokens: Any, template: str) -> Any:
     images = Ernie4_5_VLMoeImageProcessorPil(patch_size=8, size={"shortest_edge": 512, "longest_edge": 64 * 64})
-    return Ernie4_5_VLMoeProcessor(images, tokens, video_processor=_no_video(), chat_template=template)
+    return Ernie4_5_VLMoeProcessor(images, tokens, video_processor=no_video(), chat_template=template)
 
 
 def _molmo2() -> Any:

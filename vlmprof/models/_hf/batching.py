@@ -88,11 +88,11 @@ def split_rows(inputs: Mapping[str, Tensor], rows: int) -> list[dict[str, Tensor
     return [{name: tensor[row : row + 1] for name, tensor in inputs.items()} for row in range(rows)]
 
 
-def join_features(parts: Sequence[Features], inputs: Mapping[str, Tensor]) -> Features:
-    """Join the features of several batches of one, images in order."""
-    output = parts[0].output
-    output.pooler_output = [image for part in parts for image in _pooled(part.output)]
-    return Features(output=output, inputs=inputs)
+def join_features(parts: Sequence[Any]) -> Any:
+    """Join what ``get_image_features`` returned for several batches of one, images in order."""
+    output = parts[0]
+    output.pooler_output = [image for part in parts for image in _pooled(part)]
+    return output
 
 
 def _pooled(output: Any) -> list[Tensor]:

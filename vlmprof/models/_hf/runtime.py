@@ -9,7 +9,7 @@ mask would be wrong for models with three-dimensional rotary positions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from vlmprof.decoding import Mark, StepInputs, unmarked
+from vlmprof.decoding import Mark, PromptOutput, StaticInputs, StepInputs, unmarked
 from vlmprof.errors import Mismatch
 from vlmprof.models._hf.anatomy import budget_of
 from vlmprof.models._hf.batching import Features, collate, join_features, split_rows, step_inputs
@@ -28,6 +28,16 @@ from vlmprof.models._hf.introspection import find_modules, marking_connectors
 from vlmprof.models._hf.literal_text import STAND_IN, add_stand_in, control_tokens, put_in_question
 from vlmprof.models._hf.loading import load_model
 from vlmprof.models._hf.meta_model import load_processor
+from vlmprof.models._hf.prompt_parts import (
+    ENCODED,
+    PromptConstants,
+    constant_arguments,
+    features_in,
+    only_features,
+    prompt_inputs,
+    values_of,
+    vision_inputs,
+)
 from vlmprof.models._hf.vision_budgets import Pinpoints, budget_within
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations
 from vlmprof.models._positions import positions_of
@@ -47,6 +57,8 @@ class ProcessorBatch:
     encodings: tuple[Encoding, ...]
     budgets: tuple[int | None, ...]
     """The vision budget of each image, in the unit of the processor; None where the processor has no known budget."""
+    values: Mapping[str, Hashable]
+    """What recordings of this batch depend on besides shapes."""
 
 
 @final
@@ -75,6 +87,8 @@ class GenerationState:
     """(batch, tokens) prompt and answer so far, padded on the left."""
     carried: Mapping[str, Any]
     """The keyword arguments that transformers passes from one forward to the next: cache, mask, positions."""
+    following: StepInputs | None = None
+    """The inputs of the next decode step, where they are known; its tokens are ``next_tokens``."""
 
 
 @final
@@ -82,11 +96,14 @@ class LoadedVlm(AbstractModel):
     """One checkpoint on one device."""
 
     def __init__(self, model: Any, processor: Any, device: str) -> None:
+        # torch chooses some kernels by whether weights require gradients, and cannot tell while reads are noted.
+        model.requires_grad_(False)
         self._model, self._processor, self._device = model, processor, device
         self._processors = ProcessorPool(processor)
         self._control_tokens = control_tokens(processor)
         self._resolutions_lock = threading.Lock()
         self._parts = find_modules(model)
+        self._vision_arguments = frozenset(signature(self._parts.feature_owner.get_image_features).parameters)
         self._budget = budget_of(processor)
         self._image_token_id = getattr(model.config, "image_token_id", None) or processor.image_token_id
         self.max_crops: int = self._budget.trained if self._budget else 1
@@ -140,7 +157,10 @@ class LoadedVlm(AbstractModel):
                 budgets.append(value)
         tokenizer = self._processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return ProcessorBatch(inputs=collate(rows, pad_id), encodings=tuple(encodings), budgets=tuple(budgets))
+        joined = collate(rows, pad_id)
+        return ProcessorBatch(
+            inputs=joined, encodings=tuple(encodings), budgets=tuple(budgets), values=values_of(joined, rows)
+        )
 
     def transfer(self, batch: ProcessorBatch) -> ProcessorBatch:
         moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
@@ -148,12 +168,30 @@ class LoadedVlm(AbstractModel):
 
     @torch.inference_mode()
     def see(self, batch: ProcessorBatch, mark: Mark = unmarked) -> Features:
+        return self.vision_features(batch, self.encode_vision(self.vision_inputs(batch, mark), mark))
+
+    @property
+    def vision_blocks(self) -> Sequence[Any]:
+        return ()  # those of Qwen-VL read the lengths of their windows on the host, which the compiler refuses
+
+    @torch.inference_mode()
+    def vision_inputs(self, batch: ProcessorBatch, mark: Mark) -> StaticInputs:
+        dtype = self._model.dtype
+        arguments = {name: batch.inputs[name] for name in self._vision_arguments if name in batch.inputs}
+        arguments = {name: t.to(dtype) if t.is_floating_point() else t for name, t in arguments.items()}
+        return vision_inputs(arguments, batch.values, batch.budgets)
+
+    def encode_vision(self, inputs: StaticInputs, mark: Mark) -> Any:
+        budgets, tensors = inputs.settings, inputs.tensors
         with marking_connectors(self._parts.connectors, mark):
-            if isinstance(self._budget, Pinpoints) and len(set(batch.budgets)) > 1:
+            if isinstance(self._budget, Pinpoints) and len(set(budgets)) > 1:
                 # The tower reads one list of resolutions per call, so images with different budgets run one by one.
-                rows = zip(split_rows(batch.inputs, len(batch.budgets)), batch.budgets, strict=True)
-                return join_features([self._image_features(row, value) for row, value in rows], batch.inputs)
-            return self._image_features(batch.inputs, batch.budgets[0])
+                rows = zip(split_rows(tensors, len(budgets)), budgets, strict=True)
+                return join_features([self._image_features(row, value) for row, value in rows])
+            return self._image_features(tensors, budgets[0])
+
+    def vision_features(self, batch: ProcessorBatch, encoded: Any) -> Features:
+        return Features(output=encoded, inputs=batch.inputs)
 
     @torch.inference_mode()
     def prefill(
@@ -161,7 +199,7 @@ class LoadedVlm(AbstractModel):
     ) -> GenerationState:
         cache_argument = {} if cache is None else {"past_key_values": cache}
         # ``generate`` prepares its inputs as usual, but ``custom_generate`` replaces its loop by one forward.
-        with self._reuse_features(features):
+        with self._reuse_features(features.output):
             state: GenerationState = self._model.generate(
                 **features.inputs,
                 **cache_argument,
@@ -179,7 +217,45 @@ class LoadedVlm(AbstractModel):
         output = self._model(**inputs, return_dict=True)
         return _next_state(self._model, ids, output, state.carried, state.finite)
 
+    def prompt_inputs(self, batch: ProcessorBatch, features: Features) -> StaticInputs:
+        return prompt_inputs(features.output, batch.values)
+
+    def first_prompt(
+        self, batch: ProcessorBatch, features: Features, inputs: StaticInputs, cache: Any
+    ) -> PromptConstants:
+        prepared: dict[str, Any] = {}
+        hook = self._model.register_forward_pre_hook(
+            lambda _, __, arguments: prepared.update(arguments), with_kwargs=True
+        )
+        try:
+            state = self.prefill(batch, features, 2, cache)
+        finally:
+            hook.remove()
+        return PromptConstants(
+            arguments=constant_arguments(prepared, self._vision_arguments),
+            ids=state.ids,
+            carried={name: value for name, value in state.carried.items() if name != ENCODED},
+            step=self.step_inputs(state),
+        )
+
+    def prompt_logits(self, inputs: StaticInputs, cache: Any, constants: PromptConstants) -> Tensor:
+        output, arguments = features_in(inputs), dict(constants.arguments)
+        if ENCODED in arguments:
+            arguments[ENCODED] = {"image": output}
+        with self._reuse_features(output):
+            logits: Tensor = self._model(**arguments, past_key_values=cache).logits[:, -1]
+        return logits
+
+    def after_prompt(
+        self, batch: ProcessorBatch, output: PromptOutput, cache: Any, constants: PromptConstants
+    ) -> GenerationState:
+        return GenerationState(
+            **output._asdict(), ids=constants.ids, carried=constants.carried, following=constants.step
+        )
+
     def step_inputs(self, state: GenerationState) -> StepInputs:
+        if state.following is not None:
+            return replace(state.following, ids=state.next_tokens[:, None])
         return step_inputs(self._model, state.ids, state.next_tokens, state.carried)
 
     def next_logits(
@@ -255,14 +331,9 @@ class LoadedVlm(AbstractModel):
             prompt_tokens=inputs["input_ids"].shape[1],
         )
 
-    def _image_features(self, inputs: Mapping[str, Tensor], value: int | None) -> Features:
-        encode = self._parts.feature_owner.get_image_features
-        arguments = {name: inputs[name] for name in signature(encode).parameters if name in inputs}
-        dtype = self._model.dtype
-        arguments = {name: t.to(dtype) if t.is_floating_point() else t for name, t in arguments.items()}
+    def _image_features(self, arguments: Mapping[str, Tensor], value: int | None) -> Any:
         with self._limit_resolutions(value):
-            output = encode(**arguments, return_dict=True)
-        return Features(output=output, inputs={**inputs, **arguments})
+            return only_features(self._parts.feature_owner.get_image_features(**arguments, return_dict=True))
 
     @contextmanager
     def _limit_resolutions(self, value: int | None) -> Iterator[None]:
@@ -282,13 +353,13 @@ class LoadedVlm(AbstractModel):
                 config.image_grid_pinpoints = before
 
     @contextmanager
-    def _reuse_features(self, features: Features) -> Iterator[None]:
+    def _reuse_features(self, output: Any) -> Iterator[None]:
         """Let ``get_image_features`` return these features, so that the vision side is not run and timed again."""
         owner = self._parts.feature_owner
 
         @wraps(owner.get_image_features)  # transformers reads the signature to choose the inputs that it passes
         def cached_features(*args: Any, **kwargs: Any) -> Any:
-            return features.output
+            return output
 
         owner.get_image_features = cached_features
         try:

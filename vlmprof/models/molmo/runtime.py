@@ -12,7 +12,7 @@ from transformers import AutoProcessor, DynamicCache
 from transformers.cache_utils import Cache
 from transformers.utils.logging import disable_progress_bar
 
-from vlmprof.decoding import Mark, PromptOutput, StepInputs, VisionInputs, unmarked
+from vlmprof.decoding import Mark, PromptOutput, StaticInputs, StepInputs, unmarked
 from vlmprof.errors import Mismatch, ModelError
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models._positions import positions_of
@@ -175,10 +175,7 @@ class LoadedMolmo(AbstractModel):
 
     @torch.inference_mode()
     def see(self, batch: MolmoBatch, mark: Mark = unmarked) -> Tensor:
-        inputs = self.vision_inputs(batch, mark)
-        patches = self.encode_vision(inputs.encoder)
-        mark("vision")
-        return self.connect(patches, inputs.connector)
+        return self.encode_vision(self.vision_inputs(batch, mark), mark)
 
     @property
     def vision_blocks(self) -> Sequence[Any]:
@@ -186,23 +183,22 @@ class LoadedMolmo(AbstractModel):
         return blocks
 
     @torch.inference_mode()
-    def vision_inputs(self, batch: MolmoBatch, mark: Mark) -> VisionInputs:
+    def vision_inputs(self, batch: MolmoBatch, mark: Mark) -> StaticInputs:
         if batch.uncut:
             batch = self.cut(batch)
             mark("preprocess")  # begun on the host, in ``encode``
-        pixels = batch.inputs["pixel_values"].to(self._model.dtype)
         layout = {name: batch.inputs[name] for name in ("image_masks", "image_token_pooling")}
-        return VisionInputs(encoder={"pixel_values": pixels}, connector=layout)
+        return StaticInputs(tensors={"pixel_values": batch.inputs["pixel_values"].to(self._model.dtype), **layout})
 
-    def encode_vision(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        patches: Tensor = self._model.model.vision_tower(inputs["pixel_values"])
-        return patches
-
-    def connect(self, encoded: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        features: Tensor = self._model.model.multi_modal_projector(
-            encoded, inputs["image_masks"], inputs["image_token_pooling"]
-        )
+    def encode_vision(self, inputs: StaticInputs, mark: Mark) -> Tensor:
+        tensors, model = inputs.tensors, self._model.model
+        patches = model.vision_tower(tensors["pixel_values"])
+        mark("vision")
+        features: Tensor = model.multi_modal_projector(patches, tensors["image_masks"], tensors["image_token_pooling"])
         return features
+
+    def vision_features(self, batch: MolmoBatch, encoded: Tensor) -> Tensor:
+        return encoded
 
     @torch.inference_mode()
     def prefill(
@@ -234,29 +230,33 @@ class LoadedMolmo(AbstractModel):
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def prompt_inputs(self, batch: MolmoBatch, features: Tensor) -> Mapping[str, Tensor]:
+    def prompt_inputs(self, batch: MolmoBatch, features: Tensor) -> StaticInputs:
         ids, mask = (batch.inputs[name] for name in ("input_ids", "attention_mask"))
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         inputs = {"ids": ids, "positions": positions, "features": features}
         if len({encoding.prompt_tokens for encoding in batch.encodings}) > 1:  # else no prompt is padded
             earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
             inputs["mask"] = earlier & mask.bool()[:, None, None, :]
-        return inputs
+        return StaticInputs(tensors=inputs)
 
-    def prompt_logits(self, inputs: Mapping[str, Tensor], cache: Cache) -> Tensor:
+    def first_prompt(self, batch: MolmoBatch, features: Tensor, inputs: StaticInputs, cache: Cache) -> None:
+        self.prompt_logits(inputs, cache, None)
+
+    def prompt_logits(self, inputs: StaticInputs, cache: Cache, constants: None) -> Tensor:
+        tensors = inputs.tensors
         output = self._model(
-            input_ids=inputs["ids"],
-            position_ids=inputs["positions"],
-            attention_mask=inputs.get("mask"),
+            input_ids=tensors["ids"],
+            position_ids=tensors["positions"],
+            attention_mask=tensors.get("mask"),
             past_key_values=cache,
-            image_features=inputs["features"],
+            image_features=tensors["features"],
             use_cache=True,
             logits_to_keep=1,
         )
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def after_prompt(self, batch: MolmoBatch, output: PromptOutput, cache: Cache) -> CachedRows:
+    def after_prompt(self, batch: MolmoBatch, output: PromptOutput, cache: Cache, constants: None) -> CachedRows:
         return CachedRows(**output._asdict(), cache=cache, mask=batch.inputs["attention_mask"])
 
     def text(self, token_ids: Sequence[int]) -> str:
