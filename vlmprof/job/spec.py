@@ -6,6 +6,7 @@ against models in the same pass; ``read`` is a survey or an error.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,13 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, tuple) else value
 
 
+def _few(value: Any) -> Any:
+    """The entries of a list or a mapping, as long as they can each be looked at."""
+    if isinstance(value, list | tuple | dict) and len(value) > MOST_ENTRIES:
+        raise ValueError(f"expected at most {MOST_ENTRIES} entries, got {len(value):,}")
+    return value
+
+
 def _own_values(value: Any) -> Any:
     if isinstance(value, list | tuple) and not value:
         raise ValueError("expected at least one value; null leaves the knob out for this model")
@@ -89,8 +97,24 @@ def _pairs(value: Any) -> Any:
     return tuple(sorted(value.items(), key=str)) if isinstance(value, dict) else value
 
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes of one part of a path and of all of it, which Linux allows."""
+
+
+def _path(text: str) -> str:
+    """A path, a URI or a Hub id that the file system can be asked about."""
+    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")):
+        raise ValueError(f"expected a path that a file system can have, got {as_written(text)}")
+    home = text.partition("/")[0]
+    if home.startswith("~") and os.path.expanduser(home) == home:  # noqa: PTH111 (pathlib raises)
+        raise ValueError(f"there is no home folder {as_written(home)} here")
+    return text
+
+
 SUBSET = {"n": "samples", "seed": "seed", "stratify": "stratify"}
 """Key inside ``samples`` -> the field it stands for."""
+MOST_ENTRIES = 200
+"""Models, tasks or knobs of a job."""
 Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
 FamilyName = Annotated[str, BeforeValidator(_known("models"))]
 TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
@@ -100,7 +124,8 @@ Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
 OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(storable)]
+PathText = Annotated[str, AfterValidator(_path)]
+Place = Annotated[str, AfterValidator(_path), AfterValidator(storage.inside_root), AfterValidator(storable)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -146,12 +171,12 @@ class ModelSpec(Section):
     """One model: a family, and for all but the demo a checkpoint."""
 
     family: FamilyName
-    checkpoint: str = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
+    checkpoint: PathText = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
     revision: str = Field("", description="Commit of the Hub repository; pin it.")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = Field(False, description="Run Python code that lies with the weights; rows say so.")
     allow_pickle: bool = Field(False, description="Read weights in formats that can hold code, such as .bin.")
-    knobs: dict[KnobName, OwnValues] | None = Field(
+    knobs: Annotated[dict[KnobName, OwnValues] | None, BeforeValidator(_few)] = Field(
         None, description="Values for this model alone, in the place of the job's; null leaves a knob out."
     )
 
@@ -190,7 +215,9 @@ class TaskSpec(Section):
     samples: Positive | None = Field(None, description="How many questions; null: all of them.")
     seed: Annotated[int, Field(ge=0)] = 0
     stratify: Literal["", "question_type"] = Field("", description="Keep the shares of these in the subset.")
-    path: str = Field("", description="Folder or file with the data; empty: the Hub, or wherever the task has them.")
+    path: PathText = Field(
+        "", description="Folder or file with the data; empty: the Hub, or wherever the task has them."
+    )
     revision: str = Field("", description="Commit of the task's repository on the Hub; empty: the one it pins.")
     metric: OwnMetricName = Field("", description="Only for tasks that do not bring their own.")
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
@@ -320,8 +347,8 @@ class ChunkSpec(Section):
 
 
 def _one_entry_each(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
-    for i, model in enumerate(models):
-        if model.without_knobs in [other.without_knobs for other in models[:i]]:
+    for model, repeated in zip(models, _repeated(model.without_knobs for model in models), strict=True):
+        if repeated:
             raise ValueError(f"{model.label} is listed twice; one entry holds all values of its knobs")
     return models
 
@@ -330,10 +357,10 @@ def _one_entry_each(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
 class SweepSpec(Section):
     """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
 
-    name: Annotated[str, Field(pattern=SLUG)]
-    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each)]
-    tasks: Annotated[tuple[TaskSpec, ...], *Many]
-    knobs: dict[KnobName, Annotated[Values, *Many]] = Field(
+    name: Annotated[str, Field(pattern=SLUG, max_length=128)]
+    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each), BeforeValidator(_few)]
+    tasks: Annotated[tuple[TaskSpec, ...], *Many, BeforeValidator(_few)]
+    knobs: Annotated[dict[KnobName, Annotated[Values, *Many]], BeforeValidator(_few)] = Field(
         {}, description="For every model that they can act on; may be left out where models have knobs of their own."
     )
     strategy: StrategyName = "grid"
@@ -424,7 +451,7 @@ def survey(job: JobSource) -> ParsedJob:
         try:
             spec = SweepSpec.model_validate(raw)
         except ValidationError as error:
-            faults += faults_of(error.errors(), SweepSpec)
+            faults += faults_of(error, SweepSpec)
         faults += _lacking_knobs(raw)
     return ParsedJob(
         source=given.source,
@@ -454,14 +481,14 @@ def _lacking_knobs(raw: dict[str, Any]) -> Iterator[Fault]:
         for name in (name for name in names if name not in shared):
             problem = "null leaves a knob of the job out for this model, and the job has no such knob"
             yield Fault(field=f"models.{i}.knobs.{name}", problem=f"{problem}; remove the line, or give it values")
-    for name in shared:
+    for name in list(shared)[:MOST_ENTRIES]:
         if entries and all(name in left_out.get(i, ()) for i in range(len(entries))):
             yield Fault(field=f"knobs.{name}", problem="every model of the job leaves it out; remove it here and there")
 
 
 def _entries(raw: dict[str, Any]) -> list[Any]:
     entries = raw.get("models")
-    return entries if isinstance(entries, list) else []
+    return entries if isinstance(entries, list) and len(entries) <= MOST_ENTRIES else []
 
 
 def _sound_models(raw: dict[str, Any]) -> Iterator[tuple[int, ModelSpec]]:
@@ -477,7 +504,8 @@ def _sound_models(raw: dict[str, Any]) -> Iterator[tuple[int, ModelSpec]]:
 def _sound_knobs(knobs: Any, *, own: bool = False) -> dict[str, Any]:
     """The knobs whose names and lists are right, each value once; a model's own may also be null."""
     known = registry.names("knobs")
-    named = {name: given for name, given in knobs.items() if name in known} if isinstance(knobs, dict) else {}
+    few = isinstance(knobs, dict) and len(knobs) <= MOST_ENTRIES
+    named = {name: given for name, given in knobs.items() if name in known} if few else {}
     lists = {name: _once(given) for name, given in named.items() if isinstance(given, list) and given}
     return {**lists, **{name: None for name, given in named.items() if own and given is None}}
 

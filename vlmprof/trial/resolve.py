@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from vlmprof import registry
-from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError, VlmprofError
+from vlmprof.errors import (
+    Fault,
+    KnobValueError,
+    ModelError,
+    SpecError,
+    UserError,
+    VlmprofError,
+    refused_by_the_system,
+)
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
@@ -268,6 +276,8 @@ def _model_faults(parsed: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Ite
             anatomies[entry.without_knobs] = family.describe(checkpoint)
         except UserError as error:
             yield Fault(field="models", problem=str(error))
+        except OSError as error:
+            yield Fault(field="models", problem=refused_by_the_system(error, entry.checkpoint))
 
 
 def _load_faults(models: Iterable[ModelKnobs]) -> Iterator[Fault]:
@@ -298,3 +308,5 @@ def _task_faults(parsed: ParsedJob) -> Iterator[Fault]:
             task_of(task).split(task.split)
         except UserError as error:
             yield Fault(field="tasks", problem=str(error))
+        except OSError as error:
+            yield Fault(field="tasks", problem=refused_by_the_system(error, task.path))
