@@ -5,7 +5,9 @@ Exit codes: 0 all is well; 1 a bug; 2 the user can fix it; those of a run are li
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -14,6 +16,7 @@ from vlmprof import __version__
 from vlmprof.cli import batch_sizes, data, listing, results, run, submit, watch
 from vlmprof.cli.output import err, out
 from vlmprof.errors import UserError
+from vlmprof.escaping import visible
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
@@ -23,8 +26,27 @@ for group in (run, submit, watch, results, listing):
     app.add_typer(group.app)  # without a name: its commands are commands of ours
 
 
+class _Visible(logging.Formatter):
+    """What libraries log, without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def main() -> None:
     """Entry point: an error that the user can fix is one line, any other keeps its trace."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Visible())
+    try:
+        _run()
+    except BrokenPipeError:
+        raise
+    except Exception:
+        sys.stderr.write(visible(traceback.format_exc()))
+        sys.exit(1)
+
+
+def _run() -> None:
     try:
         app(prog_name="vlmprof")
     except UserError as error:
