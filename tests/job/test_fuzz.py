@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.job import mutations
 from tests.jobs import job_file
-from vlmprof import cli
+from vlmprof import cli, registry
+from vlmprof.knobs._block_choice import KEYS
 
 SECONDS_MOST, MIB_MORE_MOST, MESSAGE_MOST = 2.0, 300, 90_000
 
@@ -32,6 +33,8 @@ class Asked:
         self.codes: Counter[int] = Counter()
         self.wrong: list[str] = []
         self.slowest_s = 0.0
+        self.largest = 0.0, b""
+        """The most that one job added to the peak of memory, and that job."""
         self._before_mib = 0.0
 
     def warm(self, job: Path) -> None:
@@ -47,7 +50,9 @@ class Asked:
 
     def about(self, data: bytes) -> None:
         self._file.write_bytes(data)
+        before = _peak_mib()
         code, said, seconds = self._check()
+        self.largest = max(self.largest, (_peak_mib() - before, data[:1500])) if self._before_mib else self.largest
         if seconds > SECONDS_MOST:  # what is slow is slow twice; a machine that was busy is not
             code, said, again = self._check()
             seconds = min(seconds, again)
@@ -102,7 +107,7 @@ def judge(asked: Asked, jobs: Iterable[bytes], report: Callable[[str, object], N
     report("fuzz", said)
     print(said)
     assert not asked.wrong, f"{len(asked.wrong)} wrong, {said}\n" + "\n\n".join(asked.wrong[:10])
-    assert asked.mib_more <= MIB_MORE_MOST, said
+    assert asked.mib_more <= MIB_MORE_MOST, f"{said}; most of it for {asked.largest}"
 
 
 def test_each_kind_of_hostile_job_gets_a_sentence(asked: Asked, record_property: Callable[[str, object], None]) -> None:
@@ -186,3 +191,71 @@ def test_sections_of_thousands_of_entries(asked: Asked, section: str) -> None:
     asked.about(yaml.dump(job, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)).encode())
     assert not asked.wrong, asked.wrong
     assert asked.codes[2] == 1
+
+
+ODD = (
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1.5",
+    "x",
+    "''",
+    "[]",
+    "{}",
+    "[null]",
+    "[x]",
+    "[[1]]",
+    "[{a: 1}]",
+    "{a: [1]}",
+    "9223372036854775807",
+)
+CHOICES = {
+    "policy": (*ODD, "prefix", "nested_random", "legacy_random", "importance", "drop"),
+    **dict.fromkeys(("keep", "seed", "table", "sha256", "drop"), ODD),
+}
+
+
+def odd_values(knob: str) -> Iterator[str]:
+    """Values of a knob as YAML: of all kinds, and for those that are mappings of all kinds for each of their keys."""
+    yield from ODD
+    if knob == "active_blocks":
+        for policy, keys in KEYS.items():
+            whole = {key: "2" for key in keys} | {"policy": policy}
+            for key in keys:
+                yield from (as_flow({**whole, key: odd}) for odd in CHOICES[key])
+        yield from (as_flow({"keep": "2", "policy": odd}) for odd in CHOICES["policy"])
+
+
+def as_flow(pairs: dict[str, str]) -> str:
+    return f"{{{', '.join(f'{key}: {value}' for key, value in pairs.items())}}}"
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [
+        pytest.param(name, marks=[] if name == "active_blocks" else [pytest.mark.exhaustive])
+        for name in registry.builtin("knobs")
+    ],
+)
+def test_every_kind_of_value_for_a_knob(
+    asked: Asked, knob: str, record_property: Callable[[str, object], None]
+) -> None:
+    job = "name: x\nmodels: [demo]\ntasks: [shapes_qa]\nknobs: {{{}: [{}]}}\n"
+    judge(asked, (job.format(knob, value).encode() for value in odd_values(knob)), record_property)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "field", ["models", "tasks", "timing", "batch", "resources", "chunk", "measure", "labels", "columns"]
+)
+def test_every_kind_of_value_for_a_section(
+    asked: Asked, field: str, record_property: Callable[[str, object], None]
+) -> None:
+    outer = {"labels": "resources: {{labels: {}}}", "columns": "tasks: [{{name: local, columns: {}}}]"}
+    place = outer.get(field, f"{field}: {{}}")
+    lines = {"models": "models: [demo]", "tasks": "tasks: [shapes_qa]"}
+    rest = "".join(f"{line}\n" for name, line in lines.items() if not place.startswith(name))
+    written = (value for odd in ODD for value in (odd, f"[{odd}]", f"{{name: {odd}}}", f"[{{family: {odd}}}]"))
+    jobs = (f"name: x\nknobs: {{max_crops: [1]}}\n{rest}{place.format(value)}\n".encode() for value in written)
+    judge(asked, jobs, record_property)
