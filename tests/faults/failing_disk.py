@@ -83,7 +83,8 @@ def run(home: Path, faults: int, *, samples: int = 8, configurations: int = 27, 
     assert driver.wait(900) == 0, driver.said()
     disk = FailingDisk(home, home / "failing", most=faults, per_thousand=per_thousand)
     for sweep in _sweeps(home / "failing", checkpoint, samples, configurations):
-        _to_its_end(sweep, {**environment(), **disk.environment, MARK: home.name}, report)
+        here = {**disk.environment, "FAILING_FOLDER": str(sweep.results)}  # not its log: that is no disk of the sweep
+        _to_its_end(sweep, {**environment(), **here, MARK: home.name}, report)
         report.books.append(audit(sweep.results, calm.results))
         if len(disk.faults()) >= faults or len(report.endings) > STARTS_MOST:
             break

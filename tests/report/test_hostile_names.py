@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -172,6 +173,14 @@ def test_a_bug_keeps_its_trace_and_what_it_says_is_not_obeyed(
     code, said = say("list", "knobs")
     assert code == 1 and "RuntimeError" in said and "in broken" in said
     require_harmless(said)
+
+
+def test_an_output_on_a_full_disk_is_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-u", "-m", "vlmprof.cli", "list", "knobs"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_styles_stay_on_their_words_and_columns_keep_their_width() -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 all is well; 1 a bug; 2 the user can fix it; those of a run are li
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import traceback
@@ -24,6 +25,10 @@ app.add_typer(batch_sizes.app, name="batch")
 app.add_typer(watch.dashboard, name="dashboard")
 for group in (run, submit, watch, results, listing):
     app.add_typer(group.app)  # without a name: its commands are commands of ours
+
+
+OF_A_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""What a disk says, whatever is written to it: also a log that the output goes to."""
 
 
 class _Visible(logging.Formatter):
@@ -53,12 +58,11 @@ def _run() -> None:
         err.print(f"vlmprof: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None or isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError) or (error.filename is None and error.errno not in OF_A_DISK):
             raise
         # A file or folder of the user's machine: a cache in /proc, a disk that is full, a file without permission.
-        err.print(
-            f"vlmprof: {error.filename}: {error.strerror}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
+        where = error.filename or "the output, or a file"
+        err.print(f"vlmprof: {where}: {error.strerror}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 
