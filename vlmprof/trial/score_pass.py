@@ -90,12 +90,15 @@ class ScorePass:
         ordered = longest_first(self.resolved, legal)
         kept = self.partial_results.restore(self.resolved, ordered, self.loaded)
         yield from kept.values()
+        self._keep(list(kept.values()))
         shared = self._shared([sample for sample in ordered if sample.example.id not in kept])
         yield from shared.values()
         remaining = [sample for sample in ordered if sample.example.id not in {*kept, *shared}]
         done = len(kept) + len(shared) + len(refused)
         self._tell("score", done, len(self.samples))
         if not remaining:
+            with self.partial_results:  # a shard's answers have to reach its trial
+                self.partial_results.add(list(shared.values()))
             return
         # From all samples and not from the remaining ones, so that a resumed trial requests the size it had before.
         probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer, self.missing)
@@ -105,6 +108,7 @@ class ScorePass:
             PicturePrefetcher(pictures, reader_processes(self.resolved, self.loaded.model.device)) as decoded,
             BatchPrefetcher(self._encode, decoded.wait, self.loaded.has_features) as prefetcher,
         ):
+            self.partial_results.add(list(shared.values()))
             if not all(self.partial_results.is_suspect(sample) for sample in remaining):
                 self._tell("probe", 0, 1)
                 probe.size(len(remaining))
