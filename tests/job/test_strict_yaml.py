@@ -124,13 +124,13 @@ def test_what_is_meant_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_end_is_refused() -> None:
-    with pytest.raises(SpecError, match="is a device; a job is a file"):
+    with pytest.raises(SpecError, match="a device; a job is a file"):
         prepare("/dev/zero")
 
 
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "job.yaml")
-    with pytest.raises(SpecError, match="is a named pipe; a job is a file"):
+    with pytest.raises(SpecError, match="a device; a job is a file"):
         prepare(tmp_path / "job.yaml")
 
 

@@ -9,7 +9,7 @@ import errno
 import logging
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, final
 
 import typer
 
@@ -31,6 +31,7 @@ OF_A_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """What a disk says, whatever is written to it: also a log that the output goes to."""
 
 
+@final
 class _Visible(logging.Formatter):
     """What libraries log, without what a terminal would obey."""
 

@@ -6,7 +6,6 @@ against models in the same pass; ``read`` is a survey or an error.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import functional_validators as validators
 from vlmprof import registry
 from vlmprof.errors import Fault, SpecError, UnknownNameError, as_written, suggestion
 from vlmprof.job import storage, strict_yaml
+from vlmprof.job.bounds import MOST_ENTRIES, few, usable_path
 from vlmprof.job.labels import readable
 from vlmprof.job.messages import faults_of
 from vlmprof.job.storage import mounted, storable
@@ -71,13 +71,6 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, tuple) else value
 
 
-def _few(value: Any) -> Any:
-    """The entries of a list or a mapping, as long as they can each be looked at."""
-    if isinstance(value, list | tuple | dict) and len(value) > MOST_ENTRIES:
-        raise ValueError(f"expected at most {MOST_ENTRIES} entries, got {len(value):,}")
-    return value
-
-
 def _own_values(value: Any) -> Any:
     if isinstance(value, list | tuple) and not value:
         raise ValueError("expected at least one value; null leaves the knob out for this model")
@@ -97,24 +90,8 @@ def _pairs(value: Any) -> Any:
     return tuple(sorted(value.items(), key=str)) if isinstance(value, dict) else value
 
 
-LONGEST_NAME, LONGEST_PATH = 255, 4096
-"""Bytes of one part of a path and of all of it, which Linux allows."""
-
-
-def _path(text: str) -> str:
-    """A path, a URI or a Hub id that the file system can be asked about."""
-    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")):
-        raise ValueError(f"expected a path that a file system can have, got {as_written(text)}")
-    home = text.partition("/")[0]
-    if home.startswith("~") and os.path.expanduser(home) == home:  # noqa: PTH111 (pathlib raises)
-        raise ValueError(f"there is no home folder {as_written(home)} here")
-    return text
-
-
 SUBSET = {"n": "samples", "seed": "seed", "stratify": "stratify"}
 """Key inside ``samples`` -> the field it stands for."""
-MOST_ENTRIES = 200
-"""Models, tasks or knobs of a job."""
 Many = (BeforeValidator(_frozen), Field(min_length=1), AfterValidator(_unique))
 FamilyName = Annotated[str, BeforeValidator(_known("models"))]
 TaskName = Annotated[str, BeforeValidator(_known("tasks"))]
@@ -124,8 +101,8 @@ Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
 OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-PathText = Annotated[str, AfterValidator(_path)]
-Place = Annotated[str, AfterValidator(_path), AfterValidator(storage.inside_root), AfterValidator(storable)]
+PathText = Annotated[str, AfterValidator(usable_path)]
+Place = Annotated[str, AfterValidator(usable_path), AfterValidator(storage.inside_root), AfterValidator(storable)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -176,7 +153,7 @@ class ModelSpec(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = Field(False, description="Run Python code that lies with the weights; rows say so.")
     allow_pickle: bool = Field(False, description="Read weights in formats that can hold code, such as .bin.")
-    knobs: Annotated[dict[KnobName, OwnValues] | None, BeforeValidator(_few)] = Field(
+    knobs: Annotated[dict[KnobName, OwnValues] | None, BeforeValidator(few)] = Field(
         None, description="Values for this model alone, in the place of the job's; null leaves a knob out."
     )
 
@@ -358,9 +335,9 @@ class SweepSpec(Section):
     """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
 
     name: Annotated[str, Field(pattern=SLUG, max_length=128)]
-    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each), BeforeValidator(_few)]
-    tasks: Annotated[tuple[TaskSpec, ...], *Many, BeforeValidator(_few)]
-    knobs: Annotated[dict[KnobName, Annotated[Values, *Many]], BeforeValidator(_few)] = Field(
+    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each), BeforeValidator(few)]
+    tasks: Annotated[tuple[TaskSpec, ...], *Many, BeforeValidator(few)]
+    knobs: Annotated[dict[KnobName, Annotated[Values, *Many]], BeforeValidator(few)] = Field(
         {}, description="For every model that they can act on; may be left out where models have knobs of their own."
     )
     strategy: StrategyName = "grid"
@@ -504,8 +481,8 @@ def _sound_models(raw: dict[str, Any]) -> Iterator[tuple[int, ModelSpec]]:
 def _sound_knobs(knobs: Any, *, own: bool = False) -> dict[str, Any]:
     """The knobs whose names and lists are right, each value once; a model's own may also be null."""
     known = registry.names("knobs")
-    few = isinstance(knobs, dict) and len(knobs) <= MOST_ENTRIES
-    named = {name: given for name, given in knobs.items() if name in known} if few else {}
+    looked_at = isinstance(knobs, dict) and len(knobs) <= MOST_ENTRIES
+    named = {name: given for name, given in knobs.items() if name in known} if looked_at else {}
     lists = {name: _once(given) for name, given in named.items() if isinstance(given, list) and given}
     return {**lists, **{name: None for name, given in named.items() if own and given is None}}
 

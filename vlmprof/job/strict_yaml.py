@@ -20,7 +20,6 @@ from typing import Any, TypeAlias, final
 import yaml
 
 from vlmprof.errors import Fault, SpecError, UserError, shortened
-from vlmprof.file_identity import kind_of
 
 
 @final
@@ -58,6 +57,7 @@ READ_TWICE = 2**16
 """So long a text may be for the slow parser to read it too, whose reasons are in better words."""
 
 
+@final
 class _OneMeaning(_Parser):  # type: ignore[misc]
     """SafeLoader that notices what YAML lets pass and no author means: a key given twice, and what YAML 1.1
     and 1.2 read as different values: 017, 1:30, yes, a date.
@@ -130,6 +130,7 @@ for _tag in ("bool", "int", "float", "timestamp"):
 _OneMeaning.add_constructor("tag:yaml.org,2002:value", _OneMeaning.construct_yaml_str)  # a plain =
 
 
+@final
 class _Writer(yaml.SafeDumper):
     """Puts in quotes what ``_OneMeaning`` would read as a number."""
 
@@ -182,7 +183,7 @@ def _read_text(path: Path) -> str:
         ValueError: it is not text in UTF-8, or larger than any job.
     """
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise ValueError(f"is {kind_of(path)}; a job is a file")  # a pipe would be waited for
+        raise ValueError("is a pipe, a socket or a device; a job is a file")  # a pipe would be waited for
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:

@@ -76,6 +76,7 @@ class ViewCache:
         return HTTPStatus.OK, json.dumps(told, allow_nan=False).encode()
 
 
+@final
 class PageServer(ThreadingHTTPServer):
     """A thread a connection, and never more than ``MOST_CONNECTIONS``.
 
