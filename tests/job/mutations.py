@@ -64,7 +64,8 @@ def _cut(data: bytes, chance: random.Random, origins: list[bytes]) -> bytes:
 
 def _again(data: bytes, chance: random.Random, origins: list[bytes]) -> bytes:
     at = _place(data, chance)
-    return data[:at] + data[at : at + chance.randint(1, 60)] * chance.choice((2, 50, 3000)) + data[at:]
+    piece, times = data[at : at + chance.randint(1, 60)], chance.choice((2, 50, 3000))
+    return (data[:at] + piece * times + data[at:])[:LARGEST]
 
 
 def _inserted(data: bytes, chance: random.Random, origins: list[bytes]) -> bytes:
@@ -98,13 +99,18 @@ def _other_value(data: bytes, chance: random.Random, origins: list[bytes]) -> by
         if not isinstance(inside[key], dict | list) or chance.random() < 0.3:
             if isinstance(inside, dict) and chance.random() < 0.2:
                 inside[mark] = inside.pop(key)
-            elif isinstance(inside, list) and chance.random() < 0.2:
+            elif isinstance(inside, list) and len(inside) < 20 and chance.random() < 0.2:
                 inside[:] = [*inside, mark] * chance.choice((1, 2, 3000))
             else:
                 inside[key] = mark
             break
         inside = inside[key]
-    return yaml.safe_dump(job, sort_keys=False).replace("'", "").encode().replace(mark.encode(), _token(chance))
+    return (
+        yaml.safe_dump(job, sort_keys=False)
+        .replace("'", "")
+        .encode()
+        .replace(mark.encode(), _token(chance), 20)[:LARGEST]
+    )
 
 
 def _another_key(data: bytes, chance: random.Random, origins: list[bytes]) -> bytes:
@@ -116,6 +122,8 @@ WAYS: tuple[Callable[[bytes, random.Random, list[bytes]], bytes], ...] = (
     *(_other_value, _other_value, _other_value, _another_key, _another_key),
     *(_other_bytes, _cut, _again, _inserted, _inserted, _lines_swapped, _spliced),
 )
+LARGEST = 2**21
+"""Bytes; more than a job may have, and not so many that changing them is what takes memory."""
 KEYS = (
     *(
         "name",
