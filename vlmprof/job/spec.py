@@ -100,7 +100,7 @@ Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
 OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-Place = Annotated[str, AfterValidator(storage.inside_root), AfterValidator(storable)]
+Place = Annotated[str, AfterValidator(storable), AfterValidator(storage.inside_root)]  # keys are never shown
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -347,7 +347,9 @@ class SweepSpec(Section):
     timeout_s: Annotated[float, Field(ge=1)] | None = Field(
         3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
     )
-    storage: Place = Field("", description="Results folder, a path or a URI; empty: results/<name>.")
+    storage: Place = Field(
+        "", description="Results folder, a path or a URI; empty: results/<name>.", validate_default=True
+    )
 
     @validators.model_validator(mode="after")
     def _one_length(self) -> SweepSpec:
@@ -356,6 +358,12 @@ class SweepSpec(Section):
                 "timing.output_tokens lists several lengths, and the knob output_tokens sets the length of every"
                 " answer; give only one of them"
             )
+        return self
+
+    @validators.model_validator(mode="after")
+    def _inside_root(self) -> SweepSpec:
+        if why := storage.why_outside(self.where):
+            raise ValueError(f"storage: {why}")
         return self
 
     @property
@@ -426,6 +434,7 @@ def survey(job: JobSource) -> ParsedJob:
         except ValidationError as error:
             faults += faults_of(error.errors(), SweepSpec)
         faults += _lacking_knobs(raw)
+        faults += _keys_in_urls(raw)
     return ParsedJob(
         source=given.source,
         text=given.text,
@@ -435,6 +444,19 @@ def survey(job: JobSource) -> ParsedJob:
         knobs=_sound_knobs((raw or {}).get("knobs")),
         faults=tuple(faults),
     )
+
+
+def _keys_in_urls(value: Any, field: str = "") -> Iterator[Fault]:
+    """A fault for each URL with a key in it: the job is written to its results, whoever may read them."""
+    if isinstance(value, str):
+        if field != "storage" and "://" in value and (what := storage.key_in_url(value)):
+            yield Fault(field=field, problem=f"a URL in a job must not contain keys, and {what}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _keys_in_urls(item, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _keys_in_urls(item, f"{field}.{place}")
 
 
 def _lacking_knobs(raw: dict[str, Any]) -> Iterator[Fault]:
