@@ -56,6 +56,8 @@ PRIVATE = {
     "RAY_worker_niceness": "0",
 }
 """For a cluster that vlmprof starts itself; on any other cluster these are its owner's to set."""
+PROPAGATED = frozenset({"RAY_CHDIR_TO_TRIAL_DIR"})
+"""Variables of this process that Tune may send to trials: Ray writes what is sent into logs that everybody can read."""
 
 
 @final
@@ -124,7 +126,10 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     import ray
     from ray import tune  # noqa: F401 (its loggers exist once it is imported)
+    from ray.tune.execution import class_cache
 
+    # By itself Tune sends the keys of AWS too. No trial needs any key: only the collector writes results.
+    class_cache.ENV_VARS_TO_PROPAGATE.intersection_update(PROPAGATED)
     if not verbose:
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger records how each trial ends
