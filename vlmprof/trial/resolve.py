@@ -11,6 +11,7 @@ from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserErr
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
+from vlmprof.models._checkpoint_gate import require_whole
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand, size, size_words
 from vlmprof.plan.model_space import ModelSpace
@@ -266,6 +267,7 @@ def _model_faults(parsed: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Ite
         family, checkpoint = family_of(entry)
         try:
             anatomies[entry.without_knobs] = family.describe(checkpoint)
+            require_whole(checkpoint)
         except UserError as error:
             yield Fault(field="models", problem=str(error))
 
