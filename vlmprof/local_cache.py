@@ -73,12 +73,12 @@ def _seal(content: bytes) -> bytes:
     return _MARK + hashlib.sha256(content).digest()
 
 
-def do_without(folder: Path, error: Exception) -> None:
-    """Log that a cache is not used, once for each folder in a process."""
+def do_without(folder: Path, error: Exception, variable: str = FOLDER_VARIABLE) -> None:
+    """Log that a cache is not used, once for each folder in a process; ``variable`` names another folder for it."""
     if str(folder) not in _DONE_WITHOUT:
         _DONE_WITHOUT.add(str(folder))
         reason = f"{type(error).__name__}: {error}"
-        hint = f"set {FOLDER_VARIABLE} to a folder that can be written"
+        hint = f"set {variable} to a folder that can be written"
         logging.getLogger("vlmprof").warning("the cache in %s is done without (%s); %s", folder, reason, hint)
 
 

@@ -7,11 +7,18 @@ a job, a data set, a checkpoint or a results folder names is opened here.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+from dataclasses import fields
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Value = TypeVar("_Value", bound="DataclassInstance")
 
 
 def open_regular(path: Path | str, most_bytes: int) -> BufferedReader:
@@ -58,6 +65,31 @@ def json_object(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):  # also of no bytes; brackets in brackets in brackets
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def sound(value: _Value) -> _Value:
+    """The same instance of a dataclass, if what its fields call a number, a truth or a text is one in JSON's sense.
+
+    Raises:
+        ValueError: one is not, or is a number that is not finite.
+    """
+    for one in fields(value):
+        name, _, optional = str(one.type).partition(" | ")
+        content = getattr(value, one.name)
+        kinds = _KINDS.get(name)
+        if kinds is None or (content is None and optional == "None"):
+            continue
+        if not isinstance(content, kinds) or (isinstance(content, bool) and bool not in kinds):
+            raise ValueError(f"{one.name} is {content!r}")
+        if isinstance(content, float) and not math.isfinite(content):
+            raise ValueError(f"{one.name} is {content!r}")
+    return value
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "float": (int, float), "int": (int,), "bool": (bool,), "str": (str,), "Step": (str,), "Outcome": (str,),
+}  # fmt: skip
+"""Type as a field is annotated -> what JSON has for it."""
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

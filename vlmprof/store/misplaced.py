@@ -58,8 +58,8 @@ def misplaced(results: ResultsFolder) -> Iterator[str]:
         yield f"{results} is a file, and a folder of results is expected there"
         return
     for name in FILES:
-        if (folder / name).is_dir():
-            yield f"{results.address(name)} is a folder, and a file is expected there"
+        if os.path.lexists(folder / name) and (kind := kind_of(folder / name)) != "a file":
+            yield f"{results.address(name)} is {kind}, and a file is expected there"
     for name in FOLDERS:
         place = folder / name
         if place.exists() and not place.is_dir():
