@@ -22,6 +22,7 @@ from vlmprof.job.spec import ResourceSpec
 from vlmprof.job.storage import STORAGE
 from vlmprof.submit.origin import origin
 from vlmprof.sweep import nodes
+from vlmprof.sweep.room import require_room
 
 NAMESPACE = "vlmprof"
 LOCAL = "local"
@@ -123,6 +124,8 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     """
     _set_defaults(address, verbose=verbose)
     _require_reachable(address)
+    if address == LOCAL:
+        require_room()
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     import ray
     from ray import tune  # noqa: F401 (its loggers exist once it is imported)
@@ -148,20 +151,35 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
         )
     except OSError as error:
         if "AF_UNIX" not in str(error):
-            raise _no_cluster(address, str(error).splitlines()[0]) from None
+            raise (_not_started(error) if address == LOCAL else _no_cluster(address, _first_line(error))) from None
         path = str(error).splitlines()[0].rpartition(": ")[2]
         raise UserError(
             f"Ray keeps its sockets in the temporary folder, and {path} has {len(path.encode())} bytes where the kernel"
             f" allows 107; set RAY_TMPDIR to a short one, such as /tmp, or run with --inline"
         ) from None
     except ValueError as error:
-        raise _no_cluster(address, str(error).splitlines()[0]) from None
+        raise _no_cluster(address, _first_line(error)) from None
+    except RuntimeError as error:
+        if address != LOCAL or "Timed out" not in str(error):
+            raise
+        raise _not_started(error) from None
     if sigterm_handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm_handler)  # Ray has replaced it by one that ends the process silently
     try:
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def _not_started(error: Exception) -> UserError:
+    return UserError(
+        f"Ray does not start here: {_first_line(error)}; its logs are in the folder 'ray' of RAY_TMPDIR, else of /tmp;"
+        " mend what they say, or run with --inline"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _require_reachable(address: str) -> None:
