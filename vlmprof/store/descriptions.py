@@ -32,7 +32,7 @@ _SPEEDUPS = {
     "decode": ("the first decode step", "bytes of weights and cache"),
 }
 _PLAIN_INTERVALS = (
-    *("accuracy", "flip_rate", "canary_ratio", "timing_tokens_per_s"),
+    *("accuracy", "flip_rate", "canary_ratio", "timing_tokens_per_s", "e2e_ms_p50"),
     *(f"speedup_{stage}" for stage in _SPEEDUPS),
 )
 """Columns whose interval needs no further word at its lower end."""
@@ -259,7 +259,8 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
         "timing_error": "Why nothing could be timed at this batch size and length although it could at others.",
         "timing_stopped": (
             "Why repeating stopped: `precision`, `bimodal` (precise, but the times dwell at two levels: see "
-            "`latency_modes_apart`), `max_repeats` or `max_seconds`."
+            "`latency_modes_apart`), `max_repeats` or `max_seconds`; `precision_without_preprocess`: `e2e_ms_p50` is "
+            "as precise as asked, and `latency_ms_p50` is not, because preprocessing on the host varies."
         ),
         "warmup_repeats": (
             "Generations that were run and discarded before the timed ones; of several sessions, the largest number."

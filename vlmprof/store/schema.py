@@ -200,7 +200,9 @@ _TIME = [
     column("ttft_with_preprocess_ms_p50", REAL, "ms", "lower"),
     column("tpot_ms_p50", REAL, "ms", "lower"),
     *(column(f"itl_ms_{tail}", REAL, "ms", "lower") for tail in ("p50", "p90", "p95", "p99")),
-    column("e2e_ms_p50", REAL, "ms", "lower"),
+    column("e2e_ms_p50", REAL, "ms", "lower", interval=True),
+    column("e2e_ms_p50_low", REAL, "ms"),
+    column("e2e_ms_p50_high", REAL, "ms"),
     *(
         column(f"timing_{unit}_per_s{end}", REAL, f"{unit}/s", None if end else "higher", interval=not end)
         for unit in ("samples", "tokens")

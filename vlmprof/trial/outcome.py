@@ -168,6 +168,11 @@ class TimingBlock:
         """End to end."""
         return [RequestTime(timed.request, timed.stages.end_to_end_ms) for timed in self.timed]
 
+    @property
+    def times_without_preprocess(self) -> list[RequestTime]:
+        """From inputs in the host's memory."""
+        return [RequestTime(timed.request, timed.stages.e2e_ms) for timed in self.timed]
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +181,7 @@ class TimingSession:
 
     blocks: tuple[TimingBlock, ...]
     stopped: str
-    """``precision``, ``bimodal``, ``max_repeats`` or ``max_seconds``."""
+    """``precision``, ``precision_without_preprocess``, ``bimodal``, ``max_repeats`` or ``max_seconds``."""
     warmup_generations: int
     warm: bool
     """Whether warm-up settled."""
