@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import trial_row
 from vlmprof.analyze import watch_state
 from vlmprof.analyze.status import status
 from vlmprof.analyze.watch_state import Watcher, standing
 from vlmprof.errors import StoreError
-from vlmprof.store import lease, ledger_log
-from vlmprof.store.collector import Collector
+from vlmprof.store import compaction, lease, ledger_log, tables
+from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.store.filesystem import results_folder
 from vlmprof.store.heartbeat import HEARTBEAT, SILENT_S, Heartbeat, read_heartbeat, write_heartbeat
 from vlmprof.store.ledger import Ledger, read
@@ -205,3 +206,31 @@ def test_a_pipe_in_the_place_of_a_file_is_told_and_waited_for_by_nobody(folder: 
     with pytest.raises(StoreError, match=f"{name} is a named pipe"):
         Collector(folder, "x", wait_s=1)
     assert read_heartbeat(folder) is None
+
+
+# --- merged tables ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 40), lambda path: path.write_bytes(bytes(900))])
+def test_trials_whose_merged_table_is_damaged_run_again_and_nothing_else_fails(
+    tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MERGE_BATCH", 2)
+    collector, trials = Collector(tmp_path, "x", wait_s=1), [f"t{number}" for number in range(5)]
+    collector.open_run(trials, {})
+    for trial in trials:
+        row = {**trial_row({"max_crops": 1}), "trial": trial, "samples": 0}
+        collector.finish(TrialResult(trial=trial, knobs=("max_crops",), state="done", row=row))
+    collector.close()
+    merged = sorted((tmp_path / "trials").glob("merged-*"))
+    assert len(merged) == 2
+    damage(merged[0])
+    again = Collector(tmp_path, "x", wait_s=1)
+    lost = set(trials) - again.open_run(trials, {})
+    assert lost == {"t0", "t1"}
+    assert status(tmp_path).counts["waiting"] == 2
+    for trial in sorted(lost):
+        row = {**trial_row({"max_crops": 1}), "trial": trial, "samples": 0}
+        again.finish(TrialResult(trial=trial, knobs=("max_crops",), state="done", row=row), again.begin(trial).attempt)
+    again.close()
+    assert sorted(tables.read(tmp_path, "trials")["trial"]) == trials

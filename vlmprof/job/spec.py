@@ -434,7 +434,6 @@ def survey(job: JobSource) -> ParsedJob:
         except ValidationError as error:
             faults += faults_of(error.errors(), SweepSpec)
         faults += _lacking_knobs(raw)
-        faults += _keys_in_urls(raw)
     return ParsedJob(
         source=given.source,
         text=given.text,
@@ -444,19 +443,6 @@ def survey(job: JobSource) -> ParsedJob:
         knobs=_sound_knobs((raw or {}).get("knobs")),
         faults=tuple(faults),
     )
-
-
-def _keys_in_urls(value: Any, field: str = "") -> Iterator[Fault]:
-    """A fault for each URL with a key in it: the job is written to its results, whoever may read them."""
-    if isinstance(value, str):
-        if field != "storage" and "://" in value and (what := storage.key_in_url(value)):
-            yield Fault(field=field, problem=f"a URL in a job must not contain keys, and {what}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _keys_in_urls(item, f"{field}.{key}" if field else str(key))
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _keys_in_urls(item, f"{field}.{place}")
 
 
 def _lacking_knobs(raw: dict[str, Any]) -> Iterator[Fault]:
