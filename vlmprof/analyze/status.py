@@ -134,9 +134,7 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     ledger.require(folder)
     lines = list(ledger.read(folder))
     heartbeat = read_heartbeat(folder)
-    now = time.time()
-    told_s = None if heartbeat is None or heartbeat.is_of_the_future(now) else heartbeat.age_s(now)
-    ages = [age for age in (heard_s, told_s) if age is not None]
+    ages = [age for age in (heard_s, _told_s(heartbeat, time.time())) if age is not None]
     sign = sign_of(heartbeat, min(ages, default=math.inf))
     phases = _phases(lines)
     started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
@@ -169,6 +167,11 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         seconds_of_ended=tuple(seconds_of_ended(lines).values()),
         ended=ended_in_last_run(lines),
     )
+
+
+def _told_s(heartbeat: Heartbeat | None, now: float) -> float | None:
+    """Age of a heartbeat by the two clocks; None where it is dated in the future, which says nothing."""
+    return None if heartbeat is None or heartbeat.is_of_the_future(now) else heartbeat.age_s(now)
 
 
 def sign_of(heartbeat: Heartbeat | None, age_s: float) -> Sign:

@@ -209,15 +209,19 @@ def _kernel_of_hub(config: Any) -> tuple[str, str] | None:
     waiting = [config]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                for text in inner.values() if isinstance(inner, dict) else [inner]:
-                    if name in KERNELS and isinstance(text, str) and "/" in text:
-                        return name, text
-            waiting += value.values()
-        elif isinstance(value, list):
+        if isinstance(value, list):
             waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            if found := next(((name, text) for name, text in _kernels(value) if "/" in text), None):
+                return found
     return None
+
+
+def _kernels(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in KERNELS & set(config):
+        value = config[name]
+        yield from ((name, str(text)) for text in (value.values() if isinstance(value, dict) else [value]))
 
 
 def _named_weights(folder: Path, allow_pickle: bool) -> Iterator[tuple[str, str]]:

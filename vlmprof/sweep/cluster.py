@@ -140,7 +140,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     options: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True}
     if address != LOCAL:  # its workers inherit their node's environment, not this process's
         options = {"runtime_env": {"env_vars": {STORAGE: os.environ[STORAGE]}}} if STORAGE in os.environ else {}
-    try:
+    with _refusals_of_ray(address):
         context = ray.init(
             address=address,
             namespace=NAMESPACE,
@@ -149,6 +149,19 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
             configure_logging=verbose,
             **options,
         )
+    if sigterm_handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, sigterm_handler)  # Ray has replaced it by one that ends the process silently
+    try:
+        yield context.dashboard_url or ""
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _refusals_of_ray(address: str) -> Iterator[None]:
+    """Errors of ``ray.init`` that its caller can mend, in one sentence."""
+    try:
+        yield
     except OSError as error:
         if "AF_UNIX" not in str(error):
             raise (_not_started(error) if address == LOCAL else _no_cluster(address, _first_line(error))) from None
@@ -163,12 +176,6 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
         if address != LOCAL or "Timed out" not in str(error):
             raise
         raise _not_started(error) from None
-    if sigterm_handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, sigterm_handler)  # Ray has replaced it by one that ends the process silently
-    try:
-        yield context.dashboard_url or ""
-    finally:
-        ray.shutdown()
 
 
 def _not_started(error: Exception) -> UserError:
