@@ -208,6 +208,23 @@ def test_a_pipe_in_the_place_of_a_file_is_told_and_waited_for_by_nobody(folder: 
     assert read_heartbeat(folder) is None
 
 
+@pytest.mark.parametrize("name", ["trials", "ledger.jsonl", ".writer"])
+def test_no_part_of_a_results_folder_is_a_link_out_of_the_storage_root(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "mine").mkdir(parents=True)
+    outside.mkdir()
+    target = outside / name
+    target.touch() if name.endswith(".jsonl") else target.mkdir()
+    (root / "mine" / name).symlink_to(target)
+    monkeypatch.setenv("VLMPROF_STORAGE", str(root))
+    with pytest.raises(StoreError, match="leads by a link out of"):
+        Collector(root / "mine", "x", wait_s=1)
+    monkeypatch.delenv("VLMPROF_STORAGE")
+    Collector(root / "mine", "x", wait_s=1).close()
+
+
 # --- merged tables ----------------------------------------------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ def why_outside(where: str) -> str:
     root = os.environ.get(STORAGE, "")
     if not root or _is_below(where, root):
         return ""
-    return f"{where} leads by a link out of {root}, which {STORAGE} names; results are written inside it only"
+    return f"{where} leads by a link out of {_shown(root)}, which {STORAGE} names; results are written inside it only"
 
 
 def is_anchored(place: str) -> bool:
