@@ -163,7 +163,7 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
         return {int(block): float(score) for block, score in pairs}
     except OSError as error:
         raise KnobValueError(f"active_blocks.table: {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RecursionError) as error:
         raise KnobValueError(
             f"active_blocks.table: {path} is not a table of scores ({error}); expected JSON (a list with a score"
             " for each block, or an object from block to score) or Parquet with the columns block and score"

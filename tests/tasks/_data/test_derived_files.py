@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -198,3 +200,17 @@ def test_rows_without_end_are_a_sentence(questions: Path, monkeypatch: pytest.Mo
 
 def test_the_default_cache_is_the_one_that_is_damaged_here(kept: Path) -> None:
     assert PixelCache.default()._folder == kept / "pictures"
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, zeroed, a_tail_of_zeros])
+def test_a_damaged_parquet_file_of_rows_is_a_sentence(
+    tmp_path: Path, kept: Path, damage: Callable[[Path], None]
+) -> None:
+    table = pa.table({"question": ["what?"] * 200, "answer": ["that"] * 200, "image": ["a.png"] * 200})
+    pq.write_table(table, tmp_path / "q.parquet")
+    damage(tmp_path / "q.parquet")
+    with pytest.raises(
+        UserError, match=r"q\.parquet is no Parquet file that can be read: .*; copy it again"
+    ) as refused:
+        rows_of(tmp_path / "q.parquet")
+    assert "\n" not in str(refused.value)

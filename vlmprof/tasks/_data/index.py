@@ -16,6 +16,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -303,12 +304,22 @@ def _file_name(cell: Any) -> str:
 
 
 def _parquet_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    with pq.ParquetFile(file) as table:
+    with _damage_told(file), pq.ParquetFile(file) as table:
         names = _columns_to_read(file, columns, table.schema_arrow.names)
         for group in range(table.num_row_groups):
             batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=names)
             for row, values in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches)):
                 yield group, row, values
+
+
+@contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    """Whatever pyarrow says of a file that is cut or damaged, in a sentence with its name."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} is no Parquet file that can be read: {reason[:200]}; copy it again") from None
 
 
 def _json_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
