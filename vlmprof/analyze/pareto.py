@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import FrontRows, Objective, finite, parse_objectives, split_by_objectives
 from vlmprof.errors import UserError
+from vlmprof.stats.fronts import non_dominated
 from vlmprof.store.schema import column
 from vlmprof.store.tables import schema_of
 
@@ -122,7 +123,7 @@ def _front_of(group: str, kind: FrontRows) -> Front:
 def front(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArray[np.bool_]:
     """Which rows of ``values`` (a row a trial, a column an objective) no other row dominates; ties all stay.
 
-    O(n log n) for one or two objectives, O(n^2) for more.
+    O(n log n) for one, two and three objectives (``stats.fronts.non_dominated``).
 
     Raises:
         ValueError: the shape does not fit the objectives, or a value is not finite (the rows are named).
@@ -133,29 +134,7 @@ def front(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArr
     if bad.size:
         raise ValueError(f"expected finite values, rows {bad.tolist()} have others")
     costs = values * np.array([objective.sign for objective in objectives], dtype=np.float64)
-    if costs.shape[1] == 1:
-        costs = np.column_stack([costs, np.zeros(len(costs))])
-    return _sweep(costs) if costs.shape[1] == 2 else _plain(costs)
-
-
-def _sweep(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """For two costs: in order of the first, keep each row whose second cost is lower than all before it; ties stay."""
-    if not len(costs):
-        return np.zeros(0, dtype=np.bool_)
-    order = np.lexsort((costs[:, 1], costs[:, 0]))
-    first, second = costs[order].T
-    starts = np.flatnonzero(np.concatenate([[True], first[1:] != first[:-1]]))
-    best = second[starts]  # of each run of equal first costs
-    before = np.concatenate([[np.inf], np.minimum.accumulate(best)[:-1]])
-    run = np.cumsum(np.isin(np.arange(len(first)), starts)) - 1
-    stays = np.zeros(len(costs), dtype=np.bool_)
-    stays[order] = (second == best[run]) & (second < before[run])
-    return stays
-
-
-def _plain(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    dominated = [((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any() for row in costs]
-    return ~np.array(dominated, dtype=np.bool_)
+    return non_dominated(costs)
 
 
 def pareto(
