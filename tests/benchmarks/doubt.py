@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -243,7 +243,7 @@ def main() -> int:
     options = parser.parse_args()
     report = Report(options.out, "cpu", options.limit)
     sizes = (options.worlds, options.first, options.draws, options.most_samples)
-    works = {
+    works: dict[str, Callable[[], Any]] = {
         "speed": partial(speed, options.scale),
         "tiers": partial(tiers, *sizes),
         "coverage": partial(coverage, *sizes),

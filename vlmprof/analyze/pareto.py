@@ -22,8 +22,35 @@ from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import FrontRows, Objective, finite, parse_objectives, split_by_objectives
 from vlmprof.errors import UserError
 from vlmprof.stats.fronts import non_dominated
+from vlmprof.stats.intervals import MeanInterval
 from vlmprof.store.schema import column
 from vlmprof.store.tables import schema_of
+
+DOUBT = (
+    column("front_membership", pa.string()),
+    column("front_probability", pa.float64(), "probability"),
+    column("front_rank", pa.float64()),
+    column("tie_group", pa.int64()),
+    column("epsilon_front", pa.bool_()),
+    column("front_hypervolume", pa.float64(), "fraction", interval=True),
+    column("front_hypervolume_low", pa.float64(), "fraction"),
+    column("front_hypervolume_high", pa.float64(), "fraction"),
+)
+"""Columns of the rows of a front with its doubt, besides ``<objective>_band_low`` and ``_band_high`` of each objective;
+``analyze.front_doubt`` fills them, and docs/decisions.md says what they mean."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrontDoubt:
+    """What is known about how sure a front is, besides the columns of its rows."""
+
+    hypervolume: MeanInterval | None = None
+    """Share of the box between the best and the worst measured values that the front dominates."""
+    captions: tuple[str, ...] = ()
+    """What the doubt rests on, to be said wherever it is shown."""
+    caveats: tuple[str, ...] = ()
+    """What could not be had, with numbers."""
 
 
 @final
@@ -37,6 +64,8 @@ class Front:
     rows: pd.DataFrame
     """Its trials with ``group`` (the name above) and ``on_front``: by the objectives in turn, best first, then by id.
     ``attrs["mixed"]`` as of ``analyze.comparability``."""
+    doubt: FrontDoubt | None = None
+    """None where nobody asked for it; ``rows`` have the columns of ``DOUBT`` where it is known."""
 
     @property
     def best(self) -> pd.DataFrame:
@@ -183,12 +212,20 @@ def _require_finite(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         raise UserError(f"{'; '.join(faults)} ({measured})")
 
 
+def _unit_of(schema: pa.Schema, name: str) -> str:
+    unit: bytes = (schema.field(name).metadata or {}).get(b"unit", b"")
+    return unit.decode()
+
+
 def to_arrow(frame: pd.DataFrame) -> pa.Table:
     """The frame of ``pareto`` as a table that keeps units and directions, ready for Parquet.
 
     ``DataFrame.to_parquet`` would drop the metadata of the fields, and cannot write ``attrs``.
     """
     schema: pa.Schema = schema_of(frame)
+    band = [name for name in frame.columns if str(name).endswith(("_band_low", "_band_high"))]
     extra = [column("group", pa.string()), column("on_front", pa.bool_())]
+    extra += [one for one in DOUBT if one.name in frame]
+    extra += [column(name, pa.float64(), _unit_of(schema, name.rsplit("_band_", 1)[0])) for name in band]
     plain = pd.DataFrame(frame.to_dict("list"))
     return pa.Table.from_pandas(plain, schema=pa.schema([*extra, *schema], schema.metadata), preserve_index=False)

@@ -57,5 +57,14 @@ def with_interval(value: float, low: float | None, high: float | None, unit: str
     return f"{value:.{digits}f}{ends}"
 
 
+def letters(number: int) -> str:
+    """1 -> a, 26 -> z, 27 -> aa: names of groups that are not numbers among numbers."""
+    name = ""
+    while number > 0:
+        number, rest = divmod(number - 1, 26)
+        name = chr(ord("a") + rest) + name
+    return name
+
+
 def _number(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
