@@ -148,8 +148,8 @@ def _cost(rows: pd.DataFrame, objective: Objective) -> Numbers:
 
 def _value(rows: pd.DataFrame, objective: Objective, costs: Numbers) -> Numbers:
     """Costs as values of the objective, in its unit."""
-    values = objective.sign * costs
-    return np.asarray(np.exp(values) if _by_ratio(rows, objective) else values)
+    values = np.exp(objective.sign * costs) if _by_ratio(rows, objective) else objective.sign * costs
+    return np.asarray(np.clip(values, 0, 1) if objective.unit == "fraction" else values)
 
 
 def _epsilon(rows: pd.DataFrame, objective: Objective, given: Mapping[str, float]) -> float:
