@@ -5,10 +5,11 @@
 
 ``speed``: exact fronts of a million rows, and the doubt of 336 configurations on 5,000 samples in 2,000 draws.
 ``tiers``: of the configurations called surely on the front the share that is not, and of the true members the share
-that is not even possibly on it; beside the front of measured values. ``calibration``: how often a configuration is on
+that is not even possibly on it; beside the front of measured values. Also how often a configuration is on
 the true front, by its share of draws. ``coverage``: how often 95 % intervals hold the truth: differences of accuracy,
-the hypervolume, the band, the best accuracy within a budget. The worlds are those of ``sweep_simulation``, with seeds
-from 1000 on; the thresholds were chosen on seeds from 0 on (``--first 0`` shows those).
+the hypervolume, the band, the best accuracy within a budget. ``intervals``: the same of single trials: accuracy,
+latency, processes, flips. The worlds are those of ``sweep_simulation``, with seeds from 1000 on; the thresholds were
+chosen on seeds from 0 on (``--first 0`` shows those).
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.interval_simulation import (
+    ACCURACY_CELLS,
+    LATENCY_CELLS,
+    accuracy_coverage,
+    flip_rates,
+    latency_coverage,
+    process_coverage,
+)
 from tests.benchmarks.sections import Report
 from tests.benchmarks.sweep_simulation import Measured, SweepWorld
 from vlmprof.stats.fronts import non_dominated
 from vlmprof.stats.resampling import DRAWS, PairedScores, log_times, mean_covariance, mean_draws
 from vlmprof.stats.uncertain_front import DrawnObjective, UncertainFront, best_within, uncertain_front
 
-SECTIONS = ("speed", "tiers", "coverage")
+SECTIONS = ("speed", "tiers", "coverage", "intervals")
 VALUES = {27: 3, 125: 5}
 SAMPLES = (300, 1000, 5000)
 NOISES = (0.01, 0.05)
@@ -186,6 +195,24 @@ def _budget_holds(one: Simulated, share: float) -> bool:
     return found is not None and bool(found.low <= true_best <= found.high)
 
 
+def intervals(draws: int, first: int) -> dict[str, Any]:
+    """Coverage of the intervals of single trials; the truth is that of ``interval_simulation``."""
+    return {
+        "accuracy": [accuracy_coverage(*cell, draws=draws, seed=first) for cell in ACCURACY_CELLS],
+        "latency": [latency_coverage(kind, draws=draws, seed=first) for kind in LATENCY_CELLS],
+        "processes": [
+            process_coverage(processes, unlike, draws=10 * draws, seed=first)
+            for processes in (2, 3, 5)
+            for unlike in (False, True)
+        ],
+        "flips": [
+            flip_rates(audited, rate, draws=10 * draws, seed=first)
+            for audited in (64, 380)
+            for rate in (0.0, 0.005, 0.01, 0.03)
+        ],
+    }
+
+
 def speed(scale: float) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     rows = int(1e6 * scale)
@@ -247,6 +274,7 @@ def main() -> int:
         "speed": partial(speed, options.scale),
         "tiers": partial(tiers, *sizes),
         "coverage": partial(coverage, *sizes),
+        "intervals": partial(intervals, 5 * options.worlds, options.first),
     }
     for name in options.sections.split(","):
         report.section(name, report.left_s, works[name])

@@ -69,7 +69,7 @@ SMOKES: Mapping[str, Smoke] = {
             *("--worlds", "1", "--draws", "50", "--most-samples", "300", "--scale", "0.01"),
             *("--limit", "200", "--out", "OUT"),
         ),
-        holds=sections("speed", "tiers", "coverage"),
+        holds=sections("speed", "tiers", "coverage", "intervals"),
     ),
     "engine": Smoke(
         arguments=(

@@ -71,10 +71,14 @@ def score_blocks(
     from vlmprof.analyze.importance import importance, write_importance
 
     found = importance(folder, by)
-    table = Table("block", "accuracy lost", "samples", title=f"\n{found.of}", box=None, header_style="bold")
+    headers = ("block", "accuracy lost [95 %]", "place", "samples")
+    table = Table(*headers, title=f"\n{found.of}", box=None, header_style="bold")
     for row in sorted(found.rows, key=lambda row: -row["score"]):
-        table.add_row(str(row["block"]), f"{row['score']:+.4f}", str(row["samples"]))
+        lost = f"{row['score']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        table.add_row(str(row["block"]), lost, f"{row['rank_low']} to {row['rank_high']}", str(row["samples"]))
     out.print(table)
+    for caveat in found.caveats:
+        out.print(f"beware: {caveat}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     path, digest = write_importance(found, folder)
     where = path.removeprefix("results/")
     value = f'{{keep: {len(found.rows) - 1}, policy: importance, table: {where}, sha256: "{digest}"}}'
