@@ -22,7 +22,6 @@ from vlmprof.job.storage import mounted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlmprof.analyze.pareto import FrontDoubt
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.analyze.watch_state import SweepView
     from vlmprof.job.strict_yaml import JobSource
@@ -408,6 +407,7 @@ def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
     """The ``attrs`` of a front as plain values, in place of the objects that ``analyze`` keeps there."""
     from vlmprof.analyze.caveats import cautions
     from vlmprof.analyze.comparability import groups
+    from vlmprof.analyze.front_doubt import MEANINGS, said_of_doubt
     from vlmprof.store.descriptions import column_attributes
     from vlmprof.store.tables import schema_of
 
@@ -420,21 +420,11 @@ def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
     attrs["left_out"] = dict(frame.attrs["left_out"])
     attrs["beware"] = [f"{name}: {sentence}" for name, part in groups(frame) for sentence in cautions(part)]
     attrs["beware"] += list(frame.attrs["mixed"])
-    attrs |= _attributes_of_doubt(frame)
-    attrs["beware"] += [f"{name}: {one}" for name, known in _doubts(frame).items() for one in known.caveats]
+    rests_on, caveats = said_of_doubt(frame)
+    attrs |= {"doubt": rests_on} if rests_on else {}
+    attrs["beware"] += caveats
+    attrs["descriptions"] |= {name: meaning for name, meaning in MEANINGS.items() if name in frame}
     return attrs
-
-
-def _doubts(frame: pd.DataFrame) -> Mapping[str, FrontDoubt]:
-    found: Mapping[str, FrontDoubt] = frame.attrs.get("doubt_of", {})
-    return found
-
-
-def _attributes_of_doubt(frame: pd.DataFrame) -> dict[str, Any]:
-    from vlmprof.analyze.front_doubt import sentences
-
-    found = [f"{name}: {one}" for name, known in _doubts(frame).items() for one in sentences(known)]
-    return {"doubt": found} if found else {}
 
 
 def _display_factory(progress: Progress) -> Callable[[Job], AbstractContextManager[Display]]:

@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.builders import trial_row, write_answers, write_results, write_times
-from vlmprof.analyze.front_doubt import MOST, with_doubt
+from vlmprof import load
+from vlmprof.analyze.front_doubt import MEANINGS, MOST, with_doubt
 from vlmprof.analyze.pareto import DOUBT, fronts
 from vlmprof.analyze.timing_blocks import read_times, sessions_of
+from vlmprof.cli.results import app
 from vlmprof.errors import UserError
 from vlmprof.report.pareto_table import front_report, read_front, write_front
 from vlmprof.store import tables
@@ -164,6 +167,30 @@ def test_a_front_without_doubt_is_written_as_ever(tmp_path):
     folder = sweep(tmp_path, [0.3, 0.6], [50, 100])
     frame = read_front(folder)
     assert not {one.name for one in DOUBT} & set(pq.read_table(write_front(frame, folder)).column_names)
+
+
+def test_from_python(tmp_path):
+    results = load(sweep(tmp_path, [0.3, 0.6, 0.6, 0.4], [50, 100, 100.2, 120]))
+    plain, front = results.front(), results.front(doubt=True)
+    assert set(MEANINGS) == {one.name for one in DOUBT} and not set(MEANINGS) & set(plain)
+    assert set(plain["trial"]) <= set(front["trial"]) == {"t0", "t1", "t2"}
+    assert set(front.attrs["descriptions"]) >= set(MEANINGS)
+    assert any("hypervolume" in said for said in front.attrs["doubt"]) and "doubt" not in plain.attrs
+    assert len(results.front(doubt=True, dominated=True)) == 4
+    loose = results.front(doubt=True, dominated=True, epsilon={"accuracy": 0.5, "latency_ms_p50": 3.0})
+    assert loose["epsilon_front"].all()
+    write_answers(tmp_path, "t1", {"other": 1.0})
+    assert any("no common samples" in said for said in results.front(doubt=True).attrs["beware"])
+
+
+def test_from_the_terminal(tmp_path):
+    folder = str(sweep(tmp_path, [0.3, 0.6, 0.6, 0.4], [50, 100, 100.2, 120]))
+    run = CliRunner().invoke
+    shown = run(app, ["pareto", folder, "--epsilon", "accuracy=0.02, latency_ms_p50=5%"], env={"COLUMNS": "150"})
+    assert shown.exit_code == 0 and "surely" in shown.stdout and "more possibly" in shown.stdout
+    assert "surely" not in run(app, ["pareto", folder, "--no-doubt"]).stdout
+    for wrong in ("accuracy=x", "accuracy", "accurcy=1"):
+        assert isinstance(run(app, ["pareto", folder, "--epsilon", wrong]).exception, UserError)
 
 
 # --- times ------------------------------------------------------------------------------------------------------------

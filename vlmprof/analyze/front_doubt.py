@@ -38,6 +38,19 @@ BY_RATIO = ("ms", "s", "samples/s", "tokens/s", "J", "bytes", "ratio", "FLOP", "
 OF_TIME = ("ms", "samples/s", "tokens/s")
 
 
+MEANINGS: Mapping[str, str] = {
+    "front_membership": "Whether it is surely on the front, possibly, or no.",
+    "front_probability": "Share of joint draws of all objectives in which it is on the front.",
+    "front_rank": "One more than the expected number of trials that dominate it.",
+    "tie_group": "Equal for trials of which no two are told apart in any objective at 95 %; null without a tie.",
+    "epsilon_front": "Whether no trial would dominate it if it were better by epsilon in every objective.",
+    "front_hypervolume": "Share of the box of all measured values that the front dominates, times as logarithms.",
+    "front_hypervolume_low": "Lower end of its 95 % interval.",
+    "front_hypervolume_high": "Upper end of its 95 % interval.",
+}
+"""Column of ``analyze.pareto.DOUBT`` -> what it says."""
+
+
 @final
 @dataclass(slots=True, kw_only=True)
 class _Reader:
@@ -232,3 +245,14 @@ def sentences(doubt: FrontDoubt) -> Iterator[str]:
     if (volume := doubt.hypervolume) is not None:
         yield f"hypervolume {volume.mean:.3f} [{volume.low:.3f}, {volume.high:.3f}] of the box of all values"
     yield from doubt.captions
+
+
+def said_of_doubt(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """What the doubt of all fronts of a frame rests on, and what could not be had, each with the front's name.
+
+    Args:
+        frame: As ``report.pareto_table.read_front`` gives it; without doubt both are empty.
+    """
+    known: Mapping[str, FrontDoubt] = frame.attrs.get("doubt_of", {})
+    rests_on = [f"{name}: {one}" for name, doubt in known.items() for one in sentences(doubt)]
+    return rests_on, [f"{name}: {one}" for name, doubt in known.items() for one in doubt.caveats]

@@ -1,7 +1,7 @@
 """How sure a front is: which configurations are surely on it, which possibly, and what cannot be told apart.
 
-The front of measured values is a front of near ties: in the simulations of ``tests/benchmarks/doubt.py`` up to 37 % of
-the configurations on it are truly dominated, and up to 66 % of the true members are missed. One set cannot be both safe
+The front of measured values is a front of near ties: in the simulations of ``tests/benchmarks/doubt.py`` up to 39 % of
+the configurations on it are truly dominated, and up to 67 % of the true members are missed. One set cannot be both safe
 and complete, so there are two. A configuration is *surely* on the front where it is in at least ``SURELY`` of joint
 draws of all objectives: few of these are false. It is *possibly* on the front unless another configuration beats it in
 every objective by more than ``BEATEN`` standard errors of their paired difference: few true members are not among
@@ -157,7 +157,7 @@ def hypervolume_interval(costs: Numbers, draws: Numbers) -> MeanInterval:
 
     A front of noisy values lies above the true one, and the front of their draws above that by about as much again:
     that second step is the bias. The lower end allows for it, the upper end does not: ``[v - max(0, bias) - 1.96 s,
-    v + 1.96 s]`` with the standard deviation ``s`` of the draws. Percentiles of the draws cover 44 to 96 %.
+    v + 1.96 s]`` with the standard deviation ``s`` of the draws. Percentiles of the draws lie too high.
 
     Args:
         costs: (configurations, objectives).

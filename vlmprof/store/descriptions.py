@@ -137,7 +137,8 @@ DESCRIPTIONS: Mapping[TableName, Mapping[str, str]] = {
             "equally likely."
         ),
         "flip_rate_allowed": (
-            "Every report warns if `flip_rate` is above this value: `batch.flip_rate_allowed` of the job."
+            "Every report warns if `flip_rate_low` is above this value, and says that it cannot be told if only"
+            " `flip_rate` is: `batch.flip_rate_allowed` of the job."
         ),
         "vision_tokens": "Mean number of vision features per sample that reached the language model.",
         "crops": "Mean number of crops per sample through the vision encoder, the global view included.",
