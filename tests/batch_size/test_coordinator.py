@@ -149,6 +149,17 @@ def test_the_knee_takes_the_smallest_size_that_is_nearly_as_fast() -> None:
     assert device.probes - probes <= probes
 
 
+@pytest.mark.parametrize(("each", "source"), [(0.01, "borrowed"), (0.06, "probed")])
+def test_a_size_that_ran_on_more_work_needs_no_probe_where_there_is_room_for_far_more(each: float, source: str) -> None:
+    book, device = ProbeCoordinator(), Device(each=each * GIB)
+    assert device.settle(book, GRID[-1], most=32).size == 32
+    probes = device.probes
+    replies = [device.settle(book, demand, most=32) for demand in GRID[:-1]]
+    assert {reply.size for reply in replies} == {32}
+    assert {reply.source for reply in replies[:3]} == {source}
+    assert (device.probes == probes) == (source == "borrowed") and device.failed == 0
+
+
 @settings(deadline=None, max_examples=25)
 @given(order=st.permutations(GRID), grown=st.floats(0, 4))
 def test_what_is_held_may_grow_from_trial_to_trial(order: list[Demand], grown: float) -> None:

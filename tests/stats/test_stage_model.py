@@ -34,7 +34,7 @@ def times(size: PromptSize, noise: random.Random, spread: float = 0.0) -> dict[s
         "prefill": 3.0 + 0.0095 * size.prompt_tokens + 8e-7 * size.prompt_tokens**2,
         "decode": 40.0 + 0.004 * size.prompt_tokens,
     }
-    return {stage: ms * (1 + noise.gauss(0, spread)) for stage, ms in exact.items()}
+    return {stage: ms * abs(1 + noise.gauss(0, spread)) for stage, ms in exact.items()}
 
 
 def fitted(seed: int, spread: float, count: int = 16) -> tuple[StageModel, random.Random]:

@@ -18,7 +18,9 @@ from vlmprof.sweep.inline import run_inline
 from vlmprof.trial.progress import SECONDS_COLUMNS
 from vlmprof.trial.resolve import Job
 
-WHO = ["attempts", "samples_resumed", "score_processes", "score_mixed"]
+WHO = ["attempts", "samples_resumed", "score_processes", "score_mixed", "scored_by"]
+WHO += ["samples_shared", "shared_rechecked", "shared_different", "peak_bytes", "batch_size"]
+"""Which process answered what, and so how large its batches were: all processes give the same answers."""
 TIMES = [*WHO, "seconds", "started", "samples_per_s", "process", "executor", "load_average", "sweep", "vlmprof_commit"]
 TIMES += SECONDS_COLUMNS.values()
 
@@ -71,8 +73,9 @@ def vlmprof(*arguments: str, cwd: Path, timeout: float = 200) -> subprocess.Comp
 
 
 def samples(folder: Path) -> pd.DataFrame:
-    """The samples table in a fixed order."""
-    return tables.read(folder, "samples").sort_values(["trial", "sample"], ignore_index=True)
+    """The samples table in a fixed order, without what depends on which process answered."""
+    answers = tables.read(folder, "samples").sort_values(["trial", "sample"], ignore_index=True)
+    return answers.drop(columns=["answered_by", "batch_size"])
 
 
 SET_BY_THE_JOB = {"timing_batch_size", "timing_output_tokens", "timing_requests", "timing_processes"}

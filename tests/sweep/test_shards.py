@@ -25,8 +25,8 @@ from vlmprof.sweep.cost import ScheduledTrial
 from vlmprof.sweep.inline import run_inline
 from vlmprof.sweep.schedule import Schedule
 from vlmprof.sweep.shards import MIN_SAMPLES, Shard, split, trials_of
+from vlmprof.trial.answer_cache import AnswerCache
 from vlmprof.trial.executor import Executor
-from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.progress import SECONDS_COLUMNS
 from vlmprof.trial.resolve import resolve
 from vlmprof.trial.samples import samples_of
@@ -143,7 +143,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return honest(self, samples, prepared)
 
     monkeypatch.setattr(ScorePass, "_answer", counted)
-    monkeypatch.setattr(LoadedModel, "recall", lambda *told: None)  # another process has no answers in memory
+    monkeypatch.setattr(AnswerCache, "get", lambda *told: None)  # another process has no answers in memory
     return said
 
 

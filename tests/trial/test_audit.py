@@ -11,6 +11,7 @@ from tests.jobs import small_job
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.engine.vision_cache import VisionFeatureCache
 from vlmprof.models.molmo.runtime import LoadedMolmo
+from vlmprof.trial.answer_cache import AnswerCache
 from vlmprof.trial.audit import mcnemar_mid_p
 from vlmprof.trial.columns.row import finished
 from vlmprof.trial.loaded_model import LoadedModel
@@ -29,7 +30,7 @@ def run(folder: Path, checkpoint: Path, cached: bool = False, **batch: Any) -> A
     loaded = LoadedModel(model, vision_cache=VisionFeatureCache() if cached else None)
     for _ in range(1 + cached):  # the second time all features are known, those of the audit too
         outcome = run_trial(resolved, loaded, BatchSizer(), lambda progress: None)
-        loaded._past.clear()
+        loaded.answers, loaded.answers_alone = AnswerCache(), AnswerCache()
     return finished(outcome, model, {}).row
 
 

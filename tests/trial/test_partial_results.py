@@ -19,6 +19,7 @@ from vlmprof.store.attempts import AttemptStart
 from vlmprof.store.collector import Collector, TrialResult
 from vlmprof.trial import partial_results as chunk_module
 from vlmprof.trial import samples as samples_module
+from vlmprof.trial.answer_cache import AnswerCache
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.partial_results import PartialResults
@@ -52,7 +53,7 @@ def collector(tmp_path: Path, plan: TrialPlan) -> Iterator[Collector]:
 def executor() -> Iterator[Executor]:
     """One model for all tests; a trial that was cut off leaves it as it came."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LoadedModel, "recall", lambda *told: None)  # another process has no answers in memory
+        patch.setattr(AnswerCache, "get", lambda *told: None)  # another process has no answers in memory
         yield Executor(BatchSizer(), gpus=0, name="test", policy=EVERY_BATCH)
 
 

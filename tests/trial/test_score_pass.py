@@ -1,8 +1,9 @@
-"""One scoring run at the longest cap gives the answers at every shorter one, exactly."""
+"""Answers of the same work are given once: at the longest cap, whatever the knobs are called; and they are checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ from tests.jobs import small_job
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.plan.point import TrialPlan
 from vlmprof.store.collector import TrialResult
-from vlmprof.trial import score_pass
+from vlmprof.trial import answer_cache, score_pass
 from vlmprof.trial.executor import Executor
 from vlmprof.trial.loaded_model import LoadedModel
+from vlmprof.trial.outcome import ScoredSample
 from vlmprof.trial.progress import SECONDS_COLUMNS
 
 OWN = {"trial", "started", "seconds", "samples_per_s", "scored_by", "score_processes", "process", "load_average"}
-OWN |= {"batch_source", "peak_bytes", *SECONDS_COLUMNS.values()}
+OWN |= {"batch_source", "peak_bytes", "samples_shared", "shared_rechecked", *SECONDS_COLUMNS.values()}
 """Columns that say which run it was, and not what it found."""
+
+
+def without_source(sample: Any) -> Any:
+    return {name: value for name, value in sample.items() if name not in ("answered_by", "batch_size")}
 
 
 @pytest.fixture
@@ -72,13 +78,15 @@ def test_derived_rows_are_those_of_trials_that_scored_themselves(
     for plan in plans:
         derived, own = shared[plan.id], alone[plan.id]
         assert (derived.state, own.state) == ("done", "done")
-        assert derived.samples == own.samples
+        assert [without_source(one) for one in derived.samples] == [without_source(one) for one in own.samples]
+        assert {one["answered_by"] for one in derived.samples} == {None if plan is plans[0] else plans[0].id}
         ours = {name: value for name, value in derived.row.items() if name not in OWN}
         assert ours == {name: value for name, value in own.row.items() if name not in OWN}
         longest = plans[0]
         assert derived.row["scored_by"] == (None if plan is longest else longest.id)
         assert own.row["scored_by"] is None
         assert (derived.row["samples_per_s"] is None) == (plan is not longest)
+        assert derived.row["samples_shared"] == (0 if plan is longest else len(derived.samples))
     assert len({result.row["tokens_generated"] for result in shared.values()}) > 1
 
 
@@ -96,24 +104,74 @@ def test_other_settings_are_never_mixed_up(
     assert [result.row["scored_by"] for result in results.values()] == [None, None]
 
 
-def test_answers_with_a_failed_sample_are_no_source(
-    plans: tuple[TrialPlan, ...], monkeypatch: pytest.MonkeyPatch
+def test_the_same_work_under_other_names_is_answered_once(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = score_pass.BatchPrefetcher.take
+    """Crop caps that do not bind, and blocks that another policy chooses: the distinct work is counted beforehand."""
+    blocks = [{"keep": 8, "policy": "prefix"}, list(range(8)), {"keep": 4, "policy": "prefix"}]
+    knobs = {"max_crops": [1, 4, 9, 16], "active_blocks": blocks, "moe_top_k": [4]}
+    plans = small_job(tmp_path, tiny_checkpoint, knobs=knobs, measure=["accuracy"], batch={"max": 4}).plans
+    answered: list[str] = []
+    answer = LoadedModel.answer
+
+    def counted(self: LoadedModel, batch: Any, cap: int) -> Any:
+        answered.extend(str(one) for one in batch.batch.encodings)
+        return answer(self, batch, cap)
+
+    monkeypatch.setattr(LoadedModel, "answer", counted)
+    shared = run_all(plans, fresh=False)
+    together = len(answered)
+    answered.clear()
+    alone = run_all(plans, fresh=True)
+    assert {result.state for result in (*shared.values(), *alone.values())} == {"done"}
+    work = {
+        (sample["sample"], sample["tiling_rows"], sample["tiling_cols"], result.row["blocks_executed"])
+        for result in alone.values()
+        for sample in result.samples
+    }
+    # A sample that is answered again alone is in no batch, and so not audited.
+    theirs = OWN | {"shared_different", "audit_samples", "flip_rate_high"}
+    rechecked = sum(result.row["shared_rechecked"] or 0 for result in shared.values())  # type: ignore[misc]
+    assert len(work) < len(answered) and together == len(work) + rechecked
+    for name, result in alone.items():
+        mine = shared[name]
+        assert [without_source(one) for one in mine.samples] == [without_source(one) for one in result.samples]
+        assert mine.row["samples_shared"] == sum(one["answered_by"] is not None for one in mine.samples)
+        assert mine.row["shared_different"] in (None, 0)
+        ours = {column: value for column, value in mine.row.items() if column not in theirs}
+        assert ours == {column: value for column, value in result.row.items() if column not in theirs}
+
+
+def test_work_that_is_called_the_same_and_is_not_fails_the_trial(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that forgets the blocks: of 16 shared answers one is computed again, here all."""
+    blocks = [{"keep": 8, "policy": "prefix"}, {"keep": 1, "policy": "prefix"}]
+    knobs = {"active_blocks": blocks, "output_tokens": [8]}
+    plans = small_job(tmp_path, tiny_checkpoint, knobs=knobs, measure=["accuracy"], batch={"max": 4}).plans
+    monkeypatch.setattr(answer_cache, "settings_of", lambda model: ())
+    monkeypatch.setattr(score_pass, "is_rechecked", lambda sample: True)
+    first, second = run_all(plans, fresh=False).values()
+    assert (first.state, second.state, second.distrusted) == ("done", "failed", True)
+    assert "had given by the same work are other answers here; the first, to sample" in str(second.row["error"])
+
+
+def test_a_failed_sample_is_answered_anew(plans: tuple[TrialPlan, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, seen = score_pass.BatchPrefetcher.take, list[str]()
 
     def first_one_broken(self: Any, asked: Any, then: Any) -> Any:
         found, _ = opened(self, asked, then)
-        from dataclasses import replace
-
-        from vlmprof.trial.outcome import ScoredSample
-
+        if seen:
+            return found, None
+        seen.append(found.readable[0].example.id)
         lost = ScoredSample(example=found.readable[0].example, generation=None, score=None, batch_size=0, error="gone")
-        rest = replace(found, readable=found.readable[1:], broken=(lost,))
-        return rest, None
+        return replace(found, readable=found.readable[1:], broken=(lost,)), None
 
     monkeypatch.setattr(score_pass.BatchPrefetcher, "take", first_one_broken)
-    results = run_all(plans[:2], fresh=False)
-    assert [result.row["scored_by"] for result in results.values()] == [None, None]
+    first, second = run_all(plans[:2], fresh=False).values()
+    assert (first.state, second.state) == ("failed", "done")
+    assert [one["sample"] for one in second.samples if one["answered_by"] is None] == seen
+    assert second.row["scored_by"] is None and second.row["samples_shared"] == len(second.samples) - 1
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from vlmprof.store.schema import at_setting, setting_words, settings_of
 
 SESSION_DRIFT = 0.015
 """Of the canary, from the first third of a session to the last."""
+VARIED = "precision_without_preprocess"
 CANARY_SPREAD = 0.03
 """Of the canary, from the trial where it was fastest to the one where it was slowest."""
 _CANARY = (
@@ -97,6 +98,11 @@ def _about_times(part: pd.DataFrame) -> Iterator[str]:
     if disturbed := _count(part, "blocks_disturbed_kept", 0.0):
         causes = sorted({why for told in part["disturbed_by"].dropna() for why in told.split(", ")})
         yield f"in {disturbed} {whole} timing was disturbed throughout ({', '.join(causes)})"
+    if varied := int(part["timing_stopped"].astype("string").fillna("").str.contains(VARIED).sum()):
+        yield (
+            f"in {varied} {whole} preprocessing on the host varied, and latency_ms_p50 is less precise than asked;"
+            " e2e_ms_p50 leaves it out"
+        )
     if bound := _count(part, "host_bound", 0.0):
         yield f"in {bound} {whole} decoding waits for the host: what a knob saves on the device may not show"
     if drifted := _count(part, "canary_drift_session", SESSION_DRIFT):

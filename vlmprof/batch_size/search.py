@@ -41,6 +41,8 @@ not used."""
 RULE_OF_THUMB = 0.5
 """Share of the model family's guess: the second probe of an unknown device may be that large at once."""
 SHRINK = 0.85
+ROOMY = 3.0
+"""A size that ran on a covering configuration needs no probe if it would fit even if it took so many times as much."""
 STEEPER = 1.25
 """Workspaces grow in steps: beyond what was measured, the slope may be this much steeper."""
 MAX_PROBES = 6
@@ -111,7 +113,8 @@ class _Search:
             return SearchStep(action="use", size=0, source="refused")
         if own and own >= borrowed and self._is_enough(own, ceiling):
             return self._chosen(own)
-        if borrowed > own and self._may_borrow() and self._is_enough(borrowed, ceiling):
+        may_borrow = self._may_borrow() or borrowed <= self._borrowed(ceiling, ROOMY)
+        if borrowed > own and may_borrow and self._is_enough(borrowed, ceiling):
             return SearchStep(action="use", size=borrowed, source="borrowed")
         size = min(max(self._target(max(own, borrowed)), borrowed, 1), ceiling)
         if own and size <= own:
@@ -162,14 +165,15 @@ class _Search:
         safe = {size: seconds for size, seconds in self._record.seconds.items() if size <= own}
         return SearchStep(action="use", size=own if self._request.maximize else fast_enough(safe) or own)
 
-    def _borrowed(self, ceiling: int) -> int:
+    def _borrowed(self, ceiling: int, least_factor: float = 1.0) -> int:
         """The largest size that ran on a configuration that needs at least as much.
 
-        Its peak must fit even if it is larger here by 2.5 times the error of past predictions, where that is large.
+        Its peak must fit even if it is larger here by 2.5 times the error of past predictions, where that is large, and
+        in any case if it is ``least_factor`` times as large.
         """
         if self._error > DISBELIEF_ERROR:
             return 0
-        factor = 1 + (2.5 * self._error if self._error > DISCOUNT_ERROR else 0.0)
+        factor = max(least_factor, 1 + (2.5 * self._error if self._error > DISCOUNT_ERROR else 0.0))
         failed = self._record.smallest_failure(self._usable) or math.inf
         sizes = (
             size

@@ -29,6 +29,8 @@ from vlmprof.records import Stage
 WARMUP_RUNS = 2
 """Runs before work is recorded: in the first, kernels are compiled and libraries allocate their workspaces; what is
 compiled needs another one."""
+SCARCE = 0.25
+"""Share of the device's memory that must be free for what is cached to be kept: every recording would allocate anew."""
 Result = TypeVar("Result")
 
 
@@ -74,7 +76,8 @@ class GraphRecorder:
                 warm_up()
         torch.cuda.current_stream().wait_stream(side_stream)
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        if (free_share() or 0.0) < SCARCE:  # what is cached cannot be given back while a graph is captured
+            torch.cuda.empty_cache()
         with torch.cuda.stream(side_stream):
             stages, result = _captured(work, self._pool)
 

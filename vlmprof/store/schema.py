@@ -51,6 +51,7 @@ SAMPLES = pa.schema(
         column("prompt_tokens", WHOLE, "tokens"),
         column("effective_key", TEXT),
         column("batch_size", WHOLE, "samples"),
+        column("answered_by", TEXT),
         column("latency_ms_predicted", REAL, "ms", "lower", interval=True),
         column("latency_ms_predicted_low", REAL, "ms"),
         column("latency_ms_predicted_high", REAL, "ms"),
@@ -144,6 +145,9 @@ _SCORE = [
     column("batches_split", WHOLE),
     column("samples_per_s", REAL, "samples/s", "higher"),
     column("scored_by", TEXT),
+    column("samples_shared", WHOLE, "samples"),
+    column("shared_rechecked", WHOLE, "samples"),
+    column("shared_different", WHOLE, "samples"),
     column("samples_resumed", WHOLE, "samples"),
     column("score_processes", WHOLE),
     column("score_mixed", TEXT),
@@ -200,7 +204,9 @@ _TIME = [
     column("ttft_with_preprocess_ms_p50", REAL, "ms", "lower"),
     column("tpot_ms_p50", REAL, "ms", "lower"),
     *(column(f"itl_ms_{tail}", REAL, "ms", "lower") for tail in ("p50", "p90", "p95", "p99")),
-    column("e2e_ms_p50", REAL, "ms", "lower"),
+    column("e2e_ms_p50", REAL, "ms", "lower", interval=True),
+    column("e2e_ms_p50_low", REAL, "ms"),
+    column("e2e_ms_p50_high", REAL, "ms"),
     *(
         column(f"timing_{unit}_per_s{end}", REAL, f"{unit}/s", None if end else "higher", interval=not end)
         for unit in ("samples", "tokens")

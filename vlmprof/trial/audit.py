@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from vlmprof.records import Generation
 from vlmprof.stats.distributions import binomial_cdf
 from vlmprof.stats.intervals import mean_interval
+from vlmprof.trial.answer_cache import KnownAnswer, work_of
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import Audit, Sample, ScoredSample
 from vlmprof.trial.resolve import ResolvedTrial
@@ -25,10 +26,23 @@ def audited_answers(
     loaded: LoadedModel,
     max_new_tokens: int,
 ) -> tuple[Generation, ...]:
-    """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch."""
+    """Answer the first ``audit_samples`` of the subset one at a time, of those that were answered in a batch.
+
+    What the same work gave at batch 1 before is not computed again.
+    """
     audited = [sample for sample, _ in _slice(resolved, samples, scored)]
-    opened = open_pictures(audited, loaded.has_features_alone).readable
-    return tuple(loaded.answer_alone(sample, max_new_tokens) for sample in opened)
+    works = {sample.example.id: work_of(resolved, loaded.model, sample) for sample in audited}
+    known = {
+        name: answer
+        for name, work in works.items()
+        if (answer := loaded.answers_alone.get(work, max_new_tokens, loaded.model.text))
+    }
+    unknown = [sample for sample in audited if sample.example.id not in known]
+    for sample in open_pictures(unknown, loaded.has_features_alone).readable:
+        answer = KnownAnswer.of(resolved.plan, loaded.answer_alone(sample, max_new_tokens), 1)
+        known[sample.example.id] = answer
+        loaded.answers_alone.add(works[sample.example.id], answer)
+    return tuple(known[name].generation for name in works)
 
 
 def audit(

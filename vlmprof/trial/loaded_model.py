@@ -6,25 +6,19 @@ answers that are scored; a timed generation uses the engine alone.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from typing import final, overload
+from collections.abc import Sequence
+from typing import final
 
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache
 from vlmprof.models.family import AbstractModel
-from vlmprof.plan.point import TrialPlan
 from vlmprof.records import Generation
-from vlmprof.trial.load_key import key_without_length
-from vlmprof.trial.outcome import PastAnswers, Sample
+from vlmprof.trial.answer_cache import AnswerCache
+from vlmprof.trial.outcome import Sample
 
 MOST_SEEN_ALONE = 2**30
 """Bytes of features computed at batch 1 that are kept: audits of all configurations ask for the same pictures."""
-REMEMBERED = 8
-"""Configurations whose answers are kept. A few are enough, because a sweep's plan puts configurations that differ only
-in ``output_tokens`` next to each other."""
 
 
 @final
@@ -38,7 +32,8 @@ class LoadedModel:
         self.model, self.engine = model, engine
         self._seen_alone = VisionFeatureCache(0 if vision_cache is None else MOST_SEEN_ALONE)
         self.vision_cache = VisionFeatureCache(0) if vision_cache is None else vision_cache
-        self._past: OrderedDict[Hashable, PastAnswers] = OrderedDict()
+        self.answers, self.answers_alone = AnswerCache(), AnswerCache()
+        """Of score passes, and of audits at batch 1."""
 
     def prepare(self, samples: Sequence[Sample]) -> PreparedBatch:
         """Encode a batch of samples whose pictures are open; images with known features are not encoded again."""
@@ -62,33 +57,3 @@ class LoadedModel:
         alone = self._seen_alone.prepare(self.model, [sample.prompt])
         run = generate(self.model, alone, max_new_tokens=cap, engine=self.engine, vision_cache=self._seen_alone)
         return run.generations[0]
-
-    def remember(self, plan: TrialPlan, answers: PastAnswers) -> None:
-        """Keep the answers of a trial, unless a sample has none."""
-        if any(answered.generation is None for answered in answers.scored):
-            return
-        self._past[key_without_length(plan)] = answers
-        while len(self._past) > REMEMBERED:
-            self._past.popitem(last=False)
-
-    def recall(self, plan: TrialPlan, cap: int) -> PastAnswers | None:
-        """Answers of an earlier trial that differs only in a cap at least as large, cut to ``cap``; None without one.
-
-        Exact, because a greedy answer at a cap is the beginning of the answer at a larger one.
-        """
-        past = self._past.get(key_without_length(plan))
-        if past is None or past.cap < cap:
-            return None
-        scored = tuple(replace(answered, generation=self._cut(answered.generation, cap)) for answered in past.scored)
-        audited = tuple(self._cut(generation, cap) for generation in past.audited)
-        return PastAnswers(trial=past.trial, cap=cap, scored=scored, audited=audited)
-
-    @overload
-    def _cut(self, generation: Generation, cap: int) -> Generation: ...
-    @overload
-    def _cut(self, generation: None, cap: int) -> None: ...
-    def _cut(self, generation: Generation | None, cap: int) -> Generation | None:
-        if generation is None or generation.tokens <= cap:
-            return generation
-        ids = generation.ids[:cap]
-        return replace(generation, ids=ids, tokens=cap, text=self.model.text(ids), end="cap")

@@ -47,6 +47,8 @@ class ScoredSample:
     error: str = ""
     quarantined: bool = False
     """Whether it failed because processes died while they answered it."""
+    answered_by: str | None = None
+    """The trial that computed the answer, where that is another one; see ``trial.answer_cache``."""
 
 
 @final
@@ -92,28 +94,28 @@ class Audit:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rechecked:
+    """Answers that another trial had computed, computed again."""
+
+    samples: int
+    different: int
+    """How many have another text than before; in half precision another batch can change an answer."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult:
     """Result of the score pass."""
 
     scored: tuple[ScoredSample, ...] = ()
     audit: Audit | None = None
     scored_by: str | None = None
-    """The trial whose answers were cut to this one's cap; None where this trial computed its own."""
+    """The trial that computed all answers; None where this trial computed some, or several others did."""
+    rechecked: Rechecked | None = None
+    """The comparison of shared answers with new ones; None where none was shared and computed again."""
     merged: MergedAttempts = NOT_MERGED
     seconds: float = 0.0
     """Time of the score pass, with probes of the batch size and without the audit."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastAnswers:
-    """All answers of one score pass, kept for trials that only cut them shorter."""
-
-    trial: str
-    cap: int
-    scored: tuple[ScoredSample, ...]
-    audited: tuple[Generation, ...]
-    """The answers of the audit, at batch 1."""
 
 
 @final
@@ -168,6 +170,11 @@ class TimingBlock:
         """End to end."""
         return [RequestTime(timed.request, timed.stages.end_to_end_ms) for timed in self.timed]
 
+    @property
+    def times_without_preprocess(self) -> list[RequestTime]:
+        """From inputs in the host's memory."""
+        return [RequestTime(timed.request, timed.stages.e2e_ms) for timed in self.timed]
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +183,7 @@ class TimingSession:
 
     blocks: tuple[TimingBlock, ...]
     stopped: str
-    """``precision``, ``bimodal``, ``max_repeats`` or ``max_seconds``."""
+    """``precision``, ``precision_without_preprocess``, ``bimodal``, ``max_repeats`` or ``max_seconds``."""
     warmup_generations: int
     warm: bool
     """Whether warm-up settled."""
@@ -257,6 +264,7 @@ class TrialOutcome:
     flops: Flops
     scored: tuple[ScoredSample, ...]
     scored_by: str | None
+    rechecked: Rechecked | None
     """The trial whose answers were cut to this one's cap; None where this trial computed its own."""
     merged: MergedAttempts
     """Which attempts the answers come from."""

@@ -98,6 +98,7 @@ def run_trial(
         audit=result.audit,
         scored=result.scored,
         scored_by=result.scored_by,
+        rechecked=result.rechecked,
         merged=result.merged,
         engine=settings[0].engine if settings and settings[0].sessions else loaded.engine.describe(),
         score_seconds=result.seconds,

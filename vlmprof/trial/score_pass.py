@@ -7,27 +7,25 @@ this process that allowed longer answers and is otherwise the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from vlmprof.engine.vision_cache import PreparedBatch
 from vlmprof.errors import Mismatch, OutOfMemory
 from vlmprof.records import Generation
-from vlmprof.surfaces import FreeTiling, PixelBudget, TokenBudget, VisionBudget
 from vlmprof.tasks._data.prefetch import PicturePrefetcher
+from vlmprof.trial.answer_cache import VISION_SURFACES, KnownAnswer, Recheck, is_rechecked, work_of
 from vlmprof.trial.audit import audit, audited_answers
+from vlmprof.trial.load_key import key_without_length, load_arguments
 from vlmprof.trial.loaded_model import LoadedModel
-from vlmprof.trial.outcome import OpenedSamples, PastAnswers, Sample, ScoredSample, ScoreResult
+from vlmprof.trial.outcome import OpenedSamples, Sample, ScoredSample, ScoreResult
 from vlmprof.trial.partial_results import PartialResults
 from vlmprof.trial.prefetch import BatchPrefetcher
 from vlmprof.trial.progress import Phase, Progress
 from vlmprof.trial.resolve import ResolvedTrial, planned_counts
 from vlmprof.trial.samples import encode_samples, judge_answer, legal_samples
 from vlmprof.trial.worst_case_probe import Sizer, WorstCaseProbe
-
-VISION_SURFACES = (VisionBudget, TokenBudget, PixelBudget, FreeTiling)
-"""Surfaces of the knobs that change how many vision tokens an image becomes."""
 
 
 def _ignore(progress: Progress) -> None:
@@ -50,6 +48,8 @@ class ScorePass:
     """Brings the answers of earlier attempts, and takes those of this one."""
     missing: MutableMapping[str, str] = field(default_factory=dict)
     """Takes, by instrument, why it measured nothing."""
+    recheck: Recheck = field(default_factory=Recheck)
+    """Compares some of the answers that need not be computed with new ones."""
 
     def run(self) -> ScoreResult:
         """Answer, score and audit all samples.
@@ -59,11 +59,6 @@ class ScorePass:
             Uncollected: the collector refuses an answer.
         """
         plan = self.resolved.plan
-        past = self.loaded.recall(plan, self.max_new_tokens)
-        if past is not None:
-            scored = tuple(self._judge_again(answered) for answered in past.scored)
-            checked = audit(self.resolved, self.samples, scored, past.audited)
-            return ScoreResult(scored=scored, audit=checked, scored_by=past.trial)
         began = time.perf_counter()
         by_id = {answered.example.id: answered for answered in self.scored()}
         seconds = time.perf_counter() - began
@@ -71,10 +66,15 @@ class ScorePass:
         scored = tuple(by_id[sample.example.id] for sample in self.samples)
         self._tell("audit", 0, plan.audit_samples)
         audited = audited_answers(self.resolved, self.samples, scored, self.loaded, self.max_new_tokens)
-        answers = PastAnswers(trial=plan.id, cap=self.max_new_tokens, scored=scored, audited=audited)
-        self.loaded.remember(plan, answers)
-        checked = audit(self.resolved, self.samples, scored, audited)
-        return ScoreResult(scored=scored, audit=checked, merged=self.partial_results.merged(), seconds=seconds)
+        sources = {answered.answered_by for answered in scored}
+        return ScoreResult(
+            scored=scored,
+            audit=audit(self.resolved, self.samples, scored, audited),
+            scored_by=sources.pop() if len(sources) == 1 else None,
+            rechecked=self.recheck.result(exact=load_arguments(plan)["dtype"] == "float32"),
+            merged=self.partial_results.merged(),
+            seconds=seconds,
+        )
 
     def scored(self) -> Iterator[ScoredSample]:
         """Answer and score all samples, the longest prompts first: a batch that fits them fits all that follow.
@@ -90,10 +90,15 @@ class ScorePass:
         ordered = longest_first(self.resolved, legal)
         kept = self.partial_results.restore(self.resolved, ordered, self.loaded)
         yield from kept.values()
-        remaining = [sample for sample in ordered if sample.example.id not in kept]
-        done = len(kept) + len(refused)
+        self._keep(list(kept.values()))
+        shared = self._shared([sample for sample in ordered if sample.example.id not in kept])
+        yield from shared.values()
+        remaining = [sample for sample in ordered if sample.example.id not in {*kept, *shared}]
+        done = len(kept) + len(shared) + len(refused)
         self._tell("score", done, len(self.samples))
         if not remaining:
+            with self.partial_results:  # a shard's answers have to reach its trial
+                self.partial_results.add(list(shared.values()))
             return
         # From all samples and not from the remaining ones, so that a resumed trial requests the size it had before.
         probe = WorstCaseProbe(self.resolved, ordered, self.loaded, self.max_new_tokens, self.sizer, self.missing)
@@ -103,12 +108,14 @@ class ScorePass:
             PicturePrefetcher(pictures, reader_processes(self.resolved, self.loaded.model.device)) as decoded,
             BatchPrefetcher(self._encode, decoded.wait, self.loaded.has_features) as prefetcher,
         ):
+            self.partial_results.add(list(shared.values()))
             if not all(self.partial_results.is_suspect(sample) for sample in remaining):
                 self._tell("probe", 0, 1)
                 probe.size(len(remaining))
                 self._tell("score", done, len(self.samples))
             for answered in self._batches(remaining, prefetcher, probe):
                 self.partial_results.add(answered)
+                self._keep(answered)
                 yield from answered
                 done += len(answered)
                 self._tell("score", done, len(self.samples))
@@ -181,9 +188,33 @@ class ScorePass:
             for sample, generation in zip(samples, generations, strict=True)
         ]
 
-    def _judge_again(self, answered: ScoredSample) -> ScoredSample:
-        assert answered.generation is not None, "only complete answers are kept"
-        return judge_answer(self.resolved, answered.example, answered.generation, answered.batch_size)
+    def _shared(self, samples: Sequence[Sample]) -> dict[str, ScoredSample]:
+        """Sample -> its answer, where a configuration that does the same work has given it; not those to recheck."""
+        shared = {}
+        for sample in samples:
+            known = self.loaded.answers.get(self._work(sample), self.max_new_tokens, self.loaded.model.text)
+            if known is None:
+                continue
+            if known.settings != key_without_length(self.resolved.plan) and is_rechecked(sample.example.id):
+                self.recheck.expect(sample.example.id, known)
+                continue
+            require_planned_counts(self.resolved, [sample], [known.generation])
+            answered = judge_answer(self.resolved, sample.example, known.generation, known.batch_size)
+            shared[sample.example.id] = replace(answered, answered_by=known.trial)
+        return shared
+
+    def _keep(self, answers: Sequence[ScoredSample]) -> None:
+        """Keep answers for configurations that do the same work, after those that were known have been compared."""
+        by_id = {sample.example.id: sample for sample in self.samples}
+        for answered in answers:
+            if answered.generation is None:
+                continue
+            self.recheck.compare(answered.example.id, answered.generation)
+            known = KnownAnswer.of(self.resolved.plan, answered.generation, answered.batch_size)
+            self.loaded.answers.add(self._work(by_id[answered.example.id]), known)
+
+    def _work(self, sample: Sample) -> Hashable:
+        return work_of(self.resolved, self.loaded.model, sample)
 
     def _tell(self, phase: Phase, done: int, total: int) -> None:
         self.report(Progress(phase=phase, done=done, total=total))

@@ -34,6 +34,7 @@ from vlmprof.measure.clock_check import matmul_work, require_accurate_clock
 from vlmprof.measure.disturbance import PAUSED, DisturbanceReading
 from vlmprof.measure.energy import Energy, added_up, measure_energy
 from vlmprof.measure.flops import count_flops_by_stage
+from vlmprof.measure.garbage import no_collections, old_objects_set_aside
 from vlmprof.measure.host_bound import HostBound
 from vlmprof.measure.memory import Peak, read_peak, reset_peak
 from vlmprof.measure.nvml import open_gpu
@@ -60,6 +61,8 @@ WARMUP_FACTOR = 4
 """Warm-up ends after so many times its fewest generations, settled or not."""
 MODES_FACTOR = 4
 """How many times the fewest generations are timed before two modes are accepted as they are."""
+PREPROCESS_FACTOR = 1.5
+"""How many times the fewest generations are timed before preprocessing, which is the host's, may vary as it likes."""
 RECORDED = {"vision", "prefill", "decode"}
 """The stages of a generation that must be recorded for its times to be the device's."""
 CANARY_TOKENS = 2
@@ -129,6 +132,7 @@ class TimingPass:
             warmup, warm, peak = self._warm_up_both(load_seconds)
             tell("time")
             self.pauses = stack.enter_context(PauseWatch())
+            stack.enter_context(old_objects_set_aside())
             blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
             with self.configured():
                 energy, bound = self._energy(blocks), self._host_bound(blocks)
@@ -173,8 +177,11 @@ class TimingPass:
         """Whether other passes of this host wait; if the job does not say, where Python is part of the times."""
         if isinstance(self.timing.exclusive, bool):
             return self.timing.exclusive
-        recorded = self.engine.describe().get("recorded_stages", "").split(", ")
-        return not RECORDED.issubset(recorded)
+        return not self._records_all()
+
+    def _records_all(self) -> bool:
+        """Whether all times but those of preprocessing are the device's."""
+        return RECORDED.issubset(self.engine.describe().get("recorded_stages", "").split(", "))
 
     def _run_each_request(self) -> float | None:
         """Every request once or more often, the longest prompts first; what can be recorded is, and is checked.
@@ -236,9 +243,10 @@ class TimingPass:
         blocks: list[TimingBlock] = []
         began, look = time.monotonic(), self._fewest()
         while True:
-            times = [value for block in kept_blocks(blocks) for value in block.times]
+            kept = kept_blocks(blocks)
+            times = [value for block in kept for value in block.times]
             latency = request_latency(times) if times else None
-            stopped = self._stops(len(times), latency, look, time.monotonic() - began)
+            stopped = self._stops(kept, latency, look, time.monotonic() - began)
             if stopped:
                 return blocks, stopped
             if latency and len(times) >= FEWEST:  # between two blocks, so that no time has it in it
@@ -259,19 +267,35 @@ class TimingPass:
         """Generations of a block: half of them where few are asked for, so that a short pass has two blocks."""
         return max(2, min(BLOCK, self._fewest() // 2))
 
-    def _stops(self, count: int, latency: RequestLatency | None, look: int, seconds: float) -> str:
+    def _stops(self, kept: Sequence[TimingBlock], latency: RequestLatency | None, look: int, seconds: float) -> str:
+        count = sum(len(block.timed) for block in kept)
         if latency is None:
             return ""
         if count >= self._most():
             return "max_repeats"
         if seconds >= self.timing.max_seconds and count >= FEWEST:
             return "max_seconds"
-        precise = latency.half_width <= self.timing.precision
-        if count < look or not precise or latency.halves_apart > max(self.timing.precision, 0.01):
-            return ""
-        if latency.modes_apart <= self.timing.precision / 2:
-            return "precision"
-        return "bimodal" if count >= MODES_FACTOR * self._fewest() else ""
+        return self._reached(kept, latency, count) if count >= look else ""
+
+    def _reached(self, kept: Sequence[TimingBlock], latency: RequestLatency, count: int) -> str:
+        if self._is_precise(latency):
+            if self._has_one_level(latency):
+                return "precision"
+            return "bimodal" if count >= MODES_FACTOR * self._fewest() else ""
+        waits_for_host = self._records_all() and count >= PREPROCESS_FACTOR * self._fewest()
+        return "precision_without_preprocess" if waits_for_host and self._is_device_precise(kept) else ""
+
+    def _is_precise(self, latency: RequestLatency) -> bool:
+        steady = latency.halves_apart <= max(self.timing.precision, 0.01)
+        return steady and latency.half_width <= self.timing.precision
+
+    def _has_one_level(self, latency: RequestLatency) -> bool:
+        return latency.modes_apart <= self.timing.precision / 2
+
+    def _is_device_precise(self, kept: Sequence[TimingBlock]) -> bool:
+        """Whether the latency without preprocessing is as precise as the job asks."""
+        of_device = request_latency([value for block in kept for value in block.times_without_preprocess])
+        return self._is_precise(of_device) and self._has_one_level(of_device)
 
     def _block(self, earlier: Sequence[TimingBlock], size: int) -> TimingBlock:
         index, undisturbed = len(earlier), [block for block in earlier if not block.disturbed]
@@ -280,9 +304,11 @@ class TimingPass:
             before = self._disturbance()
             joules, began = self._joules(), time.monotonic()
             first = sum(len(block.timed) for block in earlier)
-            timed = [self._numbered(index, number) for number in range(first, first + size)]
+            with no_collections():
+                timed = [self._numbered(index, number) for number in range(first, first + size)]
             seconds, after_joules = time.monotonic() - began, self._joules()
-        canary = self._canary(index) if self.canary else None
+        with no_collections():
+            canary = self._canary(index) if self.canary else None
         after = self._disturbance()
         usual_mhz = statistics.median(undisturbed_mhz) if undisturbed_mhz else None
         why = disturbance.causes(before, after, usual_mhz) if before and after else ""

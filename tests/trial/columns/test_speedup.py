@@ -119,8 +119,10 @@ def test_through_a_trial_the_full_model_is_as_fast_as_itself_and_half_of_it_fast
         assert row["state"] == "done" and row["speedup_loaded_with"] is None
         assert row["speedup_vision_bound"] == 1
         assert prefill <= row["speedup_prefill_bound"] <= decode == row["speedup_decode_bound"]
-    assert full["speedup_decode"] == pytest.approx(1, abs=0.25)  # type: ignore[operator]
-    assert quarter["speedup_decode"] > 1.5 and quarter["speedup_prefill"] > 1.3  # type: ignore[operator]
+        assert row["speedup_decode_low"] <= row["speedup_decode"] <= row["speedup_decode_high"]
+    # Four times the work on the same host and in the same second: the order is safe, the ratio is the machine's.
+    assert quarter["speedup_decode"] > full["speedup_decode"]  # type: ignore[operator]
+    assert quarter["speedup_prefill"] > full["speedup_prefill"]  # type: ignore[operator]
 
 
 def test_a_full_model_that_does_not_fit_is_told_and_the_rest_is_measured(

@@ -15,7 +15,7 @@ from vlmprof.measure import roofline
 from vlmprof.measure.attempt import attempted
 from vlmprof.records import Row
 from vlmprof.stats import timeseries
-from vlmprof.stats.generation_times import RequestTime, request_latency, request_medians, request_rate
+from vlmprof.stats.generation_times import RequestLatency, RequestTime, request_latency, request_medians, request_rate
 from vlmprof.store.schema import STAGES
 from vlmprof.trial.columns.quality import digest_of_ids
 from vlmprof.trial.columns.speedup import loaded_with, speedup_columns
@@ -100,10 +100,13 @@ def _times(session: TimingSession) -> list[RequestTime]:
 
 def _estimate(sessions: Sequence[TimingSession]) -> Cells:
     latencies = [request_latency(_times(session)) for session in sessions]
-    middle = statistics.fmean(latency.ms for latency in latencies)
-    interval = timeseries.process_interval([latency.ms for latency in latencies])
-    low, high = (interval.low, interval.high) if interval else (latencies[0].low, latencies[0].high)
+    middle, low, high = _over_sessions(latencies)
+    of_device = [
+        request_latency([value for block in session.kept for value in block.times_without_preprocess])
+        for session in sessions
+    ]
     return {
+        **dict(zip(("e2e_ms_p50", "e2e_ms_p50_low", "e2e_ms_p50_high"), _over_sessions(of_device), strict=True)),
         "repeats": min(_fewest_repeats(session) for session in sessions),
         "timed_generations": sum(len(_times(session)) for session in sessions),
         "timing_processes": len(sessions),
@@ -115,13 +118,20 @@ def _estimate(sessions: Sequence[TimingSession]) -> Cells:
     }
 
 
+def _over_sessions(latencies: Sequence[RequestLatency]) -> tuple[float, float | None, float | None]:
+    """The latency over all sessions, and the ends of its interval."""
+    interval = timeseries.process_interval([latency.ms for latency in latencies])
+    low, high = (interval.low, interval.high) if interval else (latencies[0].low, latencies[0].high)
+    return statistics.fmean(latency.ms for latency in latencies), low, high
+
+
 def _fewest_repeats(session: TimingSession) -> int:
     return min(Counter(time.request for time in _times(session)).values())
 
 
 def _stages(sessions: Sequence[TimingSession]) -> Cells:
     timed = [generation for session in sessions for block in session.kept for generation in block.timed]
-    names = [f"{stage}_ms" for stage in STAGES] + ["ttft_ms", "tpot_ms", "e2e_ms"]
+    names = [f"{stage}_ms" for stage in STAGES] + ["ttft_ms", "tpot_ms"]
     steps = [gap for generation in timed for gap in generation.stages.step_ms]
     return {
         **{f"{name}_p50": _mean_of_medians(timed, name) for name in names},

@@ -80,6 +80,9 @@ def quality(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scala
         "quarantined": " ".join(answered.example.id for answered in outcome.scored if answered.quarantined) or None,
         "samples_per_s": _throughput(outcome),
         "scored_by": outcome.scored_by,
+        "samples_shared": sum(answered.answered_by is not None for answered in outcome.scored),
+        "shared_rechecked": outcome.rechecked.samples if outcome.rechecked else None,
+        "shared_different": outcome.rechecked.different if outcome.rechecked else None,
         "samples_resumed": outcome.merged.samples,
         "score_processes": None if outcome.scored_by else outcome.merged.processes,
         "score_mixed": outcome.merged.mixed or None,
@@ -99,8 +102,9 @@ def digest_of_ids(samples: Sequence[str]) -> str | None:
 
 def _throughput(outcome: TrialOutcome) -> float | None:
     """Of the samples that this process scored in its own time; None where it scored none."""
-    scored = len(outcome.scored) - outcome.merged.samples - sum(answered.quarantined for answered in outcome.scored)
-    return scored / outcome.score_seconds if scored and not outcome.scored_by else None
+    elsewhere = sum(answered.quarantined or answered.answered_by is not None for answered in outcome.scored)
+    scored = len(outcome.scored) - outcome.merged.samples - elsewhere
+    return scored / outcome.score_seconds if scored else None
 
 
 def _value(outcome: TrialOutcome, corpus_score: CorpusScore) -> dict[str, Scalar | None]:

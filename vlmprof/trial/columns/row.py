@@ -132,9 +132,12 @@ def _failure(scored: Sequence[ScoredSample]) -> str | None:
 
 
 def _peak(outcome: TrialOutcome) -> dict[str, int | None]:
-    """The largest peak of the processes that scored; no column where their devices differ."""
-    merged = outcome.merged
-    if outcome.peak is None or outcome.scored_by or "device" in merged.mixed:
+    """The largest peak of the processes that scored; no column where their devices differ.
+
+    Nor where answers were shared: the batches of the rest may be smaller than those of the whole.
+    """
+    merged, shared = outcome.merged, any(answered.answered_by for answered in outcome.scored)
+    if outcome.peak is None or shared or "device" in merged.mixed:
         return {}
     return {"peak_bytes": max(outcome.peak.peak_bytes, merged.peak_bytes or 0)}
 
@@ -233,6 +236,7 @@ def _sample_row(
         "question_type": answered.example.question_type,
         "score": answered.score,
         "batch_size": answered.batch_size,
+        "answered_by": answered.answered_by,
         "error": answered.error or None,
     }
     if answered.generation is None:
