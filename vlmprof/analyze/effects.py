@@ -10,6 +10,7 @@ groups that may not be compared (``analyze.comparability``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -87,7 +88,8 @@ def _sets(
     """(group, swept and knob; the knob; its trials) for each set of trials that differ in knob values only."""
     frame = comparable(trials, by).dropna(subset=[objective.column])
     knobs = knobs_of(str(name) for name in frame.columns)
-    frame["swept"] = [", ".join(name for name in knobs if pd.notna(row[f"knob_{name}"])) for _, row in frame.iterrows()]
+    was_set = frame[[f"knob_{name}" for name in knobs]].notna().to_numpy()
+    frame["swept"] = [", ".join(itertools.compress(knobs, of_trial)) for of_trial in was_set]
     for (group, swept), part in frame.groupby(["group", "swept"]):
         for knob in filter(None, str(swept).split(", ")):
             yield {"group": str(group), "swept": str(swept), "knob": knob}, knob, part

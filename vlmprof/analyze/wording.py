@@ -24,6 +24,12 @@ def mark(row: pd.Series[Any], knob: str) -> str:
     return MARKS.get(row[f"effect_{knob}"], "") if is_set(row, knob) else ""
 
 
+def marks_of(trials: pd.DataFrame, knob: str) -> set[str]:
+    """The marks that a knob's values have among these trials."""
+    effects = trials.loc[trials[f"requested_{knob}"].notna(), f"effect_{knob}"].dropna().unique()
+    return {MARKS[effect] for effect in effects if effect in MARKS}
+
+
 def setting(row: pd.Series[Any], knob: str) -> str:
     """A knob's value as a trial requested it, without its mark."""
     return str(row[f"requested_{knob}"]) if is_set(row, knob) else "-"

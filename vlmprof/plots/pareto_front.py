@@ -7,7 +7,7 @@ and dominated points are pale.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -128,7 +128,7 @@ class ParetoFront(AbstractPlot[FrontData]):
         title, timing = _style.heading(frame)
         names = model_names(frame)
         models = tuple(sorted(names.unique())) if names.nunique() > 1 else ()
-        rows = (row for _, row in frame.iterrows())
+        rows = frame[_columns_of_marks(frame, (x, y), schema)].to_dict("records")  # a row of all columns is slow
         marks = [
             _mark(row, (x, y), schema, varied, model if models else "") for row, model in zip(rows, names, strict=True)
         ]
@@ -185,11 +185,19 @@ def _with_two_axes(trials: pd.DataFrame, names: Sequence[str] = ()) -> tuple[Fro
     return two, f"{others} without both left out" if others else ""
 
 
+def _columns_of_marks(frame: pd.DataFrame, objectives: Sequence[Objective], schema: Any) -> list[str]:
+    """The columns that ``_mark`` looks at."""
+    ends = [name for one in objectives for name in _style.interval_columns(one.column, schema) or ()]
+    of_knobs = [f"{kind}_{name}" for name in knobs_of(frame.columns) for kind in ("knob", "requested", "effect")]
+    wanted = ["trial", "on_front", "front_membership", *(one.column for one in objectives), *ends, *of_knobs]
+    return [name for name in dict.fromkeys(wanted) if name in frame]
+
+
 def _mark(
-    row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str], model: str
+    row: Mapping[Any, Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str], model: str
 ) -> Mark:
     x, y = (_coordinate(row, objective, schema) for objective in objectives)
-    knobs = knobs_of(str(name) for name in row.index)
+    knobs = knobs_of(row)
     return Mark(
         trial=row["trial"],
         x=x,
@@ -243,7 +251,7 @@ def _band(frame: pd.DataFrame, objectives: tuple[Objective, Objective]) -> tuple
     return found[0], found[1]
 
 
-def _coordinate(row: pd.Series[Any], objective: Objective, schema: Any) -> Coordinate:
+def _coordinate(row: Mapping[Any, Any], objective: Objective, schema: Any) -> Coordinate:
     factor = _style.quantity(objective).factor
     value = float(row[objective.column]) * factor
     columns = _style.interval_columns(objective.column, schema)

@@ -188,7 +188,7 @@ def _doubt_notes(part: pd.DataFrame, doubt: FrontDoubt | None) -> Iterator[Text]
 
 
 def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
-    marks = {wording.mark(row, knob) for knob in knobs_of(part.columns) for _, row in part.iterrows()}
+    marks = {mark for knob in knobs_of(part.columns) for mark in wording.marks_of(part, knob)}
     yield from (Text(sentence, style="dim") for sentence in wording.legend(marks))
     if part["work_key"].duplicated().any():
         yield Text(SAME_WORK, style="dim")
