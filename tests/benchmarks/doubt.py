@@ -163,6 +163,7 @@ def covered(one: Simulated) -> dict[str, float]:
         _attained(truth, at) <= _attained(found.band_high, at) + 1e-12
     )
     measured = np.column_stack([accuracy.costs, latency.costs])
+    assert found.hypervolume is not None, "no two configurations of a world are alike"
     return {
         "difference_of_accuracy": float((np.abs(difference) <= 1.96 * accuracy.errors[pairs]).mean()),
         "difference_by_draws": float(((low <= true_difference[::7, 0]) & (true_difference[::7, 0] <= high)).mean()),

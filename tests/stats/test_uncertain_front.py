@@ -75,6 +75,11 @@ def test_hypervolume_by_hand():
     assert found.hypervolume.mean == pytest.approx((1.01**2 - 1) / 1.01**2)
 
 
+def test_without_a_box_there_is_no_hypervolume():
+    for costs in ([exact([1]), exact([2])], [exact([1, 2]), exact([3, 3])]):
+        assert uncertain_front(costs, [0, 0]).hypervolume is None
+
+
 def test_the_band_encloses_the_measured_front():
     found = uncertain_front([objective([0, 5, 9], 1), objective([9, 5, 0], 0.5, 3)], [0, 0])
     assert (found.band_low < found.band_high).all()

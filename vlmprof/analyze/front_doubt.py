@@ -138,10 +138,12 @@ def _columns(front: Front, doubt: UncertainFront) -> dict[str, Any]:
         "front_rank": doubt.rank,
         "tie_group": pd.array([int(group) or None for group in doubt.tie_group], dtype="Int64"),
         "epsilon_front": doubt.epsilon_front,
-        "front_hypervolume": doubt.hypervolume.mean,
-        "front_hypervolume_low": doubt.hypervolume.low,
-        "front_hypervolume_high": doubt.hypervolume.high,
     }
+    volume = doubt.hypervolume
+    for end, value in zip(
+        ("", "_low", "_high"), (volume.mean, volume.low, volume.high) if volume else (), strict=False
+    ):
+        columns[f"front_hypervolume{end}"] = value
     for i, objective in enumerate(front.objectives):
         ends = [_value(front.rows, objective, costs[:, i]) for costs in (doubt.band_low, doubt.band_high)]
         columns[f"{objective.column}_band_low"] = np.minimum(*ends)

@@ -80,8 +80,9 @@ class UncertainFront:
     """Equal, from 1, for configurations of which no two are told apart in any objective; 0 for one that ties none."""
     epsilon_front: Mask
     """Whether none would dominate it if it were better by epsilon in every objective."""
-    hypervolume: MeanInterval
-    """Share of the box between the best and the worst measured values that the front dominates."""
+    hypervolume: MeanInterval | None
+    """Share of the box between the best and the worst measured values that the front dominates; None where an objective
+    has one value only, and so there is no box."""
     band_low: Numbers
     """(configurations, objectives): costs that with 95 % none of those possibly on the front truly is below."""
     band_high: Numbers
@@ -152,7 +153,7 @@ def _epsilon_front(costs: Numbers, epsilon: Numbers) -> Mask:
     return stays
 
 
-def hypervolume_interval(costs: Numbers, draws: Numbers) -> MeanInterval:
+def hypervolume_interval(costs: Numbers, draws: Numbers) -> MeanInterval | None:
     """The hypervolume as a share of the box of all measured values, with a 95 % interval.
 
     A front of noisy values lies above the true one, and the front of their draws above that by about as much again:
@@ -164,7 +165,9 @@ def hypervolume_interval(costs: Numbers, draws: Numbers) -> MeanInterval:
         draws: (draws, configurations, objectives).
     """
     worst, best = costs.max(axis=0), costs.min(axis=0)
-    sides = np.where(worst > best, worst - best, 1.0)
+    sides = worst - best
+    if not (sides > 0).all():
+        return None
     scaled, reference = (costs - best) / sides, np.full(costs.shape[1], 1 + MARGIN)
     if costs.shape[1] > 2:
         draws = draws[:_DRAWS_OF_MANY]
