@@ -58,7 +58,7 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     Raises:
         SpecError: lists every fault of the job, also in its attribute ``faults``.
     """
-    from vlmprof.errors import Fault, SpecError
+    from vlmprof.errors import Fault, SpecError, refused_by_the_system
     from vlmprof.store.misplaced import why_no_folder
     from vlmprof.trial.data_check import with_data_checked
     from vlmprof.trial.earlier_job import as_begun
@@ -67,12 +67,22 @@ def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     if isinstance(job, Job):
         return job
     prepared = prepare(job, allow_many=allow_many)
-    if problem := why_no_folder(prepared.spec.where):
-        refused = f"{prepared.spec.where} cannot be written to: {problem}"
-        raise SpecError(prepared.source, [Fault(field="storage", problem=refused)])
-    if "://" not in prepared.spec.where:  # an object store needs a network, and keys that only the sweep may have
-        prepared = as_begun(prepared, prepared.spec.where)
-    return with_data_checked(prepared)
+    where = prepared.spec.where
+    try:
+        if problem := why_no_folder(where):
+            raise SpecError(
+                prepared.source, [Fault(field="storage", problem=f"{where} cannot be written to: {problem}")]
+            )
+        if "://" not in where:  # an object store needs a network, and keys that only the sweep may have
+            prepared = as_begun(prepared, where)
+    except OSError as error:
+        refused = Fault(field="storage", problem=refused_by_the_system(error, where))
+        raise SpecError(prepared.source, [refused]) from None
+    try:
+        return with_data_checked(prepared)
+    except OSError as error:
+        refused = Fault(field="tasks", problem=refused_by_the_system(error, "the data"))
+        raise SpecError(prepared.source, [refused]) from None
 
 
 def changed_job(job: JobSource, changes: Mapping[str, str]) -> JobSource:
@@ -437,11 +447,10 @@ def _display_factory(progress: Progress) -> Callable[[Job], AbstractContextManag
 
 
 def _display_on_stderr(job: Job) -> AbstractContextManager[Display]:
-    from rich.console import Console
-
     from vlmprof.report.run_display import display
+    from vlmprof.report.terminal import Terminal
 
-    return display(Console(stderr=True), {plan.id: str(plan) for plan in job.plans})
+    return display(Terminal(stderr=True), {plan.id: str(plan) for plan in job.plans})
 
 
 @final

@@ -22,9 +22,10 @@ Anything else that escapes is a bug and keeps its trace.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 
 class VlmprofError(Exception):
@@ -41,7 +42,7 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
-        super().__init__(f"no {kind} named '{name}'{suggestion(name, known)}")
+        super().__init__(f"no {kind} named '{shortened(name)}'{suggestion(name, known)}")
 
 
 @final
@@ -73,7 +74,8 @@ class Fault:
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.problem}" if self.field else self.problem
+        field, problem = shortened(self.field, 160), shortened(self.problem, LONGEST_PROBLEM)
+        return f"{field}: {problem}" if field else problem
 
 
 @final
@@ -84,8 +86,9 @@ class SpecError(UserError):
         self.source, self.faults = source, tuple(faults)
         count = len(self.faults)
         head = f"{source}: {count} fault{'s' if count != 1 else ''}"
-        shown, more = first_of([f"  {fault}" for fault in self.faults])
-        super().__init__("\n".join([head, *shown, *([f"  ... {more}; mend these first"] if more else [])]))
+        shown, more = first_of(self.faults)
+        lines = [f"  {fault}" for fault in shown]
+        super().__init__("\n".join([head, *lines, *([f"  ... {more}; mend these first"] if more else [])]))
 
 
 @final
@@ -125,13 +128,29 @@ class Uncollected(VlmprofError):
     """The collector did not store the results of a trial, for the reason in ``__cause__``; the trial did not fail."""
 
 
+T = TypeVar("T")
+LONGEST_INPUT, LONGEST_PROBLEM = 120, 1200
+"""Characters of what a user gave, and of all that is said about it: a message is for reading, whatever was given."""
+
+
+def shortened(text: str, most: int = LONGEST_INPUT) -> str:
+    """The text, or its beginning with ``...`` and its length, where it is longer than ``most``."""
+    return text if len(text) <= most else f"{text[: max(0, most - 3)]}... ({len(text):,} characters)"
+
+
+def refused_by_the_system(error: OSError, place: str) -> str:
+    """Why a file or folder that a user named cannot be used: the path that the system refused, and its reason."""
+    path = error.filename if isinstance(error.filename, str) else place
+    return f"{as_written(path)} cannot be read: {error.strerror or error}"
+
+
 LISTED = 60
 """So many names or faults are listed in a message; a folder may have thousands of files, a grid as many values."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name most similar to ``name``, or None if none is similar."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name[:LONGEST_INPUT], known, n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
@@ -143,7 +162,7 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f"{hint} (there are: {', '.join(shown) or 'none'}{more and ' '}{more})"
 
 
-def first_of(items: Sequence[str]) -> tuple[Sequence[str], str]:
+def first_of(items: Sequence[T]) -> tuple[Sequence[T], str]:
     """As many as a message shows, and ``and 7 more`` for the others, or an empty text."""
     return items[:LISTED], f"and {len(items) - LISTED:,} more" if len(items) > LISTED else ""
 
@@ -153,13 +172,25 @@ def as_written(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        text = ", ".join(f"{key}: {as_written(item)}" for key, item in value.items())
-        return f"{{{text}}}"
+        parts = [f"{shortened(str(key), 40)}: {as_written(item)}" for key, item in _first(value.items())]
+        return shortened(f"{{{', '.join(parts)}{_and_more(value)}}}", LONGEST_VALUE)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(as_written, value))}]"
+        return shortened(f"[{', '.join(map(as_written, _first(value)))}{_and_more(value)}]", LONGEST_VALUE)
     if isinstance(value, str) and value.isprintable():
-        return f"'{value}'"
-    return repr(value) if isinstance(value, str | bytes) else str(value)  # a line break must not break the message
+        return f"'{shortened(value)}'"
+    text = repr(value) if isinstance(value, str | bytes) else str(value)  # a line break must not break the message
+    return shortened(text)
+
+
+LONGEST_VALUE, MOST_PARTS = 300, 40
+
+
+def _first(parts: Iterable[T]) -> list[T]:
+    return list(itertools.islice(parts, MOST_PARTS))
+
+
+def _and_more(parts: Sized) -> str:
+    return f", ... {len(parts) - MOST_PARTS:,} more" if len(parts) > MOST_PARTS else ""
 
 
 NO_TEXT = "\ufffd"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, final
 
@@ -82,4 +83,9 @@ def _builtin(spec: Kind) -> tuple[str, ...]:
 
 
 def _external(spec: Kind) -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=spec.group))
+    return _entry_points(spec.group, tuple(sys.path))
+
+
+@lru_cache(maxsize=64)  # reads the metadata of all packages, and a job may ask for a name in every line
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))

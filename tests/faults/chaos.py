@@ -62,6 +62,8 @@ class Plan:
     """After so long no further kill is made, and the sweep is left to finish."""
     hurry: bool = False
     """The undisturbed run beside the disturbed one, not before it."""
+    settled: float = 0.0
+    """Share of a sweep's trials that have finished before the first kill: those must not run again."""
 
 
 @dataclass
@@ -132,7 +134,6 @@ class Chaos:
         driver.start()
         over = False
         while self._left and not over and not self._late():
-            self._set_pace(sweep)
             over = self._next_kill(sweep, killer, driver)
         self._left = self._left if not self._late() else []
         sweep.pace(0.0)
@@ -142,6 +143,10 @@ class Chaos:
 
     def _next_kill(self, sweep: Sweep, killer: Killer, driver: Driver) -> bool:
         """Wait for the next victim and its moment, then a while, then strike; whether the sweep is over instead."""
+        if not self._settled(sweep):
+            time.sleep(0.1)
+            return self._over(sweep, driver)
+        self._set_pace(sweep)
         kind = self._left[0]
         moment = self._chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
         answers = sweep.answers()
@@ -175,6 +180,10 @@ class Chaos:
             print(self.report.kills[-1], file=sys.stderr, flush=True)
         return False
 
+    def _settled(self, sweep: Sweep) -> bool:
+        """Whether so many trials have finished that kills may begin."""
+        return sweep.finished() >= self._plan.settled * sweep.configurations
+
     def _over(self, sweep: Sweep, driver: Driver) -> bool:
         """Whether the sweep has come to its end. A driver that ended before is started again, as a user would."""
         code = driver.ended()
@@ -194,6 +203,7 @@ class Chaos:
         """Slower where answers come faster than kills are used up, and the other way round."""
         used = len(self.report.kills) / self._plan.kills
         done = sweep.answers() / (sweep.configurations * self._plan.samples)
+        done = max(0.0, done - self._plan.settled) / (1 - self._plan.settled)
         sweep.pace(min(PACE_MOST_S, max(PACE_LEAST_S, PACE_S + 3 * (done - used))))
 
     def _elapsed(self) -> float:
@@ -227,6 +237,8 @@ def markdown(report: dict[str, Any]) -> str:
     rows = {
         "kills": f"{len(report['kills'])}: {_listed(kinds)}",
         "when they happened": _listed(moments),
+        "trials finished before a kill": f"at least {min((kill['finished'] for kill in report['kills']), default=0)}"
+        f" of {report['plan']['configurations']}",
         "sweeps": f"{len(books)} of {report['plan']['configurations']} configurations,"
         f" {report['plan']['samples']} samples each",
         "starts of a trial": f"{total} for {sum(executions.values())} trials, at most {max(executions, default=0)}",
@@ -271,6 +283,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="make no further kill after so long")
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--configurations", type=int, default=27)
+    parser.add_argument("--settled", type=float, default=0.0, help="share of trials that finish before the first kill")
     parser.add_argument("--out", type=Path, help="write the report here, as JSON")
     parser.add_argument("--keep", type=Path, help="copy results and logs here")
     parser.add_argument("--show", type=Path, help="print the tables of this report and do nothing else")
@@ -279,7 +292,9 @@ def main() -> int:
         print(markdown(json.loads(asked.show.read_text())))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    plan = Plan(asked.kills, asked.seed, asked.samples, asked.configurations, minutes=asked.minutes)
+    plan = Plan(
+        asked.kills, asked.seed, asked.samples, asked.configurations, minutes=asked.minutes, settled=asked.settled
+    )
     report = run(plan, asked.keep)
     told = as_json(report)
     if asked.out:

@@ -87,11 +87,18 @@ class Sweep:
 class Driver:
     """``vlmprof run`` as a user types it, again and again."""
 
-    def __init__(self, sweep: Sweep, environment: Mapping[str, str], *options: str) -> None:
-        self._command = [sys.executable, "-m", "vlmprof.cli", "run", str(sweep.file), *options]
+    def __init__(
+        self,
+        sweep: Sweep,
+        environment: Mapping[str, str],
+        *options: str,
+        module: str = "vlmprof.cli",
+        log: str = "driver.log",
+    ) -> None:
+        self._command = [sys.executable, "-m", module, "run", str(sweep.file), *options]
         self._environment, self._folder = dict(environment), sweep.file.parent
         self._process: subprocess.Popen[bytes] | None = None
-        self.log = sweep.file.parent / "driver.log"
+        self.log = sweep.file.parent / log
 
     def start(self) -> None:
         with self.log.open("ab") as log:

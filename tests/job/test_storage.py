@@ -174,6 +174,6 @@ def test_yaml_that_would_build_an_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     mark = tmp_path / "ran"
     path.write_text(f"name: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{mark}]]\n")
-    with pytest.raises(SpecError, match="is not YAML: could not determine a constructor"):
+    with pytest.raises(SpecError, match=r"is not YAML: line 1 has the tag .*; a job has no tags"):
         read(path)
     assert not mark.exists()

@@ -4,9 +4,12 @@ import http.client
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,52 @@ def test_a_folder_without_a_sweep_and_a_port_that_is_taken(tmp_path, served):
         page.make_server(tmp_path / "no", 0)
     with pytest.raises(UserError, match="cannot be used"):
         page.make_server(tmp_path, served.server_port)
+
+
+def test_two_hundred_requests_at_once_are_all_answered(served):
+    def ask(number):
+        return asked(served, "/view.json" if number % 2 else "/")[0]
+
+    gate = threading.Barrier(200)
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda number: (gate.wait(60), ask(number))[1], range(200)))
+    assert answers == [200] * 200
+
+
+@contextmanager
+def silent(served, count, said):
+    """Connections that have said so much and no more."""
+    with ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            found.append(stack.enter_context(socket.create_connection(("127.0.0.1", served.server_port), timeout=30)))
+            found[-1].sendall(said)
+        yield found
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "], ids=["nothing", "half a request"])
+def test_clients_that_do_not_finish_their_request_keep_nobody_waiting(served, said, monkeypatch):
+    monkeypatch.setattr(page, "MOST_CONNECTIONS", 60)
+    before = threading.active_count()
+    with silent(served, 150, said):
+        began = time.monotonic()
+        assert [asked(served)[0] for _ in range(20)] == [200] * 20
+        assert time.monotonic() - began < 5
+        while threading.active_count() - before > 70 and time.monotonic() - began < 20:
+            time.sleep(0.05)  # those that were let go
+        assert threading.active_count() - before <= 70
+
+
+def test_a_client_that_sends_byte_by_byte_is_let_go(served, monkeypatch):
+    monkeypatch.setattr(page, "PATIENCE_S", 0.5)
+    with silent(served, 1, b"GET / HTTP/1.1\r\n") as (slow,):
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() - began < 20:
+                slow.sendall(b"X")
+                time.sleep(0.05)
+        assert time.monotonic() - began < 10
+    assert asked(served)[0] == 200
 
 
 SOURCES = {name: (Path(page.__file__).parent / name).read_text() for name in ("watch.html", "watch.js", "watch.css")}

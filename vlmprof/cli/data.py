@@ -15,6 +15,7 @@ from rich.table import Table
 
 from vlmprof.cli.output import err, out, plural
 from vlmprof.errors import UserError
+from vlmprof.escaping import as_cell
 
 if TYPE_CHECKING:
     from vlmprof.analyze.data_check import DataFault
@@ -247,5 +248,6 @@ def _write(rows: Sequence[Mapping[str, Any]], to: Path | None) -> None:
     writers = {".parquet": pq.write_table, ".csv": pc.write_csv}
     if to.suffix not in writers:
         raise UserError(f"--to {to}: expected a name that ends in {' or '.join(writers)}")
-    writers[to.suffix](pa.Table.from_pylist([dict(row) for row in rows]), str(to))
+    shown = as_cell if to.suffix == ".csv" else lambda value: value
+    writers[to.suffix](pa.Table.from_pylist([{name: shown(row[name]) for name in row} for row in rows]), str(to))
     out.print(f"written: {to}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
+from vlmprof.report.terminal import Terminal
 
 WIDE = 160
 """Columns where the output is no terminal: a table in a log must not be cut to eighty."""
 SOME_FAILED, INTERRUPTED = 3, 130
 """Exit codes; see ``cli.run``."""
 
-out = Console(width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
+out = Terminal(width=None if sys.stdout.isatty() else WIDE)
+err = Terminal(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 
 def plural(count: int, noun: str) -> str:

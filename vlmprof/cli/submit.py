@@ -15,6 +15,7 @@ from rich.table import Table
 from vlmprof import __version__
 from vlmprof.cli.output import INTERRUPTED, err, out
 from vlmprof.errors import UserError
+from vlmprof.escaping import visible
 
 if TYPE_CHECKING:
     from vlmprof.submit.client import JobsClient
@@ -211,7 +212,7 @@ def _follow(jobs: JobsClient, id_: str, address: str) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(visible(re.sub("\r\n?", "\n", text)))  # a log is text of another machine
     sys.stdout.flush()
 
 

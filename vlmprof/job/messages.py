@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vlmprof.errors import Fault, suggestion
+from vlmprof.errors import Fault, shortened, suggestion
 from vlmprof.job.strict_yaml import shown
 
 PLAIN = {
@@ -23,6 +22,7 @@ PLAIN = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "too_short": "at least one entry",
+    "string_too_long": "a shorter text",
     "string_pattern_mismatch": "lower-case letters, digits, - and _, with a letter or a digit first",
 }
 """Pydantic's kinds of errors -> what was expected, in the words of YAML."""
@@ -35,10 +35,15 @@ BOUNDS = {
 """Likewise for numbers: the key of the bound in the error's context, and its words."""
 
 
-def faults_of(details: Iterable[ErrorDetails], root: type[BaseModel]) -> list[Fault]:
-    """The faults for all errors from validating ``root``; a value of several forms is one fault with all of them."""
+MOST_FAULTS = 1000
+"""So many are put into words."""
+
+
+def faults_of(error: ValidationError, root: type[BaseModel]) -> list[Fault]:
+    """The faults from validating ``root``; a value of several forms is one fault with all of them."""
     merged: dict[tuple[str, str], str] = {}
-    for found in (fault(detail, root) for detail in details):
+    details = error.errors(include_url=False)
+    for found in (fault(detail, root) for detail in details[:MOST_FAULTS]):
         expected, got, given = found.problem.partition(", got ")
         if not (got and expected.startswith("expected ")):
             merged[found.field, found.problem] = found.problem
@@ -48,7 +53,8 @@ def faults_of(details: Iterable[ErrorDetails], root: type[BaseModel]) -> list[Fa
             merged[found.field, ""] = f"{either} or {expected.removeprefix('expected ')}, got {first}{hint}"
         else:
             merged[found.field, ""] = found.problem
-    return [Fault(field=field, problem=problem) for (field, _), problem in merged.items()]
+    more = [Fault(field="", problem=f"{count:,} more faults")] if (count := len(details) - MOST_FAULTS) > 0 else []
+    return [*(Fault(field=field, problem=problem) for (field, _), problem in merged.items()), *more]
 
 
 def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
@@ -58,7 +64,9 @@ def fault(detail: ErrorDetails, root: type[BaseModel]) -> Fault:
     given, kind = detail["input"], detail["type"]
     if kind == "extra_forbidden":
         known = sorted(_section_at(location[:-1], root).model_fields)
-        return Fault(field=place, problem=f"unknown key '{location[-1]}'{suggestion(str(location[-1]), known)}")
+        return Fault(
+            field=place, problem=f"unknown key '{shortened(str(location[-1]))}'{suggestion(str(location[-1]), known)}"
+        )
     if kind == "missing":
         return Fault(field=place, problem="is required")
     if kind == "literal_error":

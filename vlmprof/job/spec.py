@@ -18,6 +18,7 @@ from pydantic import functional_validators as validators
 from vlmprof import registry
 from vlmprof.errors import Fault, SpecError, UnknownNameError, as_written, suggestion
 from vlmprof.job import storage, strict_yaml
+from vlmprof.job.bounds import MOST_ENTRIES, few, usable_path
 from vlmprof.job.labels import readable
 from vlmprof.job.messages import faults_of
 from vlmprof.job.storage import mounted, storable
@@ -100,7 +101,9 @@ Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
 OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-Place = Annotated[str, AfterValidator(storable), AfterValidator(storage.inside_root)]  # keys are never shown
+PathText = Annotated[str, AfterValidator(usable_path)]
+# Keys first: they are shown in no message.
+Place = Annotated[str, AfterValidator(storable), AfterValidator(usable_path), AfterValidator(storage.inside_root)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -146,12 +149,12 @@ class ModelSpec(Section):
     """One model: a family, and for all but the demo a checkpoint."""
 
     family: FamilyName
-    checkpoint: str = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
+    checkpoint: PathText = Field("", description="A local folder or a Hub id; empty where the family ships its own.")
     revision: str = Field("", description="Commit of the Hub repository; pin it.")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = Field(False, description="Run Python code that lies with the weights; rows say so.")
     allow_pickle: bool = Field(False, description="Read weights in formats that can hold code, such as .bin.")
-    knobs: dict[KnobName, OwnValues] | None = Field(
+    knobs: Annotated[dict[KnobName, OwnValues] | None, BeforeValidator(few)] = Field(
         None, description="Values for this model alone, in the place of the job's; null leaves a knob out."
     )
 
@@ -190,7 +193,9 @@ class TaskSpec(Section):
     samples: Positive | None = Field(None, description="How many questions; null: all of them.")
     seed: Annotated[int, Field(ge=0)] = 0
     stratify: Literal["", "question_type"] = Field("", description="Keep the shares of these in the subset.")
-    path: str = Field("", description="Folder or file with the data; empty: the Hub, or wherever the task has them.")
+    path: PathText = Field(
+        "", description="Folder or file with the data; empty: the Hub, or wherever the task has them."
+    )
     revision: str = Field("", description="Commit of the task's repository on the Hub; empty: the one it pins.")
     metric: OwnMetricName = Field("", description="Only for tasks that do not bring their own.")
     columns: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
@@ -320,8 +325,8 @@ class ChunkSpec(Section):
 
 
 def _one_entry_each(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
-    for i, model in enumerate(models):
-        if model.without_knobs in [other.without_knobs for other in models[:i]]:
+    for model, repeated in zip(models, _repeated(model.without_knobs for model in models), strict=True):
+        if repeated:
             raise ValueError(f"{model.label} is listed twice; one entry holds all values of its knobs")
     return models
 
@@ -330,10 +335,10 @@ def _one_entry_each(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
 class SweepSpec(Section):
     """One sweep: models x tasks x the points that a strategy proposes in the space of the knobs."""
 
-    name: Annotated[str, Field(pattern=SLUG)]
-    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each)]
-    tasks: Annotated[tuple[TaskSpec, ...], *Many]
-    knobs: dict[KnobName, Annotated[Values, *Many]] = Field(
+    name: Annotated[str, Field(pattern=SLUG, max_length=128)]
+    models: Annotated[tuple[ModelSpec, ...], *Many, AfterValidator(_one_entry_each), BeforeValidator(few)]
+    tasks: Annotated[tuple[TaskSpec, ...], *Many, BeforeValidator(few)]
+    knobs: Annotated[dict[KnobName, Annotated[Values, *Many]], BeforeValidator(few)] = Field(
         {}, description="For every model that they can act on; may be left out where models have knobs of their own."
     )
     strategy: StrategyName = "grid"
@@ -432,7 +437,7 @@ def survey(job: JobSource) -> ParsedJob:
         try:
             spec = SweepSpec.model_validate(raw)
         except ValidationError as error:
-            faults += faults_of(error.errors(), SweepSpec)
+            faults += faults_of(error, SweepSpec)
         faults += _lacking_knobs(raw)
     return ParsedJob(
         source=given.source,
@@ -462,14 +467,14 @@ def _lacking_knobs(raw: dict[str, Any]) -> Iterator[Fault]:
         for name in (name for name in names if name not in shared):
             problem = "null leaves a knob of the job out for this model, and the job has no such knob"
             yield Fault(field=f"models.{i}.knobs.{name}", problem=f"{problem}; remove the line, or give it values")
-    for name in shared:
+    for name in list(shared)[:MOST_ENTRIES]:
         if entries and all(name in left_out.get(i, ()) for i in range(len(entries))):
             yield Fault(field=f"knobs.{name}", problem="every model of the job leaves it out; remove it here and there")
 
 
 def _entries(raw: dict[str, Any]) -> list[Any]:
     entries = raw.get("models")
-    return entries if isinstance(entries, list) else []
+    return entries if isinstance(entries, list) and len(entries) <= MOST_ENTRIES else []
 
 
 def _sound_models(raw: dict[str, Any]) -> Iterator[tuple[int, ModelSpec]]:
@@ -485,7 +490,8 @@ def _sound_models(raw: dict[str, Any]) -> Iterator[tuple[int, ModelSpec]]:
 def _sound_knobs(knobs: Any, *, own: bool = False) -> dict[str, Any]:
     """The knobs whose names and lists are right, each value once; a model's own may also be null."""
     known = registry.names("knobs")
-    named = {name: given for name, given in knobs.items() if name in known} if isinstance(knobs, dict) else {}
+    looked_at = isinstance(knobs, dict) and len(knobs) <= MOST_ENTRIES
+    named = {name: given for name, given in knobs.items() if name in known} if looked_at else {}
     lists = {name: _once(given) for name, given in named.items() if isinstance(given, list) and given}
     return {**lists, **{name: None for name, given in named.items() if own and given is None}}
 

@@ -6,10 +6,12 @@ checked by the same code and mean the same.
 
 from __future__ import annotations
 
+import itertools
+import math
 import numbers
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, TypeAlias, final
 
 import yaml
 
-from vlmprof.errors import Fault, SpecError, UserError
+from vlmprof.errors import Fault, SpecError, UserError, shortened
 
 
 @final
@@ -36,17 +38,29 @@ JobSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | JobText
 UNNAMED = "job"
 
 
-MOST_BYTES = 2**22
-MOST_VALUES = 100_000
+MOST_BYTES = 2**20
+MOST_VALUES = 50_000
 """In a job, with every reference (``*name``) written out."""
 DEEPEST = 50
-_PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+LONGEST = 4096
+"""Characters of one text; Linux has no longer path."""
+LARGEST = 2**63 - 1
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_OCTAL = re.compile("0o[0-7]+$")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that no name has: they come as escapes in double quotes, and a terminal or a file system obeys them."""
+_Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""In C where PyYAML was built with it: a tenth of the time."""
+READ_TWICE = 2**16
+"""So long a text may be for the slow parser to read it too, whose reasons are in better words."""
 
 
 @final
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that notices what YAML lets pass and no author means: a key given twice, 017 for 15, 1:30 for 90, a
-    date for a name.
+class _OneMeaning(_Parser):  # type: ignore[misc]
+    """SafeLoader that notices what YAML lets pass and no author means: a key given twice, and what YAML 1.1
+    and 1.2 read as different values: 017, 1:30, yes, a date.
     """
 
     def __init__(self, stream: str) -> None:
@@ -56,41 +70,81 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if key in seen:
-                self.faults.append(Fault(field=str(key), problem=f"given twice, on lines {seen[key]} and {line}"))
-            seen[key] = line
-        return super().construct_mapping(node, deep)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                raise ValueError(f"line {line} has {_key_that_is_no_text(key_node)} for a key; a key is text")
+            if key_node.value in seen:
+                problem = f"given twice, on lines {seen[key_node.value]} and {line}"
+                self.faults.append(Fault(field=str(key_node.value), problem=problem))
+            seen[key_node.value] = line
+        return dict(super().construct_mapping(node, deep))
+
+    def construct_yaml_bool(self, node: Any) -> bool:
+        """True or false, as it is written."""
+        value = bool(super().construct_yaml_bool(node))
+        if node.value.lower() not in ("true", "false"):
+            self._refuse(node, str(value).lower())
+        return value
 
     def construct_yaml_int(self, node: Any) -> int:
         """An integer as it is written, in tens or as 0x."""
-        value = int(super().construct_yaml_int(node))
-        if not _PLAIN_INT.match(node.value):
-            self._refuse(
-                node, f"YAML reads {node.value} as {value}; write {value}, or '{node.value}' in quotes as text"
-            )
+        if len(node.value) > LONGEST // 2:
+            self._refuse_line(node, f"a number of {len(node.value):,} digits; at most {LARGEST} is allowed")
+            return 0
+        octal = _OCTAL.match(node.value)
+        value = int(node.value[2:], 8) if octal else int(super().construct_yaml_int(node))
+        if not _INT.fullmatch(node.value):
+            self._refuse(node, str(value))
+        if abs(value) > LARGEST:
+            self._refuse_line(node, f"{shortened(node.value, 40)} is too large; at most {LARGEST} is allowed")
+            return 0
         return value
 
     def construct_yaml_float(self, node: Any) -> float:
-        """A number that is not an integer; 1:30.5 is none."""
+        """A number that is not an integer; 1:30.5 is none, and neither is .inf."""
         value = float(super().construct_yaml_float(node))
-        if ":" in node.value:
-            self._refuse(
-                node, f"YAML reads {node.value} as {value}; write {value}, or '{node.value}' in quotes as text"
-            )
+        if not math.isfinite(value):
+            self._refuse_line(node, f"{shortened(node.value, 40)} is no finite number")
+            return 0.0
+        if not _FLOAT.fullmatch(node.value):
+            self._refuse(node, str(value))
         return value
 
     def construct_yaml_timestamp(self, node: Any) -> Any:
         """Text: a job has no dates."""
-        self._refuse(node, f"YAML reads {node.value} as a date; write it in quotes, '{node.value}'")
+        written = shortened(node.value, 40)
+        self._refuse_line(node, f"YAML reads {written} as a date; write it in quotes, '{written}'")
         return str(node.value)
 
-    def _refuse(self, node: Any, problem: str) -> None:
+    def _refuse(self, node: Any, value: str) -> None:
+        written = shortened(node.value, 40)
+        read_as = f"YAML reads {written} as {shortened(value, 40)}"
+        self._refuse_line(node, f"{read_as}; write {shortened(value, 40)}, or '{written}' in quotes as text")
+
+    def _refuse_line(self, node: Any, problem: str) -> None:
         self.faults.append(Fault(field=f"line {node.start_mark.line + 1}", problem=problem))
 
 
-for _tag in ("int", "float", "timestamp"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(_Loader, f"construct_yaml_{_tag}"))
+for _tag in ("bool", "int", "float", "timestamp"):
+    _OneMeaning.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(_OneMeaning, f"construct_yaml_{_tag}"))
+_OneMeaning.add_constructor("tag:yaml.org,2002:value", _OneMeaning.construct_yaml_str)  # a plain =
+
+
+@final
+class _Writer(yaml.SafeDumper):
+    """Puts in quotes what ``_OneMeaning`` would read as a number."""
+
+
+for _kind in (_OneMeaning, _Writer):
+    # Of YAML 1.2, and no numbers for PyYAML.
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+    _kind.add_implicit_resolver("tag:yaml.org,2002:int", _OCTAL, ["0"])
+
+
+def _key_that_is_no_text(node: Any) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
+    return "<<, a merge, which YAML 1.2 does not have," if node.tag.endswith(":merge") else shortened(node.value, 40)
 
 
 def job_text(job: JobSource) -> JobText:
@@ -128,6 +182,8 @@ def _read_text(path: Path) -> str:
         OSError: it cannot be read.
         ValueError: it is not text in UTF-8, or larger than any job.
     """
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ValueError("is a pipe, a socket or a device; a job is a file")  # a pipe would be waited for
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -182,27 +238,40 @@ def read(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
 
 def parse(text: str) -> tuple[dict[str, Any] | None, list[Fault]]:
     """The mapping in a text, or None, and what is wrong with it as YAML."""
+    if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        where = f"line {text[: found.start()].count(chr(10)) + 1} has the character U+{ord(found.group()):04X}"
+        return None, [Fault(field="", problem=f"is not YAML: {where}, which YAML does not allow; remove it")]
+    loader = None
     try:
-        _require_flat(text)
-        loader = _Loader(text)
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
-        where = f"line {line} has the character U+{int(error.character):04X}, which YAML does not allow"
-        return None, [Fault(field="", problem=f"is not YAML: {where}; remove it")]
-    except (yaml.YAMLError, ValueError) as error:
-        return None, [_not_yaml(error)]
-    try:
+        _require_plain(text)
+        loader = _OneMeaning(text)
         node = loader.get_single_node()
-        _require_few(node)
+        if node is not None:
+            _require_few(node)
         raw = loader.construct_document(node) if node is not None else None
-    except (yaml.YAMLError, TypeError, ValueError) as error:  # TypeError: an unhashable key
-        return None, [*loader.faults, _not_yaml(error)]
+    except yaml.YAMLError as error:
+        return None, [*(loader.faults if loader else ()), _not_yaml(_in_better_words(text) or error)]
+    except ValueError as error:
+        return None, [*(loader.faults if loader else ()), _not_yaml(error)]
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(raw, dict):
         expected = "a job is a mapping with at least name, models, tasks and knobs"
-        return None, [Fault(field="", problem=f"{expected}; got {shown(raw)}")]
+        return None, [*loader.faults, Fault(field="", problem=f"{expected}; got {shown(raw)}")]
     return raw, loader.faults
+
+
+def _in_better_words(text: str) -> yaml.YAMLError | None:
+    """The same fault as the parser in Python tells it, which is slow; None where that takes long."""
+    try:
+        for _ in yaml.parse(text, Loader=yaml.SafeLoader) if len(text) <= READ_TWICE else ():
+            pass
+        if len(text) <= READ_TWICE:
+            yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        return error
+    return None
 
 
 def parse_value(text: str) -> Any:
@@ -224,11 +293,11 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return f"a mapping with {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
+        keys = [shortened(str(key), 40) for key in list(value)[:4]]
+        return f"a mapping with {', '.join(keys)}{', ...' if len(value) > 4 else ''}" if keys else "an empty mapping"
     if isinstance(value, list | tuple):
         return "an empty list" if not value else f"a list of {len(value)}"
-    text = f"'{value}'" if isinstance(value, str) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(f"'{value}'" if isinstance(value, str) else str(value), 80)
 
 
 def _not_yaml(error: Exception) -> Fault:
@@ -251,37 +320,65 @@ _IN_WORDS = {
 """What the parser's reason contains -> the same in plain words, with how to mend it."""
 
 
-def _require_flat(text: str) -> None:
-    """Raise a ValueError where lists and mappings are nested deeper than any job's; reading on would not end well."""
-    depth, events = 0, yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: a tenth of the time
-    with suppress(yaml.YAMLError):  # whoever reads it next reports it, in words that do not depend on C
-        for event in events:
+def _require_plain(text: str) -> None:
+    """Raise a ValueError for what no job has and what would be dear or dangerous to read on: tags, deep nesting, texts
+    without end, more values than any job's. The text is read once for it, event by event, and nothing is built.
+    """
+    depth = values = 0
+    with suppress(yaml.YAMLError):  # whoever reads it next reports it
+        for event in yaml.parse(text, Loader=_Parser):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise ValueError(f"line {line} is nested more than {DEEPEST} deep, which no job is")
+            values += isinstance(event, yaml.NodeEvent)
+            if problem := _too_much(event, depth, values):
+                raise ValueError(f"line {event.start_mark.line + 1 if event.start_mark else 1} {problem}")
+
+
+def _too_much(event: Any, depth: int, values: int) -> str:
+    """What is wrong with a part of a job whatever it means; empty if nothing is."""
+    if depth > DEEPEST:
+        return f"is nested more than {DEEPEST} deep, which no job is"
+    if values > MOST_VALUES:
+        return f"has the value after {MOST_VALUES:,} others, which are the most that a job has"
+    if getattr(event, "tag", None) is not None:
+        return f"has the tag {shortened(str(event.tag), 60)}; a job has no tags (!name), remove it"
+    if not isinstance(event, yaml.ScalarEvent):
+        return ""
+    if len(event.value) > LONGEST:
+        return f"has a text of {len(event.value):,} characters; at most {LONGEST:,} are allowed"
+    found = _CONTROL.search(event.value)
+    return f"has the character U+{ord(found.group()):04X}, which no name and no path has; remove it" if found else ""
 
 
 def _require_few(node: Any) -> None:
-    """Raise a ValueError where references stand for more values than any job has, or for themselves."""
-    sizes: dict[int, int] = {}
+    """Raise a ValueError where references stand for more values than any job has, nested deeper, or for themselves."""
+    sizes: dict[int, tuple[int, int] | None] = {}
 
-    def size(node: Any) -> int:
-        if id(node) not in sizes:
-            sizes[id(node)] = MOST_VALUES + 1  # where it is met again inside itself
-            if isinstance(node, yaml.MappingNode):
-                sizes[id(node)] = 1 + sum(size(key) + size(value) for key, value in node.value)
-            elif isinstance(node, yaml.SequenceNode):
-                sizes[id(node)] = 1 + sum(map(size, node.value))
-            else:
-                sizes[id(node)] = 1
-        return sizes[id(node)]
+    def size(node: Any) -> tuple[int, int]:
+        """Values in it, and how deep they are nested."""
+        if id(node) in sizes:
+            if (known := sizes[id(node)]) is None:
+                raise ValueError(f"line {node.start_mark.line + 1} begins a value that holds itself (*name)")
+            return known
+        sizes[id(node)] = None
+        inner = [size(part) for part in _parts(node)]
+        found = 1 + sum(values for values, _ in inner), 1 + max((depth for _, depth in inner), default=-1)
+        sizes[id(node)] = found
+        return found
 
-    if node is not None and (values := size(node)) > MOST_VALUES:
-        least = f"with its references (*name) written out it has {values:,} values or more"
-        raise ValueError(f"{least}; a job has {MOST_VALUES:,} at most")
+    values, depth = size(node)
+    for what, count, most in (("values", values, MOST_VALUES), ("levels", depth, DEEPEST)):
+        if count > most:
+            raise ValueError(
+                f"with its references (*name) written out it has {count:,} {what}; a job has {most:,} at most"
+            )
+
+
+def _parts(node: Any) -> Iterator[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return itertools.chain.from_iterable(node.value)
+    return iter(node.value if isinstance(node, yaml.SequenceNode) else ())
 
 
 def written(raw: dict[str, Any]) -> str:
     """The same mapping as a file that ``read`` gives back; comments are not kept."""
-    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    return str(yaml.dump(raw, Dumper=_Writer, sort_keys=False, allow_unicode=True))

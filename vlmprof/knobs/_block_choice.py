@@ -110,7 +110,7 @@ KEYS = {
 
 def _check_policy(value: Mapping[str, Any], blocks: int) -> None:
     policy = value.get("policy")
-    if policy is not None and policy not in POLICIES:
+    if policy is not None and str(policy) not in POLICIES:
         raise KnobValueError(
             f"active_blocks: no policy named {as_written(policy)}{suggestion(str(policy), list(POLICIES))}"
         )

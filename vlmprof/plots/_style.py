@@ -52,6 +52,8 @@ RC: Any = {  # matplotlib types its keys as one long Literal
     "legend.frameon": False,
     "figure.dpi": 200,
     "savefig.dpi": 200,
+    "text.parse_math": False,  # a $ in a name is a $
+    "text.usetex": False,
     "svg.hashsalt": "vlmprof",  # so that equal data give equal files
 }
 
@@ -217,6 +219,7 @@ def write_legend(figure: Figure, entries: Sequence[Artist], below: float = 0.5) 
     for columns in range(len(entries), 0, -1):
         legend = figure.legend(
             handles=entries,
+            labels=[_in_legend(str(entry.get_label())) for entry in entries],
             loc="upper left",
             bbox_to_anchor=(MARGIN_INCHES / WIDTH_INCHES, 1 - (below + LINE_INCHES * 0.15) / figure.get_figheight()),
             ncols=columns,
@@ -231,6 +234,11 @@ def write_legend(figure: Figure, entries: Sequence[Artist], below: float = 0.5) 
             break
         legend.remove()
     return below + LINE_INCHES * 0.4 + max(LINE_INCHES, extent.height / figure.dpi)
+
+
+def _in_legend(label: str) -> str:
+    """The label as matplotlib shows it: it leaves out one that begins with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def clean(axes: Axes) -> None:

@@ -7,6 +7,7 @@ files. On request a plot that can tell models apart shows those of a group in on
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +24,14 @@ from vlmprof.analyze.front_doubt import with_doubt
 from vlmprof.analyze.objectives import Objective, parse_objectives
 from vlmprof.analyze.pareto import fronts_of
 from vlmprof.errors import UserError
+from vlmprof.escaping import visible
 from vlmprof.plots import _style
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
 
 Data = TypeVar("Data")
 FORMATS = ("png", "svg")
+LONGEST_SLUG = 120
 
 
 class AbstractPlot(ABC, Generic[Data]):
@@ -93,7 +96,7 @@ def render(
             of a plot in ``names``.
     """
     plots = {name: registry.load("plots", name) for name in names or registry.names("plots")}
-    table = tables.read(folder, "trials")
+    table = _visible(tables.read(folder, "trials"))
     if objectives:
         plots = _of_objectives(plots, parse_objectives(objectives, tables.schema_of(table)), note)
     trials = _with_doubt(comparable(table), folder, objectives)
@@ -134,6 +137,18 @@ def _with_doubt(trials: pd.DataFrame, folder: Where, objectives: Sequence[str]) 
     trials.attrs = {}
     if extra:
         trials = trials.join(pd.concat(extra).drop(columns="on_front", errors="ignore"), on="trial")
+    trials.attrs = attrs
+    return trials
+
+
+def _visible(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with names and settings that can be drawn: no font has glyphs for control characters."""
+    shown = {
+        name: trials[name].map(lambda value: visible(value) if isinstance(value, str) else value)
+        for name in trials.columns
+        if any(isinstance(value, str) and visible(value) != value for value in trials[name].unique())
+    }
+    attrs, trials = trials.attrs, trials.assign(**shown)
     trials.attrs = attrs
     return trials
 
@@ -186,7 +201,13 @@ def _suffixes(groups: Sequence[str]) -> list[str]:
     """File-name suffixes that distinguish the groups: the parts of their names that are not common to all."""
     group_parts = [group.split(", ") for group in groups]
     common = set(group_parts[0]).intersection(*group_parts)
-    return [_slug(" ".join(part for part in parts if part not in common)) for parts in group_parts]
+    slugs = [_slug(" ".join(part for part in parts if part not in common)) for parts in group_parts]
+    # Names that differ in signs alone, or after many letters, would overwrite each other's figures.
+    alike = {slug for slug in slugs if slugs.count(slug) > 1 or len(slug) > LONGEST_SLUG}
+    return [
+        f"{slug[:LONGEST_SLUG]}-{hashlib.sha256(group.encode()).hexdigest()[:8]}" if slug in alike else slug
+        for slug, group in zip(slugs, groups, strict=True)
+    ]
 
 
 def _slug(text: str) -> str:

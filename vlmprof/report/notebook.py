@@ -6,7 +6,6 @@ All text from the tables, the job and errors is escaped: names of models and tas
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 
 import pandas as pd
 
@@ -15,6 +14,7 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.status import WORDS, SweepStatus
+from vlmprof.escaping import as_html
 from vlmprof.store.schema import knobs_of
 
 MOST_ROWS = 40
@@ -34,9 +34,9 @@ def results_html(where: str, status: SweepStatus, front: pd.DataFrame | None, pr
 
 
 def _head(where: str, status: SweepStatus) -> Iterator[str]:
-    counts = [f"{count} {escape(WORDS[phase])}" for phase, count in status.counts.items() if count]
-    yield f"<p><b>{escape(status.name)}</b>: {status.finished} of {status.total} trials finished<br>"
-    yield f"<small>{escape(where)}</small></p>"
+    counts = [f"{count} {as_html(WORDS[phase])}" for phase, count in status.counts.items() if count]
+    yield f"<p><b>{as_html(status.name)}</b>: {status.finished} of {status.total} trials finished<br>"
+    yield f"<small>{as_html(where)}</small></p>"
     yield f"<p>{', '.join(counts)}</p>"
     yield from _sentences(f"failed {trial}: {status.why(trial)}" for trial in status.failed)
 
@@ -53,7 +53,7 @@ def _fronts(front: pd.DataFrame | None) -> Iterator[str]:
 def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Iterator[str]:
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
     shown = part[part["on_front"].astype(bool)]
-    yield f"<table><caption>{escape(name)}: {len(shown)} of {len(part)} on the front</caption>"
+    yield f"<table><caption>{as_html(name)}: {len(shown)} of {len(part)} on the front</caption>"
     yield _row("th", [*knobs, *(f"{wording.with_unit(one)} [95 %]" for one in objectives)])
     for _, row in shown.head(MOST_ROWS).iterrows():
         settings = [wording.setting(row, knob) + wording.mark(row, knob) for knob in knobs]
@@ -64,8 +64,8 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> It
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{tag}>{as_html(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _sentences(sentences: Iterable[str]) -> Iterator[str]:
-    yield from (f"<p><small>{escape(sentence)}</small></p>" for sentence in sentences if sentence)
+    yield from (f"<p><small>{as_html(sentence)}</small></p>" for sentence in sentences if sentence)

@@ -17,6 +17,7 @@ import ray
 from ray import tune
 
 from vlmprof.errors import Superseded, Uncollected
+from vlmprof.escaping import visible
 from vlmprof.job.spec import ChunkSpec
 from vlmprof.measure.versions import process, software
 from vlmprof.monitor.live_state import TrialLabel
@@ -92,7 +93,7 @@ class VlmTrainable(tune.Trainable):
     def _run(self, trial: str, attempt: str) -> dict[str, Any]:
         shared = self._shared
         # Goes to this process's log, which the dashboard's page of actors links to.
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial}: {shared.plans[trial]}", flush=True)
+        print(visible(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial}: {shared.plans[trial]}"), flush=True)
         start = ray.get(shared.collector.begin.remote(trial, attempt, software(), process()))
         if start.state is not None:
             return {"state": start.state}

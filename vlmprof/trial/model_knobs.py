@@ -6,6 +6,7 @@ fault where no model can use it, and where an entry of ``models`` asks for it by
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -80,6 +81,12 @@ def knobs_by_model(parsed: ParsedJob, anatomies: Mapping[ModelSpec, Anatomy]) ->
     )
 
 
+MOST_VALUES = 200_000
+"""Values of knobs, of all models together, that are checked one by one."""
+MOST_REFUSED = 1000
+"""Of one knob and model, that are put into words."""
+
+
 def knob_faults(models: Sequence[ModelKnobs], *, all_known: bool) -> Iterator[Fault]:
     """What is wrong with the values of all models' knobs.
 
@@ -87,6 +94,10 @@ def knob_faults(models: Sequence[ModelKnobs], *, all_known: bool) -> Iterator[Fa
         models: As ``knobs_by_model`` gives them.
         all_known: Whether these are all models of the job; else one that is not could use any knob.
     """
+    if (count := sum(len(values) for one in models for values in one.asked.values())) > MOST_VALUES:
+        problem = f"all models have {count:,} values together, more than {MOST_VALUES:,}: list fewer, or make two jobs"
+        yield Fault(field="knobs", problem=problem)
+        return
     usable = {name for one in models for name in one.asked if not one.lacks(name)}
     for one, (name, values) in _each_knob(models):
         for_whom = f"(for model {one.model.label})"
@@ -94,10 +105,14 @@ def knob_faults(models: Sequence[ModelKnobs], *, all_known: bool) -> Iterator[Fa
             if one.own(name) or (all_known and name not in usable):
                 yield Fault(field=one.field(name), problem=f"{name}: {why} {for_whom}")
             continue
-        for value in values:
-            if said := _refusal(name, value, one.anatomy):
-                hint = "" if one.own(name) or len(models) == 1 else _go_on(one, name)
-                yield Fault(field=one.field(name), problem=f"{said} {for_whom}{hint}")
+        hint = "" if one.own(name) or len(models) == 1 else _go_on(one, name)
+        refused = (said for value in values if (said := _refusal(name, value, one.anatomy)))
+        for said in itertools.islice(refused, MOST_REFUSED):
+            yield Fault(field=one.field(name), problem=f"{said} {for_whom}{hint}")
+        if next(refused, ""):
+            yield Fault(
+                field=one.field(name), problem=f"more values are refused than these {MOST_REFUSED:,} {for_whom}"
+            )
 
 
 def notes(models: Sequence[ModelKnobs], shared: Iterable[str]) -> Iterator[str]:

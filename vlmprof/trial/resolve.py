@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from vlmprof import registry
-from vlmprof.errors import Fault, KnobValueError, ModelError, SpecError, UserError, VlmprofError
+from vlmprof.errors import (
+    Fault,
+    KnobValueError,
+    ModelError,
+    SpecError,
+    UserError,
+    VlmprofError,
+    refused_by_the_system,
+)
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
 from vlmprof.job.storage import key_in_url
 from vlmprof.job.strict_yaml import JobSource
@@ -272,6 +280,8 @@ def _model_faults(parsed: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Ite
             require_whole(checkpoint)
         except UserError as error:
             yield Fault(field="models", problem=str(error))
+        except OSError as error:
+            yield Fault(field="models", problem=refused_by_the_system(error, entry.checkpoint))
 
 
 def _load_faults(models: Iterable[ModelKnobs]) -> Iterator[Fault]:
@@ -318,3 +328,5 @@ def _task_faults(parsed: ParsedJob) -> Iterator[Fault]:
             task_of(task).split(task.split)
         except UserError as error:
             yield Fault(field="tasks", problem=str(error))
+        except OSError as error:
+            yield Fault(field="tasks", problem=refused_by_the_system(error, task.path))
