@@ -1,8 +1,7 @@
 """The public Python API, for notebooks and scripts; the command line calls the same functions.
 
-Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is given as the
-path of a file, as text or as a mapping (``vlmprof.job.strict_yaml.JobSource``), or as the ``Job`` that ``check``
-returned.
+Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is the path of a
+file, text, a mapping (``vlmprof.job.strict_yaml.JobSource``), or the ``Job`` that ``check`` returned.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ Progress: TypeAlias = "Switch | Callable[[Job], AbstractContextManager[Display]]
 def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     """Validate a job. Needs no weights, no GPU and no cluster.
 
-    Of data that the job names by ``path``, the pictures of the subset are looked at too: whether they are there, and
-    whether the models take them.
+    Of data named by ``path``, the pictures of the subset are looked at too: are they there, do the models take them.
 
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping.

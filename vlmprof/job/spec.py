@@ -101,8 +101,7 @@ Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
 OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-PathText = Annotated[str, AfterValidator(usable_path)]
-# Keys first: they are shown in no message.
+PathText = Annotated[str, AfterValidator(usable_path)]  # of a place, keys are looked for first: no message shows them
 Place = Annotated[str, AfterValidator(storable), AfterValidator(usable_path), AfterValidator(storage.inside_root)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
