@@ -1,7 +1,7 @@
 """The public Python API, for notebooks and scripts; the command line calls the same functions.
 
-Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is the path of a
-file, text, a mapping (``vlmprof.job.strict_yaml.JobSource``), or the ``Job`` that ``check`` returned.
+Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is the path of
+a file, text, a mapping (``vlmprof.job.strict_yaml.JobSource``), or the ``Job`` that ``check`` returned.
 """
 
 from __future__ import annotations
