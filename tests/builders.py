@@ -117,3 +117,23 @@ def _configuration(crops: int, experts: int, blocks: int, **columns: Any) -> dic
     row["effect_active_blocks"] = "no-op" if blocks == 16 else "effective"
     row["requested_active_blocks"] = f"prefix {blocks}"
     return row
+
+
+def write_answers(folder: Path, trial: str, scores: Mapping[str, float | None], per_picture: int = 1) -> None:
+    """The rows of ``samples`` of a trial: sample -> its score, with so many questions about each picture."""
+    rows = [
+        {"trial": trial, "sample": name, "cluster": f"picture {i // per_picture}", "score": score}
+        for i, (name, score) in enumerate(scores.items())
+    ]
+    tables.write(folder, "samples", trial, rows, schema.SAMPLES)
+
+
+def write_times(folder: Path, trial: str, sessions: Iterable[Iterable[float]], **columns: Any) -> None:
+    """The rows of ``timings`` of a trial: the end-to-end times of each session, of one request."""
+    rows = [
+        {"trial": trial, "session": number, "block": 0, "canary": False, "repeat": i, "request": 0, "output_tokens": 3}
+        | {"preprocess_ms": 1.0, "prefill_ms": ms - 3.0, "decode_ms": 2.0, "end_to_end_ms": ms, **columns}
+        for number, times in enumerate(sessions)
+        for i, ms in enumerate(times)
+    ]
+    tables.write(folder, "timings", trial, rows, schema.TIMINGS)

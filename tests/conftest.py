@@ -46,6 +46,24 @@ def _free_port() -> int:
 DASHBOARD_PORT = _free_port()
 SECRET = "hf_" + secrets.token_hex(20)
 """In the environment of the cluster's processes, where a user's would be; it must reach no table and no log."""
+SECRETS = {
+    "HF_TOKEN": SECRET,
+    "HTTPS_PROXY": f"http://me:{SECRET}@127.0.0.1:9",
+    "WANDB_BASE_URL": f"https://me:{SECRET}@127.0.0.1:9",
+    **{
+        name: f"{name}-{SECRET}"
+        for name in (
+            *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
+            *("AZURE_CLIENT_SECRET", "AZURE_STORAGE_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN"),
+            *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_API_KEY", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN"),
+            *("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "OPENAI_API_KEY", "GITHUB_TOKEN"),
+            *("DATABASE_PASSWORD", "REDIS_PASSWORD", "RAY_REDIS_PASSWORD", "NETRC", "MY_PRIVATE_THING"),
+        )
+    },
+}
+"""One of every kind; the value of each contains ``SECRET``."""
+RAY_HOMES: list[Path] = []
+"""The folders of the cluster's files."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has whatever it starts in the background ignore interrupts, and so would all that the tests interrupt.
@@ -164,12 +182,13 @@ def cluster() -> Iterator[str]:
     TOKEN.write_text(secrets.token_hex(32))
     TOKEN.chmod(0o600)
     home = Path(tempfile.mkdtemp(prefix="vp-ray-"))  # sockets in it have paths of at most 107 bytes
+    RAY_HOMES.append(home)
     options = "--head --block --port=0 --num-cpus=2 --num-gpus=0 --include-dashboard=true --disable-usage-stats"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options.split()]
     command += [f"--temp-dir={home}", f"--object-store-memory={200 * 2**20}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={DASHBOARD_PORT}", "--dashboard-agent-listen-port=0"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # a job's entrypoint says 'python'
-    of_its_own = {"PATH": path, "VLMPROF_STORAGE": str(STORAGE), "HF_TOKEN": SECRET}
+    of_its_own = {"PATH": path, "VLMPROF_STORAGE": str(STORAGE), **SECRETS}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
     head = subprocess.Popen(command, env={**os.environ, **of_its_own}, start_new_session=True, **quiet)
     try:

@@ -1,8 +1,7 @@
 """The public Python API, for notebooks and scripts; the command line calls the same functions.
 
-Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is given as the
-path of a file, as text or as a mapping (``vlmprof.job.strict_yaml.JobSource``), or as the ``Job`` that ``check``
-returned.
+Importing this module loads neither ray nor torch nor pandas: each function imports what it needs. A job is the path of
+a file, text, a mapping (``vlmprof.job.strict_yaml.JobSource``), or the ``Job`` that ``check`` returned.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ Progress: TypeAlias = "Switch | Callable[[Job], AbstractContextManager[Display]]
 def check(job: JobSource | Job, *, allow_many: bool = False) -> Job:
     """Validate a job. Needs no weights, no GPU and no cluster.
 
-    Of data that the job names by ``path``, the pictures of the subset are looked at too: whether they are there, and
-    whether the models take them.
+    Of data named by ``path``, the pictures of the subset are looked at too: are they there, do the models take them.
 
     Args:
         job: The path of a file, the text of a job (a ``str`` with a line break), or a mapping.
@@ -275,7 +273,7 @@ class Results:
         """A row for each timed generation; times in milliseconds."""
         return self._table("timings")
 
-    def front(
+    def front(  # noqa: PLR0913 (keyword-only options)
         self,
         objectives: str | Sequence[str] = (),
         by: str | Sequence[str] = (),
@@ -283,6 +281,8 @@ class Results:
         across_devices: bool = False,
         across_models: bool = False,
         dominated: bool = False,
+        doubt: bool = False,
+        epsilon: Mapping[str, float] | None = None,
     ) -> pd.DataFrame:
         """The Pareto front of each group of comparable trials.
 
@@ -293,22 +293,33 @@ class Results:
             across_devices: Make one front over GPUs of different kinds.
             across_models: Make one front over all models of the folder; the column ``model`` names them.
             dominated: Include the finished trials that are dominated; ``on_front`` is False for them.
+            doubt: Say how sure the front is, from answers and timings; see ``docs/decisions.md``. Trials that are
+                possibly on the front are then included too.
+            epsilon: Objective -> what counts as no difference: a share of times, memory and the like, such as 0.02; a
+                difference of accuracy, such as 0.01. Those are the values where it is not named.
 
         Returns:
-            The columns of ``trials``, and ``group`` and ``on_front``. In addition to the keys for ``trials``, ``attrs``
-            has ``objectives`` (column names), ``left_out`` (reason -> number of trials that are in no front) and
-            ``beware`` (warnings that qualify the numbers).
+            The columns of ``trials``, and ``group`` and ``on_front``. With ``doubt`` also ``front_membership``
+            (``surely``, ``possibly`` or ``no``), ``front_probability``, ``front_rank``, ``tie_group``,
+            ``epsilon_front``, ``front_hypervolume`` with its interval, and for each objective the band of the front,
+            ``<objective>_band_low`` and ``_band_high``. In addition to the keys for ``trials``, ``attrs`` has
+            ``objectives`` (column names), ``left_out`` (reason -> number of trials that are in no front), ``beware``
+            (warnings that qualify the numbers) and, with ``doubt``, ``doubt`` (sentences on what it rests on).
 
         Raises:
-            UserError: an unknown column, or finished trials that did not measure an objective.
+            UserError: an unknown column, finished trials that did not measure an objective, or an ``epsilon`` of a
+                column that is none.
             StoreError: the folder holds no sweep.
         """
         from vlmprof.report.pareto_table import read_front
 
         across = {"across_devices": across_devices, "across_models": across_models}
-        frame = read_front(self.where, _names(objectives), _names(by), **across)
+        frame = read_front(self.where, _names(objectives), _names(by), **across, doubt=doubt, epsilon=epsilon)
         attrs = _attributes_of_front(frame)
-        shown = frame if dominated else frame[frame["on_front"].astype(bool)].reset_index(drop=True)
+        best = frame["on_front"].astype(bool)
+        if "front_membership" in frame:
+            best |= frame["front_membership"].isin(["surely", "possibly"])
+        shown = frame if dominated else frame[best].reset_index(drop=True)
         return _with_attributes(shown, attrs)
 
     def status(self) -> SweepStatus:
@@ -404,6 +415,7 @@ def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
     """The ``attrs`` of a front as plain values, in place of the objects that ``analyze`` keeps there."""
     from vlmprof.analyze.caveats import cautions
     from vlmprof.analyze.comparability import groups
+    from vlmprof.analyze.front_doubt import MEANINGS, said_of_doubt
     from vlmprof.store.descriptions import column_attributes
     from vlmprof.store.tables import schema_of
 
@@ -416,6 +428,10 @@ def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
     attrs["left_out"] = dict(frame.attrs["left_out"])
     attrs["beware"] = [f"{name}: {sentence}" for name, part in groups(frame) for sentence in cautions(part)]
     attrs["beware"] += list(frame.attrs["mixed"])
+    rests_on, caveats = said_of_doubt(frame)
+    attrs |= {"doubt": rests_on} if rests_on else {}
+    attrs["beware"] += caveats
+    attrs["descriptions"] |= {name: meaning for name, meaning in MEANINGS.items() if name in frame}
     return attrs
 
 

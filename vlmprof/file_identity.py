@@ -16,10 +16,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmprof.local_cache import cache_folder, write_cached
+from vlmprof.local_cache import cache_folder, read_cached, write_cached
+from vlmprof.regular_files import json_object, open_regular, read_at_most, read_regular
 
 SETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use has steps of two seconds."""
+MOST_BYTES = 2**40
+"""Larger than any single file of weights or data; reading a sparse file of that size would take hours."""
 _SAMPLED_BYTES = 2**20
 _WHOLE_BYTES = 2 * _SAMPLED_BYTES
 """Up to this size the first and the last MiB are the whole file."""
@@ -36,7 +39,7 @@ def fingerprint(files: Sequence[Path]) -> str:
             continue
         # The beginning and the end, as identities were made before larger files were read as a whole: those of small
         # files stay what they were.
-        content = file.read_bytes()
+        content = read_regular(file, _WHOLE_BYTES)
         digest.update(content[:_SAMPLED_BYTES])
         digest.update(content[max(size - _SAMPLED_BYTES, 0) :])
     return f"files-{digest.hexdigest()[:16]}"
@@ -71,11 +74,8 @@ def content_digest(file: Path) -> str:
 def kept_digest(file: Path) -> str:
     """The sha256 of a file if it is known without reading the file; else empty."""
     hint = hint_of(file.stat())
-    try:
-        record = json.loads(_place_of(file).read_bytes())
-        return str(record["sha256"]) if hint and record["hint"] == hint else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # the cache is optional: the file is hashed
+    record = json_object(read_cached(_place_of(file)) or b"")
+    return str(record.get("sha256", "")) if hint and record.get("hint") == hint else ""
 
 
 def _place_of(file: Path) -> Path:
@@ -89,23 +89,13 @@ def hint_of(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
-def read_with_hint(path: str) -> tuple[bytes, str]:
-    """The bytes of a regular file, and its hint from before they were read.
-
-    Raises:
-        OSError: there is no such file, it cannot be read, or it is a folder, a device or a pipe.
-    """
-    with open(path, "rb", opener=_open_without_waiting) as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is not a regular file")
-        return stream.read(), hint_of(status)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
+def read_with_hint(path: str, most_bytes: int) -> tuple[bytes, str]:
+    """The bytes of a regular file, and its hint from before they were read; raises as ``open_regular`` does."""
+    with open_regular(path, most_bytes) as stream:
+        hint = hint_of(os.fstat(stream.fileno()))
+        return read_at_most(stream, most_bytes), hint
 
 
 def _hashed(file: Path) -> str:
-    with file.open("rb") as stream:
+    with open_regular(file, MOST_BYTES) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.benchmarks.interval_simulation import flip_rates
 from tests.builders import read_rows, trial_row
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import differing
+from vlmprof.stats.intervals import mean_interval
 
 
 def rows(**second: Any) -> list[dict[str, Any]]:
@@ -34,3 +38,27 @@ def test_what_was_recorded_is_compared_at_every_setting_among_those_timed_at_it(
     assert other == {name: ["decode", "vision, prefill, decode"]}
     untimed = {name: None, "latency_ms_p50_at_b8_o16": None, "timing_error_at_b8_o16": "OutOfMemory"}
     assert name not in differing(read_rows(tmp_path / "untimed", rows(**untimed)))
+
+
+@pytest.mark.parametrize(
+    ("flips", "audited", "said"),
+    [
+        (0, 64, ""),
+        (1, 64, "in 1 of 2 it cannot be told whether the batch size changes more answers than allowed"),
+        (3, 64, "in 1 of 2 the batch size changed more answers than allowed"),
+        (4, 380, "in 1 of 2 it cannot be told"),
+    ],
+)
+def test_flips_warn_at_the_lower_end_of_their_interval(tmp_path: Path, flips: int, audited: int, said: str) -> None:
+    rate = mean_interval([1.0] * flips + [0.0] * (audited - flips), list(range(audited)))
+    found = {"flip_rate": rate.mean, "flip_rate_low": rate.low, "flip_rate_high": rate.high, "flip_rate_allowed": 0.01}
+    told = list(cautions(read_rows(tmp_path, rows(**found))))
+    assert len(told) == bool(said)
+    assert not said or told[0].startswith(said)
+
+
+def test_the_share_of_false_warnings_about_flips() -> None:
+    """At a true rate of half of what is allowed: with the rate itself it was 27 %."""
+    row = flip_rates(64, 0.005, draws=2000, seed=3)
+    assert row["warns"] <= 0.01
+    assert flip_rates(380, 0.03, draws=500, seed=3)["warns"] >= 0.8

@@ -31,6 +31,25 @@ def test_marginal_by_hand(tmp_path):
     }
 
 
+def test_an_unfinished_sweep_compares_only_what_every_value_was_run_with(tmp_path):
+    # moe_top_k has no effect; its value 1 was run with few blocks and many, its value 4 so far with many alone.
+    values = {(1, 8): 0.4, (1, 16): 0.8, (4, 16): 0.8}
+    rows = [trial_row({"moe_top_k": k, "active_blocks": b}, accuracy=value) for (k, b), value in values.items()]
+    table = marginal(read_rows(tmp_path, rows), ACCURACY)
+    experts = table[table["knob"] == "moe_top_k"]
+    assert experts["mean"].tolist() == [0.8, 0.8]  # and not 0.6 against 0.8
+    assert experts["trials"].tolist() == [1, 1] and experts["left_out"].tolist() == [1, 0]
+    blocks = table[table["knob"] == "active_blocks"]
+    assert blocks["mean"].tolist() == [0.4, 0.8] and blocks["left_out"].tolist() == [0, 1]
+
+
+def test_without_a_common_setting_there_is_no_mean(tmp_path):
+    rows = [trial_row({"moe_top_k": k, "active_blocks": b}) for k, b in ((1, 8), (4, 16))]
+    table = marginal(read_rows(tmp_path, rows), ACCURACY)
+    assert table["mean"].isna().all()
+    assert table["trials"].tolist() == [0] * 4 and table["left_out"].tolist() == [1] * 4
+
+
 def test_one_at_a_time_holds_the_others_at_their_fullest(tmp_path):
     table = one_at_a_time(read_rows(tmp_path, small_grid()), ACCURACY)
     assert tuple(table.columns) == ALONE

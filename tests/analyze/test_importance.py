@@ -45,6 +45,37 @@ def test_a_score_is_the_accuracy_lost_on_the_same_questions(tmp_path: Path) -> N
     assert [(row["block"], row["score"], row["samples"]) for row in found.rows] == [(0, 0.75, 4), (1, 0.0, 4)]
 
 
+def test_the_interval_by_hand(tmp_path: Path) -> None:
+    # Lost without block 0: 1, 1, 0, 1 on four pictures: mean 3/4, variance 4 / 3 * 0.75 / 16 = 1/16, t[3] = 3.1824463.
+    scores = {None: [1, 1, 0, 1], 0: [0, 0, 0, 0], 1: [1, 1, 0, 1]}
+    first, second = importance(write_results(tmp_path, sensitivity(tmp_path, scores))).rows
+    assert (first["low"], first["high"]) == (pytest.approx(0.75 - 3.1824463 / 4), pytest.approx(0.75 + 3.1824463 / 4))
+    assert (second["low"], second["high"]) == (0, 0)
+    assert (second["rank_low"], first["rank_high"]) == (1, 2)
+
+
+def test_what_some_trial_did_not_score_is_counted(tmp_path: Path) -> None:
+    scores = {None: [1, 1, 0, 1], 0: [0, 0, 0, 0], 1: [1, 0, 1]}  # the last question has no answer without block 1
+    found = importance(write_results(tmp_path, sensitivity(tmp_path, scores)))
+    assert [(row["samples"], row["samples_left_out"]) for row in found.rows] == [(3, 1), (3, 1)]
+    assert found.rows[0]["score"] == pytest.approx(2 / 3), "of the questions that all trials answered"
+    assert found.caveats[0].startswith("1 of 4 samples are not scored in all 3 configurations")
+
+
+def test_no_common_samples_is_an_error(tmp_path: Path) -> None:
+    rows = sensitivity(tmp_path, {None: [1, 1], 0: [0, 1], 1: [1, 1]})
+    other = [{"trial": rows[1]["trial"], "sample": "z", "score": 1.0}]
+    tables.write(tmp_path, "samples", rows[1]["trial"], other, schema.SAMPLES)
+    with pytest.raises(UserError, match="the blocks cannot be compared: the 3 trials have no common samples"):
+        importance(write_results(tmp_path, rows))
+
+
+def test_blocks_that_are_not_told_apart_are_named(tmp_path: Path) -> None:
+    scores = {None: [1, 1, 0, 1], 0: [1, 1, 0, 0], 1: [1, 0, 0, 1]}  # each costs one of four
+    found = importance(write_results(tmp_path, sensitivity(tmp_path, scores)))
+    assert found.caveats[-1].startswith("the 1 least important blocks (0) are not told from 1")
+
+
 @pytest.mark.parametrize(
     ("scores", "said"),
     [

@@ -64,6 +64,13 @@ SMOKES: Mapping[str, Smoke] = {
         ),
         codes=CODES_OF_CHECKS,
     ),
+    "doubt": Smoke(
+        arguments=(
+            *("--worlds", "1", "--draws", "50", "--most-samples", "300", "--scale", "0.01"),
+            *("--limit", "200", "--out", "OUT"),
+        ),
+        holds=sections("speed", "tiers", "coverage", "intervals"),
+    ),
     "engine": Smoke(
         arguments=(
             *("--tiny", "--device", "cpu", "--batches", "2", "--out", "OUT"),
@@ -107,7 +114,7 @@ SMOKES: Mapping[str, Smoke] = {
         codes=CODES_OF_CHECKS,
     ),
 }
-QUICK = {"loader", "overhead", "preprocess", "store"}
+QUICK = {"doubt", "loader", "overhead", "preprocess", "store"}
 """Those that take seconds; the others build models or a cluster, and run with the exhaustive tests."""
 
 

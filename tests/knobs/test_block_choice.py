@@ -118,6 +118,18 @@ def test_a_link_out_of_the_results_folder_is_not_followed(storage: Path) -> None
         check_choice(importance(4, "inside.json"), BLOCKS)
 
 
+@pytest.mark.timeout(30)
+def test_a_table_that_is_no_file_or_has_no_end_is_not_read(storage: Path) -> None:
+    os.mkfifo(storage / "pipe.json")
+    (storage / "sparse.json").touch()
+    os.truncate(storage / "sparse.json", 2**40)
+    (storage / "deep.json").write_text("[" * 200_000)
+    said = {"pipe.json": "not a regular file", "sparse.json": "larger than 1 MiB", "deep.json": "not a table of scores"}
+    for table, why in said.items():
+        with pytest.raises(KnobValueError, match=why):
+            check_choice({**importance(4, "deep.json"), "table": table}, BLOCKS)
+
+
 def test_people_read_what_was_chosen() -> None:
     assert label({"keep": 4, "policy": "prefix"}) == "prefix 4"
     assert label({"drop": [0, 3], "policy": "drop"}) == "drop 0,3"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.benchmarks.interval_simulation import ACCURACY_CELLS, accuracy_coverage
 from vlmprof.stats.intervals import bootstrap_interval, effective_size, mean_interval
 
 
@@ -19,17 +20,30 @@ def test_without_clusters_it_is_wilsons_interval():
 
 def test_effective_size_by_hand():
     # Clusters (1,1), (1,0), (0,0), (1,1): mean 5/8, residual sums 3/4, -1/4, -5/4, 3/4, their squares add to 2.75.
-    # V = 4/3 * 2.75 / 64 = 0.0572917; 8 * (15/64 / 7) / V = 4.6753; times (t[7] / t[3])^2 = (2.36462 / 3.18245)^2.
+    # V = 4/3 * 2.75 / 64 = 0.0572917; 8 * (15/64 / 7) / V = 4.6753. Two clusters hold a 0: times (t[7] / t[1])^2 that
+    # is 0.16, less than the 8^2 / 16 = 4 of clusters that each agree.
     scores = np.array([1, 1, 1, 0, 0, 0, 1, 1.0])
-    size = effective_size(scores, list("aabbccdd"))
-    assert size == pytest.approx(4.6753 * (2.36462 / 3.18245) ** 2, rel=1e-4)
+    assert effective_size(scores, list("aabbccdd")) == pytest.approx(4)
+
+
+def test_effective_size_with_many_minority_clusters_by_hand():
+    # Twenty clusters (1, 0) and twenty (1, 1, 1, 0) balance: V is that of 120 independent answers. All hold a 0.
+    scores = np.array([1.0, 0.0] * 20 + [1.0, 1.0, 1.0, 0.0] * 20)
+    clusters = np.concatenate([np.repeat(np.arange(20), 2), np.repeat(np.arange(20, 40), 4)]).tolist()
+    assert effective_size(scores, clusters) == pytest.approx(120 * (1.98010 / 2.02269) ** 2, rel=1e-5)
 
 
 def test_effective_size_with_two_clusters_by_hand():
     # 14 of 20 and 16 of 20: mean 3/4, residual sums -1 and 1; V = 2 * 2 / 1600 = 0.0025; 40 * (3/16 / 39) / V = 76.9,
-    # above n only because two clusters balance by chance: 40, times (t[39] / t[1])^2 = (2.02269 / 12.70620)^2.
+    # above n only because two clusters balance by chance: 40, times (t[39] / t[1])^2 = (2.02269 / 12.70620)^2 is 1.01,
+    # less than the two clusters themselves.
     scores = np.array([1.0] * 14 + [0.0] * 6 + [1.0] * 16 + [0.0] * 4)
-    assert effective_size(scores, [0] * 20 + [1] * 20) == pytest.approx(40 * (2.02269 / 12.70620) ** 2, rel=1e-5)
+    assert effective_size(scores, [0] * 20 + [1] * 20) == pytest.approx(2)
+
+
+def test_scores_in_thirds_count_more_than_answers_by_hand():
+    # 1/3 and 2/3 thirty times each: p (1 - p) = 1/4, variance 1/36 * 60 / 59; 60 * 1/4 / 59 * 60 / that = 540.
+    assert effective_size(np.array([1 / 3, 2 / 3] * 30), list(range(60))) == pytest.approx(540)
 
 
 def test_repeating_every_question_adds_no_evidence():
@@ -77,21 +91,30 @@ def test_order_does_not_matter():
     assert backwards.low == pytest.approx(mean_interval(scores, clusters).low)
 
 
-@pytest.mark.parametrize(("clusters", "size", "share", "alike"), [(30, 6, 0.7, 0.3), (60, 4, 0.85, 0.5)])
-def test_coverage_with_clusters(clusters, size, share, alike):
-    rng = np.random.default_rng(7)
-    members = np.repeat(np.arange(clusters), size).tolist()
-    weight = (1 - alike) / alike
-    hits = naive = 0
-    for _ in range(600):
-        chances = np.repeat(rng.beta(share * weight, (1 - share) * weight, clusters), size)
-        scores = (rng.random(chances.size) < chances).astype(float)
-        interval = mean_interval(scores, members)
-        hits += interval.low <= share <= interval.high
-        alone = mean_interval(scores, list(range(scores.size)))
-        naive += alone.low <= share <= alone.high
-    assert 0.92 <= hits / 600 <= 0.99
-    assert naive / 600 < 0.88  # what ignoring the clusters would have cost
+CELLS = [
+    # clusters, questions in each, accuracy, correlation in a cluster, scores in thirds
+    (30, 6, 0.7, 0.3, False),
+    (40, 10, 0.02, 0.6, False),
+    (40, 10, 0.97, 0.3, False),
+    (100, 3, 0.97, 0.6, False),
+    (300, 1, 0.6, 0.0, True),
+    (100, 3, 0.5, 0.1, True),
+    (40, 10, 0.03, 0.6, True),
+]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_coverage_of_the_accuracy(cell):
+    row = accuracy_coverage(*cell, draws=400, seed=7)
+    assert row["coverage"] >= 0.925  # two standard errors below 95 %; the docs say 93 % of longer runs
+    if cell[4] and cell[1] == 1:
+        assert row["coverage"] <= 0.975, "thirds are not covered by being far too wide"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("cell", ACCURACY_CELLS)
+def test_coverage_of_the_accuracy_at_length(cell):
+    assert accuracy_coverage(*cell, draws=2000, seed=11)["coverage"] >= 0.92
 
 
 # --- the bootstrap of corpus metrics ----------------------------------------------------------------------------------

@@ -150,3 +150,17 @@ def test_any_value_comes_back(tmp_path, value, count, text):
     kind = schema.trials_schema([])
     tables.write(tmp_path, "trials", "a", [row], kind)
     assert pq.read_table(tmp_path / "trials" / "a.parquet").select(list(row)).to_pylist() == [row]
+
+
+def test_some_columns_are_those_of_the_whole_table(tmp_path):
+    folder = write_results(tmp_path, [trial_row({"max_crops": 1}, trial=name) for name in "ab"])
+    rows = [{"trial": "a", "sample": "q", "score": 0.5, "prediction": "long"}]
+    tables.write(folder, "samples", "a", rows, schema.SAMPLES)
+    older = pa.table({"trial": ["b"], "sample": ["q"]})
+    pq.write_table(older, folder / "samples" / "b.parquet")
+    found = tables.read_columns(folder, "samples", ["score", "trial", "cluster"])
+    assert sorted(found.to_pylist(), key=lambda row: row["trial"]) == [
+        {"score": 0.5, "trial": "a", "cluster": None},
+        {"score": None, "trial": "b", "cluster": None},
+    ]
+    assert tables.read_columns(folder, "timings", ["trial", "step_ms"]).num_rows == 0

@@ -17,8 +17,9 @@ import requests
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.conftest import SECRET, TOKEN
+from tests.conftest import RAY_HOMES, SECRET, TOKEN
 from tests.jobs import job_file
+from tests.sweep.secret_files import files_with
 from tests.sweep.sweeps import samples, starts, vlmprof, what_was_measured
 from vlmprof.cli import app
 from vlmprof.errors import UserError
@@ -95,6 +96,7 @@ def test_a_sweep_whose_driver_is_killed_and_that_is_submitted_again_loses_and_do
     assert "failed (137)" in listed and "succeeded" in listed and "fetch-" not in listed
     assert whereabouts(dashboard, "small").results == str(there)
     secrets_are_nowhere(terminal("logs", "small"), json.dumps(asked(dashboard, "/api/jobs/")), *texts_in(here))
+    assert not files_with(SECRET, *RAY_HOMES, there, here)
 
 
 def driver_of(dashboard: str, id_: str) -> int:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,14 @@ def test_the_mid_p_is_the_textbook_s() -> None:
     assert mcnemar_mid_p(3, 3) == 1.0
     assert mcnemar_mid_p(1, 0) == pytest.approx(0.5)
     assert mcnemar_mid_p(5, 0) == pytest.approx(2 * 0.5 * 0.5**5)
+
+
+@pytest.mark.parametrize(("better", "worse"), [(7, 3), (512, 512), (512, 580), (20_000, 20_400)])
+def test_scipy_agrees_on_mcnemar_and_large_counts_do_not_overflow(better: int, worse: int) -> None:
+    tails = scipy.stats.binom(better + worse, 0.5)
+    fewer = min(better, worse)
+    expected = min(1.0, 2 * (tails.cdf(fewer - 1) + tails.pmf(fewer) / 2))
+    assert mcnemar_mid_p(better, worse) == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

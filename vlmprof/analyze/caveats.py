@@ -36,15 +36,40 @@ def cautions(part: pd.DataFrame) -> Iterator[str]:
     Args:
         part: Trials that are compared, as rows of the ``trials`` table.
     """
-    flipping = int((part["flip_rate"] > part["flip_rate_allowed"]).sum())
-    if flipping:
-        yield f"in {flipping} of {len(part)} the batch size changed more answers than allowed (see flip_rate)"
+    yield from _about_flips(part)
     for left_out in sorted(part["decoding_left_out"].dropna().unique()) if "decoding_left_out" in part else ():
         yield f"decoded greedily, without the checkpoint's own {left_out}"
     yield from _about_failed_samples(part)
     yield from _about_untimed_samples(part)
     yield from _about_times(part)
     yield from _about_settings(part)
+
+
+def judged_flips(rate: float, low: float, allowed: float) -> str:
+    """``warns`` where an audit shows more flips than allowed, ``cannot tell`` where it saw more but by chance perhaps.
+
+    The lower end of the 95 % interval decides: of 64 audited answers a single flip is more than 1 %, and at a true rate
+    of 0.5 % there is one in 27 % of audits.
+    """
+    if low > allowed:
+        return "warns"
+    return "cannot tell" if rate > allowed else ""
+
+
+def _about_flips(part: pd.DataFrame) -> Iterator[str]:
+    known = part.dropna(subset=["flip_rate", "flip_rate_allowed"])
+    lows = known["flip_rate_low"].fillna(known["flip_rate"]) if "flip_rate_low" in known else known["flip_rate"]
+    judged = [
+        judged_flips(rate, low, allowed)
+        for rate, low, allowed in zip(known["flip_rate"], lows, known["flip_rate_allowed"], strict=True)
+    ]
+    if flipping := judged.count("warns"):
+        yield f"in {flipping} of {len(part)} the batch size changed more answers than allowed (see flip_rate)"
+    if unclear := judged.count("cannot tell"):
+        yield (
+            f"in {unclear} of {len(part)} it cannot be told whether the batch size changes more answers than allowed:"
+            " too few were audited (batch.audit_samples; 380 without a flip rule out 1 %)"
+        )
 
 
 def _about_untimed_samples(part: pd.DataFrame) -> Iterator[str]:

@@ -9,7 +9,7 @@ in ``OF_A_MODEL``, and in nothing else of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -113,7 +113,7 @@ def groups(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
         yield name, part
 
 
-def machine(row: pd.Series[Any]) -> str:
+def machine(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
     """What the trial ran on: the GPU, or the processor and its threads."""
     if row["device"] != ON_CPU:
         return _text(row["device"])
@@ -146,9 +146,10 @@ def _labels(done: pd.DataFrame, by: Sequence[str], *, across_devices: bool, acro
     unlike = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
     columns = list(dict.fromkeys([*named, *(name for name in unlike if name not in waived)]))
     swept = {name: _swept(done, name, across_models=across_models) for name in unlike}
+    needed = dict.fromkeys((*columns, "cpu", "cpu_threads", "knob_output_tokens"))  # a row of all columns is slow
     return [
         ", ".join(_parts(row, [name for name in columns if name in named or not swept[name][i]]))
-        for i, (_, row) in enumerate(done.iterrows())
+        for i, row in enumerate(done[[name for name in needed if name in done]].to_dict("records"))
     ]
 
 
@@ -165,7 +166,7 @@ def _swept(part: pd.DataFrame, name: str, *, across_models: bool = True) -> list
     return [bool(one) for one in was_set.groupby(part["model_fingerprint"], dropna=False).transform("all")]
 
 
-def _parts(row: pd.Series[Any], columns: Sequence[str]) -> Iterable[str]:
+def _parts(row: Mapping[Any, Any], columns: Sequence[str]) -> Iterable[str]:
     for name in columns:
         if name == "timing_output_tokens" and pd.notna(row.get("knob_output_tokens")):
             yield f"{name}={AS_SWEPT}"

@@ -1,8 +1,10 @@
 """How much each decoder block matters, from a sweep that left out one block at a time.
 
 A block's score is the accuracy that is lost without it: the mean over the same samples of the score of the whole model
-less that of the model without the block. The table is what the knob ``active_blocks`` reads under its policy
-``importance``. A score is of one block alone: blocks that stand in for each other look unimportant one by one.
+less that of the model without the block, with a 95 % interval over pictures. Samples are those that every trial scored,
+so that blocks are compared on the same ones; the others are counted. The table is what the knob ``active_blocks`` reads
+under its policy ``importance``. A score is of one block alone: blocks that stand in for each other look unimportant one
+by one.
 """
 
 from __future__ import annotations
@@ -10,19 +12,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.score_matrix import ScoreMatrix, read_scores
 from vlmprof.errors import UserError
+from vlmprof.stats.distributions import student_quantile
+from vlmprof.stats.resampling import mean_covariance, mean_draws
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where, results_folder
 
 FILE = "importance.parquet"
+LEAST = 4
+"""So many least important blocks are compared with the others: as many as jobs usually leave out."""
 DIGITS = 12
 """Of the digest that pins a table in a job."""
 KNOB = re.compile(r"(?:^| )active_blocks=(\{.*?\}|\[.*?\])(?= |$)")
@@ -37,7 +45,11 @@ class Importance:
     of: str
     """Which model and task, as the groups of trials are named."""
     rows: tuple[Mapping[str, Any], ...]
-    """By block: ``block``, ``score`` (accuracy lost without it), ``samples`` and the ``trial`` that left it out."""
+    """By block: ``block``, ``score`` (accuracy lost without it), ``low`` to ``high`` (its 95 % interval), ``rank_low``
+    to ``rank_high`` (its place from the least important, 1, in 95 % of draws), ``samples``, ``samples_left_out`` and
+    the ``trial`` that left it out."""
+    caveats: tuple[str, ...] = ()
+    """What is left out, and which blocks cannot be told apart."""
 
 
 def importance(folder: Where, by: str = "") -> Importance:
@@ -48,7 +60,8 @@ def importance(folder: Where, by: str = "") -> Importance:
         by: Part of a group's name, where the folder holds several models, tasks or settings of other knobs.
 
     Raises:
-        UserError: several groups and none named, no trial of the whole model, or a block without a trial.
+        UserError: several groups and none named, no trial of the whole model, a block without a trial, or no samples
+            that all trials scored.
     """
     trials = tables.read(folder, "trials")
     scored = comparable(trials).dropna(subset=["accuracy"])
@@ -63,16 +76,60 @@ def importance(folder: Where, by: str = "") -> Importance:
         raise UserError(
             f"{folder}: expected the trials of one model on one task, found {len(found)} such sets ({names}); name one"
         )
-    (name, part), samples = found[0], tables.read(folder, "samples")
+    name, part = found[0]
     whole = _whole(folder, part)
     dropped = {value[0]: trial for value, trial in _drops(part) if len(value) == 1}
     blocks = range(int(part.loc[part["trial"] == whole, "blocks_executed"].iloc[0]))
     missing = [block for block in blocks if block not in dropped]
     if missing:
         raise UserError(f"{folder}: no finished trial leaves out block {', '.join(map(str, missing))} alone")
-    scores = {trial: one.set_index("sample")["score"] for trial, one in samples.groupby("trial")}
-    rows = tuple(_row(block, dropped[block], scores[whole], scores[dropped[block]]) for block in blocks)
-    return Importance(of=name, rows=rows)
+    try:
+        matrix = read_scores(folder, [whole, *(dropped[block] for block in blocks)])
+    except UserError as error:
+        raise UserError(f"{folder}: the blocks cannot be compared: {error}") from None
+    rows = tuple({**row, "trial": dropped[row["block"]]} for row in _rows(matrix))
+    return Importance(of=name, rows=rows, caveats=(*matrix.caveats, *_told_apart(rows)))
+
+
+def _rows(matrix: ScoreMatrix) -> list[dict[str, Any]]:
+    """One a block; the first column of the matrix is the whole model."""
+    scores = matrix.paired.scores
+    lost = replace(matrix.paired, scores=scores[:, :1] - scores[:, 1:])
+    clusters = len(np.unique(lost.clusters))
+    half = student_quantile(0.95, clusters - 1) * np.sqrt(np.diag(mean_covariance(lost)))
+    places = np.argsort(np.argsort(mean_draws(lost), axis=1), axis=1) + 1
+    ranks = np.quantile(places, [0.025, 0.975], axis=0, method="nearest")
+    return [
+        {
+            "block": block,
+            "score": float(mean),
+            "low": float(mean - half[block]),
+            "high": float(mean + half[block]),
+            "rank_low": int(ranks[0, block]),
+            "rank_high": int(ranks[1, block]),
+            "samples": len(scores),
+            "samples_left_out": matrix.left_out,
+        }
+        for block, mean in enumerate(lost.means)
+    ]
+
+
+def _told_apart(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Whether the blocks that a next job would leave out first are told from the others."""
+    first = min(LEAST, len(rows) // 2)
+    if not first:
+        return
+    least = sorted(rows, key=lambda row: row["score"])[:first]
+    unsure = [row for row in rows if row not in least and row["rank_low"] <= first]
+    if unsure:
+        yield (
+            f"the {first} least important blocks ({_blocks(least)}) are not told from {_blocks(unsure)}:"
+            " more samples would tell, or not"
+        )
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(row["block"]) for row in sorted(rows, key=lambda row: row["block"]))
 
 
 def write_importance(found: Importance, folder: Where) -> tuple[str, str]:
@@ -100,8 +157,3 @@ def _whole(folder: Where, part: pd.DataFrame) -> str:
             " {keep: <all of them>, policy: prefix} to the job and run it again"
         )
     return str(whole.iloc[0])
-
-
-def _row(block: int, trial: str, whole: pd.Series[Any], without: pd.Series[Any]) -> Mapping[str, Any]:
-    lost = (whole - without).dropna()  # by the samples' own ids: the same questions on both sides
-    return {"block": block, "score": float(lost.mean()), "samples": len(lost), "trial": trial}

@@ -21,8 +21,36 @@ from numpy.typing import NDArray
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import FrontRows, Objective, finite, parse_objectives, split_by_objectives
 from vlmprof.errors import UserError
+from vlmprof.stats.fronts import non_dominated
+from vlmprof.stats.intervals import MeanInterval
 from vlmprof.store.schema import column
 from vlmprof.store.tables import schema_of
+
+DOUBT = (
+    column("front_membership", pa.string()),
+    column("front_probability", pa.float64(), "probability"),
+    column("front_rank", pa.float64()),
+    column("tie_group", pa.int64()),
+    column("epsilon_front", pa.bool_()),
+    column("front_hypervolume", pa.float64(), "fraction", interval=True),
+    column("front_hypervolume_low", pa.float64(), "fraction"),
+    column("front_hypervolume_high", pa.float64(), "fraction"),
+)
+"""Columns of the rows of a front with its doubt, besides ``<objective>_band_low`` and ``_band_high`` of each objective;
+``analyze.front_doubt`` fills them, and docs/decisions.md says what they mean."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrontDoubt:
+    """What is known about how sure a front is, besides the columns of its rows."""
+
+    hypervolume: MeanInterval | None = None
+    """Share of the box between the best and the worst measured values that the front dominates."""
+    captions: tuple[str, ...] = ()
+    """What the doubt rests on, to be said wherever it is shown."""
+    caveats: tuple[str, ...] = ()
+    """What could not be had, with numbers."""
 
 
 @final
@@ -36,6 +64,8 @@ class Front:
     rows: pd.DataFrame
     """Its trials with ``group`` (the name above) and ``on_front``: by the objectives in turn, best first, then by id.
     ``attrs["mixed"]`` as of ``analyze.comparability``."""
+    doubt: FrontDoubt | None = None
+    """None where nobody asked for it; ``rows`` have the columns of ``DOUBT`` where it is known."""
 
     @property
     def best(self) -> pd.DataFrame:
@@ -122,7 +152,7 @@ def _front_of(group: str, kind: FrontRows) -> Front:
 def front(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArray[np.bool_]:
     """Which rows of ``values`` (a row a trial, a column an objective) no other row dominates; ties all stay.
 
-    O(n log n) for one or two objectives, O(n^2) for more.
+    O(n log n) for one, two and three objectives (``stats.fronts.non_dominated``).
 
     Raises:
         ValueError: the shape does not fit the objectives, or a value is not finite (the rows are named).
@@ -133,29 +163,7 @@ def front(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArr
     if bad.size:
         raise ValueError(f"expected finite values, rows {bad.tolist()} have others")
     costs = values * np.array([objective.sign for objective in objectives], dtype=np.float64)
-    if costs.shape[1] == 1:
-        costs = np.column_stack([costs, np.zeros(len(costs))])
-    return _sweep(costs) if costs.shape[1] == 2 else _plain(costs)
-
-
-def _sweep(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """For two costs: in order of the first, keep each row whose second cost is lower than all before it; ties stay."""
-    if not len(costs):
-        return np.zeros(0, dtype=np.bool_)
-    order = np.lexsort((costs[:, 1], costs[:, 0]))
-    first, second = costs[order].T
-    starts = np.flatnonzero(np.concatenate([[True], first[1:] != first[:-1]]))
-    best = second[starts]  # of each run of equal first costs
-    before = np.concatenate([[np.inf], np.minimum.accumulate(best)[:-1]])
-    run = np.cumsum(np.isin(np.arange(len(first)), starts)) - 1
-    stays = np.zeros(len(costs), dtype=np.bool_)
-    stays[order] = (second == best[run]) & (second < before[run])
-    return stays
-
-
-def _plain(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    dominated = [((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any() for row in costs]
-    return ~np.array(dominated, dtype=np.bool_)
+    return non_dominated(costs)
 
 
 def pareto(
@@ -204,12 +212,20 @@ def _require_finite(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         raise UserError(f"{'; '.join(faults)} ({measured})")
 
 
+def _unit_of(schema: pa.Schema, name: str) -> str:
+    unit: bytes = (schema.field(name).metadata or {}).get(b"unit", b"")
+    return unit.decode()
+
+
 def to_arrow(frame: pd.DataFrame) -> pa.Table:
     """The frame of ``pareto`` as a table that keeps units and directions, ready for Parquet.
 
     ``DataFrame.to_parquet`` would drop the metadata of the fields, and cannot write ``attrs``.
     """
     schema: pa.Schema = schema_of(frame)
+    band = [name for name in frame.columns if str(name).endswith(("_band_low", "_band_high"))]
     extra = [column("group", pa.string()), column("on_front", pa.bool_())]
+    extra += [one for one in DOUBT if one.name in frame]
+    extra += [column(name, pa.float64(), _unit_of(schema, name.rsplit("_band_", 1)[0])) for name in band]
     plain = pd.DataFrame(frame.to_dict("list"))
     return pa.Table.from_pandas(plain, schema=pa.schema([*extra, *schema], schema.metadata), preserve_index=False)

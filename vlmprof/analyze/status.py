@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class SweepStatus:
         """In words, whether a process works on the sweep."""
         if self.sign == "none":
             return "starting" if self.starting else "there never was a sign of life"
+        if self.sign == "silent" and self.silent_s is None:
+            return "no sign of life; the last is dated in the future, by a clock that is ahead"
         age = f"{self.silent_s or 0:.0f} s"
         return {
             "alive": f"running, last sign of life {age} ago",
@@ -131,8 +134,8 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
     ledger.require(folder)
     lines = list(ledger.read(folder))
     heartbeat = read_heartbeat(folder)
-    ages = [age for age in (heard_s, heartbeat.age_s(time.time()) if heartbeat else None) if age is not None]
-    sign = sign_of(heartbeat, min(ages, default=0.0))
+    ages = [age for age in (heard_s, _told_s(heartbeat, time.time())) if age is not None]
+    sign = sign_of(heartbeat, min(ages, default=math.inf))
     phases = _phases(lines)
     started = tuple(sorted(trial for trial, phase in phases.items() if phase == "running"))
     if sign != "alive":
@@ -150,7 +153,7 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         name=next((str(line.get("name", "")) for line in reversed(lines) if line["event"] == "sweep"), ""),
         counts={phase: list(phases.values()).count(phase) for phase in PHASES},
         sign=sign,
-        silent_s=min(ages) if heartbeat else None,
+        silent_s=min(ages, default=None) if heartbeat else None,
         running=started if sign == "alive" else (),
         cut_off=started if sign != "alive" else (),
         failed={trial: str(last_lines[trial].get("error") or "") for trial in failed},
@@ -164,6 +167,11 @@ def status(folder: Where, *, heard_s: float | None = None) -> SweepStatus:
         seconds_of_ended=tuple(seconds_of_ended(lines).values()),
         ended=ended_in_last_run(lines),
     )
+
+
+def _told_s(heartbeat: Heartbeat | None, now: float) -> float | None:
+    """Age of a heartbeat by the two clocks; None where it is dated in the future, which says nothing."""
+    return None if heartbeat is None or heartbeat.is_of_the_future(now) else heartbeat.age_s(now)
 
 
 def sign_of(heartbeat: Heartbeat | None, age_s: float) -> Sign:

@@ -23,7 +23,7 @@ from vlmprof.analyze.time_left import TimeLeft, time_left
 from vlmprof.errors import UserError
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
-from vlmprof.store.heartbeat import Heartbeat, read_heartbeat
+from vlmprof.store.heartbeat import BEAT_S, Heartbeat, read_heartbeat
 from vlmprof.store.schema import knobs_of
 
 SHARE = 0.1
@@ -118,8 +118,12 @@ class Watcher:
         )
 
     def _heard_s(self, heartbeat: Heartbeat | None) -> float | None:
-        """Seconds since the heartbeat was last seen to change, by this machine's clock; None if it never was."""
-        if heartbeat is not None and self._beat is not None and heartbeat.beat != self._beat:
+        """Seconds since the heartbeat was last seen to change, by this machine's clock; None if it never was.
+
+        One that is dated in the future counts as changed when it is first seen: it then has as long as any to change.
+        """
+        first = heartbeat is not None and self._beat is None and heartbeat.is_of_the_future(time.time())
+        if first or (heartbeat is not None and self._beat is not None and heartbeat.beat != self._beat):
             self._changed = self._clock()
         self._beat = heartbeat.beat if heartbeat else None
         return self._clock() - self._changed if math.isfinite(self._changed) else None
@@ -140,11 +144,17 @@ class Watcher:
 def standing(folder: Where) -> SweepView:
     """The sweep in a folder now, without its fronts.
 
+    Where its heartbeat is dated in the future, a second look shows whether it changes.
+
     Raises:
         StoreError: the folder holds no sweep.
     """
-    heartbeat = read_heartbeat(folder)
-    now = status(folder)
+    heartbeat, heard_s = read_heartbeat(folder), None
+    if heartbeat is not None and heartbeat.is_of_the_future(time.time()) and not heartbeat.closed:
+        time.sleep(1.5 * BEAT_S)
+        before, heartbeat = heartbeat, read_heartbeat(folder)
+        heard_s = 0.0 if heartbeat is not None and heartbeat.beat != before.beat else None
+    now = status(folder, heard_s=heard_s)
     return SweepView(status=now, heartbeat=heartbeat, left=time_left(now, heartbeat))
 
 

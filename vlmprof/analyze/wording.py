@@ -24,6 +24,12 @@ def mark(row: pd.Series[Any], knob: str) -> str:
     return MARKS.get(row[f"effect_{knob}"], "") if is_set(row, knob) else ""
 
 
+def marks_of(trials: pd.DataFrame, knob: str) -> set[str]:
+    """The marks that a knob's values have among these trials."""
+    effects = trials.loc[trials[f"requested_{knob}"].notna(), f"effect_{knob}"].dropna().unique()
+    return {MARKS[effect] for effect in effects if effect in MARKS}
+
+
 def setting(row: pd.Series[Any], knob: str) -> str:
     """A knob's value as a trial requested it, without its mark."""
     return str(row[f"requested_{knob}"]) if is_set(row, knob) else "-"
@@ -55,6 +61,15 @@ def with_interval(value: float, low: float | None, high: float | None, unit: str
     digits = 3 if unit == "fraction" else 2
     ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{value:.{digits}f}{ends}"
+
+
+def letters(number: int) -> str:
+    """1 -> a, 26 -> z, 27 -> aa: names of groups that are not numbers among numbers."""
+    name = ""
+    while number > 0:
+        number, rest = divmod(number - 1, 26)
+        name = chr(ord("a") + rest) + name
+    return name
 
 
 def _number(value: Any) -> float | None:

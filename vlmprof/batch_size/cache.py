@@ -28,11 +28,14 @@ from filelock import FileLock
 
 from vlmprof.batch_size.coordinator import Entry, ProbeCoordinator
 from vlmprof.batch_size.memory_model import MemoryPoint
+from vlmprof.regular_files import json_object, open_regular, read_regular
 from vlmprof.store import ledger
 from vlmprof.store.filesystem import ResultsFolder, Where, results_folder
 
 SUFFIX = ".jsonl"
 LOCK_S = 30.0
+MOST_BYTES = 2**30
+"""Thousands of configurations have a thousandth of it."""
 FORMAT = 2
 """Part of every memory key: a file of another format is stale, and its lines can still be read."""
 FOLDER = "VLMPROF_BATCH_SIZES"
@@ -58,12 +61,18 @@ class CacheFile:
         self._read_bytes, self._first_line = 0, b""
         self._lock = FileLock(str(path.with_suffix(".lock")), timeout=LOCK_S)
 
+    @property
+    def coordinator(self) -> ProbeCoordinator:
+        """As it was when the file was last read."""
+        return self._coordinator
+
     @contextmanager
     def current(self) -> Iterator[ProbeCoordinator]:
         """The coordinator with the entries of all processes; the file is locked for the length of a ``with`` block.
 
         Raises:
             filelock.Timeout: another process has held the file for half a minute.
+            OSError: the file cannot be read, or is none.
         """
         with self._lock:
             self._apply_new_lines()
@@ -94,9 +103,10 @@ class CacheFile:
             self._coordinator, self._read_bytes = ProbeCoordinator(prior=self._coordinator.observations.prior), 0
 
     def _apply_new_lines(self) -> None:
-        if not self._path.is_file():
+        if not os.path.lexists(self._path):
             self._start_over()
             return
+        open_regular(self._path, MOST_BYTES).close()  # a pipe would wait for somebody to write
         with self._path.open("r+b") as file:
             if self._read_bytes and file.readline() != self._first_line:  # another process cleared it and began again
                 self._start_over()
@@ -107,31 +117,30 @@ class CacheFile:
             complete = data.rfind(b"\n") + 1
             if complete < len(data):
                 file.truncate(self._read_bytes + complete)
-        for entry in parse_entries(data[:complete]):
-            self._coordinator.apply(entry)
+        _replay(data[:complete], self._coordinator)
         self._read_bytes += complete
 
 
 def parse_entries(data: bytes) -> Iterator[Entry]:
     """The entries in complete lines; a damaged line is skipped, and what it held is measured again."""
-    for line in data.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("kind") in ("told", "lease"):
+    for line in data.split(b"\n"):
+        entry = json_object(line)
+        if entry.get("kind") in ("told", "lease"):
             yield entry
+
+
+def _replay(data: bytes, coordinator: ProbeCoordinator) -> None:
+    """Apply the entries; one that is none, such as half of two lines, is skipped like a damaged line."""
+    for entry in parse_entries(data):
+        with suppress(TypeError, ValueError, KeyError, AttributeError):
+            coordinator.apply(entry)
 
 
 def read_about(path: Path) -> Mapping[str, Any]:
     """What the memory key of a file consists of; empty if the first line does not say so."""
-    with path.open("rb") as file:
+    with open_regular(path, MOST_BYTES) as file:
         first_line = file.readline()
-    try:
-        head = json.loads(first_line)
-    except ValueError:
-        return {}
-    about = head.get("about") if isinstance(head, dict) else None
+    about = json_object(first_line).get("about")
     return about if isinstance(about, dict) else {}
 
 
@@ -209,7 +218,7 @@ def files_used(folder: Path, since: float) -> dict[str, bytes]:
     files = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         if path.stat().st_mtime >= since:
-            data = path.read_bytes()
+            data = read_regular(path, MOST_BYTES)
             files[path.name] = data[: data.rfind(b"\n") + 1]
     return files
 
@@ -223,8 +232,8 @@ def _prior(folder: Path, memory_key: str) -> dict[str, list[MemoryPoint]]:
 
 def _replayed(path: Path) -> ProbeCoordinator:
     coordinator = ProbeCoordinator()
-    for entry in parse_entries(path.read_bytes()):
-        coordinator.apply(entry)
+    with suppress(OSError):  # no file, or a file of no sensible size: nothing is known
+        _replay(read_regular(path, MOST_BYTES), coordinator)
     return coordinator
 
 
@@ -239,7 +248,7 @@ class SharedCache(Protocol):
 def kept_with_results(results: Where, cache: SharedCache) -> Iterator[None]:
     """Copy cache files from a results folder to the cache before a ``with`` block, and the used ones back after it."""
     folder = results_folder(results)
-    stored = {name: folder.read(f"{IN_RESULTS}/{name}") for name in folder.names(IN_RESULTS)}
+    stored = {name: folder.read(f"{IN_RESULTS}/{name}", MOST_BYTES) for name in folder.names(IN_RESULTS)}
     since = cache.adopt({name: data for name, data in stored.items() if data is not None})
     try:
         yield

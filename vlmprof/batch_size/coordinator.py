@@ -15,9 +15,12 @@ from vlmprof.batch_size.memory_model import MemoryPoint
 from vlmprof.batch_size.observations import ConfigurationRecord, Observations
 from vlmprof.batch_size.protocol import ProbeResult, SizeReply, SizeRequest
 from vlmprof.batch_size.search import next_step
+from vlmprof.regular_files import sound
 
 LEASE_S = 60.0
 """The probing trial renews its lease while it works; this long after it died nobody else probes."""
+FUTURE_S = 2 * LEASE_S
+"""A lease that ends later was granted by a clock that was wrong; nobody waits for it."""
 WAIT_S = 0.5
 
 Entry = Mapping[str, Any]
@@ -61,7 +64,7 @@ class ProbeCoordinator:
             return _assumed(self.observations, request), []
         lease = self._leases.get(request.configuration)
         is_own = lease is not None and lease.requester == request.requester
-        if lease is not None and not is_own and lease.until > now:
+        if lease is not None and not is_own and now < lease.until <= now + FUTURE_S:
             return SizeReply(action="wait", wait_s=min(WAIT_S, lease.until - now)), []
         step = next_step(self.observations, request)
         if step.action == "use":
@@ -91,13 +94,19 @@ class ProbeCoordinator:
         return [self._apply_new(_entry("told", result))]
 
     def apply(self, entry: Entry) -> None:
-        """Apply an entry of this or another process; applying one twice changes nothing."""
+        """Apply an entry of this or another process; applying one twice changes nothing.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is none. Nothing has changed.
+        """
         fields = {FIELDS.get(key, key): value for key, value in entry.items() if key != "kind"}
         if entry["kind"] == "told":
-            pairs = {name: tuple((key, amount) for key, amount in fields.pop(name)) for name in ("demand", "phases")}
-            self.observations.add(ProbeResult(**{**fields, **pairs}))
+            pairs = {
+                name: tuple(_pair(key, amount) for key, amount in fields.pop(name)) for name in ("demand", "phases")
+            }
+            self.observations.add(sound(ProbeResult(**{**fields, **pairs})))
             return
-        lease = ProbeLease(**fields)
+        lease = sound(ProbeLease(**fields))
         self._token = max(self._token, lease.token)
         current = self._leases.get(lease.configuration)
         if current is None or lease.token >= current.token:
@@ -106,6 +115,12 @@ class ProbeCoordinator:
     def _apply_new(self, entry: Entry) -> Entry:
         self.apply(entry)
         return entry
+
+
+def _pair(key: Any, amount: Any) -> tuple[str, Any]:
+    if not isinstance(key, str) or isinstance(amount, bool) or not isinstance(amount, int | float):
+        raise ValueError(f"{key!r} is {amount!r}")
+    return key, amount
 
 
 def _entry(kind: str, value: ProbeResult | ProbeLease) -> dict[str, Any]:

@@ -29,10 +29,15 @@ def show_front(
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one front, comma-separated.")] = "",
     across: Annotated[bool, typer.Option("--across-devices", help="One front over GPUs of unlike kinds.")] = False,
     across_models: AcrossModels = False,
+    doubt: Annotated[bool, typer.Option(help="Say how sure the front is, from answers and timings.")] = True,
+    epsilon: Annotated[
+        str, typer.Option(help="What counts as no difference: accuracy=0.01,latency_ms_p50=2%.", show_default=False)
+    ] = "",
 ) -> None:
     """Print the Pareto front of a sweep, and write it to pareto.parquet; with options to a file named after them."""
     across_names = {"across_devices": across, "across_models": across_models}
-    _show_front(folder, _names(objectives), _names(by), {name: True for name, on in across_names.items() if on})
+    chosen = {name: True for name, on in across_names.items() if on}
+    _show_front(folder, (_names(objectives), _names(by)), chosen, doubt=doubt, epsilon=_shares(epsilon))
 
 
 @app.command("plot")
@@ -66,26 +71,51 @@ def score_blocks(
     from vlmprof.analyze.importance import importance, write_importance
 
     found = importance(folder, by)
-    table = Table("block", "accuracy lost", "samples", title=f"\n{found.of}", box=None, header_style="bold")
+    headers = ("block", "accuracy lost [95 %]", "place", "samples")
+    table = Table(*headers, title=f"\n{found.of}", box=None, header_style="bold")
     for row in sorted(found.rows, key=lambda row: -row["score"]):
-        table.add_row(str(row["block"]), f"{row['score']:+.4f}", str(row["samples"]))
+        lost = f"{row['score']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        table.add_row(str(row["block"]), lost, f"{row['rank_low']} to {row['rank_high']}", str(row["samples"]))
     out.print(table)
+    for caveat in found.caveats:
+        out.print(f"beware: {caveat}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     path, digest = write_importance(found, folder)
     where = path.removeprefix("results/")
     value = f'{{keep: {len(found.rows) - 1}, policy: importance, table: {where}, sha256: "{digest}"}}'
     out.print(f"\nTable: {path}\nIn a job, for any number to keep:\n  active_blocks: [{value}]", soft_wrap=True)
 
 
-def _show_front(folder: str, objectives: list[str], by: list[str], across: dict[str, bool]) -> None:
+def _show_front(
+    folder: str,
+    columns: tuple[list[str], list[str]],
+    across: dict[str, bool],
+    *,
+    doubt: bool,
+    epsilon: dict[str, float],
+) -> None:
     from vlmprof.report.pareto_table import front_report, read_front, write_front
 
-    front = read_front(folder, objectives, by, **across)
+    objectives, by = columns
+    front = read_front(folder, objectives, by, **across, doubt=doubt, epsilon=epsilon)
     chosen = [*objectives, *(f"by-{name}" for name in by), *(name.replace("_", "-") for name in across)]
     for part in front_report(front, out.width):  # first: it can be seen also where it cannot be written
         out.print(part)
     path = write_front(front, folder, "-".join(["pareto", *chosen]) + ".parquet")
     if chosen:
         out.print(f"\nWritten: {path}", highlight=False, soft_wrap=True)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """``accuracy=0.01,latency_ms_p50=2%`` -> column -> number."""
+    found = {}
+    for part in _names(text):
+        name, _, value = part.partition("=")
+        number = value.strip().removesuffix("%")
+        try:
+            found[name.strip()] = float(number) / (100 if value.strip().endswith("%") else 1)
+        except ValueError:
+            raise UserError(f"--epsilon: expected <objective>=<number> or <number>%, got '{part}'") from None
+    return found
 
 
 def _names(text: str) -> list[str]:

@@ -271,7 +271,7 @@ def _print_front(where: str, advice: Advice) -> None:
 
     tables = advice.place(f"{where}/{{trials,samples,timings}}/")
     try:
-        front = read_front(where, [], [])
+        front = read_front(where, [], [], doubt=True)
     except UserError as error:  # no trial measured what a front needs; the sweep has ended
         err.print(f"\n{error}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"\nTables: {tables}", soft_wrap=True)

@@ -101,8 +101,8 @@ Values = tuple[Any, ...]
 """The values of one knob, in the job's order."""
 OwnValues = Annotated[Values | None, BeforeValidator(_own_values), AfterValidator(lambda own: own and _unique(own))]
 StrategyName = Annotated[str, BeforeValidator(_known("strategies"))]
-PathText = Annotated[str, AfterValidator(usable_path)]
-Place = Annotated[str, AfterValidator(usable_path), AfterValidator(storage.inside_root), AfterValidator(storable)]
+PathText = Annotated[str, AfterValidator(usable_path)]  # of a place, keys are looked for first: no message shows them
+Place = Annotated[str, AfterValidator(storable), AfterValidator(usable_path), AfterValidator(storage.inside_root)]
 Measure = Literal["accuracy", "latency"]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -351,7 +351,9 @@ class SweepSpec(Section):
     timeout_s: Annotated[float, Field(ge=1)] | None = Field(
         3600.0, description="A trial without any progress for so long is ended and tried again; null: never."
     )
-    storage: Place = Field("", description="Results folder, a path or a URI; empty: results/<name>.")
+    storage: Place = Field(
+        "", description="Results folder, a path or a URI; empty: results/<name>.", validate_default=True
+    )
 
     @validators.model_validator(mode="after")
     def _one_length(self) -> SweepSpec:
@@ -360,6 +362,12 @@ class SweepSpec(Section):
                 "timing.output_tokens lists several lengths, and the knob output_tokens sets the length of every"
                 " answer; give only one of them"
             )
+        return self
+
+    @validators.model_validator(mode="after")
+    def _inside_root(self) -> SweepSpec:
+        if why := storage.why_outside(self.where):
+            raise ValueError(f"storage: {why}")
         return self
 
     @property

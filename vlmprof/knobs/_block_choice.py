@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -13,11 +14,15 @@ from typing import Any
 from vlmprof.errors import KnobValueError, as_written, suggestion
 from vlmprof.job.storage import DEFAULT, STORAGE
 from vlmprof.knobs.knob import require_integer
+from vlmprof.regular_files import read_regular
 
 EXPECTED = "expected {keep: n, policy: prefix} or a list of block indices"
 
 LEGACY_FIRST = 4
 """``legacy_random`` always keeps this many blocks at the start."""
+
+MOST_TABLE_BYTES = 2**20
+"""A table has a score for each block."""
 
 SHORTEST_DIGEST = 12
 """Fewest hexadecimal digits of a SHA-256 that identify a table of scores."""
@@ -143,21 +148,22 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
     """Block -> score, from JSON (a list, or an object by block) or Parquet (columns ``block`` and ``score``)."""
     path = _inside_storage(table)
     try:
-        digest = _digest(path)
+        data = read_regular(path, MOST_TABLE_BYTES)
+        digest = hashlib.sha256(data).hexdigest()
         if len(sha256) < SHORTEST_DIGEST or not digest.startswith(sha256):
             # A trial's id hashes the value, not the scores: the digest in it makes other scores another trial.
             raise KnobValueError(f"active_blocks.sha256: {path.name} has {digest[:SHORTEST_DIGEST]}..., got {sha256}")
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            rows = pq.read_table(path, columns=["block", "score"]).to_pylist()
+            rows = pq.read_table(io.BytesIO(data), columns=["block", "score"]).to_pylist()
             return {int(row["block"]): float(row["score"]) for row in rows}
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(data)
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         return {int(block): float(score) for block, score in pairs}
     except OSError as error:
         raise KnobValueError(f"active_blocks.table: {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RecursionError) as error:
         raise KnobValueError(
             f"active_blocks.table: {path} is not a table of scores ({error}); expected JSON (a list with a score"
             " for each block, or an object from block to score) or Parquet with the columns block and score"
@@ -166,7 +172,7 @@ def _scores(table: Any, sha256: str) -> dict[int, float]:
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(path, MOST_TABLE_BYTES)).hexdigest()
     except OSError as error:
         raise KnobValueError(f"active_blocks.table: {path} cannot be read: {error.strerror or error}") from None
 

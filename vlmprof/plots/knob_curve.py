@@ -61,8 +61,10 @@ class Panel:
     """Whether the values are on a scale; words and lists of equal length are not, and no line joins them."""
     alone: tuple[Value, ...]
     spread: tuple[Spread, ...]
-    """Empty if no other knob varies, or if the values have no order."""
+    """Empty if no other knob varies, if few settings were run with every value, or if the values have no order."""
     held: str
+    left_out: int = 0
+    """Trials whose setting of the other knobs was not run with every value of this one; not in ``spread``."""
 
 
 @final
@@ -102,7 +104,12 @@ class KnobCurve(AbstractPlot[CurveData]):
             raise UserError("no knob took two values or more")
         rows = tuple(tuple(panels.get(key) for key in knobs) for panels in found)
         title, timing = _style.heading(trials)
-        return CurveData(title=title, subtitle=f"bars: 95 % intervals; {timing}".rstrip("; "), rows=rows)
+        left_out = max((panel.left_out for panels in found for panel in panels.values()), default=0)
+        matched = (
+            f"up to {left_out} trials a knob left out of the median: not run with all its values" if left_out else ""
+        )
+        subtitle = "; ".join(filter(None, ["bars: 95 % intervals", matched, timing]))
+        return CurveData(title=title, subtitle=subtitle, rows=rows)
 
     def draw(self, data: CurveData, figure: Figure) -> None:
         rows, columns = len(data.rows), len(data.rows[0])
@@ -162,9 +169,10 @@ def _panel(knob: str, objective: Objective, curve: pd.DataFrame, spread: pd.Data
         ordered=axis.ordered,
         alone=tuple(_value(row, axis.at[row["label"]], quantity.factor) for _, row in curve.iterrows()),
         spread=tuple(_spread(row, axis.at[row["label"]], quantity.factor) for _, row in spread.iterrows())
-        if axis.ordered and spread["trials"].max() > 1
+        if axis.ordered and spread["trials"].min() > 1
         else (),
         held=next(iter(curve["held"]), ""),
+        left_out=int(spread["left_out"].sum()),
     )
 
 
@@ -221,7 +229,9 @@ def _legend(data: CurveData) -> list[Line2D | Patch]:
     if any(value.saturated for panel in panels for value in panel.alone):
         entries.append(_dot("saturated: a limit that did not bind", joined=False, filled=False))
     if any(panel.spread for panel in panels):
-        entries.append(Line2D([], [], color=_style.GREY, linestyle="--", label="median of all settings"))
+        entries.append(
+            Line2D([], [], color=_style.GREY, linestyle="--", label="median of settings that every value has")
+        )
         entries.append(Patch(color=_style.GREY, alpha=0.16, label="their range"))
     return entries
 

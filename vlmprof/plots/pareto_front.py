@@ -7,7 +7,7 @@ and dominated points are pale.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -29,6 +29,7 @@ from vlmprof.errors import UserError
 from vlmprof.plots import _style
 from vlmprof.plots._labels import line_boxes, place
 from vlmprof.plots.plot import AbstractPlot
+from vlmprof.stats.fronts import non_dominated
 from vlmprof.store.schema import knobs_of
 from vlmprof.store.tables import schema_of
 
@@ -62,6 +63,16 @@ class Mark:
     label: str
     model: str = ""
     """By the name that the legend gives it; empty if the figure shows one model."""
+    membership: str = ""
+    """``surely``, ``possibly`` or ``no``: whether it is on the front; empty where that is not known."""
+
+    @property
+    def shade(self) -> str:
+        """What its colour says: ``surely``, ``possibly`` or ``no``; without doubt the measured front counts."""
+        return self.membership or ("surely" if self.on_front else "no")
+
+
+Corners = tuple[tuple[float, float], ...]
 
 
 @final
@@ -82,16 +93,13 @@ class FrontData:
     """Names of the models, if there are several."""
     rising: tuple[bool, bool] = (True, False)
     """Whether larger is worse, on the x axis and on the y axis."""
+    band: tuple[Corners, Corners] | None = None
+    """Corners of two staircases that enclose the true front at 95 %: the better one, then the worse one."""
 
     @property
-    def steps(self) -> tuple[tuple[float, float], ...]:
+    def steps(self) -> Corners:
         """Corners of the staircase: from the point that is best on the x axis to the one that is best on the y axis."""
-        front = [mark for mark in self.marks if mark.on_front]
-        front = front if self.rising[0] else front[::-1]
-        corners = [(front[0].x.value, front[0].y.value)]
-        for mark in front[1:]:
-            corners += [(mark.x.value, corners[-1][1]), (mark.x.value, mark.y.value)]
-        return tuple(corners)
+        return _staircase([(mark.x.value, mark.y.value) for mark in self.marks if mark.on_front], self.rising)
 
 
 @final
@@ -120,17 +128,19 @@ class ParetoFront(AbstractPlot[FrontData]):
         title, timing = _style.heading(frame)
         names = model_names(frame)
         models = tuple(sorted(names.unique())) if names.nunique() > 1 else ()
-        rows = (row for _, row in frame.iterrows())
+        rows = frame[_columns_of_marks(frame, (x, y), schema)].to_dict("records")  # a row of all columns is slow
         marks = [
             _mark(row, (x, y), schema, varied, model if models else "") for row, model in zip(rows, names, strict=True)
         ]
         count = sum(mark.on_front for mark in marks)
         cut = any(_cut([mark.x for mark in marks])) or any(_cut([mark.y for mark in marks]))
         far = ", cut at the edge where one is far wider than all points" if cut else ""
-        summary = f"{count} of {len(marks)} configurations on the front; bars: 95 % intervals{far}"
+        summary = f"{count} of {len(marks)} configurations on the front{_tiers(marks)}; bars: 95 % intervals{far}"
+        doubt = trials.attrs.get("doubt_of", {}).get(front.name)
+        rests_on = "; ".join(doubt.captions) if doubt is not None else ""
         return FrontData(
             title=title,
-            subtitle="; ".join(filter(None, [summary, left_out, timing])),
+            subtitle="; ".join(filter(None, [summary, rests_on, left_out, timing])),
             x_label=_style.quantity(x).label,
             y_label=_style.quantity(y).label,
             label_key=" · ".join(varied),
@@ -138,6 +148,7 @@ class ParetoFront(AbstractPlot[FrontData]):
             marks=tuple(sorted(marks, key=lambda mark: (mark.x.value, -mark.y.value, mark.trial))),
             models=models,
             rising=(x.better == "lower", y.better == "lower"),
+            band=_band(frame, (x, y)),
         )
 
     def draw(self, data: FrontData, figure: Figure) -> None:
@@ -147,11 +158,11 @@ class ParetoFront(AbstractPlot[FrontData]):
         axes = figure.add_axes((0.085, bottom, 0.895, 1 - below / height - bottom))
         _style.clean(axes)
         _set_limits(axes, data)
-        for on_front, saturated in itertools.product((False, True), repeat=2):
+        for shade, saturated in itertools.product(("no", "possibly", "surely"), (False, True)):
             for model in data.models or ("",):
-                style = _look(data.models, model, on_front=on_front, saturated=saturated)
-                alike = (on_front, saturated, model)
-                _draw_marks(axes, [m for m in data.marks if (m.on_front, m.saturated, m.model) == alike], style)
+                style = _look(data.models, model, shade=shade, saturated=saturated)
+                alike = (shade, saturated, model)
+                _draw_marks(axes, [m for m in data.marks if (m.shade, m.saturated, m.model) == alike], style)
         _set_limits(axes, data)
         corners = _draw_steps(axes, data)
         axes.set_xlabel(data.x_label)
@@ -174,11 +185,19 @@ def _with_two_axes(trials: pd.DataFrame, names: Sequence[str] = ()) -> tuple[Fro
     return two, f"{others} without both left out" if others else ""
 
 
+def _columns_of_marks(frame: pd.DataFrame, objectives: Sequence[Objective], schema: Any) -> list[str]:
+    """The columns that ``_mark`` looks at."""
+    ends = [name for one in objectives for name in _style.interval_columns(one.column, schema) or ()]
+    of_knobs = [f"{kind}_{name}" for name in knobs_of(frame.columns) for kind in ("knob", "requested", "effect")]
+    wanted = ["trial", "on_front", "front_membership", *(one.column for one in objectives), *ends, *of_knobs]
+    return [name for name in dict.fromkeys(wanted) if name in frame]
+
+
 def _mark(
-    row: pd.Series[Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str], model: str
+    row: Mapping[Any, Any], objectives: tuple[Objective, Objective], schema: Any, varied: Sequence[str], model: str
 ) -> Mark:
     x, y = (_coordinate(row, objective, schema) for objective in objectives)
-    knobs = knobs_of(str(name) for name in row.index)
+    knobs = knobs_of(row)
     return Mark(
         trial=row["trial"],
         x=x,
@@ -187,10 +206,52 @@ def _mark(
         saturated=any(row[f"effect_{name}"] == "saturated" for name in knobs),
         label=" · ".join(_style.short(row[f"requested_{name}"]) for name in varied),
         model=model,
+        membership=str(row["front_membership"]) if pd.notna(row.get("front_membership")) else "",
     )
 
 
-def _coordinate(row: pd.Series[Any], objective: Objective, schema: Any) -> Coordinate:
+def _tiers(marks: Sequence[Mark]) -> str:
+    if not any(mark.membership for mark in marks):
+        return ""
+    surely, possibly = (sum(mark.membership == name for mark in marks) for name in ("surely", "possibly"))
+    return f" as measured, {surely} surely, {possibly} more possibly"
+
+
+def _staircase(points: Sequence[tuple[float, float]], rising: tuple[bool, bool]) -> Corners:
+    """Corners along points of a front, from the one that is best on the x axis."""
+    ordered = sorted(points, key=lambda point: (point[0] if rising[0] else -point[0], point[1]))
+    corners = [ordered[0]]
+    for x, y in ordered[1:]:
+        corners += [(x, corners[-1][1]), (x, y)]
+    return tuple(corners)
+
+
+def _band(frame: pd.DataFrame, objectives: tuple[Objective, Objective]) -> tuple[Corners, Corners] | None:
+    """The fronts of the better and of the worse ends of all that may be on the front; None where they are not known."""
+    names = [f"{one.column}_band_{end}" for one in objectives for end in ("low", "high")]
+    if any(name not in frame for name in [*names, "front_membership"]):
+        return None
+    may = frame[frame["front_membership"].isin(["surely", "possibly"])]
+    if may.empty or may[names].isna().any(axis=None):
+        return None
+    rising = (objectives[0].better == "lower", objectives[1].better == "lower")
+    found = []
+    for better in (True, False):
+        ends = [
+            may[f"{one.column}_band_{'low' if (one.sign == 1) == better else 'high'}"].to_numpy(dtype=np.float64)
+            for one in objectives
+        ]
+        costs = np.column_stack([one.sign * values for one, values in zip(objectives, ends, strict=True)])
+        on_it = non_dominated(costs)
+        factors = [_style.quantity(one).factor for one in objectives]
+        points = [
+            (float(a) * factors[0], float(b) * factors[1]) for a, b in zip(*(e[on_it] for e in ends), strict=True)
+        ]
+        found.append(_staircase(points, rising))
+    return found[0], found[1]
+
+
+def _coordinate(row: Mapping[Any, Any], objective: Objective, schema: Any) -> Coordinate:
     factor = _style.quantity(objective).factor
     value = float(row[objective.column]) * factor
     columns = _style.interval_columns(objective.column, schema)
@@ -202,19 +263,20 @@ def _coordinate(row: pd.Series[Any], objective: Objective, schema: Any) -> Coord
     )
 
 
-def _look(models: Sequence[str], model: str, *, on_front: bool, saturated: bool) -> dict[str, Any]:
-    """How marks of one kind look, as arguments of ``Axes.errorbar``."""
-    colour, marker = (_style.BLUE, "o") if on_front else (DOMINATED, "s")
+def _look(models: Sequence[str], model: str, *, shade: str, saturated: bool) -> dict[str, Any]:
+    """How marks of one kind look, as arguments of ``Axes.errorbar``: the surer a member, the darker."""
+    colour, marker = (DOMINATED, "s") if shade == "no" else (_style.BLUE, "o")
     if models:  # the shape and the colour say which model it is, so being dominated is said by a pale colour
         colour, marker = _of_model(models, model)
-        colour = colour if on_front else _pale(colour)
+    if shade != "surely" and (models or shade == "possibly"):
+        colour = _pale(colour, 0.55 if shade == "possibly" else 0.35 if models else 1.0)
     return {
         "fmt": marker,
         # Hollow marks are larger: a saturated value does the same work as another one, and shows as a ring around it.
-        "markersize": (5.5 if on_front else 4.5) + (2.5 if saturated else 0.0),
+        "markersize": (4.5 if shade == "no" else 5.5) + (2.5 if saturated else 0.0),
         "color": colour,
         "markerfacecolor": "white" if saturated else colour,
-        "zorder": (4 if on_front else 3) - 0.5 * saturated,
+        "zorder": ("no", "possibly", "surely").index(shade) / 2 + 3 - 0.5 * saturated,
         **_style.BARS,
     }
 
@@ -225,9 +287,10 @@ def _of_model(models: Sequence[str], model: str) -> tuple[str, str]:
     return _style.OF_MODELS[i % len(_style.OF_MODELS)], _style.MARKERS[i % len(_style.MARKERS)]
 
 
-def _pale(colour: str) -> str:
-    red, green, blue = to_rgb(colour)
-    return to_hex((0.65 + 0.35 * red, 0.65 + 0.35 * green, 0.65 + 0.35 * blue))
+def _pale(colour: str, kept: float) -> str:
+    """The colour with this share of it kept, and white for the rest."""
+    red, green, blue = (1 - kept + kept * part for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], style: dict[str, Any]) -> None:
@@ -297,6 +360,10 @@ def _draw_steps(axes: Axes, data: FrontData) -> list[tuple[float, float]]:
     xs, ys = zip(*corners, strict=True)
     axes.plot(xs, ys, color=_style.VERMILION, linewidth=1.1, alpha=0.7, zorder=2)
     axes.fill_between(xs, ys, bottom, color=_style.VERMILION, alpha=0.04, linewidth=0, zorder=1)
+    if data.band is not None:
+        better, worse = ([(one[0][0], bottom), *one, (right, one[-1][1])] if one else [] for one in data.band)
+        outline = np.array([*better, *worse[::-1]])
+        axes.fill(outline[:, 0], outline[:, 1], color=_style.VERMILION, alpha=0.16, linewidth=0, zorder=1.5)
     return corners
 
 
@@ -305,9 +372,18 @@ def _draw_legend(figure: Figure, data: FrontData, below: float) -> float:
     for model in data.models:
         colour, marker = _of_model(data.models, model)
         entries.append(_entry(model, marker, colour, filled=True))
-    entries = entries or [_entry("on the front", "o", _style.BLUE, filled=True)]
-    entries.append(Line2D([], [], color=_style.VERMILION, linewidth=1.1, alpha=0.7, label="the front"))
-    if not all(mark.on_front for mark in data.marks):
+    doubtful = any(mark.membership for mark in data.marks)
+    if not data.models:
+        entries = [_entry("surely on the front" if doubtful else "on the front", "o", _style.BLUE, filled=True)]
+        if doubtful:
+            entries.append(_entry("possibly", "o", _pale(_style.BLUE, 0.55), filled=True))
+    elif doubtful:
+        entries.append(Patch(color=_style.GREY, label="lighter: possibly on the front"))
+    line = "the front as measured" if doubtful else "the front"
+    entries.append(Line2D([], [], color=_style.VERMILION, linewidth=1.1, alpha=0.7, label=line))
+    if data.band is not None:
+        entries.append(Patch(color=_style.VERMILION, alpha=0.16, label="its 95 % band"))
+    if any(mark.shade == "no" for mark in data.marks):
         plain = _entry("dominated", "s", DOMINATED, filled=True)
         entries.append(Patch(color=_style.PALE, label="pale: dominated") if data.models else plain)
     if any(mark.saturated for mark in data.marks):

@@ -20,7 +20,9 @@ from matplotlib.figure import Figure
 
 from vlmprof import registry
 from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.front_doubt import with_doubt
 from vlmprof.analyze.objectives import Objective, parse_objectives
+from vlmprof.analyze.pareto import fronts_of
 from vlmprof.errors import UserError
 from vlmprof.escaping import visible
 from vlmprof.plots import _style
@@ -97,11 +99,12 @@ def render(
     table = _visible(tables.read(folder, "trials"))
     if objectives:
         plots = _of_objectives(plots, parse_objectives(objectives, tables.schema_of(table)), note)
-    trials = comparable(table)
+    trials = _with_doubt(comparable(table), folder, objectives)
     parts = {False: list(groups(trials))}
     if not parts[False]:
         raise UserError(f"{folder} has no finished trial to draw; 'vlmprof status {folder}' says how far it is")
-    parts[True] = list(groups(comparable(table, across_models=True))) if across_models else parts[False]
+    if across_models:
+        parts[True] = list(groups(_with_doubt(comparable(table, across_models=True), folder, objectives)))
     written: list[Path] = []
     reasons: list[str] = []
     for name, plot in plots.items():
@@ -121,6 +124,23 @@ def render(
     return written
 
 
+def _with_doubt(trials: pd.DataFrame, folder: Where, objectives: Sequence[str]) -> pd.DataFrame:
+    """These trials with the columns of ``analyze.pareto.DOUBT``; as they are where no front can be drawn."""
+    try:
+        found = with_doubt(fronts_of(trials, objectives), folder)
+    except UserError:  # the plots say it themselves, each for what it draws
+        return trials
+    known = [front.rows.set_index("trial") for front in found.fronts if "front_membership" in front.rows]
+    extra = [_bare(rows[[name for name in rows if name not in trials]]) for rows in known]
+    attrs = trials.attrs | {"doubt_of": {front.name: front.doubt for front in found.fronts if front.doubt is not None}}
+    trials = trials.copy()
+    trials.attrs = {}
+    if extra:
+        trials = trials.join(pd.concat(extra).drop(columns="on_front", errors="ignore"), on="trial")
+    trials.attrs = attrs
+    return trials
+
+
 def _visible(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials with names and settings that can be drawn: no font has glyphs for control characters."""
     shown = {
@@ -131,6 +151,13 @@ def _visible(trials: pd.DataFrame) -> pd.DataFrame:
     attrs, trials = trials.attrs, trials.assign(**shown)
     trials.attrs = attrs
     return trials
+
+
+def _bare(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without attributes, which ``concat`` would compare."""
+    rows = rows.copy()
+    rows.attrs = {}
+    return rows
 
 
 def _of_objectives(

@@ -59,7 +59,7 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> It
         settings = [wording.setting(row, knob) + wording.mark(row, knob) for knob in knobs]
         yield _row("td", [*settings, *(wording.measured(row, one) for one in objectives)])
     yield "</table>"
-    yield from _sentences(wording.legend(wording.mark(row, knob) for knob in knobs for _, row in shown.iterrows()))
+    yield from _sentences(wording.legend(mark for knob in knobs for mark in wording.marks_of(shown, knob)))
     yield from _sentences([f"and {len(shown) - MOST_ROWS} more"] if len(shown) > MOST_ROWS else [])
 
 

@@ -14,8 +14,9 @@ from rich.text import Text
 from vlmprof.analyze import wording
 from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups, model_names
+from vlmprof.analyze.front_doubt import sentences, with_doubt
 from vlmprof.analyze.objectives import LATENCY, QUALITY, Objective, parse_objectives
-from vlmprof.analyze.pareto import fronts, to_arrow
+from vlmprof.analyze.pareto import FrontDoubt, fronts, to_arrow
 from vlmprof.errors import StoreError
 from vlmprof.plan.point import words_of
 from vlmprof.store import tables
@@ -32,23 +33,27 @@ LISTED = 6
 SAME_WORK = "* same work as another row: another setting, nothing else"
 
 
-def read_front(
+def read_front(  # noqa: PLR0913 (keyword-only options)
     folder: Where,
     objectives: Sequence[str] = (),
     by: Sequence[str] = (),
     *,
     across_devices: bool = False,
     across_models: bool = False,
+    doubt: bool = False,
+    epsilon: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The finished trials of a folder with ``group`` and ``on_front``.
 
     Without objectives, quality and latency are traded off, as far as each trial measured them: trials of several kinds
     have fronts of their own (``analyze.pareto.fronts``). With ``across_devices`` or ``across_models`` trials of unlike
-    devices, or of several models, are in one front.
+    devices, or of several models, are in one front. With ``doubt`` the rows say how sure their membership is
+    (``analyze.front_doubt``), ``epsilon`` being what counts as no difference.
 
     Returns:
         The rows front by front. ``attrs``: ``schema`` and ``mixed`` as of ``analyze.comparability``, ``left_out`` (why
-        -> how many), ``objectives`` (all that a front has) and ``objectives_of`` (group -> those of its front).
+        -> how many), ``objectives`` (all that a front has), ``objectives_of`` (group -> those of its front) and, with
+        ``doubt``, ``doubt_of`` (group -> its ``FrontDoubt``).
 
     Raises:
         StoreError: no sweep in the folder.
@@ -58,6 +63,7 @@ def read_front(
     found = fronts(trials, objectives, by, across_devices=across_devices, across_models=across_models)
     if not found.fronts:
         return _without_rows(trials, objectives, found.left_out)
+    found = with_doubt(found, folder, epsilon) if doubt else found
     frame = pd.concat([_bare(front.rows) for front in found.fronts], ignore_index=True)
     of = {front.name: front.objectives for front in found.fronts}
     frame.attrs = {
@@ -66,6 +72,7 @@ def read_front(
         "left_out": dict(found.left_out),
         "objectives": list(dict.fromkeys(one for objectives in of.values() for one in objectives)),
         "objectives_of": of,
+        "doubt_of": {front.name: front.doubt for front in found.fronts if front.doubt is not None},
     }
     return frame
 
@@ -112,6 +119,7 @@ def front_report(frame: pd.DataFrame, width: int = WIDE) -> Iterator[RenderableT
     """
     for name, part in groups(frame):
         yield _table(name, part, frame.attrs["objectives_of"][name])
+        yield from _doubt_notes(part, frame.attrs.get("doubt_of", {}).get(name))
         yield from _footnotes(part)
     if frame.empty:
         yield Text("no trial has finished", style="yellow")
@@ -123,15 +131,18 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Ta
     knobs = [knob for knob in knobs_of(part.columns) if part[f"requested_{knob}"].notna().any()]
     unnamed = part["model"].iloc[0] not in name.split(", ")  # the group may hold other models
     part = part.assign(model=model_names(part))
-    shown = part[part["on_front"]] if len(part) >= MANY else part
+    doubtful = _is_doubtful(part)
+    shown = part[_worth_a_row(part)] if len(part) >= MANY else part
     front = int(part["on_front"].sum())
-    title = f"\n{name}: {front} of {len(part)} on the front (●)"
+    title = f"\n{name}: {front} of {len(part)} on the front (●){_tiers(part)}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     table.add_column("", min_width=1)
     if unnamed:
         table.add_column("model", no_wrap=True, vertical="bottom")
     for header in (*knobs, *(_header(objective) for objective in objectives), "vision\ntokens"):
         table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
+    for header in ("on it", "P", "tie") if doubtful else ():
+        table.add_column(header, no_wrap=True, vertical="bottom")
     table.add_column("", min_width=1)
     repeated = set(part["work_key"][part["work_key"].duplicated()])
     for _, row in shown.iterrows():
@@ -140,12 +151,44 @@ def _table(name: str, part: pd.DataFrame, objectives: Sequence[Objective]) -> Ta
         cells = [*named, *settings, *(wording.measured(row, objective) for objective in objectives)]
         mark = "*" if row["work_key"] in repeated else ""
         style = "bold green" if row["on_front"] else "dim"
-        table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", mark, style=style)
+        doubt = _doubt_cells(row) if doubtful else []
+        table.add_row("●" if row["on_front"] else "", *cells, f"{row['vision_tokens']:.0f}", *doubt, mark, style=style)
     return table
 
 
+def _is_doubtful(part: pd.DataFrame) -> bool:
+    return "front_membership" in part and bool(part["front_membership"].notna().all())
+
+
+def _worth_a_row(part: pd.DataFrame) -> pd.Series[Any]:
+    surely = part["front_membership"] == "surely" if _is_doubtful(part) else False
+    return part["on_front"].astype(bool) | surely
+
+
+def _tiers(part: pd.DataFrame) -> str:
+    if not _is_doubtful(part):
+        return ""
+    surely, possibly = ((part["front_membership"] == name).sum() for name in ("surely", "possibly"))
+    return f"; {surely} surely, {possibly} more possibly"
+
+
+def _doubt_cells(row: pd.Series[Any]) -> list[str]:
+    membership = "" if row["front_membership"] == "no" else str(row["front_membership"])
+    tie = "" if pd.isna(row["tie_group"]) else wording.letters(int(row["tie_group"]))
+    return [membership, f"{row['front_probability']:.2f}", tie]
+
+
+def _doubt_notes(part: pd.DataFrame, doubt: FrontDoubt | None) -> Iterator[Text]:
+    if doubt is None:
+        return
+    yield from (Text(sentence, style="dim") for sentence in sentences(doubt))
+    if _is_doubtful(part) and part["tie_group"].notna().any():
+        yield Text("tie: rows with one letter are not told apart in any objective at 95 %", style="dim")
+    yield from (Text(f"beware: {sentence}", style="yellow") for sentence in doubt.caveats)
+
+
 def _footnotes(part: pd.DataFrame) -> Iterator[Text]:
-    marks = {wording.mark(row, knob) for knob in knobs_of(part.columns) for _, row in part.iterrows()}
+    marks = {mark for knob in knobs_of(part.columns) for mark in wording.marks_of(part, knob)}
     yield from (Text(sentence, style="dim") for sentence in wording.legend(marks))
     if part["work_key"].duplicated().any():
         yield Text(SAME_WORK, style="dim")

@@ -18,6 +18,7 @@ from typing import Any, final
 
 from vlmprof.errors import StoreError, Superseded
 from vlmprof.records import Row
+from vlmprof.secret_text import without_secrets
 from vlmprof.store import process_identity, schema, tables
 from vlmprof.store.attempts import AttemptStart, Chunk, Death, replay
 from vlmprof.store.compaction import Compactor
@@ -151,7 +152,7 @@ class Collector:
         if chunk.name in kept:
             return
         with self._writing():
-            tables.write(self._folder, "chunks", chunk.name, chunk.rows, schema.CHUNKS)
+            tables.write(self._folder, "chunks", chunk.name, [_told(one) for one in chunk.rows], schema.CHUNKS)
         fields = {name: getattr(chunk, name) for name in ("number", "seconds", "peak_bytes", "software")}
         fields |= {"samples": len(chunk.rows), "made_on": dict(chunk.made_on)}
         self._append("chunk", trial=chunk.trial, attempt=chunk.attempt, file=chunk.name, time=now(), **fields)
@@ -198,10 +199,10 @@ class Collector:
             return
         if attempt:
             self._require_owner(result.trial, attempt)
-        row = {**result.row, "sweep": self._sweep}
+        row = {**_told(result.row), "sweep": self._sweep}
         with self._writing():
             where, trial, epoch = self._folder, result.trial, self._ledger.epoch
-            self._write(trial, "samples", result.samples, schema.SAMPLES)
+            self._write(trial, "samples", [_told(sample) for sample in result.samples], schema.SAMPLES)
             self._write(trial, "timings", result.timings, schema.TIMINGS)
             tables.write(
                 where, "trials", trial, [row], schema.trials_schema(result.knobs, schema.settings_of(row)), epoch
@@ -260,6 +261,7 @@ class Collector:
             raise Superseded(f"trial {trial} has ended, or another process runs it; attempt {attempt} is refused")
 
     def _append(self, event: str, **fields: Any) -> None:
+        fields = _told(fields)
         with self._writing():
             self._ledger.append(event, **fields)
         self._attempts.apply({"event": event, **fields})
@@ -279,6 +281,12 @@ class Collector:
             reason = error.strerror or str(error)
             self._broken = f"{self._folder} cannot be written to: {reason}; what was finished before is kept"
             raise StoreError(self._broken) from None
+
+
+def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with no secret of the environment in what an exception said: it may quote a URL, or a header."""
+    said = {name: without_secrets(str(fields[name])) for name in ("error", "trace", "reason") if fields.get(name)}
+    return {**fields, **said}
 
 
 def _open_ledger(results: ResultsFolder, lease: Lease) -> Ledger:

@@ -27,7 +27,10 @@ from pyarrow import fs
 
 from vlmprof.errors import StoreError
 from vlmprof.job import storage
+from vlmprof.regular_files import read_regular
 
+MOST_BYTES = 2**34
+"""More than the ledger of any sweep."""
 PARTIAL = ".partial"
 """Suffix of temporary names on a mounted file system; readers skip them."""
 
@@ -67,11 +70,15 @@ class ResultsFolder:
         """The path of an object within ``files``."""
         return f"{self.root}/{name}" if name else self.root
 
-    def read(self, name: str) -> bytes | None:
-        """The content of an object; None if it does not exist."""
+    def read(self, name: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        """The content of an object; None if it does not exist.
+
+        Raises:
+            OSError: it cannot be read; on a mounted file system also for what is no file, or is larger.
+        """
         try:
             if self.folder is not None:
-                return (self.folder / name).read_bytes()
+                return read_regular(self.folder / name, most_bytes)
             with self.files.open_input_stream(self.path(name)) as stream:
                 data: bytes = stream.read()
             return data

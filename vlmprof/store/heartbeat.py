@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final
 
+from vlmprof.regular_files import json_object, sound
 from vlmprof.store.filesystem import Where, results_folder
 
 HEARTBEAT = ".progress.json"
@@ -22,6 +23,10 @@ GROUPS = 64
 SILENT_S = 30.0
 """A heartbeat older than this means that no process runs the sweep. It is many times ``BEAT_S`` because a network file
 system may show a change half a minute late."""
+FUTURE_S = 5.0
+"""A heartbeat dated further in the future is of a clock that is ahead of the reader's."""
+MOST_BYTES = 16 * 2**20
+"""A heartbeat is smaller by far."""
 
 
 Step = Literal["load", "count", "score", "audit", "wait", "time"]
@@ -141,6 +146,10 @@ class Heartbeat:
         """Seconds since it was written, by the reader's clock ``now``; never below 0, even if the clocks differ."""
         return max(0.0, now - self.time)
 
+    def is_of_the_future(self, now: float) -> bool:
+        """Whether it is dated after ``now``. Then its age says nothing: only whether it changes tells of life."""
+        return self.time > now + FUTURE_S
+
 
 def write_heartbeat(folder: Where, heartbeat: Heartbeat) -> None:
     """Replace the heartbeat file of a results folder.
@@ -154,22 +163,24 @@ def write_heartbeat(folder: Where, heartbeat: Heartbeat) -> None:
 def read_heartbeat(folder: Where) -> Heartbeat | None:
     """The latest heartbeat of a results folder; None if there is none, or if this version cannot read it."""
     try:
-        return _heartbeat(json.loads(results_folder(folder).read(HEARTBEAT) or b""))
+        return _heartbeat(json_object(results_folder(folder).read(HEARTBEAT, MOST_BYTES) or b""))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # without it a display shows less, but nothing wrong
 
 
 def _heartbeat(content: Mapping[str, Any]) -> Heartbeat:
-    return Heartbeat(
-        **{
-            **content,
-            "running": {str(trial): _running_trial(entry) for trial, entry in content["running"].items()},
-            "waiting": tuple(TrialWork(**work) for work in content.get("waiting", ())),
-            "steps": {step: StepTotals(**totals) for step, totals in content.get("steps", {}).items()},
-        }
+    return sound(
+        Heartbeat(
+            **{
+                **content,
+                "running": {str(trial): _running_trial(entry) for trial, entry in content["running"].items()},
+                "waiting": tuple(sound(TrialWork(**work)) for work in content.get("waiting", ())),
+                "steps": {step: sound(StepTotals(**totals)) for step, totals in content.get("steps", {}).items()},
+            }
+        )
     )
 
 
 def _running_trial(entry: Mapping[str, Any]) -> RunningTrial:
     work = entry.get("work")
-    return RunningTrial(**{**entry, "work": TrialWork(**work) if work else None})
+    return sound(RunningTrial(**{**entry, "work": sound(TrialWork(**work)) if work else None}))

@@ -30,11 +30,12 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from filelock import FileLock, Timeout
 
 from vlmprof.errors import StoreError
+from vlmprof.regular_files import json_object
 from vlmprof.store.filesystem import PARTIAL, ResultsFolder
 from vlmprof.store.process_identity import ProcessIdentity, now
 
@@ -296,15 +297,6 @@ def list_claims(results: ResultsFolder) -> list[Claim]:
     return sorted(Claim(epoch=int(epoch), token=token) for epoch, _, token in parts if epoch.isdigit())
 
 
-def _content(beat: bytes) -> dict[str, Any]:
-    """What a heartbeat says; nothing where it is damaged: whether it changes still says whether its writer lives."""
-    try:
-        content = json.loads(beat)
-    except ValueError:  # also of no bytes
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def read_claims(results: ResultsFolder) -> ClaimState:
     """The current claims to the highest epoch."""
     all_claims = list_claims(results)
@@ -314,7 +306,7 @@ def read_claims(results: ResultsFolder) -> ClaimState:
     beats = tuple(results.read(claim.beat) or b"" for claim in claims)
     # The claim with a heartbeat has won; before there is one, the smallest will win.
     claim, beat = next(((c, b) for c, b in zip(claims, beats, strict=True) if b), (claims[0], b""))
-    content = _content(beat)
+    content = json_object(beat)  # nothing where it is damaged: whether it changes still says whether its writer lives
     return ClaimState(
         epoch=claim.epoch,
         claims=claims,

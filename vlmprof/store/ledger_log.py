@@ -80,10 +80,15 @@ class FileLog(AbstractLedgerLog):
             written = self._file.write(line)
             if written != len(line):  # an unbuffered file may write only a part
                 raise OSError(errno.ENOSPC, "the ledger took only part of a line", self._file.name)
-        except OSError:
-            self._file.truncate(size)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            # Readers see a line before it is on disk. One that its writer takes for lost must not stay.
+            try:
+                self._file.truncate(size)
+            except OSError as stays:
+                said = f"{error.strerror or error}; its last line could not be taken back ({stays.strerror or stays})"
+                raise OSError(error.errno, said, self._file.name) from None
             raise
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -120,8 +125,16 @@ class SegmentLog(AbstractLedgerLog):
         except BaseException:  # an interrupt too: a line that was not written must not be counted
             self._lines.pop()
             # An object store may still complete a PUT that it reported as failed, over a later line of this number.
-            self._broken = self._results.folder is None
+            self._broken = self._results.folder is None or not self._taken_back()
             raise
+
+    def _taken_back(self) -> bool:
+        """Whether the segment that could not be written is not there; its rename may have preceded the fault."""
+        try:
+            self._results.remove(Segment(epoch=self._epoch, first=len(self._lines), count=1).path)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         self._remove(self._merged)

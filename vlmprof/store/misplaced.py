@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vlmprof.errors import StoreError
 from vlmprof.file_identity import kind_of
+from vlmprof.job.storage import why_outside
 from vlmprof.store.filesystem import ResultsFolder, results_folder
 from vlmprof.store.ledger_log import LEDGER, SEGMENTS
 from vlmprof.store.manifest import TABLES
@@ -57,9 +58,12 @@ def misplaced(results: ResultsFolder) -> Iterator[str]:
     if folder.exists() and not folder.is_dir():
         yield f"{results} is a file, and a folder of results is expected there"
         return
+    for name in (*FILES, *FOLDERS):
+        if (folder / name).is_symlink() and (why := why_outside(str(folder / name))):
+            yield why
     for name in FILES:
-        if (folder / name).is_dir():
-            yield f"{results.address(name)} is a folder, and a file is expected there"
+        if os.path.lexists(folder / name) and (kind := kind_of(folder / name)) != "a file":
+            yield f"{results.address(name)} is {kind}, and a file is expected there"
     for name in FOLDERS:
         place = folder / name
         if place.exists() and not place.is_dir():

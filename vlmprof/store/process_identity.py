@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+from vlmprof.regular_files import json_object
 
 
 def now() -> str:
@@ -44,14 +45,11 @@ class ProcessIdentity:
 
     @classmethod
     def read(cls, data: bytes | None, last_beat: str) -> ProcessIdentity:
-        """Parse a claim; fields that it lacks keep their defaults."""
-        try:
-            claim = json.loads(data or b"{}")
-        except ValueError:
-            claim = {}
-        claim = claim if isinstance(claim, dict) else {}
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in claim.items() if name in names} | {"last_beat": last_beat})
+        """Parse a claim; fields that it lacks, or that are not what a claim has there, keep their defaults."""
+        claim = json_object(data or b"")
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        sound: dict[str, Any] = {name: value for name, value in claim.items() if type(value) is kinds.get(name)}
+        return cls(**sound | {"last_beat": last_beat})
 
     def as_dict(self) -> dict[str, object]:
         """The content of a claim: all fields that have a value."""
@@ -77,8 +75,11 @@ class ProcessIdentity:
             return "no heartbeat yet"
         if self.kernel != _boot_id():
             return f"last heartbeat {self.last_beat} by its clock"
-        age = (datetime.now(UTC) - datetime.fromisoformat(self.last_beat)).total_seconds()
-        return f"heartbeat {max(age, 0):.0f} s old"
+        try:
+            age = (datetime.now(UTC) - datetime.fromisoformat(self.last_beat)).total_seconds()
+        except (ValueError, TypeError):  # no time, or one without a zone
+            return "its heartbeat is damaged"
+        return f"heartbeat {age:.0f} s old" if age > -1 else "its heartbeat is dated in the future"
 
 
 def _boot_id() -> str:

@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, final
 
 from vlmprof.errors import Fault, SpecError, UserError
+from vlmprof.file_identity import kind_of
 from vlmprof.job import strict_yaml
 from vlmprof.job.spec import SweepSpec, TaskSpec, read
 from vlmprof.plan.point import canonical
+from vlmprof.regular_files import read_regular
 from vlmprof.submit.secret_scan import texts, why_secret, why_secret_file
 
 JOB = "job.yaml"
@@ -24,6 +26,8 @@ TABLES = (".parquet", ".jsonl", ".json")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LIMIT_BYTES = 100 * 10**6
 """Ray keeps what is sent in the head node's memory, and refuses more than 500 MiB."""
+MOST_FILE_BYTES = 2**34
+"""More than any limit that ``pack`` is given."""
 DIGITS = 10
 """Hexadecimal digits of the digest in a submission id."""
 
@@ -54,7 +58,7 @@ class JobBundle:
         for name, source in self.files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+            target.write_bytes(read_regular(source, MOST_FILE_BYTES))
 
 
 def pack(path: Path, *, with_data: bool, limit_bytes: int = LIMIT_BYTES) -> JobBundle:
@@ -159,6 +163,9 @@ def _data_of(task: TaskSpec, local: Path) -> Iterator[Path]:
     if local.is_file() and local.suffix not in TABLES:
         raise UserError(f"{local} does not have the name of a table ({', '.join(TABLES)}), and is not sent")
     tables = sorted(path for path in local.rglob("*") if path.suffix in TABLES) if local.is_dir() else [local]
+    for table in tables:
+        if not table.is_file():
+            raise UserError(f"{table} is {kind_of(table)}, and only files are sent; move it out of {local}")
     yield from tables
     sent = {path.resolve() for path in tables}
     for example in task_of(task).subset(task.split, task.samples, task.seed, task.stratify):
@@ -181,4 +188,6 @@ def _require_size(files: Mapping[str, Path], limit: int) -> None:
 
 
 def _hashes(files: Mapping[str, Path]) -> Sequence[tuple[str, str]]:
-    return [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in sorted(files.items())]
+    return [
+        (name, hashlib.sha256(read_regular(file, MOST_FILE_BYTES)).hexdigest()) for name, file in sorted(files.items())
+    ]

@@ -6,32 +6,18 @@ mistakes; it does not prove that a job contains no secret.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-NAMES = re.compile(r"token|secret|passw|credential|private|api_?key|access_?key|_key$|^key$|auth|cookie", re.IGNORECASE)
-"""Parts of the names of secret variables."""
+from vlmprof.secret_text import NAMES, SHAPES, secret_values
+
 FILES = re.compile(
     r"^\.|^id_(rsa|dsa|ecdsa|ed25519)|\.(pem|key|p12|pfx|kdbx|keytab)$|token|secret|passw|credential|service.?account",
     re.IGNORECASE,
 )
 """Parts of the names of private files and folders."""
-SHAPES = {
-    "a token of the Hugging Face Hub": r"\bhf_[A-Za-z0-9]{20,}",
-    "a key of AWS": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a token of GitHub": r"\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})",
-    "a key of an API": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "a key of Google": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a token of Slack": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "a signed token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
-    "a URL with a password": r"://[^/\s:@]+:[^/\s@]+@",
-}
-MIN_LENGTH = 8
-"""Fewest characters of a secret variable's value that is searched for in a job."""
 
 
 def why_secret(value: str) -> str:
@@ -39,10 +25,7 @@ def why_secret(value: str) -> str:
     for what, shape in SHAPES.items():
         if re.search(shape, value):
             return what
-    for name, secret in os.environ.items():
-        if NAMES.search(name) and len(secret) >= MIN_LENGTH and secret in value and not _is_plain(secret):
-            return f"the value of {name}"
-    return ""
+    return next((f"the value of {name}" for name, secret in secret_values() if secret in value), "")
 
 
 def why_secret_variable(name: str, value: str) -> str:
@@ -67,8 +50,3 @@ def texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(value):
             yield from texts(inner, f"{field}[{i}]")
-
-
-def _is_plain(value: str) -> bool:
-    """Whether a value is a path or a single word, such as a mode: these are not secrets."""
-    return value.startswith(("/", "~")) or bool(re.fullmatch(r"[a-z]+", value))

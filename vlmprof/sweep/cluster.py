@@ -22,6 +22,7 @@ from vlmprof.job.spec import ResourceSpec
 from vlmprof.job.storage import STORAGE
 from vlmprof.submit.origin import origin
 from vlmprof.sweep import nodes
+from vlmprof.sweep.room import require_room
 
 NAMESPACE = "vlmprof"
 LOCAL = "local"
@@ -56,6 +57,8 @@ PRIVATE = {
     "RAY_worker_niceness": "0",
 }
 """For a cluster that vlmprof starts itself; on any other cluster these are its owner's to set."""
+PROPAGATED = frozenset({"RAY_CHDIR_TO_TRIAL_DIR"})
+"""Variables of this process that Tune may send to trials: Ray writes what is sent into logs that everybody can read."""
 
 
 @final
@@ -121,10 +124,15 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     """
     _set_defaults(address, verbose=verbose)
     _require_reachable(address)
+    if address == LOCAL:
+        require_room()
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     import ray
     from ray import tune  # noqa: F401 (its loggers exist once it is imported)
+    from ray.tune.execution import class_cache
 
+    # By itself Tune sends the keys of AWS too. No trial needs any key: only the collector writes results.
+    class_cache.ENV_VARS_TO_PROPAGATE.intersection_update(PROPAGATED)
     if not verbose:
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger records how each trial ends
@@ -132,7 +140,7 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
     options: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True}
     if address != LOCAL:  # its workers inherit their node's environment, not this process's
         options = {"runtime_env": {"env_vars": {STORAGE: os.environ[STORAGE]}}} if STORAGE in os.environ else {}
-    try:
+    with _refusals_of_ray(address):
         context = ray.init(
             address=address,
             namespace=NAMESPACE,
@@ -141,22 +149,44 @@ def connected(address: str, *, verbose: bool) -> Iterator[str]:
             configure_logging=verbose,
             **options,
         )
-    except OSError as error:
-        if "AF_UNIX" not in str(error):
-            raise _no_cluster(address, str(error).splitlines()[0]) from None
-        path = str(error).splitlines()[0].rpartition(": ")[2]
-        raise UserError(
-            f"Ray keeps its sockets in the temporary folder, and {path} has {len(path.encode())} bytes where the kernel"
-            f" allows 107; set RAY_TMPDIR to a short one, such as /tmp, or run with --inline"
-        ) from None
-    except ValueError as error:
-        raise _no_cluster(address, str(error).splitlines()[0]) from None
     if sigterm_handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm_handler)  # Ray has replaced it by one that ends the process silently
     try:
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _refusals_of_ray(address: str) -> Iterator[None]:
+    """Errors of ``ray.init`` that its caller can mend, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise (_not_started(error) if address == LOCAL else _no_cluster(address, _first_line(error))) from None
+        path = str(error).splitlines()[0].rpartition(": ")[2]
+        raise UserError(
+            f"Ray keeps its sockets in the temporary folder, and {path} has {len(path.encode())} bytes where the kernel"
+            f" allows 107; set RAY_TMPDIR to a short one, such as /tmp, or run with --inline"
+        ) from None
+    except ValueError as error:
+        raise _no_cluster(address, _first_line(error)) from None
+    except RuntimeError as error:
+        if address != LOCAL or "Timed out" not in str(error):
+            raise
+        raise _not_started(error) from None
+
+
+def _not_started(error: Exception) -> UserError:
+    return UserError(
+        f"Ray does not start here: {_first_line(error)}; its logs are in the folder 'ray' of RAY_TMPDIR, else of /tmp;"
+        " mend what they say, or run with --inline"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _require_reachable(address: str) -> None:

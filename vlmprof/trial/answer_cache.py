@@ -15,7 +15,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from vlmprof.engine.static_step import settings_of
 from vlmprof.engine.vision_cache import RowwiseVision
@@ -32,8 +32,10 @@ from vlmprof.surfaces import (
     VisionBudget,
 )
 from vlmprof.trial.load_key import key_without_length
-from vlmprof.trial.outcome import Rechecked, Sample
-from vlmprof.trial.resolve import ResolvedTrial
+
+if TYPE_CHECKING:
+    from vlmprof.trial.outcome import Sample
+    from vlmprof.trial.resolve import ResolvedTrial
 
 MOST = 200_000
 """Answers that are kept; the least recently used one is dropped first."""
@@ -59,6 +61,16 @@ class KnownAnswer:
     def of(cls, plan: TrialPlan, generation: Generation, batch_size: int) -> KnownAnswer:
         """An answer that a trial has just computed."""
         return cls(generation=generation, batch_size=batch_size, trial=plan.id, settings=key_without_length(plan))
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rechecked:
+    """Answers that another trial had computed, computed again."""
+
+    samples: int
+    different: int
+    """How many have another text than before; in half precision another batch can change an answer."""
 
 
 @final

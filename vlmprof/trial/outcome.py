@@ -17,6 +17,7 @@ from vlmprof.measure.model_counts import ModelCounts
 from vlmprof.records import ComparedWork, Example, Generation, Prompt, Stage, StageTimes
 from vlmprof.stats.generation_times import RequestTime
 from vlmprof.stats.intervals import MeanInterval
+from vlmprof.trial.answer_cache import Rechecked
 from vlmprof.trial.resolve import ResolvedTrial
 
 UNTIMED = "timing of sample "
@@ -90,16 +91,6 @@ class Audit:
     mcnemar_p: float | None
     """Probability of score changes at least this one-sided by chance; 1 when no score changed. None where the metric
     scores no answer by itself."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rechecked:
-    """Answers that another trial had computed, computed again."""
-
-    samples: int
-    different: int
-    """How many have another text than before; in half precision another batch can change an answer."""
 
 
 @final

@@ -17,8 +17,10 @@ from vlmprof.errors import (
     refused_by_the_system,
 )
 from vlmprof.job.spec import ModelSpec, ParsedJob, SweepSpec, TaskSpec, survey
+from vlmprof.job.storage import key_in_url
 from vlmprof.job.strict_yaml import JobSource
 from vlmprof.knobs.knob import AbstractKnob
+from vlmprof.models._checkpoint_gate import require_whole
 from vlmprof.models.family import AbstractFamily, Checkpoint
 from vlmprof.plan.expand import expand, size, size_words
 from vlmprof.plan.model_space import ModelSpace
@@ -99,6 +101,7 @@ def prepare(job: JobSource, *, allow_many: bool = False) -> Job:
     all_known = len(models) == parsed.entries
     faults += dict.fromkeys(knob_faults(models, all_known=all_known))  # all values of a knob may have the same fault
     faults += [*_task_faults(parsed), *_engine_faults(parsed, models), *_preprocess_faults(parsed, models)]
+    faults += _url_faults(parsed)
     if parsed.spec is None or faults:
         raise SpecError(parsed.source, faults)
     spaces = [one.space for one in models]
@@ -274,6 +277,7 @@ def _model_faults(parsed: ParsedJob, anatomies: dict[ModelSpec, Anatomy]) -> Ite
         family, checkpoint = family_of(entry)
         try:
             anatomies[entry.without_knobs] = family.describe(checkpoint)
+            require_whole(checkpoint)
         except UserError as error:
             yield Fault(field="models", problem=str(error))
         except OSError as error:
@@ -300,6 +304,22 @@ def _preprocess_faults(parsed: ParsedJob, models: Iterable[ModelKnobs]) -> Itera
     if parsed.spec is not None:
         described = [(one.model.label, one.anatomy) for one in models]
         yield from (Fault(field="preprocess", problem=why) for why in preprocess_faults(parsed.spec, described))
+
+
+def _url_faults(parsed: ParsedJob) -> Iterator[Fault]:
+    """A fault for each URL with a key in it: the job is written to its results, whoever may read them."""
+    for field, text in _texts(parsed.spec.model_dump(mode="json") if parsed.spec else None):
+        if field != "storage" and "://" in text and (what := key_in_url(text)):
+            yield Fault(field=field, problem=f"a URL in a job must not contain keys, and {what}")
+
+
+def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """(field, text) of every text in nested mappings and lists."""
+    if isinstance(value, str):
+        yield field, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield from _texts(item, f"{field}.{key}" if field else str(key))
 
 
 def _task_faults(parsed: ParsedJob) -> Iterator[Fault]:

@@ -183,7 +183,7 @@ def test_a_file_too_young_for_its_times_to_tell_is_read_again(questions: Path, m
     task_at(questions)
     read: list[str] = []
     honest = index.read_with_hint
-    monkeypatch.setattr(index, "read_with_hint", lambda path: read.append(path) or honest(path))
+    monkeypatch.setattr(index, "read_with_hint", lambda path, most: read.append(path) or honest(path, most))
     task_at(questions)
     assert len(read) == 4
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vlmprof.errors import ModelError
-from vlmprof.models._hf.checkpoint_files import options, refuse_pickle
+from vlmprof.models._checkpoint_gate import admit, require_whole, source_of
+from vlmprof.models._hf.checkpoint_files import options
 from vlmprof.models._implementations import require_package
 from vlmprof.models.family import Checkpoint
 
@@ -22,11 +24,12 @@ def load_model(checkpoint: Checkpoint) -> Any:
     """
     from transformers import AutoModelForImageTextToText
 
-    refuse_pickle(checkpoint)
+    admit(checkpoint)
+    require_whole(checkpoint)
     require_package(checkpoint.attention)
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
-            checkpoint.path,
+            source_of(checkpoint),
             dtype=getattr(torch, checkpoint.dtype),
             use_safetensors=None if checkpoint.allow_pickle else True,
             ignore_mismatched_sizes=True,  # listed below; the error of transformers only refers to its log
@@ -34,7 +37,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
             **({"attn_implementation": checkpoint.attention} if checkpoint.attention else {}),
             **options(checkpoint),
         )
-    except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(_loading_error(checkpoint, error)) from error
     shapes = [key for key, *_ in report["mismatched_keys"]]
     faults = {"missing": report["missing_keys"], "not expected": report["unexpected_keys"], "of another shape": shapes}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vlmprof.errors import ModelError
+from vlmprof.models._checkpoint_gate import source_of
 from vlmprof.models._hf.checkpoint_files import options
 from vlmprof.models._hf.introspection import ModelModules, find_modules
 from vlmprof.models._hf.processor_compat import allow_missing_video_processors, has_torchvision
@@ -30,7 +31,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, **options(checkpoint))
+        config = AutoConfig.from_pretrained(source_of(checkpoint), **options(checkpoint))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_config_error(checkpoint, error)) from None
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
@@ -83,7 +84,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     backend = {} if has_torchvision() else {"backend": "pil"}
     try:
         with _quiet_transformers():
-            processor = AutoProcessor.from_pretrained(checkpoint.path, **backend, **options(checkpoint))
+            processor = AutoProcessor.from_pretrained(source_of(checkpoint), **backend, **options(checkpoint))
     except (OSError, ValueError, ImportError, TypeError, AttributeError, KeyError) as error:
         raise ModelError(_processor_error(checkpoint, error)) from None
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):

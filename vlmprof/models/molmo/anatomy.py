@@ -16,16 +16,24 @@ from typing import Any
 import numpy as np
 
 from vlmprof.errors import ModelError, suggestion
+from vlmprof.file_identity import content_digest
+from vlmprof.models._checkpoint_gate import MOST_JSON_BYTES, admit, folder_of, identity
 from vlmprof.models._decoding import ignored_settings
-from vlmprof.models._fingerprint import folder_fingerprint
 from vlmprof.models._implementations import EXPERTS_KERNELS
 from vlmprof.models.family import Checkpoint
 from vlmprof.models.molmo.hub_config import is_flat, read_flat
 from vlmprof.models.molmo.tiling import Geometry, tiling_counts, token_counts
+from vlmprof.regular_files import read_regular
 from vlmprof.surfaces import SURFACES, Anatomy, ExpertRouting, ExpertsKernel, PixelBudget, TokenCounts
 
-FINGERPRINT_SUFFIXES = frozenset({".json", ".safetensors"})
-"""Suffixes of the files that the fingerprint of a checkpoint covers."""
+FINGERPRINT_SUFFIXES = frozenset({".json", ".safetensors", ".jinja"})
+"""Suffixes of the files that the fingerprint of a checkpoint covers; without tokenizer.json, ``SLOW_TOKENIZER`` too."""
+
+SLOW_TOKENIZER = frozenset({".txt", ".model"})
+
+STANDARD_TEMPLATE = "5acae942a5c72b505f56540029aca0ad3f30783562827e19f8e848cf5b98d7ea"
+"""The sha256 of the chat template that is used without a file: a file that holds it changes no answer, and the
+fingerprints of checkpoints that vlmprof has saved stay what they were. A test compares the two."""
 
 TRAINED_MAX_CROPS = 12
 """The cap of every released Molmo v1; used where a checkpoint has no processor configuration."""
@@ -60,20 +68,28 @@ def read_anatomy(family: str, checkpoint: Checkpoint) -> Anatomy:
     if not checkpoint.path:
         released = ", ".join(RELEASED)
         raise ModelError(f"{family}: name a checkpoint, a local folder or a Hub id such as one of {released}")
-    folder = Path(checkpoint.path).expanduser()
-    if folder.is_dir():
-        return _from_folder(family, folder)
+    folder = folder_of(checkpoint)
+    if folder is not None:
+        return _from_folder(family, checkpoint, folder)
     if checkpoint.path in RELEASED:
         config: Mapping[str, Any] = {"text_config": RELEASED[checkpoint.path]}
         return _anatomy(family, config, TRAINED_MAX_CROPS, _hub_identity(checkpoint))
     return _from_hub(family, checkpoint)
 
 
-def _from_folder(family: str, folder: Path) -> Anatomy:
+def _from_folder(family: str, checkpoint: Checkpoint, folder: Path) -> Anatomy:
+    admit(checkpoint)
     config = _nested(_json(folder / "config.json"), str(folder))
-    anatomy = _anatomy(family, config, _max_crops(folder), folder_fingerprint(folder, FINGERPRINT_SUFFIXES))
+    anatomy = _anatomy(family, config, _max_crops(folder), _identity(checkpoint, folder))
     generation = folder / "generation_config.json"
     return replace(anatomy, decoding_left_out=ignored_settings(_json(generation) if generation.is_file() else {}))
+
+
+def _identity(checkpoint: Checkpoint, folder: Path) -> str:
+    template, has_tokenizer = folder / "chat_template.jinja", (folder / "tokenizer.json").is_file()
+    standard = template.is_file() and content_digest(template) == STANDARD_TEMPLATE
+    suffixes = FINGERPRINT_SUFFIXES | (frozenset() if has_tokenizer else SLOW_TOKENIZER)
+    return identity(checkpoint, folder, suffixes, frozenset({template.name} if standard else ()))
 
 
 def _from_hub(family: str, checkpoint: Checkpoint) -> Anatomy:
@@ -179,9 +195,11 @@ def _max_crops(folder: Path) -> int:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, MOST_JSON_BYTES))
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}; a checkpoint folder must contain it") from None
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror or error}; a checkpoint folder must contain it"
+        ) from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vlmprof.decoding import Mark, PromptOutput, StaticInputs, StepInputs, unmarked
 from vlmprof.errors import Mismatch, ModelError
+from vlmprof.models._checkpoint_gate import admit, require_whole, source_of
 from vlmprof.models._implementations import EXPERTS_KERNELS, read_implementations, require_package
 from vlmprof.models._positions import positions_of
 from vlmprof.models._processor_pool import ProcessorPool
@@ -362,9 +363,13 @@ def load_molmo(checkpoint: Checkpoint, device: str) -> LoadedMolmo:
     revision = {"revision": checkpoint.revision} if checkpoint.revision else {}
     require_package(checkpoint.attention)
     attention = {"attn_implementation": checkpoint.attention} if checkpoint.attention else {}
-    model = load_strict(checkpoint.path, dtype=getattr(torch, checkpoint.dtype), **attention, **revision)
+    admit(checkpoint)
+    require_whole(checkpoint)
+    source, safe = source_of(checkpoint), None if checkpoint.allow_pickle else True
+    kwargs = {"dtype": getattr(torch, checkpoint.dtype), "use_safetensors": safe, **attention, **revision}
+    model = load_strict(source, **kwargs)
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=False, **revision)
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **revision)
     except (OSError, ValueError) as error:
         raise ModelError(f"{checkpoint.path} has no readable processor: {error}") from error
     _take_image_ids(model.config, processor, checkpoint.path)

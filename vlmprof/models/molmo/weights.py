@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import (
     Chunk,
@@ -135,7 +136,7 @@ def load_strict(path: str | os.PathLike[str], **kwargs: Any) -> MolmoForConditio
     options = {**kwargs, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         model, report = MolmoForConditionalGeneration.from_pretrained(path, **options)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{os.fspath(path)} cannot be read as a Molmo checkpoint: {error}") from error
     except RuntimeError as error:
         raise ModelError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import stat
 import zlib
 from contextlib import suppress
 from functools import lru_cache
@@ -147,6 +148,8 @@ def _read(path: Path) -> Image:
     """
     from PIL import Image
 
+    if not stat.S_ISREG(path.stat().st_mode):  # mapping a pipe would wait for a writer
+        raise ValueError(f"{path} is no file")
     with pa.memory_map(str(path)) as source:
         row = pa.ipc.open_file(source).get_batch(0)
     width, height, pixels, crc32 = (row.column(name)[0] for name in _SCHEMA.names)

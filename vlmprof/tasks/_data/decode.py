@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from vlmprof.errors import UserError
+from vlmprof.regular_files import read_regular
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,8 @@ RULES = 3
 """Number of the rules above; part of the key of every cached picture. Increase it with any change of the pixels."""
 MAX_PIXELS = 178_956_970
 """The size from which Pillow by itself speaks of a decompression bomb; half a gibibyte of RGB."""
+MOST_ENCODED_BYTES = 1 * 2**30
+"""Encoded bytes of a picture: twice what the largest takes as RGB without any compression."""
 _TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels and is not decoded, so that no file fills the memory"
 _ORIENTATION, _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _WIDTH, _HEIGHT = 274, 262, 258, 339, 256, 257
 """EXIF and TIFF tags."""
@@ -129,7 +132,10 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Image]:
     try:
         if isinstance(source, bytes) and not source:
             raise PictureError(f"{called}: there is no picture")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if isinstance(source, bytes) and len(source) > MOST_ENCODED_BYTES:
+            raise PictureError(f"{called}: it is larger than {MOST_ENCODED_BYTES / 2**30:g} GiB")
+        encoded = source if isinstance(source, bytes) else read_regular(source, MOST_ENCODED_BYTES)
+        with Image.open(io.BytesIO(encoded)) as image:
             _require_sensible_size(image.size, called)
             _scale_transparent_colour(image)
             yield image

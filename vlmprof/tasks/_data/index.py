@@ -16,6 +16,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -25,9 +26,10 @@ import pyarrow.parquet as pq
 
 from vlmprof.errors import NO_TEXT, UserError, as_text, as_written, suggestion
 from vlmprof.file_identity import content_digest, fingerprint, hint_of, read_with_hint
-from vlmprof.local_cache import cache_folder, do_without, write_cached
+from vlmprof.local_cache import cache_folder, do_without, read_cached, write_cached
 from vlmprof.records import Picture
-from vlmprof.tasks._data.decode import RULES, described, examine
+from vlmprof.regular_files import open_regular
+from vlmprof.tasks._data.decode import MOST_ENCODED_BYTES, RULES, described, examine
 from vlmprof.tasks._data.pictures import StoredPicture, digest_of, image_bytes, key_of
 
 FORMAT = 2
@@ -37,6 +39,9 @@ BATCH_ROWS = 64
 MANY_PICTURES, RECHECK_AFTER = 1_000, 10
 """So many pictures in files of their own are looked at again after this many times as long as the look has taken."""
 INDEXES_IN_MEMORY = 4
+MOST_BYTES_OF_LINES, MOST_BYTES_OF_JSON = 64 * 2**30, 2 * 2**30
+"""Of a JSONL file, which is read line by line, and of a JSON file, which is read as a whole."""
+MOST_CHARACTERS_OF_LINE = 64 * 2**20
 _SHOWN = 120
 """Characters of a name that a message shows: base64 in place of a path may be megabytes long."""
 _SCHEMA = pa.schema(
@@ -183,13 +188,15 @@ def _current(index: Path, known: list[Entry] | None, file: Path, columns: Column
 
 def _cached(index: Path) -> list[Entry] | None:
     """The rows of a cached index; None where there is none that can be read."""
+    content = read_cached(index)
+    if content is None:
+        return None
     try:
-        if index.is_file():
-            table = pq.read_table(index)
-            return table.to_pylist() if table.schema.equals(_SCHEMA) else None
-    except (OSError, pa.ArrowException, ValueError) as error:
+        table = pq.read_table(io.BytesIO(content))
+        return table.to_pylist() if table.schema.equals(_SCHEMA) else None
+    except (OSError, pa.ArrowException, ValueError) as error:  # written by another version of pyarrow, say
         do_without(index.parent, error)
-    return None
+        return None
 
 
 def _refresh(entries: Sequence[Entry]) -> bool:
@@ -267,7 +274,7 @@ _NO_PICTURE: Entry = {"digest": "", "hint": "", "width": 1, "height": 1, "frames
 def _facts_of_file(path: str) -> Entry:
     """What is known of a picture in a file of its own, read now."""
     try:
-        encoded, hint = read_with_hint(path)
+        encoded, hint = read_with_hint(path, MOST_ENCODED_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
             shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
@@ -297,12 +304,22 @@ def _file_name(cell: Any) -> str:
 
 
 def _parquet_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    with pq.ParquetFile(file) as table:
+    with _damage_told(file), pq.ParquetFile(file) as table:
         names = _columns_to_read(file, columns, table.schema_arrow.names)
         for group in range(table.num_row_groups):
             batches = table.iter_batches(BATCH_ROWS, row_groups=[group], columns=names)
             for row, values in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches)):
                 yield group, row, values
+
+
+@contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    """Whatever pyarrow says of a file that is cut or damaged, in a sentence with its name."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} is no Parquet file that can be read: {reason[:200]}; copy it again") from None
 
 
 def _json_rows(file: Path, columns: Columns) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -326,19 +343,33 @@ def _readable(value: Any) -> Any:
 
 def _objects(file: Path) -> Iterator[Any]:
     """The objects of a JSONL file, or of the one list in a JSON file."""
-    with file.open(encoding="utf-8") as stream:
-        try:
+    most = MOST_BYTES_OF_LINES if file.suffix == ".jsonl" else MOST_BYTES_OF_JSON
+    try:
+        with open_regular(file, most) as raw, io.TextIOWrapper(raw, encoding="utf-8") as stream:
             if file.suffix == ".jsonl":
-                yield from (json.loads(line) for line in stream if line.strip())
+                yield from (json.loads(line) for line in _lines(stream) if line.strip())
                 return
             document = json.load(stream)
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON: {_reason(error)}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     candidates = document.values() if isinstance(document, dict) else [document]
     lists = [value for value in candidates if isinstance(value, list)]
     if len(lists) != 1:
         raise UserError(f"{file}: expected a list of samples, or an object that contains exactly one list")
     yield from lists[0]
+
+
+def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
+    while line := stream.readline(MOST_CHARACTERS_OF_LINE + 1):
+        if len(line) > MOST_CHARACTERS_OF_LINE:
+            raise ValueError(f"a line has more than {MOST_CHARACTERS_OF_LINE:,} characters")
+        yield line
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _columns_to_read(file: Path, columns: Columns, available: Sequence[str]) -> list[str]:

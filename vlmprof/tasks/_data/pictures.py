@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmprof.errors import UserError
-from vlmprof.file_identity import read_with_hint
+from vlmprof.regular_files import read_regular
 from vlmprof.tasks._data.cache import PixelCache
-from vlmprof.tasks._data.decode import RULES, PictureError, decode, examine
+from vlmprof.tasks._data.decode import MOST_ENCODED_BYTES, RULES, PictureError, decode, examine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +71,7 @@ class StoredPicture:
     def encoded(self) -> bytes:
         """The encoded bytes: the file's, or the cell's."""
         if not self.column:
-            return read_with_hint(self.path)[0]
+            return read_regular(self.path, MOST_ENCODED_BYTES)
         status = Path(self.path).stat()
         state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         return image_bytes(_group(self.path, self.group, self.column, state)[self.row].as_py())

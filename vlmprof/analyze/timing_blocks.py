@@ -1,0 +1,79 @@
+"""The times of each session of each trial, from the table ``timings``: what is left open about a latency.
+
+The times of a session are means of groups of consecutive generations, each generation relative to the median of its
+request (``stats.generation_times``), in the unit of the column. Disturbed blocks are left out where there are others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from vlmprof.stats.generation_times import RequestTime, grouped_means, request_medians
+from vlmprof.store import tables
+from vlmprof.store.filesystem import Where
+
+_STAGES = ("preprocess", "transfer", "vision", "connector", "prefill", "decode")
+COLUMNS = (
+    *("trial", "setting", "session", "canary", "request", "output_tokens", "end_to_end_ms", "disturbed"),
+    *(f"{stage}_ms" for stage in _STAGES),
+)
+Sessions = Sequence[Sequence[Sequence[float]]]
+
+
+def _sum_of(*stages: str) -> Callable[[pd.DataFrame], Any]:
+    return lambda rows: rows[[f"{stage}_ms" for stage in stages]].fillna(0.0).sum(axis=1)
+
+
+TIMES: Mapping[str, Callable[[pd.DataFrame], Any]] = {
+    "latency_ms_p50": lambda rows: rows["end_to_end_ms"],
+    "e2e_ms_p50": lambda rows: rows["end_to_end_ms"] - rows["preprocess_ms"],
+    "ttft_ms_p50": _sum_of("transfer", "vision", "connector", "prefill"),
+    "ttft_with_preprocess_ms_p50": _sum_of("preprocess", "transfer", "vision", "connector", "prefill"),
+    "tpot_ms_p50": lambda rows: rows["decode_ms"] / (rows["output_tokens"] - 1),
+    **{f"{stage}_ms_p50": _sum_of(stage) for stage in _STAGES},
+}
+"""Column of ``trials`` -> the time of each generation that it is a median of."""
+
+
+def read_times(folder: Where) -> pd.DataFrame:
+    """The timed generations of the first batch size and length, canaries left out."""
+    rows: pd.DataFrame = tables.read_columns(folder, "timings", COLUMNS).to_pandas()
+    first = rows["setting"].fillna(0) == 0
+    canary = rows["canary"].fillna(value=False).astype(bool)
+    return rows[first & ~canary]
+
+
+def sessions_of(rows: pd.DataFrame, column: str, trials: Sequence[str]) -> Sessions | None:
+    """Trial -> session -> times of its groups; None where a trial was not timed, or a time is not above 0.
+
+    Args:
+        rows: as ``read_times`` gives them.
+        column: one of ``TIMES``.
+        trials: their ids.
+    """
+    rows = rows[rows["trial"].isin(trials)]
+    rows = rows.assign(ms=TIMES[column](rows))
+    found: dict[str, list[list[float]]] = {trial: [] for trial in trials}
+    for (trial, _), session in rows.groupby(["trial", "session"], sort=True):
+        quiet = session[session["disturbed"].isna()]
+        found[str(trial)].append(_groups(quiet if len(quiet) else session))
+    every = list(found.values())
+    positive = (math.isfinite(time) and time > 0 for each in every for times in each for time in times)
+    return every if all(every) and all(positive) else None
+
+
+def _groups(session: pd.DataFrame) -> list[float]:
+    times = [RequestTime(int(r), float(ms)) for r, ms in zip(session["request"], session["ms"], strict=True)]
+    medians = request_medians(times)
+    if not all(median > 0 for median in medians.values()):
+        return [0.0]
+    means = grouped_means([time.ms / medians[time.request] for time in times])
+    each = len(times) / len(medians)
+    # A median of few times lies close to them, so they seem to spread less: by (n - 1) / n of the variance.
+    wider = math.sqrt(each / (each - 1)) if each > 1 else 1.0
+    centre = sum(medians.values()) / len(medians)
+    return [centre * (1 + wider * (mean - 1)) for mean in means]
