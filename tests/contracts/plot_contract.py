@@ -81,7 +81,8 @@ class PlotContract:
 
     @final
     def test_other_trials_make_another_figure(self, plot: AbstractPlot[Any], data: Any, tmp_path: Path) -> None:
-        slower = [{**row, "latency_ms_p50": row["latency_ms_p50"] * 1.1} for row in combined_sweep()]
+        longer = {"latency_ms_p50": 1.1, "speedup_prefill": 0.99}
+        slower = [{**row, **{name: row[name] * by for name, by in longer.items()}} for row in combined_sweep()]
         assert plot.data(one_group(tmp_path, slower)) != data
 
     @final

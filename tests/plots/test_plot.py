@@ -12,12 +12,10 @@ from vlmprof.errors import StoreError, UnknownNameError, UserError
 from vlmprof.plots.plot import AbstractPlot, render
 from vlmprof.store.ledger import Ledger
 
-COMPARED = {f"speedup_{stage}{end}": 1.0 for stage in ("vision", "prefill", "decode") for end in ("", "_bound")}
-
 
 @pytest.fixture
 def results(tmp_path):
-    return write_results(tmp_path / "results", combined_sweep(**COMPARED))
+    return write_results(tmp_path / "results", combined_sweep())
 
 
 def test_every_plot_is_drawn_in_both_formats(results, tmp_path):

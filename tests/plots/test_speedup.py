@@ -92,7 +92,7 @@ def test_a_knob_of_loading_has_no_panel_and_the_figure_says_why(tmp_path):
 
 def test_what_was_not_compared_is_not_drawn(tmp_path):
     rows = [trial_row({"max_crops": crops}) for crops in (1, 2)]
-    with pytest.raises(UserError, match="these trials have no speed-up"):
+    with pytest.raises(UserError, match="these trials measured none of speedup_vision"):
         PLOT.data(one_group(tmp_path, rows))
     rows = [trial_row({"max_crops": 1}, **compared(vision=2.0))]
     with pytest.raises(UserError, match="took two values"):

@@ -85,7 +85,9 @@ class SpeedupOfStages(AbstractPlot[SpeedupData]):
     def data(self, trials: pd.DataFrame) -> SpeedupData:
         stages = [stage for stage in SPEEDUPS if finite(trials, f"speedup_{stage}").any()]
         if not stages:
-            raise UserError("these trials have no speed-up: they were not timed, or not beside the model without knobs")
+            wanted = ", ".join(f"speedup_{stage}" for stage in SPEEDUPS)
+            why = "they were not timed, or not beside the model without knobs"
+            raise UserError(f"these trials measured none of {wanted}: {why}")
         with_load = _loaded_with(trials)
         found = [_panels(trials, stage, {one.partition("=")[0] for one in with_load}) for stage in stages]
         knobs = sorted({key for panels in found for key in panels})
