@@ -130,9 +130,9 @@ class TimingPass:
                 waited = self._lock(stack, tell)
             tell("warm up")
             warmup, warm, peak = self._warm_up_both(load_seconds)
+            stack.enter_context(old_objects_set_aside())
             tell("time")
             self.pauses = stack.enter_context(PauseWatch())
-            stack.enter_context(old_objects_set_aside())
             blocks, stopped = self._blocks(lambda done, note: tell("time", done, note))
             with self.configured():
                 energy, bound = self._energy(blocks), self._host_bound(blocks)
