@@ -185,7 +185,8 @@ def survived(loaded: LoadedModel, asked: list[Any], too_large: int) -> dict[str,
         failed(self, size, error)
 
     before = memory()
-    with knobs(loaded, ()) as trial, mock.patch.object(WorstCaseProbe, "failed", heard):
+    nothing_shared = mock.patch.multiple(ScorePass, _shared=lambda *_: {}, _keep=lambda *_: None)
+    with knobs(loaded, ()) as trial, mock.patch.object(WorstCaseProbe, "failed", heard), nothing_shared:
         score_pass = ScorePass(resolved=trial, loaded=loaded, samples=asked, max_new_tokens=TOKENS, sizer=sizer)
         scored = list(score_pass.scored())
     release()

@@ -39,23 +39,14 @@ def test_coverage_in_short() -> None:
 
 @pytest.mark.exhaustive
 def test_tiers_at_length() -> None:
-    bounds_of_tiers(tiers(60, FIRST, 600, 1000), room=0.015)
-
-
-@pytest.mark.exhaustive
-def test_coverage_at_length() -> None:
-    bounds_of_coverage(coverage(60, FIRST, 600, 1000), room=0.06)  # two standard errors of 60 sweeps
+    bounds_of_tiers(tiers(20, FIRST, 400, 1000), room=0.04)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.serial
-def test_speed() -> None:
-    """The aims, with room for a busy machine: a million rows in 1 s and 5 s; 336 configurations in 10 s and 2 GB."""
-    found = speed(1.0)
-    assert max(found["fronts_s"]["two, spread"], found["fronts_s"]["two, all on the front"]) <= 2
-    assert max(found["fronts_s"]["three, spread"], found["fronts_s"]["three, all on the front"]) <= 10
-    assert found["doubt_s"] <= 20
-    assert found["peak_bytes"] <= 2e9
+def test_memory_of_the_largest_sweep() -> None:
+    """336 configurations of 5,000 samples; how long that takes is a benchmark."""
+    assert speed(1.0)["peak_bytes"] <= 2e9
 
 
 def test_intervals_of_latency_in_short() -> None:
