@@ -162,7 +162,12 @@ def work_of(resolved: ResolvedTrial, model: Any, sample: Sample) -> Hashable:
     """
     plan, rowwise = resolved.plan, isinstance(model, RowwiseVision)
     seen = (*_SEEN_IN_THE_MODEL, *(VISION_SURFACES if rowwise else ()))
-    unseen = tuple((s.name, canonical(s.value)) for s in resolved.settings if s.knob.needs not in seen)
+    # A knob from elsewhere may do more than its surface says.
+    unseen = tuple(
+        (s.name, canonical(s.value))
+        for s in resolved.settings
+        if s.knob.needs not in seen or not type(s.knob).__module__.startswith("vlmprof.knobs.")
+    )
     of_picture = model.feature_key(sample.prompt) if rowwise else None
     asked = sample.example.id, sample.prompt.text, sample.prompt.picture.key
     return plan.task, plan.task_revision, plan.batch_size, asked, of_picture, settings_of(model), unseen
