@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,30 @@ from torch.utils.flop_counter import flop_registry
 from tests.contracts.knob_contract import demo_checkpoint, demo_prompts
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
-from vlmprof.measure.flops import FORMULAS, _all_formulas, attention_flops, count_flops, grouped_product_flops
+from vlmprof.measure.flops import (
+    FORMULAS,
+    OperationClock,
+    _all_formulas,
+    attention_flops,
+    count_flops_by_stage,
+    grouped_product_flops,
+)
 from vlmprof.models.family import AbstractModel
 from vlmprof.records import Prompt
 
 CONTRACTION = re.compile(r"mm|matmul|(?<!bi)linear|conv|attention|dot|einsum|baddbmm")
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """FLOP of work that is all one stage."""
+
+    def whole(clock: OperationClock) -> None:
+        clock.start()
+        work()
+        clock.mark("prefill")
+        clock.stop()
+
+    return sum(count_flops_by_stage(whole).values())
 
 
 class Seen(TorchDispatchMode):

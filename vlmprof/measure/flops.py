@@ -21,20 +21,6 @@ from vlmprof.records import Stage
 Shape = tuple[int, ...]
 
 
-def count_flops(work: Callable[[], object]) -> int:
-    """FLOP of ``work()``; a multiplication and an addition are two, element-wise operations are not counted.
-
-    Raises:
-        ValueError: after the work is done: an operation could not be counted.
-    """
-    failures: list[str] = []
-    with FlopCounterMode(display=False, custom_mapping=_guarded_formulas(failures)) as counter:
-        work()
-    _require_counted(failures)
-    total: int = counter.get_total_flops()
-    return total
-
-
 @final
 class OperationClock:
     """A ``Clock`` that counts operations instead of time: FLOP by stage, from one generation.
@@ -73,6 +59,8 @@ class OperationClock:
 
 def count_flops_by_stage(work: Callable[[OperationClock], object]) -> dict[Stage, int]:
     """FLOP of each stage of the generation that ``work`` runs with the clock that it is given.
+
+    A multiplication and an addition are two, element-wise operations are not counted.
 
     Raises:
         ValueError: an operation could not be counted.
