@@ -6,14 +6,14 @@ answers that are scored; a timed generation uses the engine alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import final
 
 from vlmprof.engine.base import EAGER, AbstractEngine
 from vlmprof.engine.greedy import generate
 from vlmprof.engine.vision_cache import PreparedBatch, VisionFeatureCache
 from vlmprof.models.family import AbstractModel
-from vlmprof.records import Generation
+from vlmprof.records import Generation, StageWork
 from vlmprof.trial.answer_cache import AnswerCache
 from vlmprof.trial.outcome import Sample
 
@@ -34,6 +34,8 @@ class LoadedModel:
         self.vision_cache = VisionFeatureCache(0) if vision_cache is None else vision_cache
         self.answers, self.answers_alone = AnswerCache(), AnswerCache()
         """Of score passes, and of audits at batch 1."""
+        self.full_work: dict[Hashable, StageWork] = {}
+        """Of the model without knobs, by request; see ``stage_work.compared_work``."""
 
     def prepare(self, samples: Sequence[Sample]) -> PreparedBatch:
         """Encode a batch of samples whose pictures are open; images with known features are not encoded again."""

@@ -434,4 +434,6 @@ def _timing_requests(
     prompts = [sample.prompt for sample in islice(cycle(longest_first(as_loaded, found.readable)), needed)]
     requests = [prompts[index :: timing.requests] for index in range(timing.requests)]
     configured = partial(knobs_applied, resolved, loaded.model)
-    return TimingRequests(requests=requests, length=length, configured=configured, engine=loaded.engine)
+    return TimingRequests(
+        requests=requests, length=length, configured=configured, engine=loaded.engine, full_work=loaded.full_work
+    )

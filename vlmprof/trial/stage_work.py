@@ -7,7 +7,7 @@ bytes are the weights that a step must read at least (``measure.roofline``), and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -28,7 +28,10 @@ from vlmprof.records import ComparedWork, Prompt, StageWork
 
 
 def compared_work(
-    model: AbstractModel, configured: Callable[[], AbstractContextManager[None]], request: Sequence[Prompt]
+    model: AbstractModel,
+    configured: Callable[[], AbstractContextManager[None]],
+    request: Sequence[Prompt],
+    known: MutableMapping[Hashable, StageWork],
 ) -> ComparedWork | None:
     """The work of a request in the configuration, and without its knobs; None where the latter does not fit.
 
@@ -36,6 +39,7 @@ def compared_work(
         model: As loaded, without knobs.
         configured: Applies the knobs inside a ``with`` block.
         request: What is generated for.
+        known: Work of the model without knobs, by request: counted once for all configurations of a loaded model.
 
     Raises:
         OutOfMemory: the configuration does not fit.
@@ -43,12 +47,13 @@ def compared_work(
     """
     with configured():
         own = stage_work(model, request)
+    key = tuple((prompt.text, prompt.picture.width, prompt.picture.height) for prompt in request)
     try:
-        full = stage_work(model, request)
+        known[key] = known.get(key) or stage_work(model, request)
     except OutOfMemory:
         release()
         return None
-    return ComparedWork(own=own, full=full)
+    return ComparedWork(own=own, full=known[key])
 
 
 def stage_work(model: AbstractModel, request: Sequence[Prompt]) -> StageWork:

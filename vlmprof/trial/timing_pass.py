@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from typing import final
@@ -43,7 +43,7 @@ from vlmprof.measure.roofline import least_decode_bytes
 from vlmprof.measure.timing_lock import exclusive_timing
 from vlmprof.models.family import AbstractModel
 from vlmprof.plan.point import Timing
-from vlmprof.records import ComparedWork, Prompt, Run, Stage, StageTimes
+from vlmprof.records import ComparedWork, Prompt, Run, Stage, StageTimes, StageWork
 from vlmprof.stats.generation_times import RequestLatency, request_latency
 from vlmprof.stats.timeseries import FEWEST, settled
 from vlmprof.trial.outcome import TimedGeneration, TimingBlock, TimingSession, kept_blocks
@@ -86,6 +86,8 @@ class TimingRequests:
     engine: AbstractEngine = EAGER
     """Generates the tokens that are timed. Operations are counted with the eager engine, since a replay dispatches
     none."""
+    full_work: MutableMapping[Hashable, StageWork] = field(default_factory=dict)
+    """Of the model without knobs, by request, as ``stage_work.compared_work`` keeps it."""
 
 
 @final
@@ -95,7 +97,7 @@ class TimingPass:
     def __init__(self, timing: Timing, model: AbstractModel, work: TimingRequests, session: int = 0) -> None:
         self.timing, self.model, self.session = timing, model, session
         self.requests, self.length, self.configured = work.requests, work.length, work.configured
-        self.engine = work.engine
+        self.engine, self.full_work = work.engine, work.full_work
         self.clock = clock_for(model.device)
         self.gpu, self.energy_missing = open_gpu(model.device)
         self.missing: dict[str, str] = {}
@@ -340,7 +342,7 @@ class TimingPass:
         return attempted("disturbance", self.missing, read)
 
     def _compared_work(self) -> ComparedWork | None:
-        work = compared_work(self.model, self.configured, self.requests[self._middle()])
+        work = compared_work(self.model, self.configured, self.requests[self._middle()], self.full_work)
         if work is None:
             self.missing["speedup"] = TOO_LARGE
         return work
