@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers.cache_utils import Cache, DynamicLayer
 
+from tests.engine.stale import stale
 from vlmprof import registry
 from vlmprof.decoding import Mark, unmarked
 from vlmprof.engine import static_prompt, static_step
@@ -161,17 +162,6 @@ def test_a_device_without_memory_for_recordings_runs_eager_and_says_so(
     assert "prompt_fallback" not in graphs.describe() and "vision" in graphs.describe()["recorded_stages"]
 
 
-def _stale(name: str) -> Callable[[RecordedCall, Mapping[str, Tensor]], None]:
-    """Inputs are copied except one, which keeps what the batch before left in its buffer."""
-
-    def load(self: RecordedCall, inputs: Mapping[str, Tensor]) -> None:
-        for key, buffer in self.inputs.items():
-            if key != name or not hasattr(self, "_advance"):
-                buffer.copy_(inputs[key])
-
-    return load
-
-
 @pytest.fixture
 def alike(model: LoadedMolmo, asked: list[Prompt]) -> Iterator[list[list[Prompt]]]:
     """Two requests of the same shapes with other pictures."""
@@ -191,7 +181,7 @@ def test_a_stale_buffer_is_caught(
         alike[1] = [replace(alike[0][0], text=alike[0][0].text.replace("small", "large"))]
         assert alike[1] != alike[0]
     assert recorded_distance(graphs, model, alike * 2, NEW) is not None
-    monkeypatch.setattr(RecordedCall, "_load", _stale(name))
+    monkeypatch.setattr(RecordedCall, "_load", stale(name))
     fresh = StaticEngine("graphs", capture=False)
     with pytest.raises(Mismatch, match=r"the prompt of timed request 1 gives logits that are .* away"):
         recorded_distance(fresh, model, alike, NEW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.stale import stale
 from tests.models._hf.families import Family, ask
 from vlmprof.decoding import Mark
 from vlmprof.engine import recording
@@ -76,24 +77,13 @@ def test_another_picture_of_the_same_size_is_replayed(
     assert (len(graphs._prompts._visions), len(graphs._prompts._prefills)) == (1, 2)
 
 
-def _stale(name: str) -> Callable[[RecordedCall, Mapping[str, Tensor]], None]:
-    """Inputs are copied except one, which keeps what the batch before left in its buffer."""
-
-    def load(self: RecordedCall, inputs: Mapping[str, Tensor]) -> None:
-        for key, buffer in self.inputs.items():
-            if key != name or not hasattr(self, "_advance"):
-                buffer.copy_(inputs[key])
-
-    return load
-
-
 @pytest.mark.parametrize("name", ["pixel_values", "features 0"])
 def test_a_stale_buffer_is_caught(
     family: Family, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     alike = [[prompts[0]], [like(prompts[0], 9)]]
     assert recorded_distance(StaticEngine("graphs", capture=False), family.model, alike, NEW) is not None
-    monkeypatch.setattr(RecordedCall, "_load", _stale(name))
+    monkeypatch.setattr(RecordedCall, "_load", stale(name))
     with pytest.raises(Mismatch, match=r"the prompt of timed request 1 gives logits that are .* away"):
         recorded_distance(StaticEngine("graphs", capture=False), family.model, alike, NEW)
 
