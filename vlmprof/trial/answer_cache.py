@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, final
 from vlmprof.engine.static_step import settings_of
 from vlmprof.engine.vision_cache import RowwiseVision
 from vlmprof.errors import Mismatch
-from vlmprof.plan.point import TrialPlan, canonical
+from vlmprof.plan.point import canonical
 from vlmprof.records import Generation
 from vlmprof.surfaces import (
     DecoderStack,
@@ -31,7 +31,6 @@ from vlmprof.surfaces import (
     TokenBudget,
     VisionBudget,
 )
-from vlmprof.trial.load_key import key_without_length
 
 if TYPE_CHECKING:
     from vlmprof.trial.outcome import Sample
@@ -55,12 +54,7 @@ class KnownAnswer:
     batch_size: int
     trial: str
     settings: Hashable
-    """Of that trial, without the length of answers: another trial with equal ones is known to do the same work."""
-
-    @classmethod
-    def of(cls, plan: TrialPlan, generation: Generation, batch_size: int) -> KnownAnswer:
-        """An answer that a trial has just computed."""
-        return cls(generation=generation, batch_size=batch_size, trial=plan.id, settings=key_without_length(plan))
+    """Of that trial, as ``load_key.key_without_length`` gives them: with equal ones the work is surely the same."""
 
 
 @final

@@ -13,6 +13,7 @@ from vlmprof.records import Generation
 from vlmprof.stats.distributions import binomial_cdf
 from vlmprof.stats.intervals import mean_interval
 from vlmprof.trial.answer_cache import KnownAnswer, work_of
+from vlmprof.trial.load_key import key_without_length
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.outcome import Audit, Sample, ScoredSample
 from vlmprof.trial.resolve import ResolvedTrial
@@ -31,6 +32,7 @@ def audited_answers(
     What the same work gave at batch 1 before is not computed again.
     """
     audited = [sample for sample, _ in _slice(resolved, samples, scored)]
+    settings = key_without_length(resolved.plan)
     works = {sample.example.id: work_of(resolved, loaded.model, sample) for sample in audited}
     known = {
         name: answer
@@ -39,7 +41,8 @@ def audited_answers(
     }
     unknown = [sample for sample in audited if sample.example.id not in known]
     for sample in open_pictures(unknown, loaded.has_features_alone).readable:
-        answer = KnownAnswer.of(resolved.plan, loaded.answer_alone(sample, max_new_tokens), 1)
+        generation = loaded.answer_alone(sample, max_new_tokens)
+        answer = KnownAnswer(generation=generation, batch_size=1, trial=resolved.plan.id, settings=settings)
         known[sample.example.id] = answer
         loaded.answers_alone.add(works[sample.example.id], answer)
     return tuple(known[name].generation for name in works)

@@ -255,8 +255,9 @@ class TrialOutcome:
     flops: Flops
     scored: tuple[ScoredSample, ...]
     scored_by: str | None
+    """As of ``ScoreResult``."""
     rechecked: Rechecked | None
-    """The trial whose answers were cut to this one's cap; None where this trial computed its own."""
+    """As of ``ScoreResult``."""
     merged: MergedAttempts
     """Which attempts the answers come from."""
     engine: Mapping[str, str]

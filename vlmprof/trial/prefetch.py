@@ -71,8 +71,9 @@ class BatchPrefetcher:
         return ready.result() if ready is not None else self._prepare(samples)
 
     def _prepare(self, samples: Sequence[Sample]) -> tuple[OpenedSamples, PreparedBatch | None]:
-        self._wait(sample.prompt.picture for sample in samples if not self._unneeded(sample))
-        return self._encode(open_pictures(samples, self._unneeded))
+        unneeded = {sample.example.id for sample in samples if self._unneeded(sample)}
+        self._wait(sample.prompt.picture for sample in samples if sample.example.id not in unneeded)
+        return self._encode(open_pictures(samples, lambda sample: sample.example.id in unneeded))
 
 
 def prefetch_depth() -> int:

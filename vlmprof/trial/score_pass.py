@@ -1,13 +1,13 @@
 """The score pass: every sample is answered once, at whatever batch size is safe, and some again at batch 1.
 
-``ScorePass.run`` gives all answers of a trial and their audit: computed now, or cut from those of an earlier trial of
-this process that allowed longer answers and is otherwise the same.
+``ScorePass.run`` gives all answers of a trial and their audit: computed now, or taken from earlier trials of this
+process that did the same work (``trial.answer_cache``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -90,10 +90,12 @@ class ScorePass:
         ordered = longest_first(self.resolved, legal)
         kept = self.partial_results.restore(self.resolved, ordered, self.loaded)
         yield from kept.values()
-        self._keep(list(kept.values()))
-        shared = self._shared([sample for sample in ordered if sample.example.id not in kept])
+        works = {sample.example.id: work_of(self.resolved, self.loaded.model, sample) for sample in ordered}
+        self._keep(kept.values(), works)
+        shared = self._shared([sample for sample in ordered if sample.example.id not in kept], works)
         yield from shared.values()
-        remaining = [sample for sample in ordered if sample.example.id not in {*kept, *shared}]
+        answered_already = {*kept, *shared}
+        remaining = [sample for sample in ordered if sample.example.id not in answered_already]
         done = len(kept) + len(shared) + len(refused)
         self._tell("score", done, len(self.samples))
         if not remaining:
@@ -115,7 +117,7 @@ class ScorePass:
                 self._tell("score", done, len(self.samples))
             for answered in self._batches(remaining, prefetcher, probe):
                 self.partial_results.add(answered)
-                self._keep(answered)
+                self._keep(answered, works)
                 yield from answered
                 done += len(answered)
                 self._tell("score", done, len(self.samples))
@@ -188,33 +190,37 @@ class ScorePass:
             for sample, generation in zip(samples, generations, strict=True)
         ]
 
-    def _shared(self, samples: Sequence[Sample]) -> dict[str, ScoredSample]:
+    def _shared(self, samples: Sequence[Sample], works: Mapping[str, Hashable]) -> dict[str, ScoredSample]:
         """Sample -> its answer, where a configuration that does the same work has given it; not those to recheck."""
-        shared = {}
+        shared, settings = {}, key_without_length(self.resolved.plan)
         for sample in samples:
-            known = self.loaded.answers.get(self._work(sample), self.max_new_tokens, self.loaded.model.text)
+            name = sample.example.id
+            known = self.loaded.answers.get(works[name], self.max_new_tokens, self.loaded.model.text)
             if known is None:
                 continue
-            if known.settings != key_without_length(self.resolved.plan) and is_rechecked(sample.example.id):
-                self.recheck.expect(sample.example.id, known)
+            if known.settings != settings and is_rechecked(name):
+                self.recheck.expect(name, known)
                 continue
             require_planned_counts(self.resolved, [sample], [known.generation])
             answered = judge_answer(self.resolved, sample.example, known.generation, known.batch_size)
-            shared[sample.example.id] = replace(answered, answered_by=known.trial)
+            shared[name] = replace(answered, answered_by=known.trial)
         return shared
 
-    def _keep(self, answers: Sequence[ScoredSample]) -> None:
+    def _keep(self, answers: Iterable[ScoredSample], works: Mapping[str, Hashable]) -> None:
         """Keep answers for configurations that do the same work, after those that were known have been compared."""
-        by_id = {sample.example.id: sample for sample in self.samples}
+        settings = key_without_length(self.resolved.plan)
         for answered in answers:
             if answered.generation is None:
                 continue
-            self.recheck.compare(answered.example.id, answered.generation)
-            known = KnownAnswer.of(self.resolved.plan, answered.generation, answered.batch_size)
-            self.loaded.answers.add(self._work(by_id[answered.example.id]), known)
-
-    def _work(self, sample: Sample) -> Hashable:
-        return work_of(self.resolved, self.loaded.model, sample)
+            name = answered.example.id
+            self.recheck.compare(name, answered.generation)
+            known = KnownAnswer(
+                generation=answered.generation,
+                batch_size=answered.batch_size,
+                trial=self.resolved.plan.id,
+                settings=settings,
+            )
+            self.loaded.answers.add(works[name], known)
 
     def _tell(self, phase: Phase, done: int, total: int) -> None:
         self.report(Progress(phase=phase, done=done, total=total))
