@@ -117,6 +117,7 @@ def test_the_annotated_tree_is_what_git_holds() -> None:
     told = list(tree(fenced(DOCS / "index.md", "")[0]))
     assert sorted(held - set(told)) == [], "files that docs/index.md does not list"
     assert sorted(set(told) - held) == [], "files that docs/index.md lists and git does not hold"
+    assert not re.search(r"\bTODO\b", (DOCS / "index.md").read_text()), "files of which docs/index.md says nothing"
     assert len(told) == len(set(told))
 
 

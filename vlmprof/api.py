@@ -7,27 +7,22 @@ a file, text, a mapping (``vlmprof.job.strict_yaml.JobSource``), or the ``Job`` 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
 
 from vlmprof.errors import UserError, suggestion
 from vlmprof.job.storage import mounted
+from vlmprof.results import Results, absolute, load, with_attributes, working_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlmprof.analyze.status import SweepStatus
     from vlmprof.analyze.watch_state import SweepView
     from vlmprof.job.strict_yaml import JobSource
     from vlmprof.monitor.live_state import Display
     from vlmprof.monitor.loggers import LoggerOptions
-    from vlmprof.store.manifest import TableName
-    from vlmprof.store.submitted_job import SubmittedJob
     from vlmprof.trial.resolve import Job
 
 __all__ = ["Results", "check", "list_trials", "load", "run"]
@@ -145,14 +140,14 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     knobs = [f"{prefix}_{name}" for name in checked.spec.all_knobs for prefix in ("knob", "requested")]
     columns = ["trial", "model", "task", *knobs]
     rows = []
-    with _working_folder(checked.submitted):
+    with working_folder(checked.submitted):
         states = read_states(checked.spec.where)
         for plan in checked.plans:
             identity_row = identity(plan)
             tokens, state = predicted_vision_tokens(resolve(plan)), states.get(plan.id, "missing")
             rows.append([*(identity_row.get(name) for name in columns), tokens, state])
     frame = pd.DataFrame(rows, columns=[*columns, "vision_tokens_predicted", "state"])
-    return _with_attributes(frame, _attributes_of_list(columns))
+    return with_attributes(frame, _attributes_of_list(columns))
 
 
 def run(  # noqa: PLR0913 (keyword-only options)
@@ -209,194 +204,16 @@ def run(  # noqa: PLR0913 (keyword-only options)
     loggers.require()
     make_display = _display_factory(progress)
     checked = check(job, allow_many=allow_many)
-    with _working_folder(checked.submitted):
+    with working_folder(checked.submitted):
         if tensorboard:
             mounted(checked.spec.where)  # TensorBoard writes into the results folder, and not to object stores
-        results = Results(where=_absolute(checked.spec.where))
+        results = Results(where=absolute(checked.spec.where))
         display = make_display(checked)
         if inline:
             _run_inline(checked, loggers, display)
         else:
             _run_on_ray(checked, loggers, display, address=address, verbose=verbose)
     return results
-
-
-def load(folder: str | os.PathLike[str]) -> Results:
-    """Open the results of a sweep, finished or not. Needs neither Ray nor torch.
-
-    Args:
-        folder: A results folder such as ``results/quickstart``, or a URI such as ``s3://bucket/quickstart``.
-
-    Raises:
-        StoreError: the folder holds no sweep.
-    """
-    from vlmprof.store import ledger
-
-    where = _absolute(os.fspath(folder))
-    ledger.require(where)
-    return Results(where=where)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Results:
-    """A results folder. Every access reads it again, so the results of a running sweep are up to date.
-
-    The frames' ``attrs`` hold ``units``, ``directions`` (``lower`` or ``higher``, whichever is better, for objectives),
-    ``intervals`` (the two columns of a 95 % interval) and ``descriptions``: dictionaries with column names as keys.
-    """
-
-    where: str
-    """Absolute path of the folder, or its URI."""
-
-    @property
-    def folder(self) -> Path:
-        """The folder as a path.
-
-        Raises:
-            UserError: the results are in an object store; its URI is ``where``.
-        """
-        return mounted(self.where)
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """A row for each trial that has ended; the columns are described in ``docs/schema.md``."""
-        return self._table("trials")
-
-    @property
-    def samples(self) -> pd.DataFrame:
-        """A row for each question of each trial that has ended."""
-        return self._table("samples")
-
-    @property
-    def timings(self) -> pd.DataFrame:
-        """A row for each timed generation; times in milliseconds."""
-        return self._table("timings")
-
-    def front(  # noqa: PLR0913 (keyword-only options)
-        self,
-        objectives: str | Sequence[str] = (),
-        by: str | Sequence[str] = (),
-        *,
-        across_devices: bool = False,
-        across_models: bool = False,
-        dominated: bool = False,
-        doubt: bool = False,
-        epsilon: Mapping[str, float] | None = None,
-    ) -> pd.DataFrame:
-        """The Pareto front of each group of comparable trials.
-
-        Args:
-            objectives: Columns of ``trials`` to trade off; each must have a direction in the schema. Empty: accuracy
-                and median latency, or whichever of the two was measured.
-            by: Further columns to group by: trials that differ in them are not in one front.
-            across_devices: Make one front over GPUs of different kinds.
-            across_models: Make one front over all models of the folder; the column ``model`` names them.
-            dominated: Include the finished trials that are dominated; ``on_front`` is False for them.
-            doubt: Say how sure the front is, from answers and timings; see ``docs/decisions.md``. Trials that are
-                possibly on the front are then included too.
-            epsilon: Objective -> what counts as no difference: a share of times, memory and the like, such as 0.02; a
-                difference of accuracy, such as 0.01. Those are the values where it is not named.
-
-        Returns:
-            The columns of ``trials``, and ``group`` and ``on_front``. With ``doubt`` also ``front_membership``
-            (``surely``, ``possibly`` or ``no``), ``front_probability``, ``front_rank``, ``tie_group``,
-            ``epsilon_front``, ``front_hypervolume`` with its interval, and for each objective the band of the front,
-            ``<objective>_band_low`` and ``_band_high``. In addition to the keys for ``trials``, ``attrs`` has
-            ``objectives`` (column names), ``left_out`` (reason -> number of trials that are in no front), ``beware``
-            (warnings that qualify the numbers) and, with ``doubt``, ``doubt`` (sentences on what it rests on).
-
-        Raises:
-            UserError: an unknown column, finished trials that did not measure an objective, or an ``epsilon`` of a
-                column that is none.
-            StoreError: the folder holds no sweep.
-        """
-        from vlmprof.report.pareto_table import read_front
-
-        across = {"across_devices": across_devices, "across_models": across_models}
-        frame = read_front(self.where, _names(objectives), _names(by), **across, doubt=doubt, epsilon=epsilon)
-        attrs = _attributes_of_front(frame)
-        best = frame["on_front"].astype(bool)
-        if "front_membership" in frame:
-            best |= frame["front_membership"].isin(["surely", "possibly"])
-        shown = frame if dominated else frame[best].reset_index(drop=True)
-        return _with_attributes(shown, attrs)
-
-    def status(self) -> SweepStatus:
-        """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""
-        from vlmprof.analyze.status import status
-
-        return status(self.where)
-
-    def job(self) -> Job:
-        """The job that was started last in this folder, checked again. ``run`` resumes it; the folder may have moved.
-
-        Raises:
-            StoreError: the folder holds no job.
-            SpecError: the job is not valid for this version.
-        """
-        from vlmprof.job.strict_yaml import JobText
-        from vlmprof.store.filesystem import results_folder
-        from vlmprof.store.submitted_job import JOB, read_job
-        from vlmprof.trial.data_check import with_data_checked
-        from vlmprof.trial.earlier_job import as_begun
-        from vlmprof.trial.resolve import prepare
-
-        submitted = read_job(self.where)
-        with _working_folder(submitted):
-            source = results_folder(self.where).address(JOB)
-            job = JobText(text=submitted.text, source=source)
-            begun = as_begun(prepare(job, allow_many=True), self.where)  # confirmed when the sweep was started
-            prepared = with_data_checked(begun)
-        spec = prepared.spec.model_copy(update={"storage": self.where})
-        return replace(prepared, spec=spec, submitted=submitted)
-
-    def _table(self, name: TableName) -> pd.DataFrame:
-        from vlmprof.store import tables
-        from vlmprof.store.descriptions import column_attributes
-
-        frame = tables.read(self.where, name)
-        return _with_attributes(frame, column_attributes(name, tables.schema_of(frame)))
-
-    def __repr__(self) -> str:
-        try:
-            status = self.status()
-        except UserError as error:
-            return f"Results({self.where!r}: {error})"
-        return f"Results({self.where!r}: {status.finished} of {status.total} trials finished)"
-
-    def _repr_html_(self) -> str:
-        """HTML for a notebook: trials by state, and a table of each front with intervals and units."""
-        from vlmprof.report.notebook import results_html
-        from vlmprof.report.pareto_table import read_front
-
-        try:
-            front, problem = read_front(self.where), ""
-        except UserError as error:  # for example trials that did not measure an objective; still show the states
-            front, problem = None, str(error)
-        return results_html(self.where, self.status(), front, problem)
-
-
-def _names(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) and names else list(names)
-
-
-def _absolute(where: str) -> str:
-    return where if "://" in where else str(Path(where).expanduser().absolute())
-
-
-@contextmanager
-def _working_folder(submitted: SubmittedJob) -> Iterator[None]:
-    """Change to the folder that a job's relative paths are resolved against, if that folder still exists."""
-    exists = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
-    with chdir(submitted.cwd) if exists else nullcontext():
-        yield
-
-
-def _with_attributes(frame: pd.DataFrame, attrs: Mapping[str, Any]) -> pd.DataFrame:
-    """Set the frame's ``attrs``, without the Arrow schema: pandas could not write that to a file with the frame."""
-    frame.attrs = {name: value for name, value in attrs.items()}
-    return frame
 
 
 def _attributes_of_list(columns: Sequence[str]) -> dict[str, Any]:
@@ -408,30 +225,6 @@ def _attributes_of_list(columns: Sequence[str]) -> dict[str, Any]:
     attrs["units"]["vision_tokens_predicted"] = "tokens"
     attrs["descriptions"]["vision_tokens_predicted"] = "Mean vision tokens per sample, from image sizes alone."
     attrs["descriptions"]["state"] = "The last state in the ledger; missing if the ledger has none."
-    return attrs
-
-
-def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
-    """The ``attrs`` of a front as plain values, in place of the objects that ``analyze`` keeps there."""
-    from vlmprof.analyze.caveats import cautions
-    from vlmprof.analyze.comparability import groups
-    from vlmprof.analyze.front_doubt import MEANINGS, said_of_doubt
-    from vlmprof.store.descriptions import column_attributes
-    from vlmprof.store.tables import schema_of
-
-    attrs = column_attributes("trials", schema_of(frame))
-    attrs["descriptions"]["group"] = "Name of the group of comparable trials: equal in model, data, device and timing."
-    attrs["descriptions"]["on_front"] = (
-        "Whether no other trial of the group is at least as good in all objectives and better in one."
-    )
-    attrs["objectives"] = [objective.column for objective in frame.attrs["objectives"]]
-    attrs["left_out"] = dict(frame.attrs["left_out"])
-    attrs["beware"] = [f"{name}: {sentence}" for name, part in groups(frame) for sentence in cautions(part)]
-    attrs["beware"] += list(frame.attrs["mixed"])
-    rests_on, caveats = said_of_doubt(frame)
-    attrs |= {"doubt": rests_on} if rests_on else {}
-    attrs["beware"] += caveats
-    attrs["descriptions"] |= {name: meaning for name, meaning in MEANINGS.items() if name in frame}
     return attrs
 
 

@@ -100,6 +100,8 @@ def resolved(loaded: LoadedModel, settings: tuple[Any, ...]) -> Any:
         readers=0,
         model=SimpleNamespace(label="random"),
         model_fingerprint="random",
+        task="random pictures",
+        task_revision="random",
         engine="eager",
     )
     judged = SimpleNamespace(score=0.0, parsed=True)

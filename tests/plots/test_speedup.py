@@ -1,3 +1,5 @@
+"""The figure of the speed-up by stage: its bars and bounds, and what it leaves out."""
+
 import pytest
 
 from tests.builders import trial_row
