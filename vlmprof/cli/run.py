@@ -117,7 +117,21 @@ def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit
     done = int(trials["state"].isin(FINISHED).sum())
     left = len(trials) - done
     out.print(f"\n{plural(len(trials), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
+    out.print(_distinct_work(job), highlight=False, soft_wrap=True)
     out.print(_estimate(job), highlight=False, soft_wrap=True)
+
+
+def _distinct_work(job: Job) -> str:
+    """How many of the answers that all trials ask for are work of their own."""
+    from vlmprof.trial.planned_work import PlannedWork
+
+    answers = PlannedWork().answers(job.plans)
+    if not answers.asked:
+        return "no answers are scored"
+    if answers.distinct == answers.asked:
+        return f"{answers.asked:,} answers, all of them distinct work"
+    shared = f"the other {answers.asked - answers.distinct:,} are taken from another trial where one process runs both"
+    return f"{answers.asked:,} answers, {answers.distinct:,} of them distinct work; {shared}"
 
 
 def _chosen(
