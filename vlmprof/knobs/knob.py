@@ -7,13 +7,13 @@ trials, so ``applied`` is a context manager that restores the model exactly, als
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from vlmprof.errors import KnobValueError, as_written
-from vlmprof.plan.point import canonical
 from vlmprof.records import Effect, Observation
 from vlmprof.surfaces import Anatomy, TokenCounts
 
@@ -57,7 +57,7 @@ class AbstractKnob(ABC):
 
     def work(self, value: Any, anatomy: Anatomy) -> Hashable:
         """Equal for values that compute the same, besides what ``counts`` says; None for what the model does anyway."""
-        return canonical(value)
+        return json.dumps(value, sort_keys=True, default=list)
 
     @abstractmethod
     def applied(self, model: Any, value: Any) -> AbstractContextManager[None]:

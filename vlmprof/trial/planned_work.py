@@ -99,6 +99,9 @@ def _counts_tokens(name: str) -> bool:
 
 
 def _views(resolved: ResolvedTrial) -> tuple[Hashable, ...]:
-    """What the model is given of each sample whose picture can be read."""
+    """What the model is given of each sample whose picture can be read: equal where it is surely the same."""
     pictures = ((one.id, judged_picture(resolved, one.picture)) for one in subset_of(resolved))
-    return tuple((name, planned_counts(resolved, one.height, one.width)) for name, one in pictures if not one.fault)
+    sound = [(name, one) for name, one in pictures if not one.fault]
+    if not resolved.family.tiling_decides:
+        return tuple((name, _sees(resolved.plan)) for name, _ in sound)
+    return tuple((name, planned_counts(resolved, one.height, one.width)) for name, one in sound)
