@@ -8,9 +8,9 @@ A small language that is parsed and never evaluated by Python::
     comparison = column ("<" | "<=" | ">" | ">=" | "==" | "!=") number [unit]
 
 A number may have a sign, decimals and an exponent (``24e9``). A unit is converted to that of the column, which its
-Arrow field names; ``k``, ``M``, ``G`` and ``T`` are thousands to trillions of it. ``%`` is a hundredth, for columns that
-are fractions. Where the values are differences (``differences=True``), ``+3%`` and ``-3%`` are relative differences, of any
-column, and a number without a percent sign is a difference in the unit of the column.
+Arrow field names; ``k``, ``M``, ``G`` and ``T`` are thousands to trillions of it. ``%`` is a hundredth, for columns
+that are fractions. Where the values are differences (``differences=True``), ``+3%`` and ``-3%`` are relative
+differences, of any column, and a number without a percent sign is a difference in the unit of the column.
 """
 
 from __future__ import annotations
