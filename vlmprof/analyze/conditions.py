@@ -207,6 +207,16 @@ def shortfall(condition: Condition, values: Callable[[Comparison], Numbers]) -> 
     return np.asarray(np.max(parts, axis=0) if isinstance(condition, AllOf) else np.min(parts, axis=0))
 
 
+def without_not(condition: Condition) -> Condition:
+    """The same condition without any ``Not``: comparisons are turned instead."""
+    if isinstance(condition, Not):
+        return without_not(_negated(condition.part))
+    if isinstance(condition, Comparison):
+        return condition
+    parts = tuple(without_not(part) for part in condition.parts)
+    return AllOf(parts=parts) if isinstance(condition, AllOf) else AnyOf(parts=parts)
+
+
 def _negated(condition: Condition) -> Condition:
     """The opposite without a ``Not`` around it, by De Morgan's laws."""
     if isinstance(condition, Comparison):
