@@ -6,9 +6,9 @@ Users name columns, and conditions are on values in the columns' units. This mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast, final
+from typing import cast, final
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from vlmprof.analyze.drawn_objectives import (
 from vlmprof.analyze.front_doubt import MOST
 from vlmprof.analyze.objectives import Objective, finite
 from vlmprof.errors import UserError
-from vlmprof.stats.intervals import MeanInterval
+from vlmprof.stats.intervals import Interval, MeanInterval
 from vlmprof.stats.resampling import DRAWS
 from vlmprof.stats.selection import Contest, corrected, difference
 from vlmprof.stats.uncertain_front import DrawnObjective
@@ -75,7 +75,7 @@ class GroupContest:
         middle, low, high = difference(self.contest.columns[self.objective.column], than)
         sign = self.objective.sign
         ends = (low, high) if sign == 1 else (high, low)
-        as_values = [sign * costs for costs in (middle, *ends)]
+        as_values = [sign * costs + 0.0 for costs in (middle, *ends)]  # + 0.0: no minus before a 0
         return cast(
             tuple[Numbers, Numbers, Numbers],
             tuple(np.expm1(values) if self.is_by_ratio else values for values in as_values),
@@ -83,9 +83,21 @@ class GroupContest:
 
     def corrected(self, winner: int) -> MeanInterval:
         """The winner's objective in its unit less what being chosen made of it, with its interval."""
-        found = corrected(self.contest, winner)
+        found = corrected(self.contest, winner, self._own_interval(winner))
         ends = self.values(self.objective.column, np.array([found.mean, found.low, found.high]))
         return MeanInterval(mean=float(ends[0]), low=float(min(ends)), high=float(max(ends)))
+
+    def _own_interval(self, trial: int) -> Interval | None:
+        """The interval in ``trials`` of a mean of scores, as costs: near 0 and 1 it is better than that of draws.
+
+        The interval of a time leaves out what one process differs from another by, which the draws have.
+        """
+        name = self.objective.column
+        ends = [self.rows[f"{name}_{end}"].iloc[trial] for end in ("low", "high") if f"{name}_{end}" in self.rows]
+        if name not in self.of_scores or len(ends) < 2 or any(pd.isna(end) for end in ends):
+            return None
+        low, high = sorted(self.objective.sign * float(end) for end in ends)
+        return Interval(low=low, high=high)
 
     @property
     def of_scores(self) -> list[str]:
@@ -178,13 +190,8 @@ def _drawn(
 
 def _as_measured(rows: pd.DataFrame, columns: Mapping[str, Objective]) -> dict[str, DrawnObjective]:
     costs = {name: cost_of(rows, one) for name, one in columns.items()}
-    nothing: Any = np.zeros((len(rows), 1))
+    nothing = np.broadcast_to(0.0, (len(rows), len(rows)))  # without memory for every pair
     return {
         name: DrawnObjective(costs=one, draws=np.broadcast_to(one, (DRAWS, len(one))), errors=nothing)
         for name, one in costs.items()
     }
-
-
-def caveats_of(found: GroupContest) -> Iterator[str]:
-    """What could not be had, each sentence once."""
-    yield from dict.fromkeys(found.told.caveats)

@@ -17,7 +17,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmprof.stats.intervals import MeanInterval, mean_interval
+from vlmprof.stats.intervals import Interval, MeanInterval, mean_interval
 from vlmprof.stats.resampling import PairedScores
 from vlmprof.stats.uncertain_front import NORMAL, DrawnObjective
 
@@ -106,16 +106,22 @@ def _excess(contest: Contest, noises: int) -> float:
     return float(excess.mean()) if rows.size else 0.0
 
 
-def corrected(contest: Contest, winner: int) -> MeanInterval:
+def corrected(contest: Contest, winner: int, own: Interval | None = None) -> MeanInterval:
     """The cost of a measured winner less what the choice made of it, with a 95 % interval of its true cost.
 
-    ``mean`` is the measured cost and ``optimism``. The interval goes from ``NORMAL`` standard errors below the measured
-    cost to as many above the corrected one: the winner may have been the best without any luck.
+    ``mean`` is the measured cost and ``optimism``. The interval is that of a configuration that was not chosen, with
+    its upper end moved up by the optimism, and its lower end left: the winner may have been best without any luck.
+
+    Args:
+        contest: what was chosen.
+        winner: as ``Contest.winner`` gives it.
+        own: the interval of its cost, without regard to the choice; None: ``NORMAL`` standard deviations of its draws.
     """
-    one = contest.columns[contest.objective]
-    middle = float(one.costs[winner]) + optimism(contest)
+    one, by = contest.columns[contest.objective], optimism(contest)
+    cost = float(one.costs[winner])
     reach = NORMAL * float(one.draws[:, winner].std())
-    return MeanInterval(mean=middle, low=float(one.costs[winner]) - reach, high=middle + reach)
+    own = own or Interval(low=cost - reach, high=cost + reach)
+    return MeanInterval(mean=cost + by, low=own.low, high=own.high + by)
 
 
 def difference(one: DrawnObjective, than: int) -> tuple[Numbers, Numbers, Numbers]:
