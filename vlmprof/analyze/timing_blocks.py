@@ -70,7 +70,7 @@ def sessions_by_trial(rows: pd.DataFrame, column: str) -> dict[str, list[list[fl
 
 
 def canaries_by_trial(rows: pd.DataFrame, column: str) -> dict[str, list[list[float]]]:
-    """Trial -> session -> the times of its canaries, of the kind of this column; of trials that have them in each session.
+    """Trial -> session -> the times of its canaries, of the kind of this column, of trials with some in each.
 
     Args:
         rows: as ``read_all_times`` gives them.

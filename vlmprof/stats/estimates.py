@@ -1,8 +1,8 @@
 """Estimates with standard errors: intervals, one-sided bounds and p-values by Student's t, and Holm's adjustment.
 
 One class for differences of scores and for logarithms of ratios of times alike, so that whatever is compared is judged
-in one way. Degrees of freedom of a sum of variances are those of Welch and Satterthwaite (Satterthwaite 1946, Biometrics
-Bull. 2:110).
+in one way. Degrees of freedom of a sum of variances are those of Welch and Satterthwaite (Satterthwaite 1946,
+Biometrics Bull. 2:110).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from vlmprof.stats.distributions import student_quantiles, student_tails
 
 Numbers = NDArray[np.float64]
+NORMAL = 1.96
+"""Standard errors to either end of a 95 % interval."""
 
 
 @final
@@ -52,6 +54,16 @@ class Estimates:
             t = np.where(self.value == 0, 0.0, np.abs(self.value) / self.error)
         found = 2 * student_tails(t, self.freedom)
         return np.asarray(np.where(np.isnan(self.value), np.nan, np.minimum(1.0, found)))
+
+
+def errors_of_intervals(value: Numbers, low: Numbers, high: Numbers, *, logarithms: bool) -> Numbers:
+    """Standard errors from the ends of 95 % intervals, as of normal values; of the logarithms where that is asked.
+
+    An end at 0 or below says nothing of a ratio: the other end does.
+    """
+    if not logarithms:
+        return np.asarray((high - low) / (2 * NORMAL))
+    return np.asarray(np.log(high / np.where(low > 0, low, value**2 / high)) / (2 * NORMAL))
 
 
 def welch_freedom(variances: Sequence[Numbers], freedoms: Sequence[Numbers]) -> Numbers:

@@ -2,10 +2,10 @@
 
 A ratio of two latencies is read twice. *As measured*, the drift of the machine between the two is part of it. *Relative
 to the canary*, the same small work that every trial repeats beside its own, drift that both share cancels. Neither is
-right always: work that a GPU replays from a recording does not share the drift of the host that launches the canary, and a
-change of software that slows everything slows the canary too. The truth is that of one of the two readings, or between
-them, as far as the configuration shares between none and all of the canary's drift. So what is beyond a bound in both
-is beyond it (an intersection-union test, Berger 1982, Technometrics 24:295).
+right always: work that a GPU replays from a recording does not share the drift of the host that launches the canary,
+and a change of software that slows everything slows the canary too. The truth is that of one of the two readings, or
+between them, as far as the configuration shares between none and all of the canary's drift. So what is beyond a bound
+in both is beyond it (an intersection-union test, Berger 1982, Technometrics 24:295).
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class TimedRun:
     canary_level: Numbers
     """(pairs,): NaN where there is no canary, or it is of other work than that of the other side."""
     canary_variance: Numbers
-    canary_freedom: float
+    canary_freedom: Numbers
+    """(pairs,): above 0."""
 
 
 @final
@@ -144,8 +145,8 @@ class LatencyRatios:
 def latency_ratios(first: TimedRun, second: TimedRun, effect: ProcessEffect) -> LatencyRatios:
     """The ratios of pairs of latencies.
 
-    The variance of a logarithm is that of both medians (``resampling.log_times``) and, for each side, the process effect
-    squared over its number of sessions; relative to the canary that of both canaries is added.
+    The variance of a logarithm is that of both medians (``resampling.log_times``) and, for each side, the process
+    effect squared over its number of sessions; relative to the canary that of both canaries is added.
     """
     times = log_times([*first.sessions, *second.sessions], effect.size)
     pairs = len(first.log_latency)
@@ -155,15 +156,12 @@ def latency_ratios(first: TimedRun, second: TimedRun, effect: ProcessEffect) -> 
     freedoms = [*(times.freedom[half] for half in halves), np.full(pairs, effect.freedom)]
     value = second.log_latency - first.log_latency
     canary = second.canary_level - first.canary_level
-    of_canaries = [
-        (side.canary_variance, np.full(pairs, side.canary_freedom or math.inf)) for side in (first, second)
-    ]
     return LatencyRatios(
         measured=_estimates(value, variances, freedoms),
         relative=_estimates(
             value - canary,
-            [*variances, *(variance for variance, _ in of_canaries)],
-            [*freedoms, *(freedom for _, freedom in of_canaries)],
+            [*variances, first.canary_variance, second.canary_variance],
+            [*freedoms, first.canary_freedom, second.canary_freedom],
         ),
         canary=canary,
     )

@@ -27,8 +27,8 @@ class PairedDifferences:
     """Mean differences of scores; arrays have one entry a pair of configurations."""
 
     estimates: Estimates
-    """By linearisation (``resampling.mean_covariance``), with clusters - 1 degrees of freedom. The error is at least that
-    of one sample that differs: that no sample of these differs does not mean that none does."""
+    """By linearisation (``resampling.mean_covariance``), with clusters - 1 degrees of freedom. The error is at least
+    that of one sample that differs: that no sample of these differs does not mean that none does."""
     drawn_low: Numbers
     """2.5 % and 97.5 % of draws of clusters with replacement (``resampling.mean_draws``)."""
     drawn_high: Numbers
