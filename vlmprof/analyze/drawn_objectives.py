@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.objectives import QUALITY, Objective
 from vlmprof.analyze.score_matrix import COLUMNS, score_matrix
+from vlmprof.stats.estimates import errors_of_intervals
 from vlmprof.stats.resampling import DRAWS, PROCESS_EFFECT, PairedScores, log_times, mean_covariance, mean_draws
-from vlmprof.stats.uncertain_front import NORMAL, DrawnObjective
+from vlmprof.stats.uncertain_front import DrawnObjective
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
 
@@ -141,11 +142,8 @@ def _of_intervals(rows: pd.DataFrame, objective: Objective, seed: int, told: Tol
     errors = np.zeros(len(costs))
     if all(end is not None and end.notna().all() for end in ends):
         low, high = (end.to_numpy(dtype=np.float64) for end in ends if end is not None)
-        if is_by_ratio(rows, objective):  # an end at 0 or below says nothing of a ratio: the other end does
-            values = rows[name].to_numpy(dtype=np.float64)
-            errors = np.log(high / np.where(low > 0, low, values**2 / high)) / (2 * NORMAL)
-        else:
-            errors = (high - low) / (2 * NORMAL)
+        values = rows[name].to_numpy(dtype=np.float64)
+        errors = errors_of_intervals(values, low, high, logarithms=is_by_ratio(rows, objective))
         told.caveats.append(f"{name}: differences are told apart by the intervals of the two, not in pairs")
     elif objective.unit not in OF_TIME:
         told.captions.append(f"{name} taken as exact: it has no interval")
