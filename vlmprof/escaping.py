@@ -24,7 +24,7 @@ _UNSEEN = re.compile(
 )
 """What is not seen itself: it has no glyph, or turns, joins or hides what is beside it."""
 _FORMULA = re.compile(r"\s*[=+\-@\t\r]")
-_OF_MARKDOWN = re.compile(r"[\\`*_\[\]|~#!]")
+_OF_MARKDOWN = re.compile(r"[\\`*_\[\]|~#!$]")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

@@ -296,12 +296,17 @@ def _marks(shown: Shown, columns: Sequence[PaperColumn], quality: Sequence[TaskV
     """What intervals and marks mean, and by how much the best values are optimistic."""
     if any(cell.low is not None for column in columns for cell in column.cells):
         yield "Intervals are 95 %."
-    yield from (f"{sentence[0].upper()}{sentence[1:]}." for sentence in dict.fromkeys(shown.captions))
+    yield from (f"{_capital(sentence)}." for sentence in dict.fromkeys(shown.captions))
     if any(column.name == WORK for column in columns):
         yield "Operations: vision, prefill, and the decode steps of a timed request."
     if any(column.has_marks for column in columns):
         yield "† differs from the full model at 95 %, in pairs, with Holm's adjustment over the rows of the column."
     yield from _optimistic(columns, quality)
+
+
+def _capital(sentence: str) -> str:
+    """Names of columns keep their small letters."""
+    return sentence if "_" in sentence.split()[0] else f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def _optimistic(columns: Sequence[PaperColumn], quality: Sequence[TaskValues]) -> Iterator[str]:

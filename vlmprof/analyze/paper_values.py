@@ -42,9 +42,15 @@ class Shown:
     """Gains what intervals rest on."""
     caveats: list[str] = field(default_factory=list)
     """Gains what could not be had."""
+    _trials: dict[str, tuple[pd.DataFrame, list[str | None]]] = field(default_factory=dict, init=False)
 
     def trials(self, task: str) -> tuple[pd.DataFrame, list[str | None]]:
         """The trials of a task that are shown, with ``WORK``, and the trial of each row; None where it has none."""
+        if task not in self._trials:
+            self._trials[task] = self._read(task)
+        return self._trials[task]
+
+    def _read(self, task: str) -> tuple[pd.DataFrame, list[str | None]]:
         wanted = [self.block.trial(task, key) for key in self.keys]
         rows = self.block.tasks[task]
         part = rows[rows["trial"].isin([trial for trial in wanted if trial is not None])].reset_index(drop=True)
