@@ -306,7 +306,7 @@ def _marks(shown: Shown, columns: Sequence[PaperColumn], quality: Sequence[TaskV
 
 def _capital(sentence: str) -> str:
     """Names of columns keep their small letters."""
-    return sentence if "_" in sentence.split()[0] else f"{sentence[0].upper()}{sentence[1:]}"
+    return sentence if "_" in sentence.split(maxsplit=1)[0] else f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def _optimistic(columns: Sequence[PaperColumn], quality: Sequence[TaskValues]) -> Iterator[str]:

@@ -121,10 +121,11 @@ def _nothing(found: Best, choice: Choice) -> str:
 def _of_winner(choice: Choice) -> str:
     if choice.corrected is None:
         return "the answer's value is optimistic, as it was chosen by it; by how much is not known here"
-    by = _number(choice, choice.optimism or 0.0)
+    by, is_best = _number(choice, choice.optimism or 0.0), f"{100 * (choice.is_best or 0.0):.0f} %"
     return (
         f"the answer's {choice.objective.column} is optimistic by about {by}, as it was chosen for it:"
-        f" expect {_interval(choice, choice.corrected)}; whoever chose on some samples should report on others"
+        f" expect {_interval(choice, choice.corrected)}; it truly is the best with about {is_best};"
+        " whoever chose on some samples should report on others"
     )
 
 
