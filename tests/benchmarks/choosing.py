@@ -99,7 +99,7 @@ def _of_winner(one: Chosen) -> dict[str, float]:
     own = mean_interval(paired.scores[:, one.winner].tolist(), paired.clusters.tolist())
     of_cost = corrected(one.contest, one.winner, Interval(low=-own.high, high=-own.low))
     less = MeanInterval(mean=-of_cost.mean, low=-of_cost.high, high=-of_cost.low)
-    confirmed = confirm(one.contest, paired, {"accuracy": lambda means: -means})
+    confirmed = confirm(one.contest, paired, {"accuracy": lambda means: -means}, splits=0)
     assert confirmed is not None, "the latencies alone decide what is allowed"
     half = one.truth(confirmed.winner)
     best = one.world.accuracy[one.feasible].max(initial=-np.inf)

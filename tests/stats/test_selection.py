@@ -83,6 +83,8 @@ def test_of_equals_each_is_the_best_with_its_share():
     raw = [chances(contest_of(rng.standard_normal(4), np.ones(4))).best.max() for _ in range(60)]
     assert 0.25 <= np.mean(found) < 0.5 < np.mean(raw)
     assert winner_is_best(contest_of([0.0, 50.0], np.ones(2))) == 1
+    two = contest_of([0.0, 1.0], np.ones(2))  # as if nothing was known before: Phi(1 / sqrt 2)
+    assert winner_is_best(two) == pytest.approx(0.76, abs=0.03)
 
 
 def test_the_interval_of_a_winner_holds_the_measured_and_the_corrected_value():

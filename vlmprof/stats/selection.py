@@ -95,13 +95,13 @@ def winner_is_best(contest: Contest) -> float:
     """How often the winner of measured costs is truly the best that is allowed, over such choices; from 0 to 1.
 
     The share of draws in which the measured winner stays the best is too high, as measured costs lie further apart than
-    true ones; it is corrected like ``optimism``.
+    true ones; it is corrected like ``optimism``, and never upwards: of two configurations the share is right.
     """
     shares = []
     for noises in (1, 2):
         before, after = _noisy(contest, noises)
         shares.append(float((contest.winner(before) == contest.winner(after)).mean()))
-    return min(1.0, max(0.0, 2 * shares[0] - shares[1]))
+    return max(0.0, min(shares[0], 2 * shares[0] - shares[1]))
 
 
 def _excess(contest: Contest, noises: int) -> float:
@@ -162,11 +162,15 @@ class Confirmed:
     reported_on: int
     """Samples of the second half."""
     again: float
-    """Share of ``SPLITS`` other halves on which the same one is chosen."""
+    """Share of other halves on which the same one is chosen; NaN where none was tried."""
 
 
 def confirm(
-    contest: Contest, paired: PairedScores, of_scores: Mapping[str, Callable[[Numbers], Numbers]], seed: int = 0
+    contest: Contest,
+    paired: PairedScores,
+    of_scores: Mapping[str, Callable[[Numbers], Numbers]],
+    seed: int = 0,
+    splits: int = SPLITS,
 ) -> Confirmed | None:
     """Choose by the scores of one half of the clusters, report those of the other half.
 
@@ -178,6 +182,7 @@ def confirm(
         paired: the scores.
         of_scores: columns of the contest that are means of scores -> how a mean score becomes a cost.
         seed: of the split. Trying several and keeping the best one would be a choice on all samples again.
+        splits: other halves on which the choice is made, for ``again``.
 
     Returns:
         None where nothing is allowed by the scores of the first half.
@@ -190,13 +195,13 @@ def confirm(
     if winner == NOBODY:
         return None
     rest = ~first
-    others = [_winner_on(contest, paired, of_scores, first_half(paired, seed + 1 + i)) for i in range(SPLITS)]
+    others = [_winner_on(contest, paired, of_scores, first_half(paired, seed + 1 + i)) for i in range(splits)]
     return Confirmed(
         winner=winner,
         score=mean_interval(paired.scores[rest, winner].tolist(), paired.clusters[rest].tolist()),
         chosen_on=int(first.sum()),
         reported_on=int(rest.sum()),
-        again=float(np.mean([other == winner for other in others])),
+        again=float(np.mean([other == winner for other in others])) if others else float("nan"),
     )
 
 
