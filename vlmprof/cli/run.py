@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from vlmprof.plan.point import TrialPlan
     from vlmprof.trial.resolve import Job
 
+MANY, ENDS = 1000, 20
+"""Trials from which on a plan shows only so many of its first and last."""
+
 app = typer.Typer()
 
 JobFile = Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)]
@@ -97,14 +100,18 @@ def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit
     job = _chosen(file, yes=yes, only=only, limit=limit, changed=changed)
     trials, knobs = api.list_trials(job), list(job.spec.all_knobs)
     table = Table("trial", "model", "task", *knobs, "vision tokens", "state", box=None, header_style="bold")
-    names = {
-        plan.id: (_distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)) for plan in job.plans
-    }
-    for _, row in trials.iterrows():
+    every = range(len(trials))
+    shown = every if len(trials) <= MANY else [*every[:ENDS], *every[-ENDS:]]
+    for at in shown:
+        row, plan = trials.iloc[at], job.plans[at]
+        if len(shown) < len(trials) and at == every[-ENDS]:
+            table.add_row("...")
+        names = _distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)
         settings = (value if isinstance(value := row[f"requested_{name}"], str) else "-" for name in knobs)
-        tokens = f"{row['vision_tokens_predicted']:.0f}"
-        table.add_row(row["trial"], *names[row["trial"]], *settings, tokens, row["state"])
+        table.add_row(row["trial"], *names, *settings, f"{row['vision_tokens_predicted']:.0f}", row["state"])
     out.print(table)
+    if len(shown) < len(trials):
+        out.print(f"  {len(trials) - len(shown):,} trials between are not shown; in Python vlmprof.list_trials has all")
     _print_timed_settings(job)
     _print_notes(job)
     done = int(trials["state"].isin(FINISHED).sum())
