@@ -6,7 +6,6 @@ memory. A file appears under its name when it is complete, and never replaces an
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast, final
 
 import pyarrow as pa
+from pyarrow.csv import CSVWriter
 
 from vlmprof.analyze.front_doubt import MEANINGS
 from vlmprof.analyze.pareto import to_arrow
@@ -32,7 +32,7 @@ from vlmprof.store.streaming import TableStream
 FRONT = "front"
 EXPORTED = ("trials", "samples", "timings", FRONT)
 SIDECAR = "columns.json"
-ROWS = 10_000
+ROWS = 20_000
 """Of one batch, at most."""
 _OF_FRONT = {
     "group": "Name of the group of comparable trials: equal in model, data, device and timing.",
@@ -149,23 +149,27 @@ def _batches(parts: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
 def _to_csv(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> int:
     """Lists as JSON; texts that a spreadsheet would take for a formula get an apostrophe before them."""
     rows = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(as_cell, schema.names))
+    shown = pa.schema([pa.field(as_cell(one.name), _shown_type(one.type)) for one in schema])
+    with path.open("wb") as file, CSVWriter(file, shown) as writer:
         for batch in _batches(parts):
-            writer.writerows(zip(*(_cells(column) for column in batch.columns), strict=True))
+            writer.write_batch(pa.record_batch([_shown(column) for column in batch.columns], schema=shown))
             rows += len(batch)
     return rows
 
 
-def _cells(column: pa.Array) -> list[Any]:
-    values = column.to_pylist()
+def _shown_type(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_list(kind) else kind
+
+
+def _shown(column: pa.Array) -> pa.Array:
     if pa.types.is_list(column.type):
-        return ["" if value is None else as_cell(json.dumps(_plain(value), ensure_ascii=False)) for value in values]
+        values = column.to_pylist()
+        texts = [None if value is None else json.dumps(_plain(value), ensure_ascii=False) for value in values]
+        return pa.array([as_cell(text) for text in texts], pa.string())
     if pa.types.is_string(column.type):
-        shown = {value: as_cell(value) for value in set(values) if value is not None}
-        return ["" if value is None else shown[value] for value in values]
-    return ["" if value is None else value for value in values]
+        coded = column.dictionary_encode()  # a text that many rows have is looked at once
+        return pa.array(list(map(as_cell, coded.dictionary.to_pylist())), pa.string()).take(coded.indices)
+    return column
 
 
 def _to_jsonl(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> int:

@@ -47,10 +47,11 @@ class TableStream:
                     gone = True
                     continue
                 done |= trials
-                if isinstance(part, pa.Table):
-                    yield tables.concatenated([_of(part, trials)], self.table)
-                else:
+                if not isinstance(part, pa.Table):
                     self.lost |= trials
+                    continue
+                yield tables.concatenated([_of(part, trials)], self.table)
+                del part  # before the next one is read
             if not gone or self._objects(done).keys() == {name for name, trials in todo.items() if not trials <= done}:
                 return
 
@@ -63,4 +64,5 @@ class TableStream:
 
 
 def _of(part: pa.Table, trials: frozenset[str]) -> pa.Table:
-    return part.filter(pc.is_in(part.column("trial"), pa.array(sorted(trials))))
+    wanted = pc.is_in(part.column("trial"), pa.array(sorted(trials)))
+    return part if pc.all(wanted).as_py() else part.filter(wanted)  # most often all: a copy would cost as much again
