@@ -152,6 +152,8 @@ def _of_safe(found: Best, choice: Choice) -> Iterator[str]:
 
 
 def _legend(choice: Choice) -> Iterator[str]:
+    if choice.rows["probability_best"].notna().any():
+        yield "P: share of joint draws of all that was measured; for the answer, which was chosen, both are too high"
     marks = {mark for knob in knobs_of(choice.rows.columns) for mark in wording.marks_of(choice.rows, knob)}
     yield from wording.legend(marks)
 
