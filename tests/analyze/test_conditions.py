@@ -12,7 +12,7 @@ from vlmprof.analyze.conditions import (
     LONGEST,
     AllOf,
     AnyOf,
-    Comparison,
+    Bound,
     Not,
     columns_of,
     comparisons,
@@ -30,7 +30,7 @@ COLUMNS = ("accuracy", "latency_ms_p50", "peak_bytes", "vision_tokens", "knob_ma
 
 
 def below(column, value, sign="<", **more):
-    return Comparison(column=column, operator=sign, value=value, **more)
+    return Bound(column=column, operator=sign, value=value, **more)
 
 
 def read(text, **options):

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.conditions import (
-    Comparison,
+    Bound,
     Condition,
     columns_of,
     comparisons,
@@ -290,5 +290,5 @@ def misses(choice: Choice, condition: Condition) -> tuple[str, ...]:
     )
 
 
-def _meets(row: pd.Series[Any], one: Comparison) -> bool:
+def _meets(row: pd.Series[Any], one: Bound) -> bool:
     return bool(holds(one, lambda comparison: np.array([float(row[comparison.column])]))[0])

@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vlmprof.analyze.conditions import Comparison, Condition, columns_of, holds, shortfall
+from vlmprof.analyze.conditions import Bound, Condition, columns_of, holds, shortfall
 from vlmprof.analyze.drawn_objectives import (
+    MOST,
     OF_TIME,
     SweepReader,
     Told,
@@ -26,7 +27,6 @@ from vlmprof.analyze.drawn_objectives import (
     is_of_samples,
     values_of,
 )
-from vlmprof.analyze.front_doubt import MOST
 from vlmprof.analyze.objectives import Objective, finite
 from vlmprof.errors import UserError
 from vlmprof.stats.intervals import Interval, MeanInterval
@@ -148,7 +148,7 @@ def group_contest(
         if condition is None:
             return np.ones(costs[objective.column].shape, dtype=np.bool_)
 
-        def values(one: Comparison) -> Numbers:
+        def values(one: Bound) -> Numbers:
             return values_of(rows, columns[one.column], costs[one.column])
 
         return holds(condition, values)
