@@ -91,20 +91,21 @@ def compare(first: Where, second: Where | None = None, settings: Settings | None
         UserError: a name that nothing has, no configuration that both have, nothing that both measured, or a condition
             that cannot be tested.
     """
-    settings = settings or Settings()
-    runs = [_run(first)]
-    runs.append(_run(second) if second is not None else runs[0])
-    words = _words(settings.configurations, alone=second is None)
+    run = read_run(first)
+    return compare_runs((run, run if second is None else read_run(second)), settings or Settings())
+
+
+def compare_runs(runs: tuple[Run, Run], settings: Settings) -> Comparison:
+    """The same of folders that are read already: the same ``Run`` twice for configurations of one.
+
+    Raises:
+        UserError: as ``compare``.
+    """
+    words = _words(settings.configurations, alone=runs[0] is runs[1])
     names = _names(runs, words)
     found = [chosen(run.trials, of) for run, of in zip(runs, words, strict=True)]
     pairs = matched(found[0], found[1], names)
-    reader = Reader(
-        first=runs[0],
-        second=runs[1],
-        canary=settings.canary,
-        across_devices=settings.across_devices,
-        draws=settings.draws,
-    )
+    reader = _reader(runs, settings)
     reader.caveats += [*_of_states(reader), *pairs.caveats]
     condition = parse_alarm(settings.fail_if, _schema(pairs)) if settings.fail_if else None
     changes = _changes(pairs, reader, columns_of(condition) if condition else ())
@@ -127,7 +128,23 @@ def compare(first: Where, second: Where | None = None, settings: Settings | None
     )
 
 
-def _run(folder: Where) -> Run:
+def _reader(runs: tuple[Run, Run], settings: Settings) -> Reader:
+    return Reader(
+        first=runs[0],
+        second=runs[1],
+        canary=settings.canary,
+        across_devices=settings.across_devices,
+        draws=settings.draws,
+    )
+
+
+def read_run(folder: Where) -> Run:
+    """The finished trials of a folder.
+
+    Raises:
+        StoreError: the folder holds no sweep.
+        UserError: no trial has finished.
+    """
     trials = comparable(tables.read(folder, "trials"))
     if trials.empty:
         raise UserError(f"{folder}: no trial has finished, so there is nothing to compare")

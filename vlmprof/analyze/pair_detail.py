@@ -1,4 +1,4 @@
-"""One pair of configurations in detail: by question type, which samples moved, and how loyal both are to the full model.
+"""One pair of configurations in detail: by question type, which samples moved, and loyalty to the full model.
 
 Loyalty is the share of samples on which a configuration gives the answer that the full model gives, right or wrong:
 accuracy can stay while answers change.
@@ -127,7 +127,8 @@ class _Answers:
 
     def of(self, trial: str) -> pd.DataFrame:
         """The rows of a trial; none where it answered nothing."""
-        return self._of.get(trial, pd.DataFrame(columns=list(ANSWERS)))
+        found: pd.DataFrame | None = self._of.get(trial)
+        return pd.DataFrame(columns=list(ANSWERS)) if found is None else found
 
 
 def _readers(comparison: Comparison) -> tuple[_Answers, _Answers]:
@@ -209,6 +210,8 @@ def _loyalties(
         if full is None:
             caveats.append(f"no loyalty of {name}: {run.name} has no trial of the full model on this task")
             continue
+        if full[0] == trial:
+            continue  # it is the full model
         loyal = _loyalty(name, trial, full, answers)
         found += [loyal] if loyal else []
         caveats += [] if loyal else [f"no loyalty of {name}: it has no answered sample in common with the full model"]
