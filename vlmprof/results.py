@@ -18,6 +18,8 @@ from vlmprof.job.storage import mounted
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlmprof.analyze.best import Best
+    from vlmprof.analyze.budgets import Budgets
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
@@ -124,6 +126,100 @@ class Results:
             best |= frame["front_membership"].isin(["surely", "possibly"])
         shown = frame if dominated else frame[best].reset_index(drop=True)
         return with_attributes(shown, attrs)
+
+    def best(  # noqa: PLR0913 (keyword-only options)
+        self,
+        where: str = "",
+        *,
+        maximise: str = "",
+        minimise: str = "",
+        sure: float = 0.95,
+        confirm: bool = False,
+        by: str | Sequence[str] = (),
+        across_models: bool = False,
+    ) -> Best:
+        """The best configuration under a condition, of each group of comparable trials; see ``docs/decisions/best.md``.
+
+        Args:
+            where: A condition such as ``"latency_ms_inputs_p95 < 200 ms and peak_bytes < 24 GB"``; empty: none.
+            maximise: Column of which the highest is best; by default accuracy.
+            minimise: Column of which the lowest is best, in its place.
+            sure: In what share of draws the safe answer must meet the condition.
+            confirm: Choose on one half of the pictures too, and report on the other half.
+            by: Further columns to group by.
+            across_models: Choose among all models of the folder.
+
+        Returns:
+            ``frame`` has a row for each configuration, ``choices`` the answer of each group with its doubt.
+
+        Raises:
+            UserError: a condition that is none, an unknown column, an objective without a direction, no finished trial
+                that measured what is named, or ``confirm`` where the scores cannot be split.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.best import Wanted, best
+
+        if maximise and minimise:
+            raise UserError("maximise and minimise: expected one of the two; bound the other column with where")
+        better = "lower" if minimise else "higher" if maximise else ""
+        wanted = Wanted(
+            where=where,
+            objective=minimise or maximise or "accuracy",
+            better=better,
+            sure=sure,
+            confirm=confirm,
+            by=tuple(_names(by)),
+            across_models=across_models,
+        )
+        return best(self.where, wanted)
+
+    def budgets(  # noqa: PLR0913 (keyword-only options)
+        self,
+        objective: str = "",
+        *,
+        stage: str = "whole",
+        low: float | None = None,
+        high: float | None = None,
+        step: float | None = None,
+        steps: int = 10,
+        tolerance: float = 0.05,
+        by: str | Sequence[str] = (),
+        across_models: bool = False,
+    ) -> Budgets:
+        """The configuration of the best accuracy for each budget: the look-up table of an adaptive controller.
+
+        Args:
+            objective: Column that is bounded; by default the median latency of ``stage``.
+            stage: ``whole`` request, or ``prefill`` alone.
+            low: First budget, in the column's unit; by default the least value of any configuration.
+            high: Last budget; by default the largest value.
+            step: From one budget to the next; by default there are ``steps`` of them.
+            steps: Number of budgets.
+            tolerance: Share of the budget by which a request may exceed it without counting as a violation.
+            by: Further columns to group by.
+            across_models: One table over all models of the folder.
+
+        Returns:
+            ``frame`` has a row for each group and budget; its ``attrs`` have ``units`` and ``descriptions``.
+
+        Raises:
+            UserError: an unknown column, one of which more is better, a bad number, or nothing was measured.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.budgets import BudgetsWanted, budgets
+
+        wanted = BudgetsWanted(
+            objective=objective,
+            stage=stage,
+            low=low,
+            high=high,
+            step=step,
+            steps=steps,
+            tolerance=tolerance,
+            by=tuple(_names(by)),
+            across_models=across_models,
+        )
+        return budgets(self.where, wanted)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

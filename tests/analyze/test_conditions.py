@@ -20,6 +20,7 @@ from vlmprof.analyze.conditions import (
     parse,
     shortfall,
     text_of,
+    without_not,
 )
 from vlmprof.errors import UserError
 from vlmprof.store.schema import trials_schema
@@ -207,3 +208,6 @@ def test_it_is_missed_only_where_it_does_not_hold(tree):
     missed = shortfall(tree, lambda one: values[one.column])
     assert (missed[holds(tree, lambda one: values[one.column])] == 0).all()
     assert (missed >= 0).all()
+    plain = without_not(tree)
+    assert "not" not in text_of(plain)
+    assert (holds(plain, lambda one: values[one.column]) == holds(tree, lambda one: values[one.column])).all()

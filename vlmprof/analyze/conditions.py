@@ -8,9 +8,9 @@ A small language that is parsed and never evaluated by Python::
     comparison = column ("<" | "<=" | ">" | ">=" | "==" | "!=") number [unit]
 
 A number may have a sign, decimals and an exponent (``24e9``). A unit is converted to that of the column, which its
-Arrow field names; ``k``, ``M``, ``G`` and ``T`` are thousands to trillions of it. ``%`` is a hundredth, for columns that
-are fractions. Where the values are differences (``differences=True``), ``+3%`` and ``-3%`` are relative differences, of any
-column, and a number without a percent sign is a difference in the unit of the column.
+Arrow field names; ``k``, ``M``, ``G`` and ``T`` are thousands to trillions of it. ``%`` is a hundredth, for columns
+that are fractions. Where the values are differences (``differences=True``), ``+3%`` and ``-3%`` are relative
+differences, of any column, and a number without a percent sign is a difference in the unit of the column.
 """
 
 from __future__ import annotations
@@ -205,6 +205,16 @@ def shortfall(condition: Condition, values: Callable[[Comparison], Numbers]) -> 
         return shortfall(_negated(condition.part), values)
     parts = [shortfall(part, values) for part in condition.parts]
     return np.asarray(np.max(parts, axis=0) if isinstance(condition, AllOf) else np.min(parts, axis=0))
+
+
+def without_not(condition: Condition) -> Condition:
+    """The same condition without any ``Not``: comparisons are turned instead."""
+    if isinstance(condition, Not):
+        return without_not(_negated(condition.part))
+    if isinstance(condition, Comparison):
+        return condition
+    parts = tuple(without_not(part) for part in condition.parts)
+    return AllOf(parts=parts) if isinstance(condition, AllOf) else AnyOf(parts=parts)
 
 
 def _negated(condition: Condition) -> Condition:

@@ -21,7 +21,7 @@ from vlmprof.analyze.changes import (
     unlike,
     values_of,
 )
-from vlmprof.analyze.front_doubt import BY_RATIO, OF_TIME
+from vlmprof.analyze.drawn_objectives import BY_RATIO, OF_TIME
 from vlmprof.analyze.matching import Matched
 from vlmprof.analyze.score_matrix import ScoreMatrix, score_matrix
 from vlmprof.analyze.timed_changes import RELATIVE, change_of_times

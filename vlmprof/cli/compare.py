@@ -6,15 +6,20 @@ fix it; 3 it is surely true of some pair.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlmprof.cli.output import out
+from vlmprof.cli.output import out, plural
+from vlmprof.cli.results import Results
 from vlmprof.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlmprof.analyze.comparison import Comparison, Settings
 
 app = typer.Typer()
@@ -72,18 +77,47 @@ def compare_runs(
 
     settings = Settings(configurations=configurations or (), fail_if=fail_if, canary=canary, across_devices=across)
     if calibrate:
-        raise UserError("soon")
+        _calibrate(folders, settings, runs)
         return
     if len(folders) > 2:
         raise UserError(f"expected one folder or two, got {len(folders)}; with --calibrate there may be more")
     _show(folders, settings, samples, (to, table))
 
 
+def _calibrate(folders: list[str], settings: Settings, runs: int) -> None:
+    from vlmprof.analyze.calibration import calibrate
+    from vlmprof.report.comparison_table import calibration_report
+
+    if len(folders) == 1:
+        folders = _independent_runs(folders[0], runs)
+    for part in calibration_report(calibrate(folders, settings)):
+        out.print(part)
+
+
+def _independent_runs(file: str, runs: int) -> list[str]:
+    """Run a job so often, each time in a new process and into a folder of its own; those that are there are kept."""
+    from vlmprof import api
+
+    if not file.endswith((".yaml", ".yml")):
+        raise UserError(f"--calibrate: expected two or more folders, or a job such as jobs/quickstart.yaml, got {file}")
+    folders = []
+    for number in range(1, runs + 1):
+        name = f"{api.check(file).spec.name}-calibration-{number}"
+        where = api.check(api.changed_job(file, {"name": name})).spec.where
+        out.print(f"run {number} of {runs}: {where}", highlight=False, soft_wrap=True)
+        command = [sys.executable, "-m", "vlmprof", "run", file, "--inline", "--set", f"name={name}"]
+        code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+        if code:
+            raise UserError(f"--calibrate: run {number} of {file} ended with exit code {code}; its folder is {where}")
+        folders.append(where)
+    return folders
+
+
 def _show(folders: list[str], settings: Settings, samples: int, files: tuple[Path | None, Path | None]) -> None:
     from vlmprof.analyze.comparison import compare
     from vlmprof.analyze.pair_detail import moved_samples, pair_detail
     from vlmprof.report.comparison_table import comparison_report
-    from vlmprof.report.table_files import require_ending, write_rows
+    from vlmprof.report.table_files import require_ending
 
     for file in filter(None, files):
         require_ending(file)  # before the work
@@ -91,12 +125,19 @@ def _show(folders: list[str], settings: Settings, samples: int, files: tuple[Pat
     detail = pair_detail(found) if _has_answers(found) else None
     for part in comparison_report(found, detail, samples):
         out.print(part)
-    written = zip(files, (lambda: moved_samples(found), lambda: found.frame), strict=True)
-    for path, rows in written:
-        if path is not None:
-            out.print(f"\nWritten: {path} ({write_rows(rows(), path)} rows)", highlight=False, soft_wrap=True)
+    to, table = files
+    if to is not None:
+        _write(moved_samples(found), to)
+    if table is not None:
+        _write(found.frame, table)
     if found.is_alarming:
         raise typer.Exit(ALARM)
+
+
+def _write(rows: pd.DataFrame, file: Path) -> None:
+    from vlmprof.report.table_files import write_rows
+
+    out.print(f"\nWritten: {file} ({plural(write_rows(rows, file), 'row')})", highlight=False, soft_wrap=True)
 
 
 def _has_answers(found: Comparison) -> bool:
@@ -106,3 +147,19 @@ def _has_answers(found: Comparison) -> bool:
         and "accuracy_samples" in found.frame
         and bool(found.frame["accuracy_samples"].notna().all())
     )
+
+
+@app.command("power")
+def show_power(
+    folder: Results,
+    difference: Annotated[
+        float, typer.Option(help="Difference of accuracy to be told, such as 0.01: one point.")
+    ] = 0.01,
+    power: Annotated[float, typer.Option(help="Chance that a difference of this size is told.")] = 0.8,
+) -> None:
+    """Say how many samples a difference of accuracy needs, from the paired variance of the sweep itself."""
+    from vlmprof.analyze.power import read_power
+    from vlmprof.report.power_table import power_report
+
+    for part in power_report(read_power(folder, difference, power)):
+        out.print(part)

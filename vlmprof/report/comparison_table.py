@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.analyze import wording
-from vlmprof.analyze.alarms import reasons
+from vlmprof.analyze.alarms import FAMILY, reasons
+from vlmprof.analyze.calibration import Calibration
 from vlmprof.analyze.changes import Change
 from vlmprof.analyze.comparison import Comparison
 from vlmprof.analyze.pair_detail import PairDetail
@@ -231,6 +232,33 @@ def _alarm(comparison: Comparison) -> Iterator[Text]:
         yield Text(f"  {row['point_b']} ({row['trial_b']}): {why}", style="red")
     if len(sure) > LISTED:
         yield Text(f"  and {len(sure) - LISTED} more", style="red")
+
+
+def calibration_report(found: Calibration) -> Iterator[RenderableType]:
+    """What to print of the false alarms among independent runs of one job."""
+    yield _title(f"{found.text}: {plural(found.runs, 'run')} of one job, each compared with each")
+    table = _table(
+        ("first", "second", "pairs", "alarm", *(f"{name}, lowest to highest change" for name in found.columns)), 2
+    )
+    for _, row in found.frame.iterrows():
+        ranges = [_range(row, name) for name in found.columns]
+        table.add_row(row["first"], row["second"], str(row["pairs"]), "ALARM" if row["alarm"] else "no", *ranges)
+    yield table
+    share = f"{found.alarms} of {plural(len(found.frame), 'comparison')}"
+    rate = f"{100 * found.rate.mean:.1f} % [{100 * found.rate.low:.1f}, {100 * found.rate.high:.1f}]"
+    yield Text(f"\nfalse alarms: {share}, {rate}; promised: at most {100 * FAMILY:g} %", style="bold")
+    yield Text(
+        f"the interval is that of {found.size:g} independent comparisons: each run takes part in several", style="dim"
+    )
+    yield from (Text(f"beware: {caveat}", style="yellow") for caveat in found.caveats)
+
+
+def _range(row: pd.Series[Any], name: str) -> str:
+    low, high = row[f"{name}_lowest"], row[f"{name}_highest"]
+    if pd.isna(low):
+        return "-"
+    by_ratio = bool(row[f"{name}_by_ratio"])
+    return f"{100 * low:+.1f} % to {100 * high:+.1f} %" if by_ratio else f"{low:+.4f} to {high:+.4f}"
 
 
 def plural(count: int, noun: str) -> str:
