@@ -2,8 +2,8 @@
 
 Nothing changed between such runs, so every alarm is a false one. Both orders of two runs are compared, as a condition
 such as ``latency_ms_p50 > +3%`` looks one way. Comparisons that share a run depend on each other: the variance of their
-mean is at most that of half as many independent ones as there are runs (a U-statistic of two, Hoeffding 1948, Ann. Math.
-Stat. 19:293), so that is the sample size of the interval. Few runs leave it wide.
+mean is at most that of half as many independent ones as there are runs (a U-statistic of two, Hoeffding 1948, Ann.
+Math. Stat. 19:293), so that is the sample size of the interval. Few runs leave it wide.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Change:
         """What must be beyond a bound for the change to be: two of a time that is also known relative to the canary."""
         return (self.estimates,) if self.relative is None else (self.estimates, self.relative)
 
+    def ends(self) -> tuple[Numbers, Numbers]:
+        """Lower and upper ends of the 95 % intervals: of two readings from the lower end of both to the upper."""
+        found = [reading.ends() for reading in self.readings]
+        return _least([low for low, _ in found]), -_least([-high for _, high in found])
+
     @property
     def p_values(self) -> Numbers:
         """Two-sided, of "nothing changed"; 1 where readings disagree on the direction."""
@@ -65,6 +71,11 @@ class Change:
     def shares(self, values: Numbers) -> Numbers:
         """Logarithms of ratios as shares (0.03: 3 % more); differences as they are."""
         return np.asarray(np.expm1(values)) if self.by_ratio else values
+
+
+def _least(of_readings: Sequence[Numbers]) -> Numbers:
+    """The least of all readings; that of the others where one is not known."""
+    return np.asarray(functools.reduce(np.fmin, of_readings))
 
 
 @final

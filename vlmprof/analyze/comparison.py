@@ -213,7 +213,7 @@ def _points(rows: pd.DataFrame) -> list[str]:
 
 
 def _of_change(name: str, change: Change) -> dict[str, Any]:
-    low, high = change.estimates.ends()
+    low, high = change.ends()
     known = change.has_error
     p_values = change.p_values if known else np.full(len(low), np.nan)
     columns = {

@@ -15,6 +15,7 @@ from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.configurations import full_trials, name_of
 from vlmprof.analyze.score_matrix import COLUMNS, ScoreMatrix, score_matrix
 from vlmprof.errors import UserError
+from vlmprof.stats.estimates import NORMAL
 from vlmprof.stats.power import samples_needed, smallest_difference
 from vlmprof.stats.resampling import mean_covariance
 from vlmprof.store import tables
@@ -36,7 +37,7 @@ class Power:
     power: float
     frame: pd.DataFrame
     """The columns of ``FRAME``: for each group a typical pair (the median of ``samples_needed``) and the worst one, of
-    all pairs and of those with the full model."""
+    ``all`` pairs, of those that these samples do not tell apart (``near``), and of those with the ``full`` model."""
     caveats: tuple[str, ...]
 
 
@@ -148,7 +149,8 @@ def _rows(
         caveats.append(f"{name}: no trial is that of the full model")
     elif remark:
         caveats.append(f"{name}: {remark}")
-    for of, members in (("all", everything), ("full", with_full)):
+    near = np.flatnonzero(np.abs(pairs.differences) <= NORMAL * pairs.errors)
+    for of, members in (("all", everything), ("near", near), ("full", with_full)):
         if len(members):
             order = members[np.argsort(needed[members], kind="stable")]
             for which, pair in (("typical", order[len(order) // 2]), ("worst", order[-1])):

@@ -145,6 +145,7 @@ def _fill(change: Change, at: Positions, ratios: LatencyRatios, reader: Reader) 
     fill(change.estimates, at, ratios.relative if divided else ratios.measured)
     if change.relative is not None:
         fill(change.relative, at, ratios.relative)
+        reader.say(f"{change.column}: intervals cover the change as measured and that relative to the canary")
     known = np.isfinite(ratios.canary)
     if not known.all():
         reader.caveats.append(

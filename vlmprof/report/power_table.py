@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vlmprof.analyze.power import Power
 
-PAIRS = {"all": "of all", "full": "with the full model"}
+PAIRS = {"all": "of all", "near": "not told apart now", "full": "with the full model"}
 
 
 def power_report(found: Power) -> Iterator[RenderableType]:

@@ -1,10 +1,10 @@
 """How many samples it takes to tell two configurations apart, from the variance of their paired differences.
 
 A difference ``d`` of accuracy is told at 95 % with a given power from ``n = (z(0.975) + z(power))^2 s^2 / d^2`` samples
-(Cohen 1988, Statistical Power Analysis for the Behavioral Sciences, 2nd ed., 2.3 for paired means; Miller 2024, arXiv
-2411.00640, section 5, for evaluations of language models). ``s^2`` is the variance of one sample's difference, with what
-questions about one picture share: ``n`` times the cluster-robust variance of the mean. So ``n`` counts questions that
-come in pictures as those of the sweep do; fewer questions a picture would need fewer in all.
+(Cohen 1988, Statistical Power Analysis for the Behavioral Sciences, 2nd ed., for paired means; Miller 2024, arXiv
+2411.00640, for evaluations of language models). ``s^2`` is the variance of one sample's difference, with what questions
+about one picture share: ``n`` times the cluster-robust variance of the mean. So ``n`` counts questions that come in
+pictures as those of the sweep do; fewer questions a picture would need fewer in all.
 """
 
 from __future__ import annotations
