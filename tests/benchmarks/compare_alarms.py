@@ -6,11 +6,11 @@
 ``latency``: two runs of one job, 27 configurations, nothing changed but noise: what differs from session to session
 (the process effect; 0.4 % is assumed where nothing measures it), a drift of the machine between the runs, and the
 canary, whose drift the configurations share wholly, half or not at all. The condition is at its worst case,
-``latency_ms_p50 > +0%``, and at ``+3%``; besides, how often one configuration that is truly 10 % slower is found, and how
-often 95 % intervals hold the truth. ``accuracy``: two models that are equally good and err independently, on the same
-questions, ``accuracy < 0`` and ``accuracy < -0.01``. (Greedy answers of one job are the same in each run, so there nothing
-is left to chance.) ``power``: how often a difference is told with the number of samples that ``vlmprof power`` asks for,
-estimated from a pilot.
+``latency_ms_p50 > +0%``, and at ``+3%``; besides, how often one configuration that is truly 10 % slower is found, and
+how often 95 % intervals hold the truth. ``accuracy``: two models that are equally good and err independently, on the
+same questions, ``accuracy < 0`` and ``accuracy < -0.01``. (Greedy answers of one job are the same in each run, so there
+nothing is left to chance.) ``power``: how often a difference is told with the number of samples that ``vlmprof power``
+asks for, estimated from a pilot.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def _full_of(part: pd.DataFrame, knobs: Sequence[str]) -> tuple[str, str]:
     effects = part[[f"effect_{knob}" for knob in knobs]]
     as_trained = part[(effects.isin(WITHOUT_CHANGE) | effects.isna()).all(axis=1)]
     if len(as_trained):
-        return str(_largest(as_trained, knobs)["trial"].iloc[0]), ""
+        largest = _largest(as_trained, knobs)
+        return str((largest if len(largest) else as_trained)["trial"].iloc[0]), ""
     largest = _largest(part, knobs)
     if len(largest) != 1:
         return "", ""
@@ -125,10 +126,8 @@ def _full_of(part: pd.DataFrame, knobs: Sequence[str]) -> tuple[str, str]:
 
 
 def _largest(part: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
-    for knob in knobs:
-        values = part[f"knob_{knob}"]
-        part = part[(values == values.max()) | values.isna()]
-    return part
+    values = part[[f"knob_{knob}" for knob in knobs]]
+    return part[((values == values.max()) | values.isna()).all(axis=1)]
 
 
 def _kept(part: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,6 @@ accuracy can stay while answers change.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -187,9 +186,8 @@ def _moved(joined: pd.DataFrame, trials: tuple[str, str]) -> pd.DataFrame:
         size=moved["change"].abs(), kind=moved["question_type"].fillna(_UNTYPED), rising=moved["change"] > 0
     )
     moved = moved.sort_values(["rising", "size", "sample"], ascending=[True, False, True])
-    counts = moved["kind"].map(Counter(moved["kind"]))
-    turn = moved.groupby(["rising", "size", "kind"]).cumcount()
-    moved = moved.assign(turn=turn, often=-counts)
+    often = moved.groupby("kind")["sample"].transform("size").astype(int)
+    moved = moved.assign(turn=moved.groupby(["rising", "size", "kind"]).cumcount(), often=-often)
     moved = moved.sort_values(["rising", "size", "turn", "often", "sample"], ascending=[True, False, True, True, True])
     return moved[list(MOVED)].reset_index(drop=True)
 

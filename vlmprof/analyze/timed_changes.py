@@ -122,7 +122,9 @@ def _why_not(first: dict[Any, Any], second: dict[Any, Any], sides: Sequence[_Sid
     machines = [machine(row) for row in (first, second)]
     if machines[0] != machines[1] and not reader.across_devices:
         return f"unlike devices, {machines[0]} and {machines[1]}"
-    if why := unlike(first, second, SAME_TIMING):
+    swept = as_text(first, "knob_output_tokens") and as_text(second, "knob_output_tokens")
+    names = [name for name in SAME_TIMING if not (swept and name == "timing_output_tokens")]
+    if why := unlike(first, second, names):
         return f"unlike timing, {why}"
     for row, side, run in zip((first, second), sides, reader.sides, strict=True):
         if not as_text(row, column) or str(row["trial"]) not in side.sessions:
@@ -145,13 +147,14 @@ def _fill(change: Change, at: Positions, ratios: LatencyRatios, reader: Reader) 
     fill(change.estimates, at, ratios.relative if divided else ratios.measured)
     if change.relative is not None:
         fill(change.relative, at, ratios.relative)
-        reader.say(f"{change.column}: intervals cover the change as measured and that relative to the canary")
     known = np.isfinite(ratios.canary)
     if not known.all():
         reader.caveats.append(
             f"{change.column}: in {int((~known).sum())} of {len(known)} pairs there is no canary of the same work on"
             " both sides, so drift of the machine is not corrected there"
         )
+    if known.any() and change.relative is not None:
+        reader.say(f"{change.column}: intervals cover the change as measured and that relative to the canary")
     if known.any():
         shift = float(np.expm1(np.median(ratios.canary[known])))
         reader.say(f"{change.column}: the canary took {100 * shift:+.1f} % in the second (median of pairs)")

@@ -67,6 +67,8 @@ def _pairs(comparison: Comparison) -> Iterator[RenderableType]:
     frame, changes, shown = comparison.frame, comparison.changes, _worth_a_row(comparison)
     rest = f", {len(shown)} with a change shown" if len(shown) < len(frame) else ""
     yield _title(f"{comparison.names[0]} → {comparison.names[1]}: {plural(len(frame), 'pair')}{rest}")
+    if not shown:
+        return
     several = frame["model"].nunique() > 1 or frame["task"].nunique() > 1
     knobs = _knobs(comparison)
     named = [*(["model, task"] if several else []), *knobs]
