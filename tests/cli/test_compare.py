@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -77,7 +78,7 @@ def test_calibration_of_folders(runs):
 
 def small_job(storage):
     task = "tasks: [{name: shapes_qa, samples: 4}]"
-    return f"name: small\nmodels: [demo]\n{task}\nknobs: {{max_crops: [1]}}\nstorage: {storage}\n"
+    return f"name: small\nmodels: [demo]\n{task}\nknobs: {{max_crops: [1]}}\nstorage: {storage}/small\n"
 
 
 def test_calibration_of_a_job_runs_it_in_processes_of_their_own(tmp_path, monkeypatch):
@@ -88,13 +89,13 @@ def test_calibration_of_a_job_runs_it_in_processes_of_their_own(tmp_path, monkey
     def run(arguments, **options):
         commands.append(arguments)
         seed = len(commands)
-        write_run(tmp_path / arguments[-1].removeprefix("name="), [0.5], [50], seed=seed)
+        write_run(Path(arguments[-1].removeprefix("storage=")), [0.5], [50], seed=seed)
         return type("Ended", (), {"returncode": 0})()
 
     monkeypatch.setattr(command.subprocess, "run", run)
     found = typed("compare", "--calibrate", job, "--runs", 3, "--fail-if", "latency_ms_p50 > +3%")
     assert found.exit_code == 0, (found.output, found.exception)
-    assert [one[-1] for one in commands] == [f"name=small-calibration-{i}" for i in (1, 2, 3)]
+    assert [one[-1] for one in commands] == [f"storage={tmp_path}/small-calibration-{i}" for i in (1, 2, 3)]
     assert "3 runs of one job" in found.output
 
 

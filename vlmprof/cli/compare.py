@@ -100,12 +100,11 @@ def _independent_runs(file: str, runs: int) -> list[str]:
 
     if not file.endswith((".yaml", ".yml")):
         raise UserError(f"--calibrate: expected two or more folders, or a job such as jobs/quickstart.yaml, got {file}")
-    folders = []
+    folders, place = [], api.check(file).spec.where.rstrip("/")
     for number in range(1, runs + 1):
-        name = f"{api.check(file).spec.name}-calibration-{number}"
-        where = api.check(api.changed_job(file, {"name": name})).spec.where
+        where = f"{place}-calibration-{number}"
         out.print(f"run {number} of {runs}: {where}", highlight=False, soft_wrap=True)
-        command = [sys.executable, "-m", "vlmprof", "run", file, "--inline", "--set", f"name={name}"]
+        command = [sys.executable, "-m", "vlmprof", "run", file, "--inline", "--set", f"storage={where}"]
         code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
         if code:
             raise UserError(f"--calibrate: run {number} of {file} ended with exit code {code}; its folder is {where}")
