@@ -55,6 +55,14 @@ def test_two_configurations_and_a_file(runs, tmp_path):
     assert pd.read_parquet(rows)["accuracy_change"].tolist() == pytest.approx([-0.2])
 
 
+def test_a_figure(runs, tmp_path):
+    file = tmp_path / "figures" / "changes.svg"
+    found = typed("compare", *runs, "--figure", file)
+    assert found.exit_code == 0, found.output
+    assert "<svg" in file.read_text()
+    assert isinstance(typed("compare", *runs, "--figure", "changes.gif").exception, UserError)
+
+
 def test_hostile_answers_are_only_text(runs):
     first, second = runs
     write_samples(second, "t1", [0.0] * QUESTIONS, ["[red]\x1b[2J\u202e" + "x" * 500] * QUESTIONS)

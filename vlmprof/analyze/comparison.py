@@ -205,7 +205,37 @@ def _frame(pairs: Matched, changes: Mapping[str, Change], alarm: Alarm | None) -
             _add_paired(columns, name, part, count)
     if alarm is not None:
         columns["alarm"] = np.where(alarm.surely, "surely", np.where(alarm.surely_not, "surely not", "open"))
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.attrs["descriptions"] = {name: _meaning(name) for name in columns}
+    return frame
+
+
+MEANINGS: Mapping[str, str] = {
+    "alarm": "Whether the condition is surely true of the pair, surely not, or open.",
+    "_drawn_low": "Lower end of the 95 % interval of the change by draws of pictures.",
+    "_drawn_high": "Upper end of the 95 % interval of the change by draws of pictures.",
+    "_mcnemar_p": "McNemar's mid-p; null unless all scores are 0 or 1.",
+    "_change_low": "Lower end of the 95 % interval of the change; of times, of both readings.",
+    "_change_high": "Upper end of the 95 % interval of the change; of times, of both readings.",
+    "_change": "Second less first; of times, memory and energy second over first, less 1.",
+    "_p_holm": "The p-value adjusted for all pairs of the table.",
+    "_p": "P-value of no change; of times, the larger one of both readings.",
+    "_relative_low": "Lower end of the 95 % interval of the change relative to the canary.",
+    "_relative_high": "Upper end of the 95 % interval of the change relative to the canary.",
+    "_relative": "Change relative to the canary.",
+    "_rose": "Samples whose score rose.",
+    "_fell": "Samples whose score fell.",
+    "_samples": "Samples that both scored.",
+    "_clusters": "Pictures that these samples are about.",
+    "_left_out": "Samples that only one of the two scored.",
+    "_a": "Of the first.",
+    "_b": "Of the second.",
+}
+"""Column of the frame, or the end of its name -> what it says."""
+
+
+def _meaning(name: str) -> str:
+    return next((told for end, told in MEANINGS.items() if name.endswith(end)), "Equal in both, or of the first.")
 
 
 def _points(rows: pd.DataFrame) -> list[str]:

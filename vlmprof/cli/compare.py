@@ -69,6 +69,9 @@ def compare_runs(
     table: Annotated[
         Path | None, typer.Option(help="Write the row of each pair here: .parquet or .jsonl.", show_default=False)
     ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the changes here: .png, .svg or .pdf.", show_default=False)
+    ] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure the false alarm rate of --fail-if.")] = False,
     runs: Annotated[int, typer.Option(help="With --calibrate JOB: how often the job is run.", min=2)] = 4,
 ) -> None:
@@ -81,7 +84,7 @@ def compare_runs(
         return
     if len(folders) > 2:
         raise UserError(f"expected one folder or two, got {len(folders)}; with --calibrate there may be more")
-    _show(folders, settings, samples, (to, table))
+    _show(folders, settings, samples, (to, table, figure))
 
 
 def _calibrate(folders: list[str], settings: Settings, runs: int) -> None:
@@ -112,25 +115,34 @@ def _independent_runs(file: str, runs: int) -> list[str]:
     return folders
 
 
-def _show(folders: list[str], settings: Settings, samples: int, files: tuple[Path | None, Path | None]) -> None:
+def _show(folders: list[str], settings: Settings, samples: int, files: tuple[Path | None, ...]) -> None:
     from vlmprof.analyze.comparison import compare
     from vlmprof.analyze.pair_detail import moved_samples, pair_detail
     from vlmprof.report.comparison_table import comparison_report
     from vlmprof.report.table_files import require_ending
 
-    for file in filter(None, files):
+    to, table, figure = files
+    for file in filter(None, (to, table)):
         require_ending(file)  # before the work
     found = compare(folders[0], folders[1] if len(folders) > 1 else None, settings)
     detail = pair_detail(found) if _has_answers(found) else None
     for part in comparison_report(found, detail, samples):
         out.print(part)
-    to, table = files
     if to is not None:
         _write(moved_samples(found), to)
     if table is not None:
         _write(found.frame, table)
+    if figure is not None:
+        _draw(found, figure)
     if found.is_alarming:
         raise typer.Exit(ALARM)
+
+
+def _draw(found: Comparison, file: Path) -> None:
+    from vlmprof.plots._comparison import draw_comparison
+
+    draw_comparison(found, file)
+    out.print(f"\nDrawn: {file}", highlight=False, soft_wrap=True)
 
 
 def _write(rows: pd.DataFrame, file: Path) -> None:
