@@ -224,3 +224,32 @@ def test_from_python(runs):
     assert found.is_alarming and found.frame["alarm"].tolist() == ["surely not", "surely"]
     assert load(first).compare(second).frame.equals(load(first).compare(load(second)).frame)
     assert len(load(first).compare(configurations=("max_crops=1", "max_crops=2")).frame) == 1
+
+
+def test_memory_of_unlike_devices_is_not_compared(runs):
+    found = compare(*runs(device="NVIDIA H100"))
+    assert found.frame["peak_bytes_change"].isna().all()
+    assert "peak_bytes is not compared in 2 of 2 pairs: unlike devices, NVIDIA H200 and NVIDIA H100" in found.caveats
+
+
+def test_throughput_says_that_drift_is_not_corrected(tmp_path):
+    rates = {"timing_tokens_per_s_low": 9.9, "timing_tokens_per_s_high": 10.1}
+    first, second = (
+        write_run(tmp_path / name, [0.5], [50], timing_tokens_per_s=rate, **rates)
+        for name, rate in (("a", 10.0), ("b", 5.0))
+    )
+    found = compare(first, second, Settings(fail_if="timing_tokens_per_s < -10%"))
+    assert found.is_alarming and any("drift of the machine is not corrected" in caption for caption in found.captions)
+
+
+def test_a_score_that_is_the_accuracy_is_compared_by_sample(tmp_path):
+    first, second = (write_run(tmp_path / name, [of], [50], score=of) for name, of in (("a", 0.5), ("b", 0.6)))
+    assert "score_change" not in compare(first, second).frame
+    found = compare(first, second, Settings(fail_if="score > 0.05"))
+    assert found.frame[["score_change", "score_rose"]].iloc[0].tolist() == pytest.approx([0.1, 20])
+
+
+def test_latencies_are_compared_where_a_knob_sets_the_length(tmp_path):
+    first = write_run(tmp_path / "a", [0.5], [50], timing_output_tokens=8, knob_output_tokens=8.0)
+    second = write_run(tmp_path / "b", [0.5], [70], timing_output_tokens=16, knob_output_tokens=16.0)
+    assert compare(first, second).frame["latency_ms_p50_change"][0] == pytest.approx(0.4, abs=0.02)

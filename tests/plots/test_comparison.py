@@ -52,5 +52,5 @@ def test_what_cannot_be_drawn(tmp_path):
     folders = [write_results(tmp_path / name, rows) for name in "ab"]
     with pytest.raises(UserError, match="nothing to draw"):
         draw_comparison(compare(*folders), tmp_path / "figure.png")
-    with pytest.raises(UserError, match="ends in .png"):
+    with pytest.raises(UserError, match=r"ends in \.png"):
         draw_comparison(compare(*folders), tmp_path / "figure.gif")

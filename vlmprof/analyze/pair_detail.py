@@ -6,7 +6,7 @@ accuracy can stay while answers change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from vlmprof.analyze.changes import Run
 from vlmprof.analyze.comparison import Comparison
-from vlmprof.analyze.configurations import full_trials
+from vlmprof.analyze.configurations import full_trial_of, full_trials
 from vlmprof.errors import UserError
 from vlmprof.stats.estimates import holm
 from vlmprof.stats.intervals import MeanInterval, mean_interval
@@ -201,10 +201,9 @@ def _loyalties(
     comparison: Comparison, pair: tuple[str, str], readers: tuple[_Answers, _Answers]
 ) -> tuple[tuple[Loyalty, ...], list[str]]:
     found, caveats = [], []
-    row = comparison.frame.iloc[0]
     sides = zip(comparison.names, comparison.reader.sides, pair, readers, strict=True)
     for name, run, trial, answers in sides:
-        full = _full_of(run, trial, (str(row["task"]), str(row["split"])))
+        full = full_trial_of(run.trials, trial)
         if full is None:
             caveats.append(f"no loyalty of {name}: {run.name} has no trial of the full model on this task")
             continue
@@ -214,12 +213,6 @@ def _loyalties(
         found += [loyal] if loyal else []
         caveats += [] if loyal else [f"no loyalty of {name}: it has no answered sample in common with the full model"]
     return tuple(found), caveats
-
-
-def _full_of(run: Run, trial: str, data: tuple[str, str]) -> tuple[str, str] | None:
-    model = str(run.trials.loc[run.trials["trial"] == trial, "model"].iloc[0])
-    known: Mapping[tuple[str, ...], tuple[str, str]] = full_trials(run.trials)
-    return known.get((model, *data))
 
 
 def _loyalty(name: str, trial: str, full: tuple[str, str], answers: _Answers) -> Loyalty | None:

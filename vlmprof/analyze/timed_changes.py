@@ -119,17 +119,26 @@ def change_of_times(column: str, both: Sequence[Numbers], pairs: Matched, reader
 
 def _why_not(first: dict[Any, Any], second: dict[Any, Any], sides: Sequence[_Side], column: str, reader: Reader) -> str:
     """Why the times of two trials are not compared; empty where they are."""
-    machines = [machine(row) for row in (first, second)]
-    if machines[0] != machines[1] and not reader.across_devices:
-        return f"unlike devices, {machines[0]} and {machines[1]}"
-    swept = as_text(first, "knob_output_tokens") and as_text(second, "knob_output_tokens")
-    names = [name for name in SAME_TIMING if not (swept and name == "timing_output_tokens")]
-    if why := unlike(first, second, names):
-        return f"unlike timing, {why}"
+    if why := unlike_timing(first, second, across_devices=reader.across_devices):
+        return why
     for row, side, run in zip((first, second), sides, reader.sides, strict=True):
         if not as_text(row, column) or str(row["trial"]) not in side.sessions:
             return f"without times in {run.name}"
     return ""
+
+
+def unlike_timing(first: dict[Any, Any], second: dict[Any, Any], *, across_devices: bool) -> str:
+    """How two trials were timed unlike each other, so that times, energy and memory do not compare; empty where not.
+
+    Where a knob set the output tokens of both, the timed length is what is compared.
+    """
+    machines = [machine(row) for row in (first, second)]
+    if machines[0] != machines[1] and not across_devices:
+        return f"unlike devices, {machines[0]} and {machines[1]}"
+    swept = as_text(first, "knob_output_tokens") and as_text(second, "knob_output_tokens")
+    names = [name for name in SAME_TIMING if not (swept and name == "timing_output_tokens")]
+    why = unlike(first, second, names)
+    return f"unlike timing, {why}" if why else ""
 
 
 def _ratios(column: str, at: Positions, sides: Sequence[_Side], reader: Reader) -> LatencyRatios:
