@@ -174,9 +174,18 @@ def fill(target: Estimates, at: NDArray[np.int64], found: Estimates) -> None:
     target.value[at], target.error[at], target.freedom[at] = found.value, found.error, found.freedom
 
 
-def rows_of(pairs: Matched) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
-    """The rows of both trials of each pair."""
-    yield from zip(pairs.first.to_dict("records"), pairs.second.to_dict("records"), strict=True)
+def rows_of(pairs: Matched, names: Sequence[str]) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The rows of both trials of each pair, with the trial and the columns of these names that there are."""
+    sides = (records(rows, names) for rows in (pairs.first, pairs.second))
+    yield from zip(*sides, strict=True)
+
+
+def records(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[Any, Any]]:
+    """Rows with the trial and some of their columns, as far as there are such: rows of all columns are slow to make."""
+    found: list[dict[Any, Any]] = rows[[name for name in dict.fromkeys(("trial", *names)) if name in rows]].to_dict(
+        "records"
+    )
+    return found
 
 
 def unlike(first: dict[Any, Any], second: dict[Any, Any], names: Sequence[str]) -> str:

@@ -278,15 +278,15 @@ def _add_paired(columns: dict[str, Any], name: str, part: PairedColumns, count: 
 def _provenance(pairs: Matched) -> pd.DataFrame:
     rows = []
     for name in dict.fromkeys(PROVENANCE):
-        sides = [
-            sorted({as_text(row, name) or "not known" for row in part[[name]].to_dict("records")})
-            if name in part
-            else ["not known"]
-            for part in (pairs.first, pairs.second)
-        ]
-        if sides[0] != sides[1]:
-            rows.append({"column": name, "first": ", ".join(sides[0]), "second": ", ".join(sides[1])})
+        first, second = (_values_in_words(part, name) for part in (pairs.first, pairs.second))
+        if first != second:
+            rows.append({"column": name, "first": first, "second": second})
     return pd.DataFrame(rows, columns=["column", "first", "second"])
+
+
+def _values_in_words(rows: pd.DataFrame, name: str) -> str:
+    values = rows[name].unique() if name in rows else [None]
+    return ", ".join(sorted({as_text({name: value}, name) or "not known" for value in values}))
 
 
 def _of_states(reader: Reader) -> Iterator[str]:

@@ -24,7 +24,7 @@ from vlmprof.analyze.changes import (
 from vlmprof.analyze.drawn_objectives import BY_RATIO, OF_TIME
 from vlmprof.analyze.matching import Matched
 from vlmprof.analyze.score_matrix import ScoreMatrix, score_matrix
-from vlmprof.analyze.timed_changes import RELATIVE, change_of_times, unlike_timing
+from vlmprof.analyze.timed_changes import RELATIVE, UNLIKE_TIMING, change_of_times, unlike_timing
 from vlmprof.errors import UserError
 from vlmprof.stats.estimates import Estimates, errors_of_intervals
 from vlmprof.stats.paired import is_binary, paired_differences
@@ -62,7 +62,7 @@ def _of_scores(column: str, both: Sequence[Numbers], pairs: Matched, reader: Rea
     estimates = no_estimates(count)
     reasons: Counter[str] = Counter()
     alike: dict[tuple[Any, ...], list[tuple[int, ScoreMatrix]]] = {}
-    for i, (a, b) in enumerate(rows_of(pairs)):
+    for i, (a, b) in enumerate(rows_of(pairs, SAME_SCORING)):
         why = unlike(a, b, SAME_SCORING)
         if why or not np.isfinite(both[0][i] + both[1][i]):
             reasons[why or "one side has no accuracy"] += 1
@@ -133,7 +133,7 @@ def _of_intervals(column: str, both: Sequence[Numbers], pairs: Matched, reader: 
     """From the intervals in ``trials``, each side by itself; without them what is counted is exact."""
     unit = unit_of(pairs, column)
     by_ratio = unit in BY_RATIO
-    reasons = [_why_not(a, b, column, unit, reader) for a, b in rows_of(pairs)]
+    reasons = [_why_not(a, b, column, unit, reader) for a, b in rows_of(pairs, (*SAME_SCORING, *UNLIKE_TIMING))]
     comparable = np.isfinite(both[0] + both[1]) & np.array([not why for why in reasons])
     if by_ratio:
         comparable &= np.minimum(*both) > 0
