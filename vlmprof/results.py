@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from vlmprof.analyze.best import Best
     from vlmprof.analyze.budgets import Budgets
+    from vlmprof.analyze.changes import Canary
+    from vlmprof.analyze.comparison import Comparison
     from vlmprof.analyze.paper_table import PaperTables
+    from vlmprof.analyze.power import Power
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.report.export import Exported
     from vlmprof.store.manifest import TableName
@@ -277,6 +280,61 @@ class Results:
         from vlmprof.report.export import export
 
         return export(self.where, form, Path(to), _names(tables), force=force)
+
+    def compare(
+        self,
+        other: Results | str | os.PathLike[str] | None = None,
+        *,
+        configurations: Sequence[str] = (),
+        fail_if: str = "",
+        canary: Canary = "both",
+        across_devices: bool = False,
+    ) -> Comparison:
+        """These results compared with others, or two configurations of these; see ``docs/decisions/compare.md``.
+
+        Args:
+            other: Results of another run; None: ``configurations`` name two of these.
+            configurations: The first of these results, and the second of the others: settings such as
+                ``"max_crops=1"``, the id of a trial, or ``"full"``. None: all, in pairs of equal settings.
+            fail_if: A condition on changes such as ``"accuracy < -0.01 or latency_ms_p50 > +3%"``.
+            canary: Whether a change of a time must show ``both`` as measured and relative to the canary, or relative to
+                it (``divide``), or as measured (``ignore``).
+            across_devices: Compare times of unlike devices too.
+
+        Returns:
+            ``frame`` has a row for each pair, ``provenance`` what differs besides, ``alarm`` what ``fail_if`` says.
+            Of a single pair ``analyze.pair_detail.pair_detail`` gives the question types and samples that moved.
+
+        Raises:
+            UserError: a name that nothing has, no configuration in common, or a condition that cannot be tested.
+            StoreError: a folder holds no sweep.
+        """
+        from vlmprof.analyze.comparison import Settings, compare
+
+        second = other.where if isinstance(other, Results) else other
+        settings = Settings(
+            configurations=tuple(configurations), fail_if=fail_if, canary=canary, across_devices=across_devices
+        )
+        return compare(self.where, None if second is None else absolute(os.fspath(second)), settings)
+
+    def power(self, difference: float = 0.01, power: float = 0.8) -> Power:
+        """How many samples a difference of accuracy needs, from the paired variance of these results.
+
+        Args:
+            difference: That is wished to be told at 95 %, such as 0.01.
+            power: Chance that a true difference of this size is told.
+
+        Returns:
+            ``frame`` has a typical and the worst pair of each group: the samples needed, and the smallest difference
+            that the present samples tell.
+
+        Raises:
+            UserError: a number out of range, or no two configurations with scores in common.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.power import read_power
+
+        return read_power(self.where, difference, power)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

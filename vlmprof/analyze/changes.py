@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Change:
         """What must be beyond a bound for the change to be: two of a time that is also known relative to the canary."""
         return (self.estimates,) if self.relative is None else (self.estimates, self.relative)
 
+    def ends(self) -> tuple[Numbers, Numbers]:
+        """Lower and upper ends of the 95 % intervals: of two readings from the lower end of both to the upper."""
+        found = [reading.ends() for reading in self.readings]
+        return _least([low for low, _ in found]), -_least([-high for _, high in found])
+
     @property
     def p_values(self) -> Numbers:
         """Two-sided, of "nothing changed"; 1 where readings disagree on the direction."""
@@ -65,6 +71,11 @@ class Change:
     def shares(self, values: Numbers) -> Numbers:
         """Logarithms of ratios as shares (0.03: 3 % more); differences as they are."""
         return np.asarray(np.expm1(values)) if self.by_ratio else values
+
+
+def _least(of_readings: Sequence[Numbers]) -> Numbers:
+    """The least of all readings; that of the others where one is not known."""
+    return np.asarray(functools.reduce(np.fmin, of_readings))
 
 
 @final
@@ -163,9 +174,18 @@ def fill(target: Estimates, at: NDArray[np.int64], found: Estimates) -> None:
     target.value[at], target.error[at], target.freedom[at] = found.value, found.error, found.freedom
 
 
-def rows_of(pairs: Matched) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
-    """The rows of both trials of each pair."""
-    yield from zip(pairs.first.to_dict("records"), pairs.second.to_dict("records"), strict=True)
+def rows_of(pairs: Matched, names: Sequence[str]) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The rows of both trials of each pair, with the trial and the columns of these names that there are."""
+    sides = (records(rows, names) for rows in (pairs.first, pairs.second))
+    yield from zip(*sides, strict=True)
+
+
+def records(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[Any, Any]]:
+    """Rows with the trial and some of their columns, as far as there are such: rows of all columns are slow to make."""
+    found: list[dict[Any, Any]] = rows[[name for name in dict.fromkeys(("trial", *names)) if name in rows]].to_dict(
+        "records"
+    )
+    return found
 
 
 def unlike(first: dict[Any, Any], second: dict[Any, Any], names: Sequence[str]) -> str:

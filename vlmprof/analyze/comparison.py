@@ -91,20 +91,21 @@ def compare(first: Where, second: Where | None = None, settings: Settings | None
         UserError: a name that nothing has, no configuration that both have, nothing that both measured, or a condition
             that cannot be tested.
     """
-    settings = settings or Settings()
-    runs = [_run(first)]
-    runs.append(_run(second) if second is not None else runs[0])
-    words = _words(settings.configurations, alone=second is None)
+    run = read_run(first)
+    return compare_runs((run, run if second is None else read_run(second)), settings or Settings())
+
+
+def compare_runs(runs: tuple[Run, Run], settings: Settings) -> Comparison:
+    """The same of folders that are read already: the same ``Run`` twice for configurations of one.
+
+    Raises:
+        UserError: as ``compare``.
+    """
+    words = _words(settings.configurations, alone=runs[0] is runs[1])
     names = _names(runs, words)
     found = [chosen(run.trials, of) for run, of in zip(runs, words, strict=True)]
     pairs = matched(found[0], found[1], names)
-    reader = Reader(
-        first=runs[0],
-        second=runs[1],
-        canary=settings.canary,
-        across_devices=settings.across_devices,
-        draws=settings.draws,
-    )
+    reader = _reader(runs, settings)
     reader.caveats += [*_of_states(reader), *pairs.caveats]
     condition = parse_alarm(settings.fail_if, _schema(pairs)) if settings.fail_if else None
     changes = _changes(pairs, reader, columns_of(condition) if condition else ())
@@ -127,7 +128,23 @@ def compare(first: Where, second: Where | None = None, settings: Settings | None
     )
 
 
-def _run(folder: Where) -> Run:
+def _reader(runs: tuple[Run, Run], settings: Settings) -> Reader:
+    return Reader(
+        first=runs[0],
+        second=runs[1],
+        canary=settings.canary,
+        across_devices=settings.across_devices,
+        draws=settings.draws,
+    )
+
+
+def read_run(folder: Where) -> Run:
+    """The finished trials of a folder.
+
+    Raises:
+        StoreError: the folder holds no sweep.
+        UserError: no trial has finished.
+    """
     trials = comparable(tables.read(folder, "trials"))
     if trials.empty:
         raise UserError(f"{folder}: no trial has finished, so there is nothing to compare")
@@ -188,7 +205,37 @@ def _frame(pairs: Matched, changes: Mapping[str, Change], alarm: Alarm | None) -
             _add_paired(columns, name, part, count)
     if alarm is not None:
         columns["alarm"] = np.where(alarm.surely, "surely", np.where(alarm.surely_not, "surely not", "open"))
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.attrs["descriptions"] = {name: _meaning(name) for name in columns}
+    return frame
+
+
+MEANINGS: Mapping[str, str] = {
+    "alarm": "Whether the condition is surely true of the pair, surely not, or open.",
+    "_drawn_low": "Lower end of the 95 % interval of the change by draws of pictures.",
+    "_drawn_high": "Upper end of the 95 % interval of the change by draws of pictures.",
+    "_mcnemar_p": "McNemar's mid-p; null unless all scores are 0 or 1.",
+    "_change_low": "Lower end of the 95 % interval of the change; of times, of both readings.",
+    "_change_high": "Upper end of the 95 % interval of the change; of times, of both readings.",
+    "_change": "Second less first; of times, memory and energy second over first, less 1.",
+    "_p_holm": "The p-value adjusted for all pairs of the table.",
+    "_p": "P-value of no change; of times, the larger one of both readings.",
+    "_relative_low": "Lower end of the 95 % interval of the change relative to the canary.",
+    "_relative_high": "Upper end of the 95 % interval of the change relative to the canary.",
+    "_relative": "Change relative to the canary.",
+    "_rose": "Samples whose score rose.",
+    "_fell": "Samples whose score fell.",
+    "_samples": "Samples that both scored.",
+    "_clusters": "Pictures that these samples are about.",
+    "_left_out": "Samples that only one of the two scored.",
+    "_a": "Of the first.",
+    "_b": "Of the second.",
+}
+"""Column of the frame, or the end of its name -> what it says."""
+
+
+def _meaning(name: str) -> str:
+    return next((told for end, told in MEANINGS.items() if name.endswith(end)), "Equal in both, or of the first.")
 
 
 def _points(rows: pd.DataFrame) -> list[str]:
@@ -196,7 +243,7 @@ def _points(rows: pd.DataFrame) -> list[str]:
 
 
 def _of_change(name: str, change: Change) -> dict[str, Any]:
-    low, high = change.estimates.ends()
+    low, high = change.ends()
     known = change.has_error
     p_values = change.p_values if known else np.full(len(low), np.nan)
     columns = {
@@ -231,15 +278,15 @@ def _add_paired(columns: dict[str, Any], name: str, part: PairedColumns, count: 
 def _provenance(pairs: Matched) -> pd.DataFrame:
     rows = []
     for name in dict.fromkeys(PROVENANCE):
-        sides = [
-            sorted({as_text(row, name) or "not known" for row in part[[name]].to_dict("records")})
-            if name in part
-            else ["not known"]
-            for part in (pairs.first, pairs.second)
-        ]
-        if sides[0] != sides[1]:
-            rows.append({"column": name, "first": ", ".join(sides[0]), "second": ", ".join(sides[1])})
+        first, second = (_values_in_words(part, name) for part in (pairs.first, pairs.second))
+        if first != second:
+            rows.append({"column": name, "first": first, "second": second})
     return pd.DataFrame(rows, columns=["column", "first", "second"])
+
+
+def _values_in_words(rows: pd.DataFrame, name: str) -> str:
+    values = rows[name].unique() if name in rows else [None]
+    return ", ".join(sorted({as_text({name: value}, name) or "not known" for value in values}))
 
 
 def _of_states(reader: Reader) -> Iterator[str]:

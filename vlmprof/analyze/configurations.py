@@ -89,14 +89,23 @@ def _by_settings(rows: pd.DataFrame, words: str) -> Chosen:
     return Chosen(rows=_kept(found, rows), words=words, knobs=tuple(settings))
 
 
-def full_trials(rows: pd.DataFrame) -> Mapping[tuple[str, ...], tuple[str, str]]:
-    """(model, task, split) -> the trial of the full model, and what is to be said of it; often nothing."""
-    found: dict[tuple[str, ...], tuple[str, str]] = {}
-    for key, part in rows.groupby(list(OF_A_SET), dropna=False):
+def full_trials(rows: pd.DataFrame) -> Mapping[str, tuple[str, str]]:
+    """Group of comparable trials -> the trial of the full model, and what is to be said of it; often nothing."""
+    found: dict[str, tuple[str, str]] = {}
+    for group, part in rows.groupby("group"):
         trial, remark = _full_of(part, knobs_of(str(name) for name in part.columns))
         if trial:
-            found[tuple(map(str, key))] = trial, remark
+            found[str(group)] = trial, remark
     return found
+
+
+def full_trial_of(rows: pd.DataFrame, trial: str) -> tuple[str, str] | None:
+    """The full model for a trial: of its own group, else of one of the same model, task and split; None without one."""
+    known, row = full_trials(rows), rows[rows["trial"] == trial].iloc[0]
+    if str(row["group"]) in known:
+        return known[str(row["group"])]
+    alike = rows[(rows[list(OF_A_SET)].astype(str) == row[list(OF_A_SET)].astype(str)).all(axis=1)]
+    return next((known[str(group)] for group in alike["group"] if str(group) in known), None)
 
 
 def _full(rows: pd.DataFrame) -> Chosen:
@@ -116,7 +125,8 @@ def _full_of(part: pd.DataFrame, knobs: Sequence[str]) -> tuple[str, str]:
     effects = part[[f"effect_{knob}" for knob in knobs]]
     as_trained = part[(effects.isin(WITHOUT_CHANGE) | effects.isna()).all(axis=1)]
     if len(as_trained):
-        return str(_largest(as_trained, knobs)["trial"].iloc[0]), ""
+        largest = _largest(as_trained, knobs)
+        return str((largest if len(largest) else as_trained)["trial"].iloc[0]), ""
     largest = _largest(part, knobs)
     if len(largest) != 1:
         return "", ""
@@ -125,10 +135,8 @@ def _full_of(part: pd.DataFrame, knobs: Sequence[str]) -> tuple[str, str]:
 
 
 def _largest(part: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
-    for knob in knobs:
-        values = part[f"knob_{knob}"]
-        part = part[(values == values.max()) | values.isna()]
-    return part
+    values = part[[f"knob_{knob}" for knob in knobs]]
+    return part[((values == values.max()) | values.isna()).all(axis=1)]
 
 
 def _kept(part: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

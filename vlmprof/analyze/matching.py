@@ -37,7 +37,7 @@ class Matched:
 
 
 def matched(first: Chosen, second: Chosen, names: tuple[str, str]) -> Matched:
-    """The trials of two selections in pairs, in the order of the first.
+    """The trials of two selections in pairs, ordered by the values of the knobs.
 
     Args:
         first: Of one run.
@@ -59,13 +59,20 @@ def matched(first: Chosen, second: Chosen, names: tuple[str, str]) -> Matched:
     if not common:
         raise UserError(f"{names[0]} and {names[1]} have no configuration in common: {'; '.join(caveats)}")
     at = {one: i for i, one in enumerate(keys[1])}
-    pairs = [(i, at[one]) for i, one in enumerate(keys[0]) if one in common]
+    pairs = [(i, at[keys[0][i]]) for i in _in_order(first.rows) if keys[0][i] in common]
     return Matched(
         first=_rows(first.rows, [i for i, _ in pairs]),
         second=_rows(second.rows, [j for _, j in pairs]),
         key=(*key, *extra),
         caveats=tuple(dict.fromkeys(caveats)),
     )
+
+
+def _in_order(rows: pd.DataFrame) -> list[int]:
+    """Positions by model, task and the values of the knobs."""
+    axes = [f"knob_{knob}" for knob in knobs_of(str(name) for name in rows.columns)]
+    ordered = rows.reset_index(drop=True).sort_values(["model", "task", "split", *axes, "trial"])
+    return [int(i) for i in ordered.index]
 
 
 def _by_model(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -> tuple[bool, list[str]]:

@@ -24,7 +24,7 @@ from vlmprof.analyze.changes import (
 from vlmprof.analyze.drawn_objectives import BY_RATIO, OF_TIME
 from vlmprof.analyze.matching import Matched
 from vlmprof.analyze.score_matrix import ScoreMatrix, score_matrix
-from vlmprof.analyze.timed_changes import RELATIVE, change_of_times
+from vlmprof.analyze.timed_changes import RELATIVE, UNLIKE_TIMING, change_of_times, unlike_timing
 from vlmprof.errors import UserError
 from vlmprof.stats.estimates import Estimates, errors_of_intervals
 from vlmprof.stats.paired import is_binary, paired_differences
@@ -33,6 +33,8 @@ from vlmprof.store.tables import schema_of
 
 Numbers = NDArray[np.float64]
 SAME_SCORING = ("metric", "task_revision")
+OF_TIMING = (*OF_TIME, "s", "J", "bytes", "bytes/s", "ratio")
+"""Units of what depends on the machine, and on the batch and length that were timed."""
 COUNTED = ("bytes", "tokens", "samples", "crops", "blocks", "experts", "patches", "FLOP")
 """Units of what is counted, not measured: without an interval a value is exact."""
 
@@ -42,19 +44,25 @@ def change_of(column: str, pairs: Matched, reader: Reader) -> Change | None:
     first, second = (values_of(rows, column) for rows in (pairs.first, pairs.second))
     if not np.isfinite(first + second).any():
         return None
-    if column == "accuracy":
-        return _of_scores((first, second), pairs, reader)
+    if column == "accuracy" or (column == "score" and _is_accuracy((first, second), pairs)):
+        return _of_scores(column, (first, second), pairs, reader)
     if column in timing_blocks.TIMES or column == RELATIVE:
         return change_of_times(column, (first, second), pairs, reader)
     return _of_intervals(column, (first, second), pairs, reader)
 
 
-def _of_scores(both: Sequence[Numbers], pairs: Matched, reader: Reader) -> Change:
+def _is_accuracy(scores: Sequence[Numbers], pairs: Matched) -> bool:
+    """Whether the score is the mean over samples in all pairs."""
+    accuracies = [values_of(rows, "accuracy") for rows in (pairs.first, pairs.second)]
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(scores, accuracies, strict=True))
+
+
+def _of_scores(column: str, both: Sequence[Numbers], pairs: Matched, reader: Reader) -> Change:
     count = len(pairs.first)
     estimates = no_estimates(count)
     reasons: Counter[str] = Counter()
     alike: dict[tuple[Any, ...], list[tuple[int, ScoreMatrix]]] = {}
-    for i, (a, b) in enumerate(rows_of(pairs)):
+    for i, (a, b) in enumerate(rows_of(pairs, SAME_SCORING)):
         why = unlike(a, b, SAME_SCORING)
         if why or not np.isfinite(both[0][i] + both[1][i]):
             reasons[why or "one side has no accuracy"] += 1
@@ -65,11 +73,11 @@ def _of_scores(both: Sequence[Numbers], pairs: Matched, reader: Reader) -> Chang
             reasons[str(error)] += 1
             continue
         alike.setdefault((matrix.samples, matrix.paired.clusters.tobytes()), []).append((i, matrix))
-    reader.tell(reasons, count, "accuracy")
+    reader.tell(reasons, count, column)
     paired = tuple(_paired(members, estimates, reader.draws) for members in alike.values())
     _tell_left_out(paired, reader)
     return Change(
-        column="accuracy",
+        column=column,
         unit="fraction",
         by_ratio=False,
         first=both[0],
@@ -125,7 +133,14 @@ def _of_intervals(column: str, both: Sequence[Numbers], pairs: Matched, reader: 
     """From the intervals in ``trials``, each side by itself; without them what is counted is exact."""
     unit = unit_of(pairs, column)
     by_ratio = unit in BY_RATIO
-    comparable = np.isfinite(both[0] + both[1]) & ((np.minimum(*both) > 0) if by_ratio else True)
+    reasons = [_why_not(a, b, column, unit, reader) for a, b in rows_of(pairs, (*SAME_SCORING, *UNLIKE_TIMING))]
+    comparable = np.isfinite(both[0] + both[1]) & np.array([not why for why in reasons])
+    if by_ratio:
+        comparable &= np.minimum(*both) > 0
+    known = np.isfinite(both[0] + both[1])
+    reader.tell(
+        Counter(why for why, is_known in zip(reasons, known, strict=True) if why and is_known), len(known), column
+    )
     values = [np.log(np.where(comparable, of, np.nan)) if by_ratio else np.where(comparable, of, np.nan) for of in both]
     errors = [
         _errors(rows, column, of, by_ratio=by_ratio) for rows, of in zip((pairs.first, pairs.second), both, strict=True)
@@ -135,7 +150,10 @@ def _of_intervals(column: str, both: Sequence[Numbers], pairs: Matched, reader: 
     effect = PROCESS_EFFECT if unit in OF_TIME else 0.0
     error = np.hypot(np.hypot(*errors), effect * np.sqrt(2))
     if exact:
-        reader.captions.append(f"{column} taken as exact: it has no interval")
+        reader.say(f"{column} taken as exact: it has no interval")
+    elif effect:
+        share = f"{100 * effect:g} % from session to session"
+        reader.say(f"{column}: by the intervals of the two, {share} assumed; drift of the machine is not corrected")
     return Change(
         column=column,
         unit=unit,
@@ -149,6 +167,15 @@ def _of_intervals(column: str, both: Sequence[Numbers], pairs: Matched, reader: 
         ),
         has_error=exact or not lacking[comparable].all(),
     )
+
+
+def _why_not(first: dict[Any, Any], second: dict[Any, Any], column: str, unit: str, reader: Reader) -> str:
+    """Why a column of two trials is not compared; empty where it is."""
+    if column == "score":
+        return unlike(first, second, SAME_SCORING)
+    if unit in OF_TIMING:
+        return unlike_timing(first, second, across_devices=reader.across_devices)
+    return ""
 
 
 def _errors(rows: Any, column: str, values: Numbers, *, by_ratio: bool) -> Numbers:

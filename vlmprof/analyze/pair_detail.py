@@ -1,4 +1,4 @@
-"""One pair of configurations in detail: by question type, which samples moved, and how loyal both are to the full model.
+"""One pair of configurations in detail: by question type, which samples moved, and loyalty to the full model.
 
 Loyalty is the share of samples on which a configuration gives the answer that the full model gives, right or wrong:
 accuracy can stay while answers change.
@@ -6,8 +6,7 @@ accuracy can stay while answers change.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 
 from vlmprof.analyze.changes import Run
 from vlmprof.analyze.comparison import Comparison
-from vlmprof.analyze.configurations import full_trials
+from vlmprof.analyze.configurations import full_trial_of, full_trials
 from vlmprof.errors import UserError
 from vlmprof.stats.estimates import holm
 from vlmprof.stats.intervals import MeanInterval, mean_interval
@@ -127,7 +126,8 @@ class _Answers:
 
     def of(self, trial: str) -> pd.DataFrame:
         """The rows of a trial; none where it answered nothing."""
-        return self._of.get(trial, pd.DataFrame(columns=list(ANSWERS)))
+        found: pd.DataFrame | None = self._of.get(trial)
+        return pd.DataFrame(columns=list(ANSWERS)) if found is None else found
 
 
 def _readers(comparison: Comparison) -> tuple[_Answers, _Answers]:
@@ -186,9 +186,8 @@ def _moved(joined: pd.DataFrame, trials: tuple[str, str]) -> pd.DataFrame:
         size=moved["change"].abs(), kind=moved["question_type"].fillna(_UNTYPED), rising=moved["change"] > 0
     )
     moved = moved.sort_values(["rising", "size", "sample"], ascending=[True, False, True])
-    counts = moved["kind"].map(Counter(moved["kind"]))
-    turn = moved.groupby(["rising", "size", "kind"]).cumcount()
-    moved = moved.assign(turn=turn, often=-counts)
+    often = moved.groupby("kind")["sample"].transform("size").astype(int)
+    moved = moved.assign(turn=moved.groupby(["rising", "size", "kind"]).cumcount(), often=-often)
     moved = moved.sort_values(["rising", "size", "turn", "often", "sample"], ascending=[True, False, True, True, True])
     return moved[list(MOVED)].reset_index(drop=True)
 
@@ -202,23 +201,18 @@ def _loyalties(
     comparison: Comparison, pair: tuple[str, str], readers: tuple[_Answers, _Answers]
 ) -> tuple[tuple[Loyalty, ...], list[str]]:
     found, caveats = [], []
-    row = comparison.frame.iloc[0]
     sides = zip(comparison.names, comparison.reader.sides, pair, readers, strict=True)
     for name, run, trial, answers in sides:
-        full = _full_of(run, trial, (str(row["task"]), str(row["split"])))
+        full = full_trial_of(run.trials, trial)
         if full is None:
             caveats.append(f"no loyalty of {name}: {run.name} has no trial of the full model on this task")
             continue
+        if full[0] == trial:
+            continue  # it is the full model
         loyal = _loyalty(name, trial, full, answers)
         found += [loyal] if loyal else []
         caveats += [] if loyal else [f"no loyalty of {name}: it has no answered sample in common with the full model"]
     return tuple(found), caveats
-
-
-def _full_of(run: Run, trial: str, data: tuple[str, str]) -> tuple[str, str] | None:
-    model = str(run.trials.loc[run.trials["trial"] == trial, "model"].iloc[0])
-    known: Mapping[tuple[str, ...], tuple[str, str]] = full_trials(run.trials)
-    return known.get((model, *data))
 
 
 def _loyalty(name: str, trial: str, full: tuple[str, str], answers: _Answers) -> Loyalty | None:

@@ -25,6 +25,7 @@ from vlmprof.analyze.changes import (
     as_text,
     fill,
     no_estimates,
+    records,
     rows_of,
     unlike,
     values_of,
@@ -46,8 +47,8 @@ Positions = NDArray[np.int64]
 RELATIVE = "canary_ratio"
 """The column of ``trials`` whose change is that of the latency relative to the canary."""
 SAME_TIMING = ("timing_batch_size", "timing_output_tokens", "timing_requests")
-MOVED = 0.03
-"""Change of the canary from which there is a warning."""
+UNLIKE_TIMING = (*SAME_TIMING, "device", "cpu", "cpu_threads", "knob_output_tokens")
+"""The columns that ``unlike_timing`` looks at."""
 
 
 @final
@@ -67,7 +68,7 @@ class _Side:
         rows = self.rows.iloc[at]
         known = [
             self._canary(row) if same else (math.nan, math.nan, math.inf)
-            for row, same in zip(rows.to_dict("records"), same_canary, strict=True)
+            for row, same in zip(records(rows, CANARY), same_canary, strict=True)
         ]
         level, variance, freedom = np.array(known).T
         return TimedRun(
@@ -100,7 +101,7 @@ def change_of_times(column: str, both: Sequence[Numbers], pairs: Matched, reader
         _Side(rows=rows, sessions=_sessions(run, timed), canaries=_canaries(run, timed))
         for rows, run in zip((pairs.first, pairs.second), reader.sides, strict=True)
     ]
-    reasons = [_why_not(a, b, sides, timed, reader) for a, b in rows_of(pairs)]
+    reasons = [_why_not(a, b, sides, timed, reader) for a, b in rows_of(pairs, (*UNLIKE_TIMING, timed))]
     reader.tell(Counter(filter(None, reasons)), len(reasons), timed)
     change = Change(
         column=column,
@@ -119,19 +120,30 @@ def change_of_times(column: str, both: Sequence[Numbers], pairs: Matched, reader
 
 def _why_not(first: dict[Any, Any], second: dict[Any, Any], sides: Sequence[_Side], column: str, reader: Reader) -> str:
     """Why the times of two trials are not compared; empty where they are."""
-    machines = [machine(row) for row in (first, second)]
-    if machines[0] != machines[1] and not reader.across_devices:
-        return f"unlike devices, {machines[0]} and {machines[1]}"
-    if why := unlike(first, second, SAME_TIMING):
-        return f"unlike timing, {why}"
+    if why := unlike_timing(first, second, across_devices=reader.across_devices):
+        return why
     for row, side, run in zip((first, second), sides, reader.sides, strict=True):
         if not as_text(row, column) or str(row["trial"]) not in side.sessions:
             return f"without times in {run.name}"
     return ""
 
 
+def unlike_timing(first: dict[Any, Any], second: dict[Any, Any], *, across_devices: bool) -> str:
+    """How two trials were timed unlike each other, so that times, energy and memory do not compare; empty where not.
+
+    Where a knob set the output tokens of both, the timed length is what is compared.
+    """
+    machines = [machine(row) for row in (first, second)]
+    if machines[0] != machines[1] and not across_devices:
+        return f"unlike devices, {machines[0]} and {machines[1]}"
+    swept = as_text(first, "knob_output_tokens") and as_text(second, "knob_output_tokens")
+    names = [name for name in SAME_TIMING if not (swept and name == "timing_output_tokens")]
+    why = unlike(first, second, names)
+    return f"unlike timing, {why}" if why else ""
+
+
 def _ratios(column: str, at: Positions, sides: Sequence[_Side], reader: Reader) -> LatencyRatios:
-    rows = [side.rows.iloc[at].to_dict("records") for side in sides]
+    rows = [records(side.rows.iloc[at], CANARY) for side in sides]
     same = [_kind(a) == _kind(b) for a, b in zip(*rows, strict=True)]
     first, second = (side.timed_run(column, at, same) for side in sides)
     canaries = [times for side in sides[: len(reader.runs)] for _, times in side.canaries.values()]
@@ -151,6 +163,8 @@ def _fill(change: Change, at: Positions, ratios: LatencyRatios, reader: Reader) 
             f"{change.column}: in {int((~known).sum())} of {len(known)} pairs there is no canary of the same work on"
             " both sides, so drift of the machine is not corrected there"
         )
+    if known.any() and change.relative is not None:
+        reader.say(f"{change.column}: intervals cover the change as measured and that relative to the canary")
     if known.any():
         shift = float(np.expm1(np.median(ratios.canary[known])))
         reader.say(f"{change.column}: the canary took {100 * shift:+.1f} % in the second (median of pairs)")
@@ -163,8 +177,7 @@ def _sessions(run: Run, column: str) -> Mapping[str, Sequence[Sequence[float]]]:
 def _canaries(run: Run, column: str) -> Mapping[tuple[str, ...], tuple[Mapping[str, int], CanaryTimes]]:
     by_trial = timing_blocks.canaries_by_trial(run.times, column)
     of_kind: dict[tuple[str, ...], list[str]] = {}
-    names = [name for name in ("trial", *CANARY) if name in run.trials]
-    for row in run.trials[names].to_dict("records"):
+    for row in records(run.trials, CANARY):
         if row["trial"] in by_trial:
             of_kind.setdefault(_kind(row), []).append(str(row["trial"]))
     return {
