@@ -122,7 +122,8 @@ def _full(tasks: Mapping[str, pd.DataFrame]) -> tuple[dict[str, Key], tuple[str,
     remarks: dict[str, None] = {}
     for rows in tasks.values():
         keys = dict(zip(rows["trial"], _keys(rows), strict=True))
-        for trial, remark in full_trials(rows).values():
+        of_models = rows.assign(group=rows["model_fingerprint"].astype(str))  # each model of a group has its own
+        for trial, remark in full_trials(of_models).values():
             key = keys[trial]
             if found.setdefault(key[0], key) != key:
                 remarks["the full model is another configuration in one task than in another"] = None
