@@ -37,6 +37,7 @@ from vlmprof.errors import UserError
 from vlmprof.stats.intervals import MeanInterval
 from vlmprof.stats.selection import NOBODY, Chances, Confirmed, chances, confirm, winner_is_best
 from vlmprof.store import tables
+from vlmprof.store.descriptions import column_attributes
 from vlmprof.store.filesystem import Where
 from vlmprof.store.tables import schema_of
 
@@ -146,13 +147,17 @@ class Best:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The rows of all choices, those of a group together."""
+        """The rows of all choices, those of a group together; ``attrs`` as of the frames of ``Results``."""
         parts = []
         for choice in self.choices:
             part = choice.rows.copy()
             part.attrs = {}  # ``concat`` would compare them
             parts.append(part)
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(ADDED))
+        frame = pd.concat(parts, ignore_index=True)
+        attrs = column_attributes("trials", schema_of(self.choices[0].rows))
+        attrs["descriptions"] |= MEANINGS
+        frame.attrs = {name: value for name, value in attrs.items()}
+        return frame
 
 
 def best(folder: Where, wanted: Wanted | None = None) -> Best:

@@ -223,7 +223,7 @@ def _bounded(contest: GroupContest, name: str, limit: float) -> GroupContest:
     """The same contest within a budget."""
 
     def allowed(costs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-        return np.asarray(contest.values(name, costs[name]) <= limit * (1 + 1e-12))  # the budget may be its own cost
+        return np.asarray(contest.values(name, costs[name]) <= limit)
 
     return replace(contest, contest=replace(contest.contest, allowed=allowed))
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlmprof.analyze.contests import GroupContest, group_contest, split_measured
-from vlmprof.analyze.drawn_objectives import SweepReader
+from vlmprof.analyze.drawn_objectives import SweepReader, values_of
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.paper_blocks import Block, Key
 from vlmprof.stats.estimates import Estimates, holm
@@ -166,7 +166,7 @@ def _optimism(contest: GroupContest) -> float | None:
         return None
     name = contest.objective.column
     cost = one.measured[name][winner]
-    ends = contest.values(name, np.array([cost, cost + optimism(one)]))
+    ends = values_of(contest.rows, contest.objective, np.array([cost, cost + optimism(one)]))
     return float(abs(ends[1] - ends[0]))
 
 
