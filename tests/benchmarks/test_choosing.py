@@ -28,7 +28,10 @@ def bounds_of_chances(rows: list[dict[str, Any]], room: float) -> None:
     for row in rows:
         assert row["safe_feasible"] >= 0.95 - room, row
         assert row["covered_runner_up"] >= 0.93 - room and row["covered_price"] >= 0.93 - room, row
-        assert abs(row["answer_feasible"] - row["answer_probability"]) <= 0.05 + room, row
+        # Of the answer itself it is too high by about a tenth where latencies are noisy: docs/decisions/best.md says so.
+        assert -room <= row["answer_probability"] - row["answer_feasible"] <= 0.10 + room, row
+        by_share = row["feasible_by_share"]
+        assert by_share["0.0"][0] <= 0.02 and by_share["0.9"][0] >= 0.98, "P feasible is calibrated over all"
         assert abs(row["answer_is_best"] - row["answer_probability_best"]) <= 0.08 + 2 * room, row
 
 
