@@ -18,7 +18,14 @@ from vlmprof.job.storage import mounted
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlmprof.analyze.best import Best
+    from vlmprof.analyze.budgets import Budgets
+    from vlmprof.analyze.changes import Canary
+    from vlmprof.analyze.comparison import Comparison
+    from vlmprof.analyze.paper_table import PaperTables
+    from vlmprof.analyze.power import Power
     from vlmprof.analyze.status import SweepStatus
+    from vlmprof.report.export import Exported
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
     from vlmprof.trial.resolve import Job
@@ -124,6 +131,210 @@ class Results:
             best |= frame["front_membership"].isin(["surely", "possibly"])
         shown = frame if dominated else frame[best].reset_index(drop=True)
         return with_attributes(shown, attrs)
+
+    def best(  # noqa: PLR0913 (keyword-only options)
+        self,
+        where: str = "",
+        *,
+        maximise: str = "",
+        minimise: str = "",
+        sure: float = 0.95,
+        confirm: bool = False,
+        by: str | Sequence[str] = (),
+        across_models: bool = False,
+    ) -> Best:
+        """The best configuration under a condition, of each group of comparable trials; see ``docs/decisions/best.md``.
+
+        Args:
+            where: A condition such as ``"latency_ms_inputs_p95 < 200 ms and peak_bytes < 24 GB"``; empty: none.
+            maximise: Column of which the highest is best; by default accuracy.
+            minimise: Column of which the lowest is best, in its place.
+            sure: In what share of draws the safe answer must meet the condition.
+            confirm: Choose on one half of the pictures too, and report on the other half.
+            by: Further columns to group by.
+            across_models: Choose among all models of the folder.
+
+        Returns:
+            ``frame`` has a row for each configuration, ``choices`` the answer of each group with its doubt.
+
+        Raises:
+            UserError: a condition that is none, an unknown column, an objective without a direction, no finished trial
+                that measured what is named, or ``confirm`` where the scores cannot be split.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.best import Wanted, best
+
+        if maximise and minimise:
+            raise UserError("maximise and minimise: expected one of the two; bound the other column with where")
+        better = "lower" if minimise else "higher" if maximise else ""
+        wanted = Wanted(
+            where=where,
+            objective=minimise or maximise or "accuracy",
+            better=better,
+            sure=sure,
+            confirm=confirm,
+            by=tuple(_names(by)),
+            across_models=across_models,
+        )
+        return best(self.where, wanted)
+
+    def budgets(  # noqa: PLR0913 (keyword-only options)
+        self,
+        objective: str = "",
+        *,
+        stage: str = "whole",
+        low: float | None = None,
+        high: float | None = None,
+        step: float | None = None,
+        steps: int = 10,
+        tolerance: float = 0.05,
+        by: str | Sequence[str] = (),
+        across_models: bool = False,
+    ) -> Budgets:
+        """The configuration of the best accuracy for each budget: the look-up table of an adaptive controller.
+
+        Args:
+            objective: Column that is bounded; by default the median latency of ``stage``.
+            stage: ``whole`` request, or ``prefill`` alone.
+            low: First budget, in the column's unit; by default the least value of any configuration.
+            high: Last budget; by default the largest value.
+            step: From one budget to the next; by default there are ``steps`` of them.
+            steps: Number of budgets.
+            tolerance: Share of the budget by which a request may exceed it without counting as a violation.
+            by: Further columns to group by.
+            across_models: One table over all models of the folder.
+
+        Returns:
+            ``frame`` has a row for each group and budget; its ``attrs`` have ``units`` and ``descriptions``.
+
+        Raises:
+            UserError: an unknown column, one of which more is better, a bad number, or nothing was measured.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.budgets import BudgetsWanted, budgets
+
+        wanted = BudgetsWanted(
+            objective=objective,
+            stage=stage,
+            low=low,
+            high=high,
+            step=step,
+            steps=steps,
+            tolerance=tolerance,
+            by=tuple(_names(by)),
+            across_models=across_models,
+        )
+        return budgets(self.where, wanted)
+
+    def table(
+        self,
+        rows: str = "front",
+        columns: str | Sequence[str] = (),
+        *,
+        by: str | Sequence[str] = (),
+        across_models: bool = False,
+    ) -> PaperTables:
+        """Tables for papers: configurations by tasks; ``report.paper_table.paper_text`` writes them as text.
+
+        Args:
+            rows: ``front`` (with the full model), ``all``, or a list of ``full``, ``front``, ids and settings.
+            columns: Of ``accuracy``, ``relative`` (% of the full model), ``vision_tokens``, ``flop``, ``prefill``,
+                ``total`` and ``memory``, or columns of ``trials``; empty: those that were measured.
+            by: Further columns that must not be mixed in one table.
+            across_models: One table over all models of the folder.
+
+        Returns:
+            ``frame`` has a row for each configuration, with values, ends of intervals and what is told apart.
+
+        Raises:
+            UserError: an unknown row or column, or nothing to show.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.paper_table import TableWanted, paper_tables
+
+        wanted = TableWanted(
+            rows=rows, columns=tuple(_names(columns)), by=tuple(_names(by)), across_models=across_models
+        )
+        return paper_tables(self.where, wanted)
+
+    def export(
+        self,
+        form: str,
+        to: str | os.PathLike[str],
+        tables: str | Sequence[str] = ("trials", "samples", "timings", "front"),
+        *,
+        force: bool = False,
+    ) -> Exported:
+        """Write tables to files for other programs, with a ``columns.json`` that has units and descriptions.
+
+        Args:
+            form: ``csv``, ``jsonl`` or ``arrow`` (Feather, version 2).
+            to: A folder; or, for one table, a file with the ending of the format.
+            tables: Of ``trials``, ``samples``, ``timings`` and ``front``.
+            force: Replace files that are there.
+
+        Raises:
+            UserError: an unknown table or format, a file for several tables, or a file that is there already.
+            StoreError: the folder holds no sweep, or a file cannot be written.
+        """
+        from vlmprof.report.export import export
+
+        return export(self.where, form, Path(to), _names(tables), force=force)
+
+    def compare(
+        self,
+        other: Results | str | os.PathLike[str] | None = None,
+        *,
+        configurations: Sequence[str] = (),
+        fail_if: str = "",
+        canary: Canary = "both",
+        across_devices: bool = False,
+    ) -> Comparison:
+        """These results compared with others, or two configurations of these; see ``docs/decisions/compare.md``.
+
+        Args:
+            other: Results of another run; None: ``configurations`` name two of these.
+            configurations: The first of these results, and the second of the others: settings such as
+                ``"max_crops=1"``, the id of a trial, or ``"full"``. None: all, in pairs of equal settings.
+            fail_if: A condition on changes such as ``"accuracy < -0.01 or latency_ms_p50 > +3%"``.
+            canary: Whether a change of a time must show ``both`` as measured and relative to the canary, or relative to
+                it (``divide``), or as measured (``ignore``).
+            across_devices: Compare times of unlike devices too.
+
+        Returns:
+            ``frame`` has a row for each pair, ``provenance`` what differs besides, ``alarm`` what ``fail_if`` says.
+            Of a single pair ``analyze.pair_detail.pair_detail`` gives the question types and samples that moved.
+
+        Raises:
+            UserError: a name that nothing has, no configuration in common, or a condition that cannot be tested.
+            StoreError: a folder holds no sweep.
+        """
+        from vlmprof.analyze.comparison import Settings, compare
+
+        second = other.where if isinstance(other, Results) else other
+        settings = Settings(
+            configurations=tuple(configurations), fail_if=fail_if, canary=canary, across_devices=across_devices
+        )
+        return compare(self.where, None if second is None else absolute(os.fspath(second)), settings)
+
+    def power(self, difference: float = 0.01, power: float = 0.8) -> Power:
+        """How many samples a difference of accuracy needs, from the paired variance of these results.
+
+        Args:
+            difference: That is wished to be told at 95 %, such as 0.01.
+            power: Chance that a true difference of this size is told.
+
+        Returns:
+            ``frame`` has a typical and the worst pair of each group: the samples needed, and the smallest difference
+            that the present samples tell.
+
+        Raises:
+            UserError: a number out of range, or no two configurations with scores in common.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.power import read_power
+
+        return read_power(self.where, difference, power)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

@@ -58,11 +58,14 @@ def mean_interval(scores: Sequence[float], clusters: Sequence[Hashable], confide
         raise ValueError(f"expected scores and a cluster for each, got {values.size} and {len(clusters)}")
     if not ((values >= 0) & (values <= 1)).all():  # NaN compares as false
         raise ValueError(f"expected scores from 0 to 1, got {values[~((values >= 0) & (values <= 1))][0]}")
-    mean = float(values.mean())
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    low, high = _wilson(mean, effective_size(values, clusters, confidence), z)
-    # At the ends the interval touches the mean, and rounding must not put the mean outside.
-    return MeanInterval(mean=mean, low=max(0.0, min(low, mean)), high=min(1.0, max(high, mean)))
+    return proportion_interval(float(values.mean()), effective_size(values, clusters, confidence), confidence)
+
+
+def proportion_interval(share: float, size: float, confidence: float = 0.95) -> MeanInterval:
+    """A share and Wilson's interval (Wilson 1927), at a sample size above 0 that need not be a whole number."""
+    low, high = _wilson(share, size, NormalDist().inv_cdf((1 + confidence) / 2))
+    # At the ends the interval touches the share, and rounding must not put the share outside.
+    return MeanInterval(mean=share, low=max(0.0, min(low, share)), high=min(1.0, max(high, share)))
 
 
 def effective_size(scores: Numbers, clusters: Sequence[Hashable], confidence: float = 0.95) -> float:
