@@ -1,18 +1,13 @@
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.jobs import small_job
 from vlmprof.batch_size.sizer import BatchSizer
 from vlmprof.engine.vision_cache import VisionFeatureCache
 from vlmprof.models.molmo.runtime import LoadedMolmo
 from vlmprof.trial.answer_cache import AnswerCache
-from vlmprof.trial.audit import mcnemar_mid_p
 from vlmprof.trial.columns.row import finished
 from vlmprof.trial.loaded_model import LoadedModel
 from vlmprof.trial.resolve import resolve
@@ -57,28 +52,3 @@ def test_features_that_leak_to_a_neighbour_are_caught(
 
 def test_a_job_may_do_without(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert "flips" not in run(tmp_path, tiny_checkpoint, audit_samples=0)
-
-
-def test_the_mid_p_is_the_textbook_s() -> None:
-    assert mcnemar_mid_p(0, 0) == 1.0
-    assert mcnemar_mid_p(3, 3) == 1.0
-    assert mcnemar_mid_p(1, 0) == pytest.approx(0.5)
-    assert mcnemar_mid_p(5, 0) == pytest.approx(2 * 0.5 * 0.5**5)
-
-
-@pytest.mark.parametrize(("better", "worse"), [(7, 3), (512, 512), (512, 580), (20_000, 20_400)])
-def test_scipy_agrees_on_mcnemar_and_large_counts_do_not_overflow(better: int, worse: int) -> None:
-    tails = scipy.stats.binom(better + worse, 0.5)
-    fewer = min(better, worse)
-    expected = min(1.0, 2 * (tails.cdf(fewer - 1) + tails.pmf(fewer) / 2))
-    assert mcnemar_mid_p(better, worse) == pytest.approx(expected, rel=1e-9)
-
-
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_the_mid_p_is_symmetric_and_a_probability(better: int, worse: int) -> None:
-    p = mcnemar_mid_p(better, worse)
-    assert 0 < p <= 1
-    assert p == mcnemar_mid_p(worse, better)
-    pairs, fewer = better + worse, min(better, worse)
-    tail = sum(math.comb(pairs, k) * 0.5**pairs for k in range(fewer + 1))
-    assert p == pytest.approx(min(1.0, 2 * tail - math.comb(pairs, fewer) * 0.5**pairs) if pairs else 1.0)

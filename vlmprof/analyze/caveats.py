@@ -13,7 +13,7 @@ SESSION_DRIFT = 0.015
 VARIED = "precision_without_preprocess"
 CANARY_SPREAD = 0.03
 """Of the canary, from the trial where it was fastest to the one where it was slowest."""
-_CANARY = (
+CANARY = (
     "model",
     "model_fingerprint",
     "revision",
@@ -131,7 +131,7 @@ def _spread_of_canaries(part: pd.DataFrame) -> float:
     """How much longer the same canary took in one trial than in another."""
     if "canary_ms_p50" not in part or part["canary_ms_p50"].isna().all():
         return 0.0
-    groups = part.groupby([part[name].astype("string").fillna("") for name in _CANARY if name in part])["canary_ms_p50"]
+    groups = part.groupby([part[name].astype("string").fillna("") for name in CANARY if name in part])["canary_ms_p50"]
     return float((groups.max() / groups.min() - 1).max())
 
 

@@ -41,10 +41,15 @@ TIMES: Mapping[str, Callable[[pd.DataFrame], Any]] = {
 
 def read_times(folder: Where) -> pd.DataFrame:
     """The timed generations of the first batch size and length, canaries left out."""
+    rows = read_all_times(folder)
+    return rows[~rows["canary"]]
+
+
+def read_all_times(folder: Where) -> pd.DataFrame:
+    """The timed generations of the first batch size and length; ``canary`` is True for the canaries among them."""
     rows: pd.DataFrame = tables.read_columns(folder, "timings", COLUMNS).to_pandas()
-    first = rows["setting"].fillna(0) == 0
-    canary = rows["canary"].fillna(value=False).astype(bool)
-    return rows[first & ~canary]
+    rows = rows[rows["setting"].fillna(0) == 0]
+    return rows.assign(canary=rows["canary"].fillna(value=False).astype(bool))
 
 
 def sessions_of(rows: pd.DataFrame, column: str, trials: Sequence[str]) -> Sessions | None:
@@ -55,15 +60,38 @@ def sessions_of(rows: pd.DataFrame, column: str, trials: Sequence[str]) -> Sessi
         column: one of ``TIMES``.
         trials: their ids.
     """
-    rows = rows[rows["trial"].isin(trials)]
+    found = sessions_by_trial(rows[rows["trial"].isin(trials)], column)
+    return [found[trial] for trial in trials] if all(trial in found for trial in trials) else None
+
+
+def sessions_by_trial(rows: pd.DataFrame, column: str) -> dict[str, list[list[float]]]:
+    """The same of each trial that was timed, all of whose times are above 0."""
+    return _by_trial(rows, column, _groups)
+
+
+def canaries_by_trial(rows: pd.DataFrame, column: str) -> dict[str, list[list[float]]]:
+    """Trial -> session -> the times of its canaries, of the kind of this column; of trials that have them in each session.
+
+    Args:
+        rows: as ``read_all_times`` gives them.
+        column: one of ``TIMES``.
+    """
+    return _by_trial(rows[rows["canary"]], column, lambda session: session["ms"].astype(float).tolist())
+
+
+def _by_trial(
+    rows: pd.DataFrame, column: str, times: Callable[[pd.DataFrame], list[float]]
+) -> dict[str, list[list[float]]]:
     rows = rows.assign(ms=TIMES[column](rows))
-    found: dict[str, list[list[float]]] = {trial: [] for trial in trials}
+    found: dict[str, list[list[float]]] = {}
     for (trial, _), session in rows.groupby(["trial", "session"], sort=True):
         quiet = session[session["disturbed"].isna()]
-        found[str(trial)].append(_groups(quiet if len(quiet) else session))
-    every = list(found.values())
-    positive = (math.isfinite(time) and time > 0 for each in every for times in each for time in times)
-    return every if all(every) and all(positive) else None
+        found.setdefault(str(trial), []).append(times(quiet if len(quiet) else session))
+    return {
+        trial: sessions
+        for trial, sessions in found.items()
+        if all(sessions) and all(math.isfinite(time) and time > 0 for each in sessions for time in each)
+    }
 
 
 def _groups(session: pd.DataFrame) -> list[float]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vlmprof.records import Generation
-from vlmprof.stats.distributions import binomial_cdf
 from vlmprof.stats.intervals import mean_interval
+from vlmprof.stats.paired import mcnemar_mid_p
 from vlmprof.trial.answer_cache import KnownAnswer, work_of
 from vlmprof.trial.load_key import key_without_length
 from vlmprof.trial.loaded_model import LoadedModel
@@ -87,15 +87,3 @@ def _slice(
     }
     pairs = [(sample, batched[sample.example.id]) for sample in samples if sample.example.id in batched]
     return pairs[: resolved.plan.audit_samples]
-
-
-def mcnemar_mid_p(better: int, worse: int) -> float:
-    """Two-sided mid-p of McNemar's exact test: of the discordant pairs, is each side equally likely?
-
-    Twice the smaller tail of Binomial(better + worse, 1/2), the observed count at half weight (Fagerland, Lydersen and
-    Laake 2013, "The McNemar test for binary matched-pairs data: mid-p and asymptotic are better than exact
-    conditional"). 1 without discordant pairs.
-    """
-    pairs, fewer = better + worse, min(better, worse)
-    # Twice (the tail below the observed count, plus half of its own probability).
-    return min(1.0, binomial_cdf(fewer, pairs, 0.5) + binomial_cdf(fewer - 1, pairs, 0.5))
