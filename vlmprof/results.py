@@ -18,6 +18,7 @@ from vlmprof.job.storage import mounted
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlmprof.analyze.coupling import Coupling
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
@@ -124,6 +125,21 @@ class Results:
             best |= frame["front_membership"].isin(["surely", "possibly"])
         shown = frame if dominated else frame[best].reset_index(drop=True)
         return with_attributes(shown, attrs)
+
+    def coupling(self, by: str = "", time: str = "latency_ms_p50") -> Coupling:
+        """How the knobs act together: variance by knob, pair and triple, interactions, fronts with one knob held.
+
+        Args:
+            by: Part of a group's name, where the folder holds several models, tasks or devices.
+            time: The time beside accuracy, such as ``ttft_ms_p50``.
+
+        Raises:
+            UserError: no such group or time, or no complete grid of two knobs.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.coupling import coupling
+
+        return coupling(self.where, by, time)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.comparability import comparable, groups
-from vlmprof.analyze.front_doubt import drawn_rows
+from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.full_grid import FullGrid, full_grid, names_of
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
 from vlmprof.analyze.score_matrix import read_scores
@@ -26,7 +26,9 @@ from vlmprof.errors import UserError, suggestion
 from vlmprof.plan.point import words_of
 from vlmprof.stats import factorial
 from vlmprof.stats.distributions import student_quantile
+from vlmprof.stats.estimates import holm
 from vlmprof.stats.front_subsets import kept_front
+from vlmprof.stats.fronts import non_dominated
 from vlmprof.stats.resampling import DRAWS, cluster_sums, log_times, mean_covariance, mean_draws
 from vlmprof.stats.uncertain_front import NORMAL
 from vlmprof.store import tables
@@ -147,7 +149,8 @@ def _of_group(folder: Where, name: str, part: pd.DataFrame, time: str) -> Coupli
     about = {"group": name}
     held = [f"{knob} {value} throughout" for knob, value in grid.held.items()]
     captions = [
-        f"a complete grid of {len(grid.rows)} configurations: " + ", ".join([*map(_axis, grid.knobs, grid.labels), *held]),
+        f"a complete grid of {len(grid.rows)} configurations: "
+        + ", ".join([*map(_axis, grid.knobs, grid.labels), *held]),
         *(sentence for table in known for sentence in table.captions),
     ]
     of_tables = [sentence for table in known for sentence in table.caveats]
@@ -168,7 +171,7 @@ def _axis(knob: str, labels: Sequence[str]) -> str:
 def _measured_grid(part: pd.DataFrame, time: str) -> tuple[FullGrid, list[str]]:
     """The grid of the trials that measured accuracy or the time, whichever most did, and what is said of the others."""
     has = pd.DataFrame({name: finite(part, name) for name in (QUALITY, time)})
-    wanted = [name for name in has if has[name].any()]
+    wanted = [name for name in (QUALITY, time) if has[name].any()]
     if not wanted:
         raise UserError(f"no trial measured {QUALITY} as a mean over samples, or {time}")
     whole = has[wanted].all(axis=1).to_numpy()
@@ -241,10 +244,8 @@ def _components(table: _Table, grid: FullGrid) -> Iterator[dict[str, Any]]:
     draws = table.draws.reshape(-1, *shape)
     means = table.means.reshape(shape)
     found = factorial.decompose(means, draws, table.covariance)
-    chances = {
-        one.factors: _chance(table, one.factors, shape, draws - means) for one in found if len(one.factors) > 1
-    }
-    corrected = dict(zip(chances, factorial.holm(list(chances.values())), strict=True))
+    chances = {one.factors: _chance(table, one.factors, shape, draws - means) for one in found if len(one.factors) > 1}
+    corrected = dict(zip(chances, holm(np.array(list(chances.values()))).tolist(), strict=True))
     for one in found:
         spread = one.deviation
         row: dict[str, Any] = {
@@ -320,17 +321,17 @@ def _interactions(table: _Table, grid: FullGrid) -> Iterator[dict[str, Any]]:
 
 def _conditional_fronts(folder: Where, grid: FullGrid, time: str) -> tuple[list[dict[str, Any]], list[str]]:
     """A row for each knob and value, and why there are none where a front cannot be drawn."""
-    from vlmprof.stats.fronts import non_dominated
-
     rows = grid.rows
     if not (finite(rows, QUALITY).all() and finite(rows, time).all()):
         return [], ["no conditional fronts: they take accuracy and a time of every configuration"]
     try:
-        drawn = drawn_rows(rows, parse_objectives([QUALITY, time], schema_of(rows)), folder, (0, 1))
+        objectives = parse_objectives([QUALITY, time], schema_of(rows))
+        reader = SweepReader(folder=folder)
+        drawn = [drawn_objective(rows, one, seed, reader, Told()) for seed, one in enumerate(objectives)]
     except UserError as error:
-        return [], [str(error)]
-    costs = np.column_stack([one.costs for one in drawn.objectives])
-    draws = np.stack([one.draws for one in drawn.objectives], axis=2)
+        return [], [f"no conditional fronts: {error}"]
+    costs = np.column_stack([one.costs for one in drawn])
+    draws = np.stack([one.draws for one in drawn], axis=2)
     found = []
     for axis, knob in enumerate(grid.knobs):
         at = np.indices(grid.levels)[axis].ravel()

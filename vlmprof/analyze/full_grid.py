@@ -6,6 +6,7 @@ the largest complete part is looked for, and what is not in it is counted and na
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,14 +71,11 @@ def full_grid(part: pd.DataFrame, least: int = 2) -> FullGrid:
 def _by_swept_knobs(part: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     """(the knobs that were set, the trials), the most trials first; of equal combinations the first trial."""
     knobs = knobs_of(map(str, part.columns))
-    was_set = [
-        tuple(knob for knob in knobs if pd.notna(row[f"requested_{knob}"]))
-        for row in part[[f"requested_{knob}" for knob in knobs]].to_dict("records")
-    ]
-    keyed = part.assign(_swept=was_set)
+    was_set = part[[f"requested_{knob}" for knob in knobs]].notna().to_numpy()
+    keyed = part.assign(_swept=[", ".join(itertools.compress(knobs, of_trial)) for of_trial in was_set])
     found = []
     for swept, rows in keyed.groupby("_swept", sort=True):
-        names = tuple(map(str, swept))
+        names = tuple(filter(None, str(swept).split(", ")))
         distinct = rows.sort_values("trial").drop_duplicates([f"requested_{knob}" for knob in names] or ["_swept"])
         found.append((names, distinct.drop(columns="_swept")))
     return sorted(found, key=lambda one: (-len(one[1]), one[0]))
@@ -146,10 +144,7 @@ def _without(axes: tuple[Cell, ...], cell: Cell, run: set[Cell]) -> list[tuple[C
 
 
 def _product(axes: Iterable[Cell]) -> Iterator[Cell]:
-    cells: list[Cell] = [()]
-    for axis in axes:
-        cells = [(*cell, value) for cell in cells for value in axis]
-    return iter(cells)
+    return itertools.product(*axes)
 
 
 def _grid(

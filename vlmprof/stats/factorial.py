@@ -159,8 +159,10 @@ def _squares_interval(squares: float, covariance: Numbers) -> tuple[float, float
 
     def end(share: float) -> float:
         def off(signal: float) -> float:
-            return float(stats.ncx2.cdf(measured, freedom, signal)) - share if signal > 0 else (
-                float(stats.chi2.cdf(measured, freedom)) - share
+            return (
+                float(stats.ncx2.cdf(measured, freedom, signal)) - share
+                if signal > 0
+                else (float(stats.chi2.cdf(measured, freedom)) - share)
             )
 
         if off(0.0) <= 0:
@@ -284,13 +286,3 @@ def contrasts(weights: Numbers, means: Numbers, covariance: Numbers, draws: Numb
         )
         for value, error in zip(values, errors, strict=True)
     ]
-
-
-def holm(chances: Sequence[float]) -> list[float]:
-    """Probabilities of several tests, corrected for their number (Holm 1979, Scand. J. Stat. 6:65)."""
-    order = np.argsort(chances)
-    found, largest = [0.0] * len(chances), 0.0
-    for place, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(chances) - place) * chances[i]))
-        found[i] = largest
-    return found
