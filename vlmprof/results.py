@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlmprof.analyze.coupling import Coupling
+    from vlmprof.analyze.oracle import Oracle
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
@@ -140,6 +141,33 @@ class Results:
         from vlmprof.analyze.coupling import coupling
 
         return coupling(self.where, by, time)
+
+    def oracle(
+        self,
+        budget: float | Sequence[float] = (0.35, 0.5, 0.7, 0.85, 1.0),
+        *,
+        by: str = "",
+        cost: str = "",
+        penalty: float = 10.0,
+        violations: float = 0.05,
+    ) -> Oracle:
+        """What choosing a configuration for each sample could gain under a budget, and what simple rules gain.
+
+        Args:
+            budget: Shares of the full configuration's mean cost.
+            by: Part of a group's name, where the folder holds several models, tasks or devices.
+            cost: A column of ``trials``, better lower; empty: the latency of each sample, else of each configuration.
+            penalty: ``lambda`` of the reward ``score - lambda * max(0, cost - budget)``, as shares of the full cost.
+            violations: A static configuration keeps a budget if at most this share of its samples is beyond it.
+
+        Raises:
+            UserError: no such group or column, a budget or a share out of range, or nothing to choose from.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.oracle import oracle
+
+        budgets = [budget] if isinstance(budget, int | float) else list(budget)
+        return oracle(self.where, budgets, by=by, cost=cost, penalty=penalty, violations=violations)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

@@ -66,12 +66,6 @@ class Coupling:
     caveats: tuple[str, ...]
     """What is left out, with numbers."""
 
-    def plot(self, path: Any = None) -> Any:
-        """The figure of effects of each knob at each value of the others, written to ``path`` unless that is None."""
-        from vlmprof.plots._interaction import draw_interactions
-
-        return draw_interactions(self, path)
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

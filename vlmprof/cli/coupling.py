@@ -30,5 +30,7 @@ def show_coupling(
     for part in coupling_report(found):
         out.print(part)
     if to is not None:
-        found.plot(to)
+        from vlmprof.plots._interaction import draw_interactions
+
+        draw_interactions(found, to)
         out.print(f"\nDrawn: {to}", highlight=False, soft_wrap=True)

@@ -33,7 +33,8 @@ def coupling_report(found: Coupling) -> Iterator[RenderableType]:
     yield from (Text(f"beware: {sentence}", style="yellow") for sentence in found.caveats)
 
 
-def _plain(title: str, headers: tuple[str, ...]) -> Table:
+def plain_table(title: str, headers: tuple[str, ...]) -> Table:
+    """An empty table as all reports have it: the first column to the left, numbers to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i == 0 else "right", no_wrap=i > 0, vertical="bottom")
@@ -41,7 +42,7 @@ def _plain(title: str, headers: tuple[str, ...]) -> Table:
 
 
 def _shares(title: str, part: pd.DataFrame) -> Table:
-    table = _plain(title, ("knobs", "share % [95 %]", "deviation % [95 %]", "p", "p corrected"))
+    table = plain_table(title, ("knobs", "share % [95 %]", "deviation % [95 %]", "p", "p corrected"))
     for _, row in part.iterrows():
         deviation = interval(row, "deviation", 100, 2)
         table.add_row(row["knobs"], interval(row, "share", 100, 1), deviation, chance(row["p"]), chance(row["p_holm"]))
@@ -53,7 +54,7 @@ def _interactions(objective: str, part: pd.DataFrame) -> Iterator[RenderableType
         return
     ratio = objective != "accuracy"
     what = "ratio of ratios" if ratio else "difference of differences"
-    table = _plain(
+    table = plain_table(
         f"\ninteractions, {what} [95 % each] [95 % of all of these knobs]",
         ("knobs", "values", "against", "effect", "", ""),
     )
@@ -74,7 +75,7 @@ def _distance(part: pd.DataFrame, nothing: float) -> pd.Series[Any]:
 
 def _fronts(title: str, part: pd.DataFrame) -> Table:
     headers = ("held", "on its front", "of", "hypervolume kept % [95 %]", "accuracy lost % [95 %]")
-    table = _plain(title, headers)
+    table = plain_table(title, headers)
     for _, row in part.iterrows():
         kept, lost = interval(row, "hypervolume_kept", 100, 1), interval(row, "accuracy_lost", 100, 2)
         table.add_row(f"{row['knob']} {row['value']}", str(row["on_front"]), str(row["of"]), kept, lost)

@@ -18,6 +18,8 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
 
 from vlmprof.stats.distributions import student_quantile
 from vlmprof.stats.intervals import MeanInterval
@@ -28,9 +30,11 @@ Places = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 FOLDS = 5
 SPLITS = 20
-RIDGE = 10.0
-"""Added to the diagonal of the regression that predicts a sample's answers from others, in answers."""
+RIDGE = 100.0
+"""Added to the diagonal of the regression that predicts a sample's answers from others, in samples."""
 _SIMULTANEOUS = 0.975
+_NODES = 200
+MOST_LEVELS = 20
 _ROOM = 1e-9
 """Relative: a cost that equals the budget keeps it, whatever was rounded."""
 
@@ -138,6 +142,79 @@ def headroom(values: Numbers, table: ChoiceTable, candidates: Mask) -> MeanInter
     return MeanInterval(mean=mean, low=low, high=max(high, mean))
 
 
+def luck_alone(table: ChoiceTable, budget: float) -> float | None:
+    """The headroom that these scores would show if no sample preferred one configuration to another.
+
+    In that world a score reaches a level where ``sqrt(r) t + sqrt(1 - r) e`` is below a threshold of the configuration
+    and the level, with one normal difficulty ``t`` for each sample and independent luck ``e``: all samples then agree
+    on which configuration is likelier to do better, and choosing for each sample gains nothing. The thresholds give the
+    measured shares of each level, and ``r`` the measured variance of a sample's sum of scores (one-factor probit model;
+    Bock and Lieberman 1970, Psychometrika 35:179). The oracle's score is integrated over ``t`` (Gauss and Hermite). Of
+    configurations that did the same work for all samples one counts.
+
+    Returns:
+        None where there are more than ``MOST_LEVELS`` levels, or fewer than two distinct configurations.
+    """
+    distinct = _distinct(table)
+    scores = table.scores[:, distinct]
+    levels = np.unique(scores)
+    if len(distinct) < 2 or not 1 < len(levels) <= MOST_LEVELS:
+        return None
+    world = _NoPreference(scores, levels)
+    shared = world.shared_variance(float(scores.sum(axis=1).var(ddof=1)))
+    allowed, counts = np.unique(table.within(budget)[:, distinct], axis=0, return_counts=True)
+    best = np.array([world.best_score(shared, some) for some in allowed])
+    means = scores.mean(axis=0)
+    static = np.array([means[some].max() if some.any() else levels[0] for some in allowed])
+    return float(np.average(best - static, weights=counts))
+
+
+@final
+class _NoPreference:
+    """The world of ``luck_alone``."""
+
+    def __init__(self, scores: Numbers, levels: Numbers) -> None:
+        self.lowest, self.steps = float(levels[0]), np.diff(levels)
+        reached = np.stack([(scores >= level).mean(axis=0) for level in levels[1:]])
+        self.thresholds = ndtri(np.clip(reached, 1e-6, 1 - 1e-6))
+        self.squares = np.diff((levels - levels[0]) ** 2)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        self.nodes, self.weights = nodes, weights / weights.sum()
+
+    def reached(self, shared: float) -> Numbers:
+        """(difficulties, levels, configurations): the chance that a score reaches a level."""
+        shift = np.sqrt(shared) * self.nodes[:, None, None]
+        return np.asarray(ndtr((self.thresholds - shift) / np.sqrt(1 - shared)))
+
+    def variance(self, shared: float) -> float:
+        """Of a sample's sum of scores over the configurations."""
+        reached = self.reached(shared)
+        means = np.einsum("k,tkj->tj", self.steps, reached)
+        sums, spread = means.sum(axis=1), (np.einsum("k,tkj->tj", self.squares, reached) - means**2).sum(axis=1)
+        return float(self.weights @ (sums - self.weights @ sums) ** 2 + self.weights @ spread)
+
+    def shared_variance(self, measured: float) -> float:
+        """The share of difficulty that gives the measured variance, or the nearest end."""
+        low, high = 1e-6, 1 - 1e-4
+        if self.variance(low) >= measured:
+            return low
+        return (
+            high if self.variance(high) <= measured else float(brentq(lambda r: self.variance(r) - measured, low, high))
+        )
+
+    def best_score(self, shared: float, allowed: Mask) -> float:
+        """The mean of the best score of each sample among some configurations; the lowest score where there is none."""
+        below = np.prod(1 - self.reached(shared)[:, :, allowed], axis=2)
+        return self.lowest + float(self.weights @ ((1 - below) @ self.steps))
+
+
+def _distinct(table: ChoiceTable) -> Places:
+    """Places of configurations of which no two did the same work for all samples."""
+    if table.work is None:
+        return np.arange(table.scores.shape[1])
+    return np.sort(np.unique(table.work, axis=1, return_index=True)[1])
+
+
 def folds_of(clusters: Places, folds: int = FOLDS, seed: int = 0) -> Places:
     """(samples,): the fold of each, whole clusters in one; as many as there are clusters where there are fewer."""
     names, members = np.unique(clusters, return_inverse=True)
@@ -162,7 +239,7 @@ def crossed(table: ChoiceTable, choose: Callable[[Places, Places], Places], fold
 
 
 def best_static(table: ChoiceTable, values: Numbers) -> Places:
-    """(samples,): the configuration with the largest mean of ``values`` on the other folds; of equal ones the cheapest."""
+    """(samples,): the configuration with the largest mean of ``values`` on the other folds, the cheapest of equals."""
 
     def choose(learn: Places, ask: Places) -> Places:
         means = values[learn].mean(axis=0)
@@ -211,9 +288,9 @@ def _by_others(
     shown = [_shown(table, rows, seen, open_) for rows in samples]
     middle = table.scores[learn][:, seen].mean(axis=0)
     known, asked = (np.where(np.isnan(part), 0.0, part - middle) for part in shown)
-    targets = table.scores[learn][:, open_]
-    level = targets.mean(axis=0)
-    slopes = np.linalg.solve(known.T @ known + RIDGE * np.eye(len(seen)), known.T @ (targets - level))
+    differences = table.scores[learn][:, open_] - table.scores[learn][:, open_[-1:]]
+    level = differences.mean(axis=0)
+    slopes = np.linalg.solve(known.T @ known + RIDGE * np.eye(len(seen)), known.T @ (differences - level))
     allowed = table.within(budget)[ask][:, open_]
     return np.asarray(open_[best_of_each(level + asked @ slopes, table.costs[ask][:, open_], allowed)])
 
