@@ -17,10 +17,12 @@ from vlmprof.job.storage import mounted
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from vlmprof.analyze.coupling import Coupling
     from vlmprof.analyze.oracle import Oracle
     from vlmprof.analyze.status import SweepStatus
+    from vlmprof.analyze.transfer import Transfer
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
     from vlmprof.trial.resolve import Job
@@ -168,6 +170,45 @@ class Results:
 
         budgets = [budget] if isinstance(budget, int | float) else list(budget)
         return oracle(self.where, budgets, by=by, cost=cost, penalty=penalty, violations=violations)
+
+    def plot_coupling(self, to: str | Path | None = None, by: str = "", time: str = "latency_ms_p50") -> Figure:
+        """The figure of ``coupling``: the effect of each knob at each value of another, with intervals.
+
+        Args:
+            to: Where it is written too, ``.png``, ``.svg`` or ``.pdf``.
+            by: As of ``coupling``; of several groups the first is drawn.
+            time: As of ``coupling``.
+
+        Raises:
+            UserError: as ``coupling``, or another ending.
+        """
+        from vlmprof.plots._interaction import draw_interactions
+
+        return draw_interactions(self.coupling(by, time), to)
+
+    def transfer(
+        self,
+        *others: str | os.PathLike[str] | Results,
+        by: str = "",
+        time: str = "latency_ms_p50",
+        despite: Sequence[str] = (),
+    ) -> Transfer:
+        """How far the fronts of all groups of this folder and others agree: across tasks, models, devices, folders.
+
+        Args:
+            others: Further results.
+            by: Part of the names of the groups to look at.
+            time: The time beside quality.
+            despite: Columns besides model, task and device that may differ all the same.
+
+        Raises:
+            UserError: fewer than two groups, or no two that may be compared.
+            StoreError: a folder holds no sweep.
+        """
+        from vlmprof.analyze.transfer import transfer
+
+        places = [one.where if isinstance(one, Results) else absolute(os.fspath(one)) for one in others]
+        return transfer([self.where, *places], by=by, time=time, despite=_names(despite))
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

@@ -34,3 +34,23 @@ def show_coupling(
 
         draw_interactions(found, to)
         out.print(f"\nDrawn: {to}", highlight=False, soft_wrap=True)
+
+
+@app.command("transfer")
+def show_transfer(
+    folders: Annotated[
+        list[str], typer.Argument(help="Results: one folder with several groups, or several.", show_default=False)
+    ],
+    by: Annotated[str, typer.Option(help="Part of the names of the groups to look at.")] = "",
+    time: Annotated[str, typer.Option(help="The time to look at beside quality.")] = "latency_ms_p50",
+    despite: Annotated[
+        str, typer.Option(help="What may differ besides model, task and device, comma-separated: seed,dtype.")
+    ] = "",
+) -> None:
+    """Say how far fronts agree across tasks, models, devices and folders, and what one costs where another holds."""
+    from vlmprof.analyze.transfer import transfer
+    from vlmprof.report.transfer_table import transfer_report
+
+    names = [name.strip() for name in despite.split(",") if name.strip()]
+    for part in transfer_report(transfer(folders, by=by, time=time, despite=names)):
+        out.print(part)

@@ -14,6 +14,8 @@ from vlmprof.stats.uncertain_front import MARGIN, NORMAL
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+RATIO_NORMAL = 2.24
+"""Standard errors to the ends of a share, whose draws have longer tails than a difference has: by simulation."""
 
 
 @final
@@ -62,12 +64,12 @@ def kept_front(costs: Numbers, draws: Numbers, members: Mask) -> KeptFront | Non
     (part, parts), (whole, wholes) = volumes
     per_volume = sides[0] / (1 + MARGIN)
     return KeptFront(
-        share=_interval(part / whole, parts / wholes, 0.0, 1.0),
-        loss=_interval((whole - part) * per_volume, (wholes - parts) * per_volume, 0.0, np.inf),
+        share=_interval(part / whole, parts / wholes, RATIO_NORMAL, 1.0),
+        loss=_interval((whole - part) * per_volume, (wholes - parts) * per_volume, NORMAL, np.inf),
     )
 
 
-def _interval(value: float, drawn: Numbers, least: float, most: float) -> MeanInterval:
-    half, bias = NORMAL * float(drawn.std()), float(drawn.mean()) - value
+def _interval(value: float, drawn: Numbers, normal: float, most: float) -> MeanInterval:
+    half, bias = normal * float(drawn.std()), float(drawn.mean()) - value
     low, high = value - half - max(0.0, bias), value + half + max(0.0, -bias)
-    return MeanInterval(mean=float(value), low=float(max(least, low)), high=float(min(most, high)))
+    return MeanInterval(mean=float(value), low=float(max(0.0, low)), high=float(min(most, high)))
