@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vlmprof.analyze.coupling import Coupling
     from vlmprof.analyze.oracle import Oracle
+    from vlmprof.analyze.router import Routing
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.analyze.transfer import Transfer
     from vlmprof.store.manifest import TableName
@@ -209,6 +210,24 @@ class Results:
 
         places = [one.where if isinstance(one, Results) else absolute(os.fspath(one)) for one in others]
         return transfer([self.where, *places], by=by, time=time, despite=_names(despite))
+
+    def routing(
+        self, budget: float | Sequence[float] = (0.35, 0.5, 0.7, 0.85), *, by: str = "", cost: str = ""
+    ) -> Routing:
+        """How well question type and size of picture tell which samples need the full configuration: a floor.
+
+        Args:
+            budget: Mean cost, as shares of that of the full configuration.
+            by: Part of a group's name.
+            cost: As of ``oracle``.
+
+        Raises:
+            UserError: as ``oracle``, or no group in which some samples need the full configuration and some do not.
+        """
+        from vlmprof.analyze.router import routing
+
+        budgets = [budget] if isinstance(budget, int | float) else list(budget)
+        return routing(self.where, budgets, by=by, cost=cost)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

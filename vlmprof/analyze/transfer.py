@@ -107,12 +107,11 @@ def transfer(folders: Sequence[Where], *, by: str = "", time: str = LATENCY, des
         raise UserError(f"expected two groups of trials or more that measured quality and {time}, got: {names}")
     _refuse_the_same(places)
     rows, refused = [], []
-    for a, b in itertools.permutations(places, 2):
+    for a, b in itertools.combinations(places, 2):
         try:
-            rows.append(_pair(a, b, despite, caveats))
+            rows += [_pair(a, b, despite, caveats), _pair(b, a, despite, caveats)]
         except UserError as error:
             refused.append(str(error))
-    refused = list(dict.fromkeys(refused))
     if not rows:
         raise UserError("; ".join(refused))
     macro, of_macro = _macro(places, despite)
@@ -205,7 +204,8 @@ def _values(part: pd.DataFrame, name: str) -> frozenset[str]:
         return frozenset(machine(row) for _, row in part[["device", "cpu", "cpu_threads"]].drop_duplicates().iterrows())
     if name == "timing_output_tokens" and "knob_output_tokens" in part and part["knob_output_tokens"].notna().all():
         return frozenset(["as swept"])
-    return frozenset(str(value) for value in part[name].dropna().unique())
+    values = part[name].fillna("host") if name == "preprocess" else part[name].dropna()  # null: before it was a choice
+    return frozenset(str(value) for value in values.unique())
 
 
 def _refuse_the_same(places: Sequence[_Place]) -> None:
@@ -254,8 +254,8 @@ def _pair(a: _Place, b: _Place, despite: Sequence[str], caveats: list[str]) -> d
     common = sorted(set(a.points) & set(b.points))
     if len(common) < 2:
         raise UserError(f"{a.name} and {b.name} have {len(common)} configurations in common, expected two or more")
-    if a.name < b.name:
-        caveats.extend(_cautions(a, b, across))
+    first, second = (a, b) if a.name < b.name else (b, a)
+    caveats.extend(_cautions(first, second, across))
     parts = [_only(place, common) for place in (a, b)]
     fronts = [non_dominated(np.column_stack([part[0].costs, part[1].costs])) for part in parts]
     doubts = [uncertain_front(part, EPSILON) for part in parts]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.analyze.oracle import Oracle
+from vlmprof.analyze.router import Routing
 from vlmprof.report.coupling_table import interval, plain_table
 
 NOT_A_METHOD = (
@@ -29,6 +30,25 @@ def oracle_report(found: Oracle) -> Iterator[RenderableType]:
         yield from (Text(sentence, style="dim") for sentence in (NOT_A_METHOD, LUCK, REPEATABLE, ON_THE_SAME))
         yield _policies("\nrules that choose for each sample", found.frame[found.frame["group"] == name])
     yield Text("")
+    yield from (Text(sentence, style="dim") for sentence in found.captions)
+    yield from (Text(f"beware: {sentence}", style="yellow") for sentence in found.caveats)
+
+
+def routing_report(found: Routing) -> Iterator[RenderableType]:
+    """What to print of simple predictors: their areas, and what sending samples by them gains at equal mean cost."""
+    for name, part in found.frame.groupby("group", sort=False):
+        table = plain_table(f"\n{name}: which samples need the full configuration", ("known of a sample", "AUC [95 %]"))
+        for _, row in part.iterrows():
+            table.add_row(str(row["predictor"]), interval(row, "auc", 1, 3))
+        yield table
+        yield Text(f"{part['needing'].iloc[0]} of {part['samples'].iloc[0]} samples need it", style="dim")
+        headers = ("mean cost", "sent by", "sent to the full one", "score", "at random", "gain % [95 %]")
+        sent = plain_table("\nsent to the full configuration, the others to the cheap one", headers)
+        for _, row in found.floor[found.floor["group"] == name].iterrows():
+            gain = interval(row, "gain", 100, 1) if row["within"] else "the cheap one is beyond the budget"
+            scores = [f"{row[column]:.3f}" for column in ("share", "score", "random")]
+            sent.add_row(_share(row["budget"]), str(row["predictor"]), *scores, gain)
+        yield sent
     yield from (Text(sentence, style="dim") for sentence in found.captions)
     yield from (Text(f"beware: {sentence}", style="yellow") for sentence in found.caveats)
 

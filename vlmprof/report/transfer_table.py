@@ -1,4 +1,4 @@
-"""How far fronts of several places agree, on the terminal. Long names of places stand once, as letters in the tables."""
+"""How far fronts of several places agree, on the terminal. Names of places stand once, as letters in the tables."""
 
 from __future__ import annotations
 

@@ -85,4 +85,5 @@ def _has_ranks(first: DrawnObjective, second: DrawnObjective) -> bool:
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Of draws, which have no ties but those of equal work, whose order then does not matter."""
     ranks = np.stack([np.argsort(np.argsort(one)) for one in (first, second)]).astype(np.float64)
-    return float(np.corrcoef(ranks)[0, 1])
+    matrix: NDArray[np.float64] = np.asarray(np.corrcoef(ranks))
+    return float(matrix[0, 1])
