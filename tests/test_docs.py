@@ -34,6 +34,7 @@ TYPES = {
     pa.float64(): "real",
     pa.bool_(): "yes or no",
     pa.list_(pa.float64()): "list of real",
+    pa.list_(pa.string()): "list of texts",
 }
 ANY_KNOB = "<name>"
 KNOBS = [path.stem for path in sorted((ROOT / "vlmprof/knobs").glob("[a-z]*.py")) if path.stem != "knob"]

@@ -30,6 +30,8 @@ class Picture:
     """Returns the RGB image; called at every use, may decode or render it."""
     key: str = ""
     """Identity of the pixels, where it is known without them; empty: only the pixels tell."""
+    name: str = ""
+    """Where it lies: a file, or a file and the row in it; empty for one that is drawn."""
     frames: int = 1
     """Frames of an animation, or pages, of which the first is the image."""
     fault: str = ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.jobs import small_job
 from tests.tasks.public import picture
@@ -52,6 +53,20 @@ def test_readers_change_no_answer_and_no_id_and_decode_once(job: Any, monkeypatc
     second, _ = run(replace(alone, readers=0), model)
     assert first.state == second.state == "done"
     assert [s["prediction"] for s in first.samples] == [s["prediction"] for s in second.samples]
+
+
+def test_rows_say_what_was_asked_about_which_picture(job: Any, tmp_path: Path) -> None:
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    result, _ = run(job())  # the trial fails, and its rows are kept
+    rows = {row["sample"]: row for row in result.samples}
+    assert len(rows) == 8 and {row["question"] for row in rows.values()} == {"what colour?"}
+    assert all(row["references"] == ["red"] for row in rows.values())
+    assert all(row["picture"] == str(tmp_path / f"{name[1:]}.png") for name, row in rows.items())
+    sizes = {name: (row["picture_width"], row["picture_height"]) for name, row in rows.items()}
+    assert sizes.pop("q3") == (None, None)
+    for name, size in sizes.items():
+        with Image.open(tmp_path / f"{name[1:]}.png") as image:
+            assert size == image.size
 
 
 def test_pictures_whose_features_are_known_are_not_opened_again(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,11 @@ SAMPLES: Mapping[str, str] = {
     "sample": "The dataset's own id of the question. Configurations are compared in pairs by this id.",
     "cluster": "Questions about the same image share a cluster: they are not independent observations.",
     "question_type": "Question type, as labelled by the task.",
+    "question": "The question, as the dataset has it.",
+    "references": "The reference answers, as the metric was given them; for a multiple-choice question a letter.",
+    "picture": "Where the picture lies: a file, or a file and the row in it; null for one that the task draws.",
+    "picture_width": "Width of the picture, before any resizing; null where it could not be read.",
+    "picture_height": "Height of the picture, before any resizing; null where it could not be read.",
     "prediction": "The answer as text; null where the sample failed.",
     "score": (
         "By the task's metric, 0 to 1. For CIDEr-D the score of this image, 0 to 10; for POPE 1 if the answer is "

@@ -237,6 +237,7 @@ def _indexed(entry: Entry) -> IndexedRow:
         height=entry["height"],
         load=load,
         key=load.key if entry["digest"] else "",
+        name=load.name,
         frames=entry["frames"],
         fault=entry["fault"],
     )

@@ -229,11 +229,18 @@ def _each_request(outcome: TrialOutcome) -> list[TimedGeneration]:
 def _sample_row(
     answered: ScoredSample, outcome: TrialOutcome, observed: Observation, model_of_stages: StageModel | None
 ) -> Row:
-    row: dict[str, float | int | str | None] = {
+    example = answered.example
+    picture = example.picture
+    row: dict[str, Any] = {
         "trial": outcome.resolved.plan.id,
-        "sample": answered.example.id,
-        "cluster": answered.example.cluster,
-        "question_type": answered.example.question_type,
+        "sample": example.id,
+        "cluster": example.cluster,
+        "question_type": example.question_type,
+        "question": example.question,
+        "references": list(example.answers),
+        "picture": picture.name or None,
+        "picture_width": None if picture.fault else picture.width,
+        "picture_height": None if picture.fault else picture.height,
         "score": answered.score,
         "batch_size": answered.batch_size,
         "answered_by": answered.answered_by,
