@@ -47,8 +47,13 @@ class Measured:
 class SweepWorld:
     """The truth of one sweep; ``measure`` runs it."""
 
-    def __init__(self, seed: int, values: int = 3) -> None:
-        """``values`` of each knob: 3 give 27 configurations, 5 give 125."""
+    def __init__(self, seed: int, values: int = 3, of_knobs: float = OF_KNOBS) -> None:
+        """``values`` of each knob: 3 give 27 configurations, 5 give 125.
+
+        ``of_knobs`` is how much questions differ in their need of each knob; at 0 all agree on which configuration is
+        likelier to be right.
+        """
+        self.of_knobs = of_knobs
         rng = np.random.default_rng(seed)
         steps = np.linspace(0.0, 1.0, values)
         self.knobs = np.array(list(itertools.product(steps, repeat=3)))
@@ -81,11 +86,11 @@ class SweepWorld:
         samples, configurations = len(clusters), len(self.knobs)
         own = math.sqrt(SHARED) * rng.standard_normal(samples)
         own += math.sqrt(OF_PICTURE) * rng.standard_normal(samples)[clusters]
-        needs = math.sqrt(OF_KNOBS) * rng.standard_normal((samples, 3)) @ (1 - self.knobs).T
+        needs = math.sqrt(self.of_knobs) * rng.standard_normal((samples, 3)) @ (1 - self.knobs).T
         noise = 1 - SHARED - OF_PICTURE
         known = own[:, None] + needs
         hard = known + math.sqrt(noise) * rng.standard_normal((samples, configurations))
-        spread = np.sqrt(1 + OF_KNOBS * ((1 - self.knobs) ** 2).sum(axis=1))
+        spread = np.sqrt(1 + self.of_knobs * ((1 - self.knobs) ** 2).sum(axis=1))
         able = np.array([NormalDist().inv_cdf(float(share)) for share in self.accuracy])
         chances = ndtr((able * spread - known) / math.sqrt(noise))
         return np.asarray(hard < able * spread, dtype=np.float64), np.asarray(chances)

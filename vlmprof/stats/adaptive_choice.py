@@ -51,8 +51,8 @@ class ChoiceTable:
     clusters: Places
     """(samples,): equal for samples that may depend on each other."""
     work: Places | None = None
-    """(samples, configurations): equal, for one sample, where two configurations did the same work and so have one
-    answer; None: nowhere."""
+    """(samples, configurations): the place of the first configuration that did the same work for the sample, and so has
+    the same answer; None: no two did."""
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 2 or self.scores.shape != self.costs.shape or len(self.clusters) != len(self.scores):
@@ -298,7 +298,7 @@ def _by_others(
 def _shown(table: ChoiceTable, rows: Places, seen: Places, open_: Places) -> Numbers:
     """The answers of these samples in the configurations that are seen; NaN where one that is open has the same."""
     scores = table.scores[rows][:, seen].astype(np.float64)
-    if table.work is not None:
+    if table.work is not None and (table.work != np.arange(table.work.shape[1])).any():
         same = (table.work[rows][:, seen, None] == table.work[rows][:, None, open_]).any(axis=2)
         scores[same] = np.nan
     return scores
