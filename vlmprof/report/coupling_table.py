@@ -19,18 +19,23 @@ _LEAST_DIGIT = 5e-5
 
 def coupling_report(found: Coupling) -> Iterator[RenderableType]:
     """What to print: for each group and objective the shares and the interactions, then the fronts, then sentences."""
-    for keys, part in found.frame.groupby(["group", "objective"], sort=False):
-        group, objective = str(keys[0]), str(keys[1])
-        yield _shares(f"\n{group}: variance of {objective}", part)
-        of = found.interactions
-        mine = of[(of["group"] == group) & (of["objective"] == objective)]
-        yield from _interactions(objective, mine)
-    if len(found.fronts):
-        for name, fronts in found.fronts.groupby("group", sort=False):
-            yield _fronts(f"\n{name}: the front with one knob held", fronts)
+    for group, rows in found.frame.groupby("group", sort=False):
+        yield heading(str(group))
+        for objective, part in rows.groupby("objective", sort=False):
+            yield _shares(f"\nvariance of {objective}", part)
+            of = found.interactions
+            yield from _interactions(str(objective), of[(of["group"] == group) & (of["objective"] == objective)])
+        fronts = found.fronts[found.fronts["group"] == group] if len(found.fronts) else found.fronts
+        if len(fronts):
+            yield _fronts("\nthe front with one knob held", fronts)
     yield Text("")
     yield from (Text(sentence, style="dim") for sentence in found.captions)
     yield from (Text(f"beware: {sentence}", style="yellow") for sentence in found.caveats)
+
+
+def heading(group: str) -> Text:
+    """The name of a group, above its tables."""
+    return Text(f"\n{group}", style="bold")
 
 
 def plain_table(title: str, headers: tuple[str, ...]) -> Table:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vlmprof.analyze.oracle import Oracle
 from vlmprof.analyze.router import Routing
-from vlmprof.report.coupling_table import interval, plain_table
+from vlmprof.report.coupling_table import heading, interval, plain_table
 
 NOT_A_METHOD = (
     "the oracle knows the answers: a bound that no method reaches, and part of it is luck (docs/decisions/oracle.md)"
@@ -26,7 +26,8 @@ ON_THE_SAME = "the best configuration was chosen on the samples it is reported o
 def oracle_report(found: Oracle) -> Iterator[RenderableType]:
     """What to print: for each group the headroom by budget, the rules by budget, and what they rest on."""
     for name, part in found.headroom.groupby("group", sort=False):
-        yield _headroom(f"\n{name}: best score of each sample within the budget", part)
+        yield heading(str(name))
+        yield _headroom("\nbest score of each sample within the budget", part)
         yield from (Text(sentence, style="dim") for sentence in (NOT_A_METHOD, LUCK, REPEATABLE, ON_THE_SAME))
         yield _policies("\nrules that choose for each sample", found.frame[found.frame["group"] == name])
     yield Text("")
@@ -37,7 +38,8 @@ def oracle_report(found: Oracle) -> Iterator[RenderableType]:
 def routing_report(found: Routing) -> Iterator[RenderableType]:
     """What to print of simple predictors: their areas, and what sending samples by them gains at equal mean cost."""
     for name, part in found.frame.groupby("group", sort=False):
-        table = plain_table(f"\n{name}: which samples need the full configuration", ("known of a sample", "AUC [95 %]"))
+        yield heading(str(name))
+        table = plain_table("\nwhich samples need the full configuration", ("known of a sample", "AUC [95 %]"))
         for _, row in part.iterrows():
             table.add_row(str(row["predictor"]), interval(row, "auc", 1, 3))
         yield table
