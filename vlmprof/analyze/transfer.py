@@ -221,7 +221,7 @@ def _is_copy(a: _Place, b: _Place) -> bool:
     """Whether equal trials started at the same time; ids are equal too where a sweep was run again elsewhere."""
     if "started" not in a.rows or "started" not in b.rows:
         return True
-    starts = [dict(zip(one.rows["trial"], one.rows["started"].astype(str), strict=True)) for one in (a, b)]
+    starts = [dict(zip(one.rows["trial"], one.rows["started"].fillna("").astype(str), strict=True)) for one in (a, b)]
     return any(starts[1].get(trial) == start for trial, start in starts[0].items())
 
 

@@ -62,9 +62,10 @@ def kept_front(costs: Numbers, draws: Numbers, members: Mask) -> KeptFront | Non
         for chosen in (members, np.ones(len(costs), dtype=np.bool_))
     ]
     (part, parts), (whole, wholes) = volumes
+    shares = np.divide(parts, wholes, out=np.ones(len(wholes)), where=wholes > 0)  # nothing there, nothing lost
     per_volume = sides[0] / (1 + MARGIN)
     return KeptFront(
-        share=_interval(part / whole, parts / wholes, RATIO_NORMAL, 1.0),
+        share=_interval(part / whole, shares, RATIO_NORMAL, 1.0),
         loss=_interval((whole - part) * per_volume, (wholes - parts) * per_volume, NORMAL, np.inf),
     )
 
