@@ -3,8 +3,8 @@
     python -m tests.benchmarks.coupling --out coupling.json                 # everything
     python -m tests.benchmarks.coupling --sections headroom --worlds 20     # one part, fewer worlds
 
-``components``: coverage of the intervals of deviations and shares, and how often the tests of no interaction reject in
-worlds without one. ``fronts``: coverage of what is lost where a knob is held. ``agreement``: coverage of overlap, rank
+``components``: coverage of the intervals of deviations and shares. ``alarms``: how often the tests of no interaction
+reject in worlds without one. ``fronts``: coverage of what is lost where a knob is held. ``agreement``: coverage of overlap, rank
 correlations and regret between two worlds that are alike in part. ``headroom``: the oracle's headroom, what luck alone
 gives, and how often the bounds enclose what choosing by the true chances would gain, also in worlds in which no sample
 prefers a configuration. ``auc``: coverage of the area under a ROC curve with clusters. The worlds are those of
@@ -37,7 +37,7 @@ from vlmprof.stats.resampling import cluster_sums, mean_covariance, mean_draws
 from vlmprof.stats.roc import auc
 from vlmprof.stats.uncertain_front import MARGIN
 
-SECTIONS = ("components", "fronts", "agreement", "headroom", "auc")
+SECTIONS = ("components", "alarms", "fronts", "agreement", "headroom", "auc")
 SAMPLES = (300, 1000, 3000)
 GRID = (3, 3, 3)
 NOISE = 0.01
@@ -68,7 +68,6 @@ def components(worlds: int, first: int, most: int) -> list[dict[str, Any]]:
         held: Held = {}
         for seed in range(first, first + worlds):
             _components_of(held, seed, samples)
-            _false_alarms(held, seed, samples)
         rows.append(_row(held, samples=samples, worlds=worlds))
     return rows
 
@@ -87,6 +86,17 @@ def _components_of(held: Held, seed: int, samples: int) -> None:
             held,
             **{f"deviation_{of}": _holds(one.deviation, float(deviation)), f"share_{of}": _holds(one.share, share)},
         )
+
+
+def alarms(worlds: int, first: int, most: int) -> list[dict[str, Any]]:
+    """Five times as many worlds: a rate of 5 % takes many tests."""
+    rows = []
+    for samples in (size for size in SAMPLES if size <= most):
+        held: Held = {}
+        for seed in range(first, first + 5 * worlds):
+            _false_alarms(held, seed, samples)
+        rows.append(_row(held, samples=samples, worlds=5 * worlds))
+    return rows
 
 
 def additive_world(seed: int) -> SweepWorld:
@@ -249,6 +259,7 @@ def main() -> int:
     sizes = (options.worlds, options.first, options.most_samples)
     works: dict[str, Callable[..., Any]] = {
         "components": components,
+        "alarms": alarms,
         "fronts": fronts,
         "agreement": agreement,
         "headroom": headroom,

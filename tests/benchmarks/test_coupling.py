@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.coupling import agreement, areas, components, fronts, headroom
+from tests.benchmarks.coupling import agreement, alarms, areas, components, fronts, headroom
 
 FIRST = 7000
 """Neither the seeds of the tables in the docs nor those on which anything was chosen."""
@@ -13,6 +13,10 @@ FIRST = 7000
 def bounds_of_components(row: dict[str, float], room: float) -> None:
     for of in (1, 2, 3):
         assert row[f"deviation_{of}"] >= 0.93 - room and row[f"share_{of}"] >= 0.93 - room, row
+
+
+def bounds_of_alarms(row: dict[str, float], room: float) -> None:
+    """Aim: at most 5.5 % at a nominal 5 %."""
     for test in ("rejects_2", "rejects_3", "rejects_time_2", "rejects_time_3"):
         assert row[test] <= 0.055 + room, row
 
@@ -37,6 +41,11 @@ def test_components_in_short() -> None:
     bounds_of_components(row, room=0.08)
 
 
+def test_alarms_in_short() -> None:
+    (row,) = alarms(20, FIRST, 300)
+    bounds_of_alarms(row, room=0.05)
+
+
 def test_fronts_in_short() -> None:
     (row,) = fronts(20, FIRST, 300)
     assert row["kept"] >= 0.88 and row["lost"] >= 0.88, row
@@ -55,6 +64,12 @@ def test_areas_in_short() -> None:
 def test_headroom_in_short() -> None:
     for row in headroom(2, FIRST, 300):
         bounds_of_headroom(row, room=0.0)
+
+
+@pytest.mark.exhaustive
+def test_alarms_at_length() -> None:
+    (row,) = alarms(200, FIRST, 300)
+    bounds_of_alarms(row, room=0.01)
 
 
 @pytest.mark.exhaustive

@@ -15,7 +15,7 @@ from vlmprof.errors import UserError
 from vlmprof.escaping import visible
 from vlmprof.plots import _style
 
-PANEL_INCHES = 1.75
+PANEL_INCHES, LEGEND_INCHES = 1.6, 0.16
 ENDINGS = (".png", ".svg", ".pdf")
 _MOST_COLUMNS = 3
 _APART = 0.08
@@ -64,17 +64,19 @@ def _panels(part: pd.DataFrame) -> list[pd.DataFrame]:
 def _draw(figure: Figure, title: str, panels: list[tuple[object, list[pd.DataFrame]]]) -> None:
     widest = min(_MOST_COLUMNS, max(len(of) for _, of in panels))
     rows = sum(-(-len(of) // widest) for _, of in panels)
+    lines = max(panel["value"].nunique() for _, of in panels for panel in of)
+    legend = LEGEND_INCHES * (1 + -(-lines // 2))
     subtitle = "effect of a knob at each value of another, over all settings of the others; bars: 95 % intervals"
     heading = _style.heading_inches(figure, title, subtitle)
-    height = heading + 0.25 + rows * (PANEL_INCHES + 0.55)
+    height = heading + rows * (PANEL_INCHES + legend + 0.55)
     figure.set_size_inches(_style.WIDTH_INCHES, height)
     grid = figure.subplots(rows, widest, squeeze=False)
     figure.subplots_adjust(
         left=0.62 / _style.WIDTH_INCHES,
         right=1 - 0.1 / _style.WIDTH_INCHES,
-        top=1 - (heading + 0.3) / height,
+        top=1 - (heading + legend + 0.1) / height,
         bottom=0.45 / height,
-        hspace=0.62,
+        hspace=(legend + 0.5) / PANEL_INCHES,
         wspace=0.32,
     )
     _style.write_heading(figure, title, subtitle)
@@ -113,6 +115,16 @@ def _draw_panel(axes: Axes, objective: str, panel: pd.DataFrame, *, is_first: bo
     axes.set_xlabel(visible(str(panel["other"].iloc[0])))
     axes.margins(x=0.15, y=0.15)
     _style.clean(axes)
-    axes.legend(title=visible(str(panel["knob"].iloc[0])), title_fontsize=7.5, loc="best", handlelength=1.2)
+    axes.legend(
+        title=visible(str(panel["knob"].iloc[0])),
+        title_fontsize=7.5,
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(-0.03, 1.0),
+        ncols=2,
+        columnspacing=1.0,
+        handlelength=1.2,
+        borderpad=0.1,
+    )
     if is_first:
         axes.set_ylabel(f"{objective}, times" if ratio else "accuracy, points")
