@@ -4,8 +4,8 @@
     python -m tests.benchmarks.coupling --sections headroom --worlds 20     # one part, fewer worlds
 
 ``components``: coverage of the intervals of deviations and shares. ``alarms``: how often the tests of no interaction
-reject in worlds without one. ``fronts``: coverage of what is lost where a knob is held. ``agreement``: coverage of overlap, rank
-correlations and regret between two worlds that are alike in part. ``headroom``: the oracle's headroom, what luck alone
+reject in worlds without one. ``fronts``: coverage of what is lost where a knob is held. ``agreement``: coverage of
+overlap, rank correlations and regret between two worlds alike in part. ``headroom``: the oracle's headroom, what luck alone
 gives, and how often the bounds enclose what choosing by the true chances would gain, also in worlds in which no sample
 prefers a configuration. ``auc``: coverage of the area under a ROC curve with clusters. The worlds are those of
 ``sweep_simulation``, with seeds from 3000 on.

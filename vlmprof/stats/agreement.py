@@ -26,7 +26,7 @@ def jaccard_interval(fronts: tuple[Mask, Mask], doubts: tuple[UncertainFront, Un
     A front is at least what is surely on it and at most what is possibly on it. The overlap is least where all that is
     open is on one front only, ``|S1 & S2| / |P1 | P2|``, and largest where all that is possibly on both is on both,
     ``|P1 & P2| / |S1 | S2 | (P1 & P2)|``. Percentiles of bootstrap draws are no interval: a drawn front has as many
-    errors again as the measured one, and they held the true overlap in 36 % of simulated cases.
+    errors again as the measured one, and they held the true overlap in 33 % of simulated cases with 300 samples.
 
     Args:
         fronts: (configurations,) each: the fronts of measured values.
