@@ -160,6 +160,8 @@ def test_bad_folders(tmp_path):
         transfer([single])
     with pytest.raises(StoreError):
         transfer([single, tmp_path / "none"])
+    with pytest.raises(UserError, match="named twice"):
+        transfer([single, single])
     apart = one_folder(
         tmp_path / "apart",
         rows_of(tmp_path / "apart", task="a"),

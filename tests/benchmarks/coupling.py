@@ -3,12 +3,12 @@
     python -m tests.benchmarks.coupling --out coupling.json                 # everything
     python -m tests.benchmarks.coupling --sections headroom --worlds 20     # one part, fewer worlds
 
-``components``: coverage of the intervals of deviations and shares. ``alarms``: how often the tests of no interaction
-reject in worlds without one. ``fronts``: coverage of what is lost where a knob is held. ``agreement``: coverage of
-overlap, rank correlations and regret between two worlds alike in part. ``headroom``: the oracle's headroom, what luck alone
-gives, and how often the bounds enclose what choosing by the true chances would gain, also in worlds in which no sample
-prefers a configuration. ``auc``: coverage of the area under a ROC curve with clusters. The worlds are those of
-``sweep_simulation``, with seeds from 3000 on.
+``components``: coverage of the intervals of deviations, shares, effects and interactions. ``alarms``: how often the
+tests of no interaction reject in worlds without one. ``fronts``: coverage of what is lost where a knob is held.
+``agreement``: coverage of overlap, rank correlations and regret between two worlds that are alike in part.
+``headroom``: the oracle's headroom, what luck alone gives, and how often the bounds enclose what choosing by the true
+chances would gain, also in worlds in which no sample prefers a configuration. ``auc``: coverage of the area under a ROC
+curve with clusters. The worlds are those of ``sweep_simulation``, with seeds from 3000 on.
 """
 
 from __future__ import annotations
@@ -29,11 +29,20 @@ from tests.benchmarks.sections import Report
 from tests.benchmarks.sweep_simulation import SweepWorld
 from vlmprof.stats import adaptive_choice as choice
 from vlmprof.stats.agreement import jaccard, jaccard_interval, kendall, spearman
-from vlmprof.stats.factorial import component, decompose, drawn_interaction_test, interaction_test, sets_of
+from vlmprof.stats.distributions import student_quantile
+from vlmprof.stats.factorial import (
+    component,
+    contrast_weights,
+    contrasts,
+    decompose,
+    drawn_interaction_test,
+    interaction_test,
+    sets_of,
+)
 from vlmprof.stats.front_subsets import kept_front
 from vlmprof.stats.fronts import hypervolume, members_of_draws, non_dominated
-from vlmprof.stats.intervals import MeanInterval
-from vlmprof.stats.resampling import cluster_sums, mean_covariance, mean_draws
+from vlmprof.stats.intervals import MeanInterval, mean_interval
+from vlmprof.stats.resampling import PairedScores, cluster_sums, mean_covariance, mean_draws
 from vlmprof.stats.roc import auc
 from vlmprof.stats.uncertain_front import MARGIN
 
@@ -78,6 +87,7 @@ def _components_of(held: Held, seed: int, samples: int) -> None:
     truth = world.accuracy.reshape(GRID)
     draws = mean_draws(paired, DRAWS, seed).reshape(-1, *GRID)
     found = decompose(paired.means.reshape(GRID), draws, mean_covariance(paired))
+    _contrasts_of(held, paired, draws.reshape(DRAWS, -1), truth)
     squares = {factors: float((component(truth, factors, 3) ** 2).sum()) for factors in sets_of(3)}
     for one in found:
         of = len(one.factors)
@@ -86,6 +96,22 @@ def _components_of(held: Held, seed: int, samples: int) -> None:
             held,
             **{f"deviation_{of}": _holds(one.deviation, float(deviation)), f"share_{of}": _holds(one.share, share)},
         )
+
+
+def _contrasts_of(held: Held, paired: PairedScores, draws: Any, truth: Any) -> None:
+    """Effects of the first knob at each value of the second, and their interactions."""
+    sets = {
+        "effects": [contrast_weights(GRID, {0: (to, 2)}, {1: at}) for to in (0, 1) for at in range(3)],
+        "interactions": [contrast_weights(GRID, {0: (a, 2), 1: (b, 2)}, {}) for a in (0, 1) for b in (0, 1)],
+    }
+    reach = student_quantile(0.95, len(cluster_sums(paired)) - 1)
+    for name, weights in sets.items():
+        stacked = np.stack([one.ravel() for one in weights])
+        found = contrasts(stacked, paired.means, mean_covariance(paired), draws, reach)
+        true = stacked @ truth.ravel()
+        each = [one.low <= value <= one.high for one, value in zip(found, true, strict=True)]
+        together = all(one.together_low <= value <= one.together_high for one, value in zip(found, true, strict=True))
+        _add(held, **{name: float(np.mean(each)), f"{name}_together": together})
 
 
 def alarms(worlds: int, first: int, most: int) -> list[dict[str, Any]]:
@@ -218,6 +244,9 @@ def _headroom_of(held: Held, world: SweepWorld, samples: int, seed: int) -> None
     found = choice.headroom(table.taken(choice.oracle(table, budget)), table, candidates)
     repeatable = choice.headroom(choice.side_information(table, budget, candidates, 10), table, candidates)
     _add(held, oracle=found.mean, by_true_chances=max(0.0, true), luck=choice.luck_alone(table, budget) or 0.0)
+    static_rule = choice.best_static(table, table.rewards(budget, 10 / budget))
+    rule = mean_interval(table.taken(static_rule).tolist(), table.clusters.tolist())
+    _add(held, score_of_a_rule=_holds(rule, float(world.accuracy[static_rule].mean())))
     _add(held, repeatable=repeatable.mean, repeatable_shown=repeatable.low > 0)
     room = 0.003  # what 20,000 samples leave open of the truth
     _add(held, holds_realised=found.low - room <= realised <= found.high + room)

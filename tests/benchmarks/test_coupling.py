@@ -13,6 +13,8 @@ FIRST = 7000
 def bounds_of_components(row: dict[str, float], room: float) -> None:
     for of in (1, 2, 3):
         assert row[f"deviation_{of}"] >= 0.93 - room and row[f"share_{of}"] >= 0.93 - room, row
+    for name in ("effects", "interactions", "effects_together", "interactions_together"):
+        assert row[name] >= 0.94 - room, (name, row)
 
 
 def bounds_of_alarms(row: dict[str, float], room: float) -> None:

@@ -151,18 +151,7 @@ _TIMES = ("T_vision_total", "T_LLM_prefill", "T_LLM_decode", "T_total", "T_decod
 
 
 def _sample(row: Mapping[Any, Any], tier: str) -> dict[str, Any]:
-    predicted = _number(row.get("latency_ms_predicted")) is not None
-    times = {
-        name: _number(row.get(f"{name}_ms_predicted" if predicted else f"measured_{name}_ms_p50")) for name in STAGES
-    }
-    vision = [ms for ms in (times["vision"], times["connector"]) if ms is not None]
-    generated, decode = _number(row.get("tokens_generated")), times["decode"]
-    timed = _number(row.get("timing_output_tokens"))
-    steps = timed - 1 if timed is not None and timed > 1 else None
-    tiling = [_number(row.get(name)) for name in ("tiling_rows", "tiling_cols")]
-    sides = [_number(row.get(name)) for name in ("picture_width", "picture_height")]
-    prompt, tokens = _number(row.get("prompt_tokens")), _number(row.get("vision_tokens"))
-    ended = row.get("end")
+    generated, ended = _number(row.get("tokens_generated")), row.get("end")
     return {
         "sample_id": _plain(row.get("sample")),
         "tier": tier,
@@ -172,13 +161,7 @@ def _sample(row: Mapping[Any, Any], tier: str) -> dict[str, Any]:
         "output_tokens": generated,
         "content_tokens": generated - 1 if generated and ended == "eos" else generated,
         "ends_with_eos": None if ended is None or pd.isna(ended) else ended == "eos",
-        "actual_image_size": sides if all(side is not None for side in sides) else None,
-        "actual_num_crops": _number(row.get("crops")),
-        "actual_tiling": tiling if all(side is not None for side in tiling) else None,
-        "target_vision_tokens": None,
-        "actual_vision_tokens": tokens,
-        "actual_text_tokens": prompt - tokens if prompt is not None and tokens is not None else None,
-        "total_sequence_length": prompt,
+        **_sizes(row),
         "accuracy": _number(row.get("score")),
         "pred": _plain(row.get("prediction")),
         "metadata": {
@@ -188,14 +171,41 @@ def _sample(row: Mapping[Any, Any], tier: str) -> dict[str, Any]:
             "question_type": _plain(row.get("question_type")),
             "answers": _plain(row.get("references")),
         },
+        **_times(row),
+        "error": _plain(row.get("error")),
+    }
+
+
+def _sizes(row: Mapping[Any, Any]) -> dict[str, Any]:
+    tiling = [_number(row.get(name)) for name in ("tiling_rows", "tiling_cols")]
+    sides = [_number(row.get(name)) for name in ("picture_width", "picture_height")]
+    prompt, tokens = _number(row.get("prompt_tokens")), _number(row.get("vision_tokens"))
+    return {
+        "actual_image_size": sides if all(side is not None for side in sides) else None,
+        "actual_num_crops": _number(row.get("crops")),
+        "actual_tiling": tiling if all(side is not None for side in tiling) else None,
+        "target_vision_tokens": None,
+        "actual_vision_tokens": tokens,
+        "actual_text_tokens": prompt - tokens if prompt is not None and tokens is not None else None,
+        "total_sequence_length": prompt,
+    }
+
+
+def _times(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Predicted for the sample, else the medians of its trial; which of both is said."""
+    predicted = _number(row.get("latency_ms_predicted")) is not None
+    column = "{}_ms_predicted" if predicted else "measured_{}_ms_p50"
+    stages = {name: _number(row.get(column.format(name))) for name in STAGES}
+    vision = [ms for ms in (stages["vision"], stages["connector"]) if ms is not None]
+    timed, decode = _number(row.get("timing_output_tokens")), stages["decode"]
+    return {
         "T_vision_total": sum(vision) if vision else None,
-        "T_LLM_prefill": times["prefill"],
+        "T_LLM_prefill": stages["prefill"],
         "T_LLM_decode": decode,
         "T_total": _number(row.get("latency_ms_predicted" if predicted else "measured_latency_ms_p50")),
-        "T_decode_per_token": decode / steps if decode is not None and steps else None,
+        "T_decode_per_token": decode / (timed - 1) if decode is not None and timed is not None and timed > 1 else None,
         "T_decode_per_step": None,
         "latency_source": PREDICTED if predicted else "median of the trial",
-        "error": _plain(row.get("error")),
     }
 
 

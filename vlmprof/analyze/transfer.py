@@ -99,6 +99,9 @@ def transfer(folders: Sequence[Where], *, by: str = "", time: str = LATENCY, des
         UserError: an unknown name, fewer than two places, the same trials twice, or no two that may be compared.
     """
     _check(time, despite)
+    twice = [str(folder) for i, folder in enumerate(folders) if str(folder) in map(str, folders[:i])]
+    if twice:
+        raise UserError(f"{twice[0]} is named twice; expected folders that differ")
     caveats: list[str] = []
     captions: list[str] = []
     places = [place for folder in folders for place in _places(folder, folders, by, time, captions, caveats)]
