@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
+from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.full_grid import FullGrid, full_grid, names_of
@@ -154,7 +155,9 @@ def _of_group(folder: Where, name: str, part: pd.DataFrame, time: str) -> Coupli
         interactions=pd.DataFrame([about | row for table in known for row in _interactions(table, grid)]),
         fronts=pd.DataFrame([about | row for row in fronts]),
         captions=tuple(captions),
-        caveats=tuple(f"{name}: {one}" for one in (*without, *grid.caveats, *caveats, *of_tables, *of_fronts)),
+        caveats=tuple(
+            f"{name}: {one}" for one in (*without, *grid.caveats, *cautions(part), *caveats, *of_tables, *of_fronts)
+        ),
     )
 
 

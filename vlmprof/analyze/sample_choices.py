@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vlmprof import registry
+from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
 from vlmprof.analyze.score_matrix import COLUMNS, score_matrix
@@ -161,7 +162,7 @@ def _choices(name: str, part: pd.DataFrame, samples: pa.Table, cost: str) -> Swe
     matrix = score_matrix(samples, trials)
     costs, words, per_sample = _costs(samples, rows, matrix.samples, cost)
     full, of_full = _full(rows, costs)
-    caveats = [*matrix.caveats, *of_full]
+    caveats = [*matrix.caveats, *of_full, *cautions(part)]
     if lacking := len(part) - len(rows):
         caveats.append(f"{lacking} of {len(part)} trials lack accuracy or {column} and are no choice")
     table = ChoiceTable(

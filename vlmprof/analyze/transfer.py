@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
+from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import ENVIRONMENT, comparable, groups, machine
 from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.objectives import LATENCY, finite, parse_objectives, quality_column
@@ -187,6 +188,7 @@ def _place(
         for one, seed in zip(objectives, _seeds(rows, names), strict=True)
     ]
     told[0].extend(said.captions)
+    told[1].extend(f"{names[0]}: {sentence}" for sentence in cautions(part))
     told[1].extend(f"{names[0]}: {sentence}" for sentence in said.caveats)
     about = {name: _values(part, name) for name in (*(n for of in OF.values() for n in of), *ALIKE, *ENVIRONMENT)}
     return _Place(
