@@ -130,7 +130,7 @@ def test_one_trial_and_no_sweep(tmp_path):
         coupling(write_results(tmp_path / "one", [trial_row({"max_crops": 1})]))
     with pytest.raises(StoreError):
         coupling(tmp_path / "none")
-    with pytest.raises(UserError, match="no trial has finished"):
+    with pytest.raises(UserError, match=r"no trial has finished \(1 failed\); 'vlmprof status"):
         coupling(write_results(tmp_path / "failed", [trial_row({"max_crops": 1}, state="failed", error="x")]))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups_named
 from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.full_grid import FullGrid, full_grid, names_of
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
@@ -100,10 +100,7 @@ def coupling(folder: Where, by: str = "", time: str = LATENCY) -> Coupling:
     if time not in timing_blocks.TIMES:
         raise UserError(f"'{time}' is no time that was measured generation by generation{_near(time)}")
     frame = comparable(tables.read(folder, "trials"))
-    chosen = [(name, part) for name, part in groups(frame) if by in name]
-    if not chosen:
-        names = "; ".join(sorted(frame["group"].unique())) or "no trial has finished"
-        raise UserError(f"{folder}: no group of trials has '{by}' in its name; there are: {names}")
+    chosen = groups_named(frame, by, folder)
     found, refused = [], []
     for name, part in chosen:
         try:

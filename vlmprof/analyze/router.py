@@ -61,12 +61,13 @@ def routing(folder: Where, budgets: Sequence[float] = BUDGETS, *, by: str = "", 
     """
     found = sweep_choices(folder, by, cost)
     samples = _read(folder)
-    rows, floors, captions, caveats = [], [], [], [sentence for one in found for sentence in one.caveats]
+    rows, floors, captions, refused = [], [], [], []
+    caveats = [sentence for one in found for sentence in one.caveats]
     for one in found:
         cheap = int(one.table.costs.mean(axis=0).argmin())
         needing = one.table.scores[:, one.full] > one.table.scores[:, cheap]
         if cheap == one.full or needing.all() or not needing.any():
-            caveats.append(f"{one.name}: no router: {int(needing.sum())} of {len(needing)} samples need the full one")
+            refused.append(f"{one.name}: no router: {int(needing.sum())} of {len(needing)} samples need the full one")
             continue
         captions.append(f"cheap: {one.rows['point'][cheap]}; full: {one.rows['point'][one.full]}")
         predicted, missing = _predictors(one, samples, needing)
@@ -77,12 +78,12 @@ def routing(folder: Where, budgets: Sequence[float] = BUDGETS, *, by: str = "", 
             rows.append(about | _spread("auc", area) | {"samples": len(needing), "needing": int(needing.sum())})
             floors += [about | row for row in _floor(one, cheap, scores, budgets)]
     if not rows:
-        raise UserError("; ".join(caveats))
+        raise UserError("; ".join(refused))
     return Routing(
         frame=pd.DataFrame(rows),
         floor=pd.DataFrame(floors),
         captions=tuple(dict.fromkeys(captions)),
-        caveats=tuple(dict.fromkeys(caveats)),
+        caveats=tuple(dict.fromkeys([*caveats, *refused])),
     )
 
 

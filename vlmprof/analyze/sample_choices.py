@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vlmprof import registry
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups_named
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
 from vlmprof.analyze.score_matrix import COLUMNS, score_matrix
 from vlmprof.errors import UnknownNameError, UserError
@@ -121,10 +121,7 @@ def sweep_choices(folder: Where, by: str = "", cost: str = "") -> list[SweepChoi
     if cost:
         _check_cost(cost, trials)
     frame = comparable(trials)
-    chosen = [(name, part) for name, part in groups(frame) if by in name]
-    if not chosen:
-        names = "; ".join(sorted(frame["group"].unique())) or "no trial has finished"
-        raise UserError(f"{folder}: no group of trials has '{by}' in its name; there are: {names}")
+    chosen = groups_named(frame, by, folder)
     samples = tables.read_columns(folder, "samples", _READ)
     found, refused = [], []
     for name, part in chosen:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.comparability import comparable, groups_named
 from vlmprof.analyze.full_grid import FullGrid, full_grid
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite
 from vlmprof.analyze.score_matrix import ScoreMatrix, read_scores
@@ -82,9 +82,7 @@ def write_benchmark(folder: Where, to: Path, by: str = "") -> tuple[list[Path], 
 def _grids(folder: Where, by: str) -> tuple[dict[str, tuple[FullGrid, ScoreMatrix]], tuple[str, ...]]:
     frame = comparable(tables.read(folder, "trials"))
     found, caveats, refused = {}, [], []
-    for name, part in groups(frame):
-        if by not in name:
-            continue
+    for name, part in groups_named(frame, by, folder):
         whole = part[finite(part, QUALITY) & finite(part, LATENCY) & finite(part, "seconds")].reset_index(drop=True)
         try:
             grid = full_grid(whole)
@@ -97,7 +95,7 @@ def _grids(folder: Where, by: str) -> tuple[dict[str, tuple[FullGrid, ScoreMatri
         if lacking := len(part) - len(whole):
             caveats.append(f"{name}: {lacking} of {len(part)} trials lack {QUALITY}, {LATENCY} or their seconds")
     if not found:
-        raise UserError("; ".join(refused) or f"{folder}: no group of finished trials has '{by}' in its name")
+        raise UserError("; ".join(refused))
     return found, (*caveats, *(f"left out: {one}" for one in refused))
 
 

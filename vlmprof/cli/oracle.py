@@ -51,9 +51,9 @@ def show_oracle(
     found = oracle(folder, _budgets(budget), by=by, cost=cost, penalty=penalty, violations=violations)
     for part in oracle_report(found):
         out.print(part)
+    _export(folder, by, (export, export_json, export_benchmark))
     if router:
         _show_routing(folder, by, cost)
-    _export(folder, by, (export, export_json, export_benchmark))
 
 
 def _show_routing(folder: str, by: str, cost: str) -> None:
