@@ -17,14 +17,19 @@ from vlmprof.job.storage import mounted
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from vlmprof.analyze.best import Best
     from vlmprof.analyze.budgets import Budgets
     from vlmprof.analyze.changes import Canary
     from vlmprof.analyze.comparison import Comparison
+    from vlmprof.analyze.coupling import Coupling
+    from vlmprof.analyze.oracle import Oracle
     from vlmprof.analyze.paper_table import PaperTables
     from vlmprof.analyze.power import Power
+    from vlmprof.analyze.router import Routing
     from vlmprof.analyze.status import SweepStatus
+    from vlmprof.analyze.transfer import Transfer
     from vlmprof.report.export import Exported
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
@@ -335,6 +340,105 @@ class Results:
         from vlmprof.analyze.power import read_power
 
         return read_power(self.where, difference, power)
+
+    def coupling(self, by: str = "", time: str = "latency_ms_p50") -> Coupling:
+        """How the knobs act together: variance by knob, pair and triple, interactions, fronts with one knob held.
+
+        Args:
+            by: Part of a group's name, where the folder holds several models, tasks or devices.
+            time: The time beside accuracy, such as ``ttft_ms_p50``.
+
+        Raises:
+            UserError: no such group or time, or no complete grid of two knobs.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.coupling import coupling
+
+        return coupling(self.where, by, time)
+
+    def oracle(
+        self,
+        budget: float | Sequence[float] = (0.35, 0.5, 0.7, 0.85, 1.0),
+        *,
+        by: str = "",
+        cost: str = "",
+        penalty: float = 10.0,
+        violations: float = 0.05,
+    ) -> Oracle:
+        """What choosing a configuration for each sample could gain under a budget, and what simple rules gain.
+
+        Args:
+            budget: Shares of the full configuration's mean cost.
+            by: Part of a group's name, where the folder holds several models, tasks or devices.
+            cost: A column of ``trials``, better lower; empty: the latency of each sample, else of each configuration.
+            penalty: ``lambda`` of the reward ``score - lambda * max(0, cost - budget)``, as shares of the full cost.
+            violations: A static configuration keeps a budget if at most this share of its samples is beyond it.
+
+        Raises:
+            UserError: no such group or column, a budget or a share out of range, or nothing to choose from.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.oracle import oracle
+
+        budgets = [budget] if isinstance(budget, int | float) else list(budget)
+        return oracle(self.where, budgets, by=by, cost=cost, penalty=penalty, violations=violations)
+
+    def plot_coupling(self, to: str | Path | None = None, by: str = "", time: str = "latency_ms_p50") -> Figure:
+        """The figure of ``coupling``: the effect of each knob at each value of another, with intervals.
+
+        Args:
+            to: Where it is written too, ``.png``, ``.svg`` or ``.pdf``.
+            by: As of ``coupling``; of several groups the first is drawn.
+            time: As of ``coupling``.
+
+        Raises:
+            UserError: as ``coupling``, or another ending.
+        """
+        from vlmprof.plots._interaction import draw_interactions
+
+        return draw_interactions(self.coupling(by, time), to)
+
+    def transfer(
+        self,
+        *others: str | os.PathLike[str] | Results,
+        by: str = "",
+        time: str = "latency_ms_p50",
+        despite: Sequence[str] = (),
+    ) -> Transfer:
+        """How far the fronts of all groups of this folder and others agree: across tasks, models, devices, folders.
+
+        Args:
+            others: Further results.
+            by: Part of the names of the groups to look at.
+            time: The time beside quality.
+            despite: Columns besides model, task and device that may differ all the same.
+
+        Raises:
+            UserError: fewer than two groups, or no two that may be compared.
+            StoreError: a folder holds no sweep.
+        """
+        from vlmprof.analyze.transfer import transfer
+
+        places = [one.where if isinstance(one, Results) else absolute(os.fspath(one)) for one in others]
+        return transfer([self.where, *places], by=by, time=time, despite=_names(despite))
+
+    def routing(
+        self, budget: float | Sequence[float] = (0.35, 0.5, 0.7, 0.85), *, by: str = "", cost: str = ""
+    ) -> Routing:
+        """How well question type and size of picture tell which samples need the full configuration: a floor.
+
+        Args:
+            budget: Mean cost, as shares of that of the full configuration.
+            by: Part of a group's name.
+            cost: As of ``oracle``.
+
+        Raises:
+            UserError: as ``oracle``, or no group in which some samples need the full configuration and some do not.
+        """
+        from vlmprof.analyze.router import routing
+
+        budgets = [budget] if isinstance(budget, int | float) else list(budget)
+        return routing(self.where, budgets, by=by, cost=cost)
 
     def status(self) -> SweepStatus:
         """Status of the sweep: trials by state, reasons of failures, and whether a process is running it."""

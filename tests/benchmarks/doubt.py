@@ -62,8 +62,10 @@ class Simulated:
         return np.column_stack([-self.world.accuracy, np.log(self.world.latency_ms)])
 
 
-def simulated(configurations: int, samples: int, noise: float, seed: int, draws: int) -> Simulated:
-    world = SweepWorld(seed, VALUES[configurations])
+def simulated(
+    configurations: int, samples: int, noise: float, seed: int, draws: int, world: SweepWorld | None = None
+) -> Simulated:
+    world = world or SweepWorld(seed, VALUES[configurations])
     measured = world.measure(samples, noise, seed)
     paired, times = measured.paired, measured.times
     covariance = mean_covariance(paired)

@@ -19,6 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from vlmprof.stats.fronts import non_dominated
 from vlmprof.stats.resampling import LogTimes, PairedScores, log_times
@@ -39,13 +40,20 @@ class Measured:
     latency_ms: Numbers
     times: LogTimes
     sessions: Sequence[Sequence[Sequence[float]]]
+    chances: Numbers
+    """(samples, configurations): the true probability of each answer to be right, given the question."""
 
 
 class SweepWorld:
     """The truth of one sweep; ``measure`` runs it."""
 
-    def __init__(self, seed: int, values: int = 3) -> None:
-        """``values`` of each knob: 3 give 27 configurations, 5 give 125."""
+    def __init__(self, seed: int, values: int = 3, of_knobs: float = OF_KNOBS) -> None:
+        """``values`` of each knob: 3 give 27 configurations, 5 give 125.
+
+        ``of_knobs`` is how much questions differ in their need of each knob; at 0 all agree on which configuration is
+        likelier to be right.
+        """
+        self.of_knobs = of_knobs
         rng = np.random.default_rng(seed)
         steps = np.linspace(0.0, 1.0, values)
         self.knobs = np.array(list(itertools.product(steps, repeat=3)))
@@ -68,22 +76,24 @@ class SweepWorld:
         """One sweep: answers to ``samples`` questions, and latencies with ``noise`` in all (standard deviation)."""
         rng = np.random.default_rng([seed, samples])
         clusters = np.repeat(np.arange(samples), rng.poisson(QUESTIONS_A_PICTURE - 1, samples) + 1)[:samples]
-        scores = self._scores(clusters, rng)
+        scores, chances = self._scores(clusters, rng)
         sessions = self._sessions(noise, processes, rng)
         middle = np.array([np.mean([np.median(times) for times in each]) for each in sessions])
         paired = PairedScores(scores=scores, clusters=clusters)
-        return Measured(paired, middle, log_times(sessions, PROCESS_EFFECT), sessions)
+        return Measured(paired, middle, log_times(sessions, PROCESS_EFFECT), sessions, chances)
 
-    def _scores(self, clusters: NDArray[np.int64], rng: np.random.Generator) -> Numbers:
+    def _scores(self, clusters: NDArray[np.int64], rng: np.random.Generator) -> tuple[Numbers, Numbers]:
         samples, configurations = len(clusters), len(self.knobs)
         own = math.sqrt(SHARED) * rng.standard_normal(samples)
         own += math.sqrt(OF_PICTURE) * rng.standard_normal(samples)[clusters]
-        needs = math.sqrt(OF_KNOBS) * rng.standard_normal((samples, 3)) @ (1 - self.knobs).T
+        needs = math.sqrt(self.of_knobs) * rng.standard_normal((samples, 3)) @ (1 - self.knobs).T
         noise = 1 - SHARED - OF_PICTURE
-        hard = own[:, None] + needs + math.sqrt(noise) * rng.standard_normal((samples, configurations))
-        spread = np.sqrt(1 + OF_KNOBS * ((1 - self.knobs) ** 2).sum(axis=1))
+        known = own[:, None] + needs
+        hard = known + math.sqrt(noise) * rng.standard_normal((samples, configurations))
+        spread = np.sqrt(1 + self.of_knobs * ((1 - self.knobs) ** 2).sum(axis=1))
         able = np.array([NormalDist().inv_cdf(float(share)) for share in self.accuracy])
-        return np.asarray(hard < able * spread, dtype=np.float64)
+        chances = ndtr((able * spread - known) / math.sqrt(noise))
+        return np.asarray(hard < able * spread, dtype=np.float64), np.asarray(chances)
 
     def _sessions(self, noise: float, processes: int, rng: np.random.Generator) -> list[list[list[float]]]:
         within = math.sqrt(max(1e-12, noise**2 - PROCESS_EFFECT**2))

@@ -115,6 +115,28 @@ def groups(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
         yield name, part
 
 
+def groups_named(frame: pd.DataFrame, by: str, folder: object) -> list[tuple[str, pd.DataFrame]]:
+    """The groups of a ``comparable`` frame that have ``by`` in their names.
+
+    Args:
+        frame: trials of one folder.
+        by: part of a name; empty: all.
+        folder: for messages.
+
+    Raises:
+        UserError: no trial has finished, or no group has such a name.
+    """
+    if frame.empty:
+        left_out = ", ".join(f"{count} {state}" for state, count in frame.attrs["left_out"].items())
+        why = f" ({left_out})" if left_out else ""
+        raise UserError(f"{folder}: no trial has finished{why}; 'vlmprof status {folder}' says how far the sweep is")
+    found = [(name, part) for name, part in groups(frame) if by in name]
+    if not found:
+        names = "; ".join(sorted(frame["group"].unique()))
+        raise UserError(f"{folder}: no group of trials has '{by}' in its name; there are: {names}")
+    return found
+
+
 def machine(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
     """What the trial ran on: the GPU, or the processor and its threads."""
     if row["device"] != ON_CPU:

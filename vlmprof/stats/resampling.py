@@ -122,6 +122,11 @@ def mean_covariance(paired: PairedScores) -> Numbers:
     return np.asarray(found / totals.weights.sum() ** 2)
 
 
+def cluster_sums(paired: PairedScores) -> Numbers:
+    """(clusters, configurations): the weighted sum of the scores of each cluster."""
+    return _totals(paired).scores
+
+
 def macro_average(draws: Sequence[Numbers], weights: Sequence[float] | None = None) -> Numbers:
     """Draws of the mean over tasks, from the draws of each task: tasks are sampled independently of each other.
 
