@@ -134,17 +134,17 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
 
     from vlmprof.store.lost_trials import read_states
     from vlmprof.trial.columns.identity import identity
-    from vlmprof.trial.resolve import predicted_vision_tokens, resolve
+    from vlmprof.trial.planned_work import PlannedWork
 
     checked = check(job)
     knobs = [f"{prefix}_{name}" for name in checked.spec.all_knobs for prefix in ("knob", "requested")]
     columns = ["trial", "model", "task", *knobs]
-    rows = []
+    rows, work = [], PlannedWork()
     with working_folder(checked.submitted):
         states = read_states(checked.spec.where)
         for plan in checked.plans:
             identity_row = identity(plan)
-            tokens, state = predicted_vision_tokens(resolve(plan)), states.get(plan.id, "missing")
+            tokens, state = work.vision_tokens(plan), states.get(str(identity_row["trial"]), "missing")
             rows.append([*(identity_row.get(name) for name in columns), tokens, state])
     frame = pd.DataFrame(rows, columns=[*columns, "vision_tokens_predicted", "state"])
     return with_attributes(frame, _attributes_of_list(columns))

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from tests.builders import combined_sweep, trial_row, write_results
+from vlmprof.analyze import watch_state
 from vlmprof.analyze.objectives import parse_objectives
 from vlmprof.analyze.pareto import pareto
 from vlmprof.analyze.status import status
@@ -35,6 +36,18 @@ def test_the_front_is_the_one_of_pareto(tmp_path):
     first = front.spots[0]
     assert first.low[0] < first.values[0] < first.high[0]
     assert set(first.knobs) == {"max_crops", "moe_top_k", "active_blocks"}
+
+
+def test_of_thousands_that_are_dominated_a_page_gets_some_and_the_number_of_the_others(tmp_path, monkeypatch):
+    write_results(tmp_path, combined_sweep())
+    whole = Watcher(tmp_path).look().fronts[0]
+    monkeypatch.setattr(watch_state, "DOMINATED_SHOWN", 3)
+    (front,) = Watcher(tmp_path).look().fronts
+    assert [spot for spot in front.spots if spot.on_front] == [spot for spot in whole.spots if spot.on_front]
+    assert sum(not spot.on_front for spot in front.spots) == 3
+    assert len(front.spots) + front.not_shown == len(whole.spots) == 16 and whole.not_shown == 0
+    (told,) = json.loads(json.dumps(Watcher(tmp_path).look().to_json()))["fronts"]
+    assert told["not_shown"] == front.not_shown > 0
 
 
 def test_a_front_that_cannot_be_drawn_says_why(tmp_path):

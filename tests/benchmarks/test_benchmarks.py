@@ -53,6 +53,10 @@ SMOKES: Mapping[str, Smoke] = {
     "batch_sizes_gpu": Smoke(
         arguments=("--tiny", "--json", "OUT"), holds=sections("grid", "survived", "exhaustive"), codes=CODES_OF_CHECKS
     ),
+    "reading": Smoke(
+        arguments=("--sizes", "tiny", "--out", "OUT"),
+        holds=lambda report: all(row["code"] == 0 for row in report["rows"]) and len(report["rows"]) > 4,
+    ),
     "hf_prompts": Smoke(
         arguments=("--tiny", "--device", "cpu", "--models", "internvl", "--limit", "120", "--out", "OUT"),
         holds=sections("InternVL3-8B: built", "InternVL3-8B: 1", "InternVL3-8B: 12", "InternVL3-8B: order"),

@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from tests.jobs import job_file
 from tests.sweep.sweeps import command_line, samples, starts, what_was_measured
-from vlmprof.cli import app
+from vlmprof import api
+from vlmprof.cli import app, run
 from vlmprof.errors import SpecError, StoreError, UserError
 from vlmprof.store.ledger import read, read_states
 
@@ -165,3 +166,18 @@ def test_check_and_plan_say_what_is_timed_at_several_settings(tmp_path: Path, ti
     assert "settings" not in vlmprof("check", str(job_file(tmp_path, tiny_checkpoint))).output
     silent = job_file(tmp_path, tiny_checkpoint, timing=timing, measure=["accuracy"])
     assert "settings" not in vlmprof("check", str(silent)).output
+
+
+def test_of_a_plan_of_very_many_trials_the_ends_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MANY", 10)
+    monkeypatch.setattr(run, "ENDS", 2)
+    path = tmp_path / "job.yaml"
+    knobs = "{max_crops: [1, 4, 9], moe_top_k: [1, 2, 4, 8]}"
+    path.write_text(
+        f"name: many\nmodels: [demo]\ntasks: [shapes_qa]\nknobs: {knobs}\nstorage: {tmp_path / 'results'}\n"
+    )
+    told = vlmprof("plan", str(path)).output
+    listed = [line.split()[0] for line in told.splitlines() if line.endswith("missing") or "missing" in line]
+    trials = api.list_trials(path)["trial"].tolist()
+    assert listed == [*trials[:2], *trials[-2:]]
+    assert "8 trials between are not shown" in told and "12 trials: 0 done, 12 to run" in told

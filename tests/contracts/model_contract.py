@@ -20,6 +20,7 @@ from tests.contracts.knob_contract import fingerprint, logits
 from tests.models._hf.families import ask
 from vlmprof import registry
 from vlmprof.engine.greedy import generate
+from vlmprof.engine.vision_cache import RowwiseVision
 from vlmprof.errors import ModelError
 from vlmprof.knobs.knob import AbstractKnob
 from vlmprof.measure.count_check import require_counts_match
@@ -118,6 +119,11 @@ class ModelContract:
         assert model.eos_ids
 
     @final
+    def test_whether_a_tiling_decides_is_said_before_there_is_a_model(
+        self, family: AbstractFamily, model: AbstractModel
+    ) -> None:
+        assert family.tiling_decides == isinstance(model, RowwiseVision)
+
     def test_what_is_planned_is_what_the_model_sees(
         self, model: AbstractModel, anatomy: Anatomy, prompts: Sequence[Prompt]
     ) -> None:

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import pytest
 from matplotlib.colors import to_hex
@@ -10,7 +11,7 @@ from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import pareto
 from vlmprof.errors import UserError
-from vlmprof.plots import _style
+from vlmprof.plots import _style, pareto_front
 from vlmprof.plots.pareto_front import PLOT
 
 OBJECTIVES = [
@@ -241,3 +242,15 @@ def test_of_two_that_are_better_when_larger_the_staircase_falls(tmp_path):
     assert (data.marks[0].x.low, data.marks[0].x.high) == (19.0, 22.0)
     assert [(x, round(y)) for x, y in data.steps] == [(40, 50), (30, 50), (30, 60), (20, 60), (20, 70)]
     drawn(plot, data)
+
+
+def test_very_many_marks_are_dots_and_the_front_stays_as_it_is(tmp_path, monkeypatch):
+    part = one_group(tmp_path, combined_sweep())
+    monkeypatch.setattr(pareto_front, "MANY", 5)
+    data = PLOT.data(part)
+    assert "left out where too many" in data.subtitle
+    axes = drawn(PLOT, data).axes[0]
+    dots = [one for one in axes.collections if one.get_rasterized()]
+    of_a_style = Counter((mark.shade, mark.saturated) for mark in data.marks)
+    assert sorted(len(one.get_offsets()) for one in dots) == sorted(n for n in of_a_style.values() if n > 5) != []
+    assert any(len(line.get_xdata()) == len(data.steps) + 2 for line in axes.lines)  # the staircase

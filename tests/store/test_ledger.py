@@ -131,3 +131,14 @@ def test_a_line_is_on_disk_before_append_returns(tmp_path, monkeypatch):
     assert len(synced) == 1
     assert read_states(tmp_path) == {"a": "done"}
     book.close()
+
+
+def test_lines_that_are_objects_only_together_are_damaged_all_the_same(tmp_path):
+    good = b'{"event": "started", "trial": "a"}\n'
+    halves, two = [b'{"event": "started"\n', b'"trial": "b"}\n'], [b'{"event": "x"}, {"event": "y"}\n']
+    for damage in (halves, two, halves + two, two + halves):
+        (tmp_path / "ledger.jsonl").write_bytes(b"".join([good, *damage, good]))
+        with pytest.raises(StoreError, match="line 2 is damaged"):
+            list(read(tmp_path))
+    (tmp_path / "ledger.jsonl").write_bytes(good + b"\n" + good)
+    assert list(read(tmp_path)) == [{"event": "started", "trial": "a"}] * 2

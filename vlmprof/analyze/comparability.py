@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vlmprof.errors import UserError, suggestion
@@ -56,6 +57,7 @@ ENVIRONMENT = (
 ON_CPU = "CPU"
 """What the column ``device`` says where no GPU ran; the processor then is the machine."""
 AS_SWEPT = "as swept"
+_LENGTH_SWEPT = f"length {AS_SWEPT}"
 LOST = "lost (a file is gone or damaged; run the job again)"
 
 
@@ -146,11 +148,19 @@ def _labels(done: pd.DataFrame, by: Sequence[str], *, across_devices: bool, acro
     unlike = [name for name in IDENTITY if name in done.columns and done[name].nunique(dropna=False) > 1]
     columns = list(dict.fromkeys([*named, *(name for name in unlike if name not in waived)]))
     swept = {name: _swept(done, name, across_models=across_models) for name in unlike}
-    needed = dict.fromkeys((*columns, "cpu", "cpu_threads", "knob_output_tokens"))  # a row of all columns is slow
-    return [
-        ", ".join(_parts(row, [name for name in columns if name in named or not swept[name][i]]))
-        for i, row in enumerate(done[[name for name in needed if name in done]].to_dict("records"))
-    ]
+    needed = dict.fromkeys((*columns, "cpu", "cpu_threads"))
+    rows = done[[name for name in needed if name in done]].assign(
+        **{f"{name} {AS_SWEPT}": values for name, values in swept.items()},
+        **{_LENGTH_SWEPT: done["knob_output_tokens"].notna() if "knob_output_tokens" in done else False},
+    )
+    # Equal rows have equal labels, and there are few different ones.
+    number = rows.groupby(list(rows.columns), dropna=False, sort=False).ngroup().to_numpy()
+    _, first = np.unique(number, return_index=True)
+    labels = {
+        number[index]: ", ".join(_parts(row, [name for name in columns if name in named or not swept[name][index]]))
+        for index, row in zip(first, rows.iloc[first].to_dict("records"), strict=True)
+    }
+    return [labels[one] for one in number]
 
 
 def _swept(part: pd.DataFrame, name: str, *, across_models: bool = True) -> list[bool]:
@@ -168,7 +178,7 @@ def _swept(part: pd.DataFrame, name: str, *, across_models: bool = True) -> list
 
 def _parts(row: Mapping[Any, Any], columns: Sequence[str]) -> Iterable[str]:
     for name in columns:
-        if name == "timing_output_tokens" and pd.notna(row.get("knob_output_tokens")):
+        if name == "timing_output_tokens" and row[_LENGTH_SWEPT]:
             yield f"{name}={AS_SWEPT}"
         elif name == "device" and pd.notna(row[name]):
             yield machine(row)

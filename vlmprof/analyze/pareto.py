@@ -227,5 +227,6 @@ def to_arrow(frame: pd.DataFrame) -> pa.Table:
     extra = [column("group", pa.string()), column("on_front", pa.bool_())]
     extra += [one for one in DOUBT if one.name in frame]
     extra += [column(name, pa.float64(), _unit_of(schema, name.rsplit("_band_", 1)[0])) for name in band]
-    plain = pd.DataFrame(frame.to_dict("list"))
+    plain = frame.copy(deep=False)
+    plain.attrs = {}
     return pa.Table.from_pandas(plain, schema=pa.schema([*extra, *schema], schema.metadata), preserve_index=False)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
+import numpy as np
 import pandas as pd
 
 from vlmprof.analyze import wording
@@ -26,6 +27,8 @@ from vlmprof.store.filesystem import Where
 from vlmprof.store.heartbeat import BEAT_S, Heartbeat, read_heartbeat
 from vlmprof.store.schema import knobs_of
 
+DOMINATED_SHOWN = 1000
+"""Of a group; the spots on the front are all there."""
 SHARE = 0.1
 """Of a watcher's time, for reading tables: thousands of trials take seconds to read, and the sweep needs the disk."""
 
@@ -57,6 +60,8 @@ class GroupFront:
     """The cautions that ``pareto`` prints below its table."""
     legend: tuple[str, ...] = ()
     """What the marks of the spots on the front mean."""
+    not_shown: int = 0
+    """Dominated configurations that have no spot here, since thousands look like a few hundred."""
 
 
 @final
@@ -174,10 +179,27 @@ def fronts_of(trials: pd.DataFrame) -> tuple[tuple[GroupFront, ...], str]:
 def _front_of(front: Front) -> GroupFront:
     part = front.rows
     knobs = [knob for knob in knobs_of(part.columns) if part[f"knob_{knob}"].notna().any()]
-    spots = tuple(_spot(row, knobs, front.objectives) for _, row in part.iterrows())
+    shown = _shown(part)
+    spots = tuple(_spot(row, knobs, front.objectives) for _, row in shown.iterrows())
     beware = (*cautions(part), *part.attrs.get("mixed", ()))
     legend = wording.legend(mark for spot in spots if spot.on_front for mark in spot.marks.values())
-    return GroupFront(group=front.name, objectives=front.objectives, spots=spots, beware=beware, legend=legend)
+    return GroupFront(
+        group=front.name,
+        objectives=front.objectives,
+        spots=spots,
+        beware=beware,
+        legend=legend,
+        not_shown=len(part) - len(shown),
+    )
+
+
+def _shown(part: pd.DataFrame) -> pd.DataFrame:
+    """All on the front, and of the others evenly so many that a page can draw them."""
+    others = np.flatnonzero(~part["on_front"].to_numpy(dtype=bool))
+    if len(others) <= DOMINATED_SHOWN:
+        return part
+    chosen = others[np.linspace(0, len(others) - 1, DOMINATED_SHOWN).round().astype(int)]
+    return part.iloc[np.union1d(chosen, np.flatnonzero(part["on_front"].to_numpy(dtype=bool)))]
 
 
 def _spot(row: pd.Series[Any], knobs: Sequence[str], objectives: Sequence[Objective]) -> FrontPoint:

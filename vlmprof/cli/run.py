@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from vlmprof.plan.point import TrialPlan
     from vlmprof.trial.resolve import Job
 
+MANY, ENDS = 1000, 20
+"""Trials from which on a plan shows only so many of its first and last."""
+
 app = typer.Typer()
 
 JobFile = Annotated[Path, typer.Argument(help="A job, such as jobs/quickstart.yaml.", show_default=False)]
@@ -97,20 +100,38 @@ def list_trials(file: JobFile, yes: Yes = False, only: Only = None, limit: Limit
     job = _chosen(file, yes=yes, only=only, limit=limit, changed=changed)
     trials, knobs = api.list_trials(job), list(job.spec.all_knobs)
     table = Table("trial", "model", "task", *knobs, "vision tokens", "state", box=None, header_style="bold")
-    names = {
-        plan.id: (_distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)) for plan in job.plans
-    }
-    for _, row in trials.iterrows():
+    every = range(len(trials))
+    shown = every if len(trials) <= MANY else [*every[:ENDS], *every[-ENDS:]]
+    for at in shown:
+        row, plan = trials.iloc[at], job.plans[at]
+        if len(shown) < len(trials) and at == every[-ENDS]:
+            table.add_row("...")
+        names = _distinct(plan.model, job.spec.models), _distinct(plan.task, job.spec.tasks)
         settings = (value if isinstance(value := row[f"requested_{name}"], str) else "-" for name in knobs)
-        tokens = f"{row['vision_tokens_predicted']:.0f}"
-        table.add_row(row["trial"], *names[row["trial"]], *settings, tokens, row["state"])
+        table.add_row(row["trial"], *names, *settings, f"{row['vision_tokens_predicted']:.0f}", row["state"])
     out.print(table)
+    if len(shown) < len(trials):
+        out.print(f"  {len(trials) - len(shown):,} trials between are not shown; in Python vlmprof.list_trials has all")
     _print_timed_settings(job)
     _print_notes(job)
     done = int(trials["state"].isin(FINISHED).sum())
     left = len(trials) - done
     out.print(f"\n{plural(len(trials), 'trial')}: {done} done, {left} to run; results in {job.spec.where}")
+    out.print(_distinct_work(job), highlight=False, soft_wrap=True)
     out.print(_estimate(job), highlight=False, soft_wrap=True)
+
+
+def _distinct_work(job: Job) -> str:
+    """How many of the answers that all trials ask for are work of their own."""
+    from vlmprof.trial.planned_work import PlannedWork
+
+    answers = PlannedWork().answers(job.plans)
+    if not answers.asked:
+        return "no answers are scored"
+    if answers.distinct == answers.asked:
+        return f"{answers.asked:,} answers, all of them distinct work"
+    shared = f"the other {answers.asked - answers.distinct:,} are taken from another trial where one process runs both"
+    return f"{answers.asked:,} answers, {answers.distinct:,} of them distinct work; {shared}"
 
 
 def _chosen(

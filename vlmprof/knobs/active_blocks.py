@@ -16,7 +16,7 @@ the cache. That equals a model whose skipped blocks add nothing to the residual 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
@@ -41,6 +41,10 @@ class ActiveBlocks(AbstractKnob):
                 f"active_blocks: expected at least one of the blocks with attention"
                 f" ({', '.join(map(str, anatomy.attention_blocks))}), whose cache holds the sequence length; got {kept}"
             )
+
+    def work(self, value: Any, anatomy: Anatomy) -> Hashable:
+        kept = tuple(kept_blocks(value, anatomy.decoder_blocks))
+        return None if len(kept) == anatomy.decoder_blocks else kept
 
     @contextmanager
     def applied(self, model: DecoderStack, value: Any) -> Iterator[None]:

@@ -7,8 +7,9 @@ trials, so ``applied`` is a context manager that restores the model exactly, als
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -53,6 +54,10 @@ class AbstractKnob(ABC):
     def counts(self, value: Any, anatomy: Anatomy, height: int, width: int) -> TokenCounts | None:
         """What an image of this size becomes under a value; None for a knob that does not affect images."""
         return None
+
+    def work(self, value: Any, anatomy: Anatomy) -> Hashable:
+        """Equal for values that compute the same, besides what ``counts`` says; None for what the model does anyway."""
+        return json.dumps(value, sort_keys=True, default=list)
 
     @abstractmethod
     def applied(self, model: Any, value: Any) -> AbstractContextManager[None]:

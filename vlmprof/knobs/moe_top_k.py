@@ -8,7 +8,7 @@ they read the configuration only when they are built.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from statistics import fmean
@@ -46,6 +46,13 @@ class MoeTopK(AbstractKnob):
     def axis(self, value: Any) -> float:
         k = _k(value)
         return fmean(k) if isinstance(k, list | tuple) else float(k)
+
+    def work(self, value: Any, anatomy: Anatomy) -> Hashable:
+        if isinstance(value, dict) and not anatomy.renormalises:
+            return super().work(value, anatomy)
+        k, blocks = _k(value), len(_router_counts(anatomy))
+        per_block = tuple(k) if isinstance(k, list | tuple) else (k,) * blocks
+        return None if set(per_block) == {anatomy.experts_per_token} else per_block
 
     @contextmanager
     def applied(self, model: ExpertRouting, value: Any) -> Iterator[None]:

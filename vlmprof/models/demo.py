@@ -16,6 +16,8 @@ from vlmprof.surfaces import Anatomy
 class Demo(AbstractFamily):
     """The shipped checkpoint, or a retrained one in a local folder."""
 
+    tiling_decides = True
+
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
         return read_anatomy("demo", _with_default_path(checkpoint))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from vlmprof.decoding import Batch, DecodeState, Mark, unmarked
 from vlmprof.records import Preprocess, Prompt
@@ -126,6 +126,10 @@ class AbstractModel(ABC):
 
 class AbstractFamily(ABC):
     """A kind of checkpoint that vlmprof can read."""
+
+    tiling_decides: ClassVar[bool] = False
+    """Whether a picture and its tiling, known before any processing, decide what the model sees: its models are
+    ``engine.vision_cache.RowwiseVision`` then, and settings that give a picture one tiling are the same work."""
 
     @abstractmethod
     def describe(self, checkpoint: Checkpoint) -> Anatomy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, final
 
 from vlmprof.job.spec import ModelSpec, TaskSpec, TimingSpec
@@ -121,7 +121,11 @@ class TrialPlan:
         of readers, and, where nothing is timed, the share of the machine. The flip rate above which a report warns and
         the knobs that the model has nothing for are left out too.
         """
-        fields = {**asdict(self), "model": self.model.model_dump(), "task": self.task.model_dump()}
+        # Not asdict, which copies every value deeply: a large job asks for ids tens of thousands of times.
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        fields |= {"model": self.model.model_dump(), "task": self.task.model_dump()}
+        fields |= {"point": {"items": self.point.items}}
+        fields["timing"] = {name: getattr(self.timing, name) for name in self.timing.__slots__}
         machine_share = () if "latency" in self.measure else ("gpus", "threads")
         for name in ("batch_max", "batch_maximize", "flip_rate_allowed", "readers", "inapplicable", *machine_share):
             del fields[name]

@@ -36,6 +36,8 @@ from vlmprof.store.tables import schema_of
 LABEL_SIZE = 7.5
 DOMINATED = "#B5B5B5"
 LOGARITHMIC_FROM = 8.0
+MANY = 2000
+"""Marks of one style, or in all: above, their intervals are a solid block and the file has megabytes."""
 """Latencies that span this factor are drawn on a logarithmic axis, else the fast ones would overlap."""
 
 
@@ -135,6 +137,7 @@ class ParetoFront(AbstractPlot[FrontData]):
         count = sum(mark.on_front for mark in marks)
         cut = any(_cut([mark.x for mark in marks])) or any(_cut([mark.y for mark in marks]))
         far = ", cut at the edge where one is far wider than all points" if cut else ""
+        far += ", left out where too many" if len(marks) > MANY else ""
         summary = f"{count} of {len(marks)} configurations on the front{_tiers(marks)}; bars: 95 % intervals{far}"
         doubt = trials.attrs.get("doubt_of", {}).get(front.name)
         rests_on = "; ".join(doubt.captions) if doubt is not None else ""
@@ -294,8 +297,12 @@ def _pale(colour: str, kept: float) -> str:
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], style: dict[str, Any]) -> None:
-    """Draw marks of one style."""
+    """Draw marks of one style; very many as small dots without intervals, and as pixels also in SVG."""
     if not marks:
+        return
+    if len(marks) > MANY:
+        xs, ys = [mark.x.value for mark in marks], [mark.y.value for mark in marks]
+        axes.scatter(xs, ys, s=4, color=style["color"], linewidths=0, zorder=style["zorder"], rasterized=True)
         return
     axes.errorbar(
         [mark.x.value for mark in marks],
@@ -403,7 +410,7 @@ def _draw_labels(axes: Axes, data: FrontData, corners: Sequence[tuple[float, flo
     style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": LABEL_SIZE, "va": "bottom", "color": _style.SOFT}
     axes.text(0.0, 1.01, f"labels: {data.label_key}", **style)
     obstacles = [*line_boxes(axes, corners, 1.0)]
-    for mark in data.marks:
+    for mark in data.marks if len(data.marks) <= MANY else [mark for mark in data.marks if mark.on_front]:
         x_bar = [(mark.x.low, mark.y.value), (mark.x.high, mark.y.value)]
         y_bar = [(mark.x.value, mark.y.low), (mark.x.value, mark.y.high)]
         dot = [(mark.x.value, mark.y.value), (mark.x.value, mark.y.value)]

@@ -116,7 +116,10 @@ def _failed(view: SweepView) -> Iterator[RenderableType]:
 
 def _front(front: GroupFront) -> Iterator[RenderableType]:
     best = [spot for spot in front.spots if spot.on_front]
-    yield Text(f"\nfront so far: {front.group} ({len(best)} of {len(front.spots)} finished; [95 %])", style="bold")
+    yield Text(
+        f"\nfront so far: {front.group} ({len(best)} of {len(front.spots) + front.not_shown} finished; [95 %])",
+        style="bold",
+    )
     table = Table(box=None, header_style="dim", pad_edge=False)
     knobs = list(best[0].knobs)
     for header in (*knobs, *(with_unit(one) for one in front.objectives)):

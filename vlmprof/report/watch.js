@@ -94,7 +94,7 @@ function track(share) {
 
 function frontPart(front) {
   const best = front.spots.filter((spot) => spot.on_front);
-  const count = made("small", {}, ` ${best.length} of ${front.spots.length} finished are on the front`);
+  const count = made("small", {}, ` ${best.length} of ${front.spots.length + front.not_shown} finished are on the front`);
   const node = made("article", {}, made("h2", {}, "Front so far", count), made("p", { class: "soft" }, front.group));
   const key = `Bars: 95 % intervals. Labels: ${Object.keys(best[0].knobs).join(" · ")}`;
   if (front.objectives.length === 2) node.append(made("figure", {}, chart(front), made("figcaption", {}, key)));

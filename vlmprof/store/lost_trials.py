@@ -53,8 +53,10 @@ def lost_trials(where: Where) -> list[str]:
     entries = list(ledger.read(results))
     for _ in range(tables.TRIES):
         lost = _lost(results, entries)
+        if not lost:
+            break
         again = list(ledger.read(results))
-        if not lost or len(again) == len(entries):
+        if len(again) == len(entries):
             break
         entries = again  # objects may have been merged between reading the ledger and reading them
     return lost

@@ -7,6 +7,7 @@ never read; a rerun overwrites them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from vlmprof.store.manifest import Manifest, PartName, TableName, own_object
 
 READERS = 16
 """Objects read at a time: in an object store most of a read is waiting."""
+MANY = 32
+"""Objects from which on threads pay on a local disk."""
 TRIES = 5
 _OWN_OBJECT = re.compile(r"(?P<table>samples|timings|trials)/(?!merged-)(?P<trial>.+?)(\.e\d{6})?\.parquet$")
 """As ``manifest.own_object`` names it."""
@@ -183,9 +186,11 @@ def read_objects(
 
     ``columns`` are those that are read, as far as an object has them; empty: all.
     """
-    if not results.shared:  # a local disk has no latency to hide, and threads only contend
+    # A local disk has no latency to hide: a few small objects are read at once, many are decoded on all processors.
+    readers_of = READERS if results.shared else min(READERS, os.cpu_count() or 1) if len(names) >= MANY else 1
+    if readers_of == 1:
         return [_table_or_error(results, name, columns) for name in names]
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(readers_of) as readers:
         return list(readers.map(lambda name: _table_or_error(results, name, columns), names))
 
 

@@ -17,6 +17,8 @@ from vlmprof.surfaces import Anatomy
 class Molmo(AbstractFamily):
     """Any Molmo v1 checkpoint: a Hub id or a local folder, in the layout of the Hub files or of transformers."""
 
+    tiling_decides = True
+
     def describe(self, checkpoint: Checkpoint) -> Anatomy:
         return read_anatomy("molmo", checkpoint)
 
