@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vlmprof.analyze.best import Best
     from vlmprof.analyze.budgets import Budgets
     from vlmprof.analyze.changes import Canary
-    from vlmprof.analyze.comparison import Comparison
+    from vlmprof.analyze.comparison import RunComparison
     from vlmprof.analyze.power import Power
     from vlmprof.analyze.status import SweepStatus
     from vlmprof.store.manifest import TableName
@@ -232,7 +232,7 @@ class Results:
         fail_if: str = "",
         canary: Canary = "both",
         across_devices: bool = False,
-    ) -> Comparison:
+    ) -> RunComparison:
         """These results compared with others, or two configurations of these; see ``docs/decisions/compare.md``.
 
         Args:

@@ -92,7 +92,7 @@ class PairedColumns:
 
 @final
 @dataclass(kw_only=True)
-class Run:
+class ComparedRun:
     """One results folder; its large tables are read once, and only if they are needed."""
 
     folder: Where
@@ -127,8 +127,8 @@ def rows_by_trial(rows: pa.Table) -> dict[str, pa.Table]:
 class Reader:
     """The two runs, and the sentences that gather while they are compared."""
 
-    first: Run
-    second: Run
+    first: ComparedRun
+    second: ComparedRun
     canary: Canary = "both"
     across_devices: bool = False
     draws: int = DRAWS
@@ -136,12 +136,12 @@ class Reader:
     caveats: list[str] = field(default_factory=list)
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[ComparedRun, ...]:
         """Each folder once."""
         return (self.first,) if self.first is self.second else (self.first, self.second)
 
     @property
-    def sides(self) -> tuple[Run, Run]:
+    def sides(self) -> tuple[ComparedRun, ComparedRun]:
         """Both, also where they are one folder."""
         return self.first, self.second
 
