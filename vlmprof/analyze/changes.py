@@ -54,9 +54,13 @@ class Change:
         return (self.estimates,) if self.relative is None else (self.estimates, self.relative)
 
     def ends(self) -> tuple[Numbers, Numbers]:
-        """Lower and upper ends of the 95 % intervals: of two readings from the lower end of both to the upper."""
+        """Lower and upper ends of the 95 % intervals: of two readings from the lower end of both to the upper.
+
+        Two fractions differ by 1 at most, and so do the ends.
+        """
         found = [reading.ends() for reading in self.readings]
-        return _least([low for low, _ in found]), -_least([-high for _, high in found])
+        low, high = _least([low for low, _ in found]), -_least([-high for _, high in found])
+        return (np.maximum(low, -1.0), np.minimum(high, 1.0)) if self.unit == "fraction" else (low, high)
 
     @property
     def p_values(self) -> Numbers:

@@ -178,7 +178,7 @@ def _of_type(name: str, part: pd.DataFrame) -> dict[str, Any]:
         return {**row, "low": np.nan, "high": np.nan, "p": np.nan}
     found = paired_differences(PairedScores(scores=changes[:, None], clusters=codes.astype(np.int64)), draws=0)
     low, high = found.estimates.ends()
-    return {**row, "low": low[0], "high": high[0], "p": found.estimates.p_values()[0]}
+    return {**row, "low": max(-1.0, low[0]), "high": min(1.0, high[0]), "p": found.estimates.p_values()[0]}
 
 
 def _moved(joined: pd.DataFrame, trials: tuple[str, str]) -> pd.DataFrame:
