@@ -36,9 +36,9 @@ class Power:
     difference: float
     power: float
     frame: pd.DataFrame
-    """The columns of ``FRAME``: for each group a typical pair (the median of ``samples_needed``) and the worst one, or the
-    only one, of
-    ``all`` pairs, of those that these samples do not tell apart (``near``), and of those with the ``full`` model."""
+    """The columns of ``FRAME``: for each group a typical pair (the median of ``samples_needed``) and the worst, or the
+    only one, of ``all`` pairs, of those that these samples do not tell apart (``near``), and of those with the ``full``
+    model."""
     caveats: tuple[str, ...]
 
 
