@@ -3,7 +3,8 @@
 Such text may hold what a terminal, a browser or a spreadsheet obeys instead of showing it: escape sequences, characters
 that turn the direction of writing or take no room, markup, formulas. This is the one place where it is made harmless.
 Each way out calls it once, where the text leaves: ``report.terminal``, ``report.server``, ``report.notebook``,
-``plots.plot`` and the files of ``vlmprof data --to``. Tables of results keep every text as it is.
+``report.paper_table``, ``plots.plot`` and the files of ``vlmprof data --to`` and ``vlmprof export --csv``. Tables of
+results keep every text as it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,22 @@ _UNSEEN = re.compile(
 )
 """What is not seen itself: it has no glyph, or turns, joins or hides what is beside it."""
 _FORMULA = re.compile(r"\s*[=+\-@\t\r]")
+_OF_MARKDOWN = re.compile(r"[\\`*_\[\]|~#!$]")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "†": r"$^{\dagger}$",
+    "±": r"$\pm$",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+"""What LaTeX obeys -> how to write it. ``textasciigrave`` is part of LaTeX since 2020, ``textquotedbl`` needs fontenc
+with T1."""
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
@@ -48,6 +65,16 @@ def visible_in(value: Any) -> Any:
 def as_html(text: str) -> str:
     """The text as text of an HTML page."""
     return html.escape(visible(text))
+
+
+def as_latex(text: str) -> str:
+    """The text as text of a LaTeX document, on one line: nothing in it is a command, a comment or mathematics."""
+    return "".join(_LATEX.get(char, char) for char in " ".join(visible(text).split()))
+
+
+def as_markdown(text: str) -> str:
+    """The text as a cell of a table in Markdown, on one line: no markup, no HTML, no further cell."""
+    return _OF_MARKDOWN.sub(r"\\\g<0>", html.escape(" ".join(visible(text).split()), quote=False))
 
 
 def as_cell(value: Any) -> Any:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from vlmprof.analyze.budgets import Budgets
     from vlmprof.analyze.changes import Canary
     from vlmprof.analyze.comparison import RunComparison
+    from vlmprof.analyze.paper_table import PaperTables
     from vlmprof.analyze.power import Power
     from vlmprof.analyze.status import SweepStatus
+    from vlmprof.report.export import Exported
     from vlmprof.store.manifest import TableName
     from vlmprof.store.submitted_job import SubmittedJob
     from vlmprof.trial.resolve import Job
@@ -223,6 +225,61 @@ class Results:
             across_models=across_models,
         )
         return budgets(self.where, wanted)
+
+    def table(
+        self,
+        rows: str = "front",
+        columns: str | Sequence[str] = (),
+        *,
+        by: str | Sequence[str] = (),
+        across_models: bool = False,
+    ) -> PaperTables:
+        """Tables for papers: configurations by tasks; ``report.paper_table.paper_text`` writes them as text.
+
+        Args:
+            rows: ``front`` (with the full model), ``all``, or a list of ``full``, ``front``, ids and settings.
+            columns: Of ``accuracy``, ``relative`` (% of the full model), ``vision_tokens``, ``flop``, ``prefill``,
+                ``total`` and ``memory``, or columns of ``trials``; empty: those that were measured.
+            by: Further columns that must not be mixed in one table.
+            across_models: One table over all models of the folder.
+
+        Returns:
+            ``frame`` has a row for each configuration, with values, ends of intervals and what is told apart.
+
+        Raises:
+            UserError: an unknown row or column, or nothing to show.
+            StoreError: the folder holds no sweep.
+        """
+        from vlmprof.analyze.paper_table import TableWanted, paper_tables
+
+        wanted = TableWanted(
+            rows=rows, columns=tuple(_names(columns)), by=tuple(_names(by)), across_models=across_models
+        )
+        return paper_tables(self.where, wanted)
+
+    def export(
+        self,
+        form: str,
+        to: str | os.PathLike[str],
+        tables: str | Sequence[str] = ("trials", "samples", "timings", "front"),
+        *,
+        force: bool = False,
+    ) -> Exported:
+        """Write tables to files for other programs, with a ``columns.json`` that has units and descriptions.
+
+        Args:
+            form: ``csv``, ``jsonl`` or ``arrow`` (Feather, version 2).
+            to: A folder; or, for one table, a file with the ending of the format.
+            tables: Of ``trials``, ``samples``, ``timings`` and ``front``.
+            force: Replace files that are there.
+
+        Raises:
+            UserError: an unknown table or format, a file for several tables, or a file that is there already.
+            StoreError: the folder holds no sweep, or a file cannot be written.
+        """
+        from vlmprof.report.export import export
+
+        return export(self.where, form, Path(to), _names(tables), force=force)
 
     def compare(
         self,

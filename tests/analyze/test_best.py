@@ -37,6 +37,21 @@ def test_the_answer_is_the_best_within_the_condition(tmp_path):
     assert list(choice.rows["trial"]) == ["t2", "t1", "t0", "t3"]
 
 
+def test_a_limit_that_a_configuration_just_meets(tmp_path):
+    """Also where draws work with logarithms: of 40 latencies some do not survive exp(log(x)) to the last digit."""
+    rng = np.random.default_rng(0)
+    latencies = [float(x) for x in rng.uniform(10, 500, 40)]
+    rows = [trial_row({"max_crops": i}, trial=f"t{i}", latency_ms_p50=x) for i, x in enumerate(latencies)]
+    assert any(math.exp(math.log(x)) > x for x in latencies)
+    for row in rows:
+        write_answers(tmp_path, row["trial"], {f"q{k}": float(k % 2) for k in range(40)})
+    folder = write_results(tmp_path, rows)
+    for x in sorted(latencies)[:4]:
+        assert only(folder, f"latency_ms_p50 <= {x!r}").rows["feasible"].sum() == sorted(latencies).index(x) + 1
+    memory = only(folder, f"peak_bytes <= {16 * 1024**3}").rows
+    assert memory["feasible"].all() and (memory["probability_feasible"] == 1).all()
+
+
 def test_near_the_limit_certainty_has_a_price(tmp_path):
     folder = sweep(tmp_path, [0.3, 0.6, 0.9], [50, 100, 150])
     limit = only(folder).row("t2")["latency_ms_p50"] * 1.0001
@@ -210,6 +225,7 @@ def test_from_python(tmp_path):
     results = load(sweep(tmp_path, [0.3, 0.6, 0.9], [50, 100, 150]))
     found = results.best("latency_ms_p50 < 120 ms", confirm=True)
     assert found.choices[0].answer == "t1" and found.choices[0].confirmed is not None
+    assert found.frame.attrs["descriptions"]["role"] and found.frame.attrs["units"]["latency_ms_p50"] == "ms"
     assert set(ADDED) <= set(found.frame) and np.isclose(found.frame["probability_best"].sum(), 1)
     assert results.best(minimise="latency_ms_p50").choices[0].answer == "t0"
     with pytest.raises(UserError, match="one of the two"):

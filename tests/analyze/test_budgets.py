@@ -130,11 +130,18 @@ def test_no_common_samples_leaves_no_probabilities(tmp_path):
 def test_terminal_and_python(tmp_path):
     folder = swept(tmp_path)
     arguments = ["budgets", str(folder), "--from", "40", "--to", "160", "--step", "40", "--tolerance", "10%"]
+    arguments += ["--plot", str(tmp_path / "figures" / "budgets.png")]
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
     for said in ("none is within it", "+ 10 %", "is optimistic, as it was chosen for it", "budgets.json"):
         assert said in text
+    assert (tmp_path / "figures" / "budgets.png").read_bytes().startswith(b"\x89PNG")
     found = load(folder).budgets(low=40, high=160, step=40, tolerance=0.1)
     assert found.frame["violation_rate"].tolist()[2] == pytest.approx(0.1)  # 135 alone is above 132
     assert found.frame.attrs["descriptions"] == dict(MEANINGS)
+
+
+def test_the_figure_has_an_ending_that_can_be_drawn(tmp_path):
+    shown = CliRunner().invoke(app, ["budgets", str(swept(tmp_path)), "--plot", "x.gif"])
+    assert isinstance(shown.exception, UserError) and "ends in .png, .svg, .pdf" in str(shown.exception)

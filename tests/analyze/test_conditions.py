@@ -12,7 +12,7 @@ from vlmprof.analyze.conditions import (
     LONGEST,
     AllOf,
     AnyOf,
-    Comparison,
+    Bound,
     Not,
     columns_of,
     comparisons,
@@ -30,7 +30,7 @@ COLUMNS = ("accuracy", "latency_ms_p50", "peak_bytes", "vision_tokens", "knob_ma
 
 
 def below(column, value, sign="<", **more):
-    return Comparison(column=column, operator=sign, value=value, **more)
+    return Bound(column=column, operator=sign, value=value, **more)
 
 
 def read(text, **options):
@@ -211,3 +211,13 @@ def test_it_is_missed_only_where_it_does_not_hold(tree):
     plain = without_not(tree)
     assert "not" not in text_of(plain)
     assert (holds(plain, lambda one: values[one.column]) == holds(tree, lambda one: values[one.column])).all()
+
+
+@given(trees(signed=False))
+def test_it_means_what_python_means_by_the_same_text(tree):
+    """An independent implementation: the words and their precedence are those of Python."""
+    values = {name: np.array([-1.0, 0.0, 0.5, 7.0, 1e300]) * (i + 1) for i, name in enumerate(COLUMNS)}
+    expected = [
+        bool(eval(text_of(tree), {name: float(of_column[i]) for name, of_column in values.items()})) for i in range(5)
+    ]
+    assert holds(tree, lambda one: values[one.column]).tolist() == expected

@@ -18,6 +18,7 @@ from vlmprof.stats.selection import (
     difference,
     first_half,
     optimism,
+    winner_is_best,
 )
 from vlmprof.stats.uncertain_front import NORMAL, DrawnObjective
 
@@ -73,6 +74,17 @@ def test_of_equals_the_winner_is_too_good_by_most_of_the_expected_minimum():
         so.append(-costs.min())
     assert np.mean(so) == pytest.approx(1.42, abs=0.2)
     assert 0.75 * 1.42 < np.mean(found) < 1.1 * 1.42  # one step of the bootstrap alone gives 0.71 of it
+
+
+def test_of_equals_each_is_the_best_with_its_share():
+    """Four equal configurations: whichever wins is the one that is named best in one of four cases."""
+    rng = np.random.default_rng(2)
+    found = [winner_is_best(contest_of(rng.standard_normal(4), np.ones(4))) for _ in range(60)]
+    raw = [chances(contest_of(rng.standard_normal(4), np.ones(4))).best.max() for _ in range(60)]
+    assert 0.25 <= np.mean(found) < 0.5 < np.mean(raw)
+    assert winner_is_best(contest_of([0.0, 50.0], np.ones(2))) == 1
+    two = contest_of([0.0, 1.0], np.ones(2))  # as if nothing was known before: Phi(1 / sqrt 2)
+    assert winner_is_best(two) == pytest.approx(0.76, abs=0.03)
 
 
 def test_the_interval_of_a_winner_holds_the_measured_and_the_corrected_value():

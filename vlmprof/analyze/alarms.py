@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlmprof.analyze.changes import Change
-from vlmprof.analyze.conditions import AllOf, Comparison, Condition, Not, comparisons, parse, text_of
+from vlmprof.analyze.conditions import AllOf, Bound, Condition, Not, comparisons, parse, text_of
 from vlmprof.errors import UserError
 
 Mask = NDArray[np.bool_]
@@ -82,7 +82,7 @@ def raised(condition: Condition, changes: Mapping[str, Change]) -> Alarm:
     statements = int(sum(of.sum() for of in tested))
     chance = FAMILY / statements
 
-    def judged(one: Comparison) -> tuple[Mask, Mask]:
+    def judged(one: Bound) -> tuple[Mask, Mask]:
         return _judged(one, changes[one.column], chance)
 
     surely, surely_not = _joined(condition, judged)
@@ -99,7 +99,7 @@ def raised(condition: Condition, changes: Mapping[str, Change]) -> Alarm:
     )
 
 
-def _require(one: Comparison, changes: Mapping[str, Change]) -> None:
+def _require(one: Bound, changes: Mapping[str, Change]) -> None:
     change = changes.get(one.column)
     if change is None or not np.isfinite(change.readings[0].value).any():
         raise UserError(f"{OPTION}: {text_of(one)} cannot be tested: no pair of trials is compared in {one.column}")
@@ -114,7 +114,7 @@ def _require(one: Comparison, changes: Mapping[str, Change]) -> None:
         raise UserError(f"{OPTION}: {one.column} is compared as a difference: write one, such as -0.01 for a point")
 
 
-def _judged(one: Comparison, change: Change, chance: float) -> tuple[Mask, Mask]:
+def _judged(one: Bound, change: Change, chance: float) -> tuple[Mask, Mask]:
     """Where a comparison is surely true, and where it is surely false: in all readings of the change."""
     limit = math.log1p(one.value / 100) if one.relative else one.value
     true, false = [], []
@@ -127,8 +127,8 @@ def _judged(one: Comparison, change: Change, chance: float) -> tuple[Mask, Mask]
     return np.all(true, axis=0), np.all(false, axis=0)
 
 
-def _joined(condition: Condition, judged: Callable[[Comparison], tuple[Mask, Mask]]) -> tuple[Mask, Mask]:
-    if isinstance(condition, Comparison):
+def _joined(condition: Condition, judged: Callable[[Bound], tuple[Mask, Mask]]) -> tuple[Mask, Mask]:
+    if isinstance(condition, Bound):
         return judged(condition)
     if isinstance(condition, Not):
         surely, surely_not = _joined(condition.part, judged)

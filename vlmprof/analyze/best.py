@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from vlmprof.analyze.comparability import comparable, groups
 from vlmprof.analyze.conditions import (
-    Comparison,
+    Bound,
     Condition,
     columns_of,
     comparisons,
@@ -35,8 +35,9 @@ from vlmprof.analyze.objectives import QUALITY, Objective, parse_objectives, qua
 from vlmprof.analyze.score_matrix import score_matrix
 from vlmprof.errors import UserError
 from vlmprof.stats.intervals import MeanInterval
-from vlmprof.stats.selection import NOBODY, Chances, Confirmed, chances, confirm
+from vlmprof.stats.selection import NOBODY, Chances, Confirmed, chances, confirm, winner_is_best
 from vlmprof.store import tables
+from vlmprof.store.descriptions import column_attributes
 from vlmprof.store.filesystem import Where
 from vlmprof.store.tables import schema_of
 
@@ -53,7 +54,9 @@ MEANINGS: Mapping[str, str] = {
     "feasible": "Whether it meets the condition as measured.",
     "missed": "By how much it misses the condition, as a share of the numbers of the condition; 0 if it meets it.",
     "probability_feasible": "Share of joint draws of everything measured in which it meets the condition.",
-    "probability_best": "Share of these draws in which it is the best of those that meet it.",
+    "probability_best": (
+        "Share of these draws in which it is the best of those that meet it; too high for the answer, which was chosen."
+    ),
     "difference": "Its objective less that of the answer; as a share for times, memory and the like.",
     "difference_low": "Lower end of its paired 95 % interval.",
     "difference_high": "Upper end of its paired 95 % interval.",
@@ -111,6 +114,8 @@ class Choice:
     """What the safe answer's objective is less the answer's, paired; None where one of the two is missing."""
     corrected: MeanInterval | None
     """The answer's objective less what being chosen is expected to have added; None where it cannot be known."""
+    is_best: float | None = None
+    """How probably the answer truly is the best, with regard to its having been chosen; None where it is not known."""
     confirmed: ConfirmedChoice | None = None
     captions: tuple[str, ...] = ()
     """What the probabilities rest on."""
@@ -142,13 +147,17 @@ class Best:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The rows of all choices, those of a group together."""
+        """The rows of all choices, those of a group together; ``attrs`` as of the frames of ``Results``."""
         parts = []
         for choice in self.choices:
             part = choice.rows.copy()
             part.attrs = {}  # ``concat`` would compare them
             parts.append(part)
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(ADDED))
+        frame = pd.concat(parts, ignore_index=True)
+        attrs = column_attributes("trials", schema_of(self.choices[0].rows))
+        attrs["descriptions"] |= MEANINGS
+        frame.attrs = {name: value for name, value in attrs.items()}
+        return frame
 
 
 def best(folder: Where, wanted: Wanted | None = None) -> Best:
@@ -211,6 +220,7 @@ def _choice(name: str, contest: GroupContest, wanted: Wanted, reader: SweepReade
         safe=None if safe == NOBODY else str(of[safe]),
         price=_price(contest, winner, safe),
         corrected=contest.corrected(winner) if winner != NOBODY and contest.is_drawn else None,
+        is_best=winner_is_best(one) if winner != NOBODY and contest.is_drawn else None,
         confirmed=confirmed,
         captions=tuple(dict.fromkeys(told.captions)),
         caveats=tuple(dict.fromkeys(told.caveats)),
@@ -285,5 +295,5 @@ def misses(choice: Choice, condition: Condition) -> tuple[str, ...]:
     )
 
 
-def _meets(row: pd.Series[Any], one: Comparison) -> bool:
+def _meets(row: pd.Series[Any], one: Bound) -> bool:
     return bool(holds(one, lambda comparison: np.array([float(row[comparison.column])]))[0])

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlmprof.analyze.comparability import comparable, groups
-from vlmprof.analyze.conditions import Comparison
+from vlmprof.analyze.conditions import Bound
 from vlmprof.analyze.contests import GroupContest, group_contest, split_measured
 from vlmprof.analyze.drawn_objectives import SweepReader
 from vlmprof.analyze.objectives import Objective, parse_objectives, quality_column
@@ -164,7 +164,7 @@ def budgets(folder: Where, wanted: BudgetsWanted | None = None) -> Budgets:
         left_out.update(lacking)
         if len(rows):
             # The condition's number stands in for every budget: the columns that it names are what is drawn.
-            bound = Comparison(column=cost.column, operator="<=", value=math.inf)
+            bound = Bound(column=cost.column, operator="<=", value=math.inf)
             found.append(_table(name, group_contest(rows, quality, bound, schema, reader), cost, predicted, wanted))
     if not found:
         reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
@@ -223,7 +223,7 @@ def _bounded(contest: GroupContest, name: str, limit: float) -> GroupContest:
     """The same contest within a budget."""
 
     def allowed(costs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-        return np.asarray(contest.values(name, costs[name]) <= limit * (1 + 1e-12))  # the budget may be its own cost
+        return np.asarray(contest.values(name, costs[name]) <= limit)
 
     return replace(contest, contest=replace(contest.contest, allowed=allowed))
 

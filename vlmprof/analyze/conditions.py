@@ -72,8 +72,8 @@ _KEYWORDS = ("and", "or", "not")
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A column compared with a number."""
+class Bound:
+    """A column bounded by a number, or compared with it in another way."""
 
     column: str
     operator: Operator
@@ -107,7 +107,7 @@ class Not:
     part: Condition
 
 
-Condition: TypeAlias = Comparison | AllOf | AnyOf | Not
+Condition: TypeAlias = Bound | AllOf | AnyOf | Not
 
 
 def parse(text: str, schema: pa.Schema, *, differences: bool = False, source: str = "condition") -> Condition:
@@ -133,7 +133,7 @@ def parse(text: str, schema: pa.Schema, *, differences: bool = False, source: st
 
 def text_of(condition: Condition) -> str:
     """The condition as text; ``parse`` gives the same condition from it."""
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Bound):
         number = repr(condition.value).removesuffix(".0")
         signed = f"+{number}" if condition.relative and not number.startswith("-") else number
         return f"{condition.column} {condition.operator} {signed}{'%' if condition.relative else ''}"
@@ -148,9 +148,9 @@ def _within(part: Condition, parenthesised: tuple[type, ...]) -> str:
     return f"({text_of(part)})" if isinstance(part, parenthesised) else text_of(part)
 
 
-def comparisons(condition: Condition) -> Iterator[Comparison]:
+def comparisons(condition: Condition) -> Iterator[Bound]:
     """All comparisons of a condition, in the order in which they are written."""
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Bound):
         yield condition
     elif isinstance(condition, Not):
         yield from comparisons(condition.part)
@@ -164,7 +164,7 @@ def columns_of(condition: Condition) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.column for one in comparisons(condition)))
 
 
-def holds(condition: Condition, values: Callable[[Comparison], Numbers]) -> Mask:
+def holds(condition: Condition, values: Callable[[Bound], Numbers]) -> Mask:
     """Where the condition holds.
 
     Args:
@@ -175,7 +175,7 @@ def holds(condition: Condition, values: Callable[[Comparison], Numbers]) -> Mask
     Raises:
         ValueError: a value that is not finite.
     """
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Bound):
         found = np.asarray(values(condition), dtype=np.float64)
         if not np.isfinite(found).all():
             raise ValueError(f"expected finite values of {condition.column}")
@@ -186,7 +186,7 @@ def holds(condition: Condition, values: Callable[[Comparison], Numbers]) -> Mask
     return np.asarray(np.all(parts, axis=0) if isinstance(condition, AllOf) else np.any(parts, axis=0))
 
 
-def shortfall(condition: Condition, values: Callable[[Comparison], Numbers]) -> Numbers:
+def shortfall(condition: Condition, values: Callable[[Bound], Numbers]) -> Numbers:
     """By how much the condition is missed, as a share of its numbers; 0 where it holds or is met exactly.
 
     Of conditions that must all hold the largest, of those of which one must hold the least. A number that is 0 counts
@@ -196,7 +196,7 @@ def shortfall(condition: Condition, values: Callable[[Comparison], Numbers]) -> 
         condition: as ``parse`` gives it.
         values: as of ``holds``.
     """
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Bound):
         found = np.asarray(values(condition), dtype=np.float64)
         with np.errstate(over="ignore"):
             missed = np.abs(found - condition.value) / (abs(condition.value) or 1.0)
@@ -211,7 +211,7 @@ def without_not(condition: Condition) -> Condition:
     """The same condition without any ``Not``: comparisons are turned instead."""
     if isinstance(condition, Not):
         return without_not(_negated(condition.part))
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Bound):
         return condition
     parts = tuple(without_not(part) for part in condition.parts)
     return AllOf(parts=parts) if isinstance(condition, AllOf) else AnyOf(parts=parts)
@@ -219,11 +219,9 @@ def without_not(condition: Condition) -> Condition:
 
 def _negated(condition: Condition) -> Condition:
     """The opposite without a ``Not`` around it, by De Morgan's laws."""
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Bound):
         opposite = _OPPOSITE[condition.operator]
-        return Comparison(
-            column=condition.column, operator=opposite, value=condition.value, relative=condition.relative
-        )
+        return Bound(column=condition.column, operator=opposite, value=condition.value, relative=condition.relative)
     if isinstance(condition, Not):
         return condition.part
     parts = tuple(_negated(part) for part in condition.parts)
@@ -279,7 +277,7 @@ class _Parser:
             self.fail("')'")
         return found
 
-    def _comparison(self) -> Comparison:
+    def _comparison(self) -> Bound:
         field = self._column()
         if self.here.text not in _COMPARE:
             self.fail("one of < <= > >= == !=")
@@ -287,7 +285,7 @@ class _Parser:
         if self.here.kind != "number":
             self.fail("a number")
         value, relative = self._number(field)
-        return Comparison(column=field.name, operator=sign, value=value, relative=relative)
+        return Bound(column=field.name, operator=sign, value=value, relative=relative)
 
     def _column(self) -> pa.Field:
         token = self.here

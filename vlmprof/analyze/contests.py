@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vlmprof.analyze.conditions import Comparison, Condition, columns_of, holds, shortfall
+from vlmprof.analyze.conditions import Bound, Condition, columns_of, holds, shortfall
 from vlmprof.analyze.drawn_objectives import (
+    MOST,
     OF_TIME,
     SweepReader,
     Told,
@@ -26,7 +27,6 @@ from vlmprof.analyze.drawn_objectives import (
     is_of_samples,
     values_of,
 )
-from vlmprof.analyze.front_doubt import MOST
 from vlmprof.analyze.objectives import Objective, finite
 from vlmprof.errors import UserError
 from vlmprof.stats.intervals import Interval, MeanInterval
@@ -56,7 +56,7 @@ class GroupContest:
 
     def values(self, column: str, costs: Numbers) -> Numbers:
         """Costs of a column as values in its unit; the last axis is the configurations."""
-        return values_of(self.rows, self.columns[column], costs)
+        return _values(self.rows, self.columns[column], self.contest.columns[column].costs, costs)
 
     def missed(self) -> Numbers:
         """(configurations,): by how much each misses the condition as measured, as a share of its numbers."""
@@ -84,7 +84,7 @@ class GroupContest:
     def corrected(self, winner: int) -> MeanInterval:
         """The winner's objective in its unit less what being chosen made of it, with its interval."""
         found = corrected(self.contest, winner, self._own_interval(winner))
-        ends = self.values(self.objective.column, np.array([found.mean, found.low, found.high]))
+        ends = values_of(self.rows, self.objective, np.array([found.mean, found.low, found.high]))
         return MeanInterval(mean=float(ends[0]), low=float(min(ends)), high=float(max(ends)))
 
     def _own_interval(self, trial: int) -> Interval | None:
@@ -148,8 +148,8 @@ def group_contest(
         if condition is None:
             return np.ones(costs[objective.column].shape, dtype=np.bool_)
 
-        def values(one: Comparison) -> Numbers:
-            return values_of(rows, columns[one.column], costs[one.column])
+        def values(one: Bound) -> Numbers:
+            return _values(rows, columns[one.column], drawn[one.column].costs, costs[one.column])
 
         return holds(condition, values)
 
@@ -163,6 +163,16 @@ def group_contest(
         is_drawn=is_drawn,
         told=told,
     )
+
+
+def _values(rows: pd.DataFrame, objective: Objective, measured: Numbers, costs: Numbers) -> Numbers:
+    """Costs as values; those of the measured costs are the measured values to the last digit.
+
+    The exponential of a logarithm may differ from the number in its last digit, and ``latency_ms_p50 <= 20`` would not
+    hold for 20.
+    """
+    exact = rows[objective.column].to_numpy(dtype=np.float64)
+    return np.where(costs == measured, exact, values_of(rows, objective, costs))
 
 
 def _drawn(

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective, is_by_ratio, values_of
+from vlmprof.analyze.drawn_objectives import MOST, SweepReader, Told, drawn_objective, is_by_ratio, values_of
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import Front, FrontDoubt, FrontSet
 from vlmprof.errors import UserError
 from vlmprof.stats.uncertain_front import SURELY, UncertainFront, uncertain_front
 from vlmprof.store.filesystem import Where
 
-MOST = 1000
-"""Configurations in one front with doubt: every pair is compared."""
 POINTS, SHARE = 0.01, 0.02
 """Epsilon of objectives that are compared by difference, such as accuracy, and by ratio, such as times."""
 

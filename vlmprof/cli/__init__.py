@@ -14,7 +14,7 @@ from typing import Annotated, final
 import typer
 
 from vlmprof import __version__
-from vlmprof.cli import batch_sizes, best, compare, data, listing, results, run, submit, watch
+from vlmprof.cli import batch_sizes, best, compare, data, listing, results, run, submit, tables, watch
 from vlmprof.cli.output import err, out
 from vlmprof.errors import UserError
 from vlmprof.escaping import visible
@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data.app, name="data")
 app.add_typer(batch_sizes.app, name="batch")
 app.add_typer(watch.dashboard, name="dashboard")
-for group in (run, submit, watch, results, best, compare, listing):
+for group in (run, submit, watch, results, best, compare, tables, listing):
     app.add_typer(group.app)  # without a name: its commands are commands of ours
 
 

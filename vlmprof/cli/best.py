@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,6 +74,7 @@ def show_budgets(
     tolerance: Annotated[str, typer.Option(help="How far above the budget a request may be.")] = "5%",
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one group, comma-separated.")] = "",
     across_models: AcrossModels = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the table: a .png, .svg or .pdf file.")] = None,
 ) -> None:
     """Print the best configuration for each budget, and write the table to budgets.parquet and budgets.json."""
     from vlmprof.analyze.budgets import BudgetsWanted, budgets, write_budgets
@@ -91,10 +94,19 @@ def show_budgets(
     found = budgets(folder, wanted)
     for part in budgets_report(found):
         out.print(part)
-    chosen = [*([objective] if objective else []), *([stage] if stage != "whole" else []), *wanted.by]
-    chosen += ["across-models"] if across_models else []
-    for path in write_budgets(found, folder, "-".join(["budgets", *chosen])):
-        out.print(f"Written: {path}", highlight=False, soft_wrap=True)
+    named = [*filter(None, [objective, "" if stage == "whole" else stage]), *wanted.by]
+    named += ["across-models"] if across_models else []
+    _written(write_budgets(found, folder, "-".join(["budgets", *named])))
+    if plot is not None:
+        from vlmprof.plots._budgets import draw_budgets
+
+        draw_budgets(found, plot)
+        _written([str(plot)])
+
+
+def _written(places: Sequence[str]) -> None:
+    for place in places:
+        out.print(f"Written: {place}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _share(text: str) -> float:

@@ -121,10 +121,11 @@ def _nothing(found: Best, choice: Choice) -> str:
 def _of_winner(choice: Choice) -> str:
     if choice.corrected is None:
         return "the answer's value is optimistic, as it was chosen by it; by how much is not known here"
-    by = _number(choice, choice.optimism or 0.0)
+    by, is_best = _number(choice, choice.optimism or 0.0), f"{100 * (choice.is_best or 0.0):.0f} %"
     return (
         f"the answer's {choice.objective.column} is optimistic by about {by}, as it was chosen for it:"
-        f" expect {_interval(choice, choice.corrected)}; whoever chose on some samples should report on others"
+        f" expect {_interval(choice, choice.corrected)}; it truly is the best with about {is_best};"
+        " whoever chose on some samples should report on others"
     )
 
 
@@ -151,6 +152,8 @@ def _of_safe(found: Best, choice: Choice) -> Iterator[str]:
 
 
 def _legend(choice: Choice) -> Iterator[str]:
+    if choice.rows["probability_best"].notna().any():
+        yield "P: share of joint draws of all that was measured; for the answer, which was chosen, both are too high"
     marks = {mark for knob in knobs_of(choice.rows.columns) for mark in wording.marks_of(choice.rows, knob)}
     yield from wording.legend(marks)
 
