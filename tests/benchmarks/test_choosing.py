@@ -28,7 +28,7 @@ def bounds_of_chances(rows: list[dict[str, Any]], room: float) -> None:
     for row in rows:
         assert row["safe_feasible"] >= 0.95 - room, row
         assert row["covered_runner_up"] >= 0.93 - room and row["covered_price"] >= 0.93 - room, row
-        # Of the answer itself it is too high by about a tenth where latencies are noisy: docs/decisions/best.md says so.
+        # Of the answer itself it is too high by about a tenth where latencies are noisy: the docs say so.
         assert -room <= row["answer_probability"] - row["answer_feasible"] <= 0.10 + room, row
         by_share = row["feasible_by_share"]
         assert by_share["0.0"][0] <= 0.02 and by_share["0.9"][0] >= 0.98, "P feasible is calibrated over all"
