@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
 
 from vlmprof.errors import UserError, suggestion
 from vlmprof.job.storage import mounted
-from vlmprof.results import Results, absolute, load, with_attributes, working_folder
+from vlmprof.report.frame_attributes import attributes_of_list, with_attributes
+from vlmprof.results import Results, absolute, load, working_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +148,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
             tokens, state = work.vision_tokens(plan), states.get(str(identity_row["trial"]), "missing")
             rows.append([*(identity_row.get(name) for name in columns), tokens, state])
     frame = pd.DataFrame(rows, columns=[*columns, "vision_tokens_predicted", "state"])
-    return with_attributes(frame, _attributes_of_list(columns))
+    return with_attributes(frame, attributes_of_list(columns))
 
 
 def run(  # noqa: PLR0913 (keyword-only options)
@@ -214,18 +215,6 @@ def run(  # noqa: PLR0913 (keyword-only options)
         else:
             _run_on_ray(checked, loggers, display, address=address, verbose=verbose)
     return results
-
-
-def _attributes_of_list(columns: Sequence[str]) -> dict[str, Any]:
-    from vlmprof.store.descriptions import column_attributes
-    from vlmprof.store.schema import schema_of_row
-
-    attrs = column_attributes("trials", schema_of_row(columns))
-    attrs = {key: {name: by_column[name] for name in columns if name in by_column} for key, by_column in attrs.items()}
-    attrs["units"]["vision_tokens_predicted"] = "tokens"
-    attrs["descriptions"]["vision_tokens_predicted"] = "Mean vision tokens per sample, from image sizes alone."
-    attrs["descriptions"]["state"] = "The last state in the ledger; missing if the ledger has none."
-    return attrs
 
 
 def _display_factory(progress: Progress) -> Callable[[Job], AbstractContextManager[Display]]:

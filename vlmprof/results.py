@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from vlmprof.errors import UserError
 from vlmprof.job.storage import mounted
+from vlmprof.report.frame_attributes import attributes_of_front, with_attributes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vlmprof.analyze.best import Best
     from vlmprof.analyze.budgets import Budgets
     from vlmprof.analyze.changes import Canary
-    from vlmprof.analyze.comparison import Comparison
+    from vlmprof.analyze.comparison import RunComparison
     from vlmprof.analyze.coupling import Coupling
     from vlmprof.analyze.oracle import Oracle
     from vlmprof.analyze.paper_table import PaperTables
@@ -130,7 +131,7 @@ class Results:
 
         across = {"across_devices": across_devices, "across_models": across_models}
         frame = read_front(self.where, _names(objectives), _names(by), **across, doubt=doubt, epsilon=epsilon)
-        attrs = _attributes_of_front(frame)
+        attrs = attributes_of_front(frame)
         best = frame["on_front"].astype(bool)
         if "front_membership" in frame:
             best |= frame["front_membership"].isin(["surely", "possibly"])
@@ -294,7 +295,7 @@ class Results:
         fail_if: str = "",
         canary: Canary = "both",
         across_devices: bool = False,
-    ) -> Comparison:
+    ) -> RunComparison:
         """These results compared with others, or two configurations of these; see ``docs/decisions/compare.md``.
 
         Args:
@@ -510,33 +511,3 @@ def working_folder(submitted: SubmittedJob) -> Iterator[None]:
     exists = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
     with chdir(submitted.cwd) if exists else nullcontext():
         yield
-
-
-def with_attributes(frame: pd.DataFrame, attrs: Mapping[str, Any]) -> pd.DataFrame:
-    """Set the frame's ``attrs``, without the Arrow schema: pandas could not write that to a file with the frame."""
-    frame.attrs = {name: value for name, value in attrs.items()}
-    return frame
-
-
-def _attributes_of_front(frame: pd.DataFrame) -> dict[str, Any]:
-    """The ``attrs`` of a front as plain values, in place of the objects that ``analyze`` keeps there."""
-    from vlmprof.analyze.caveats import cautions
-    from vlmprof.analyze.comparability import groups
-    from vlmprof.analyze.front_doubt import MEANINGS, said_of_doubt
-    from vlmprof.store.descriptions import column_attributes
-    from vlmprof.store.tables import schema_of
-
-    attrs = column_attributes("trials", schema_of(frame))
-    attrs["descriptions"]["group"] = "Name of the group of comparable trials: equal in model, data, device and timing."
-    attrs["descriptions"]["on_front"] = (
-        "Whether no other trial of the group is at least as good in all objectives and better in one."
-    )
-    attrs["objectives"] = [objective.column for objective in frame.attrs["objectives"]]
-    attrs["left_out"] = dict(frame.attrs["left_out"])
-    attrs["beware"] = [f"{name}: {sentence}" for name, part in groups(frame) for sentence in cautions(part)]
-    attrs["beware"] += list(frame.attrs["mixed"])
-    rests_on, caveats = said_of_doubt(frame)
-    attrs |= {"doubt": rests_on} if rests_on else {}
-    attrs["beware"] += caveats
-    attrs["descriptions"] |= {name: meaning for name, meaning in MEANINGS.items() if name in frame}
-    return attrs

@@ -37,6 +37,13 @@ def test_moved_samples_are_named_with_question_references_and_both_answers(folde
     assert detail.fell["question_type"].tolist()[:4] == ["colour", "count", "colour", "count"], "types take turns"
 
 
+def test_few_samples_of_a_type_have_intervals_of_fractions(folder):
+    for trial, right in (("t0", 2), ("t1", 4)):
+        write_samples(folder, trial, [1.0] * right + [0.0] * (4 - right))
+    found = pair_detail(compare(folder, None, PAIR)).by_type
+    assert (found["low"] == -1).all() and (found["high"] == 1).all()
+
+
 def test_larger_moves_come_first(folder):
     scores = np.zeros(QUESTIONS)
     scores[:120] = 1

@@ -35,7 +35,7 @@ def test_alarms_of_latency_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.exhaustive
 def test_alarms_of_latency_at_length() -> None:
-    check(latency(60, FIRST), room=0.04)
+    check(latency(40, FIRST), room=0.06)
 
 
 def test_alarms_of_accuracy() -> None:

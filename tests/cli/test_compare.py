@@ -134,4 +134,4 @@ def test_bad_input_is_one_sentence(runs, arguments, said):
 def test_power(runs):
     found = typed("power", runs[0], "--difference", 0.02)
     assert found.exit_code == 0, found.output
-    assert "to tell a difference of 0.02" in found.output and "worst with the full model" in found.output
+    assert "to tell a difference of 0.02" in found.output and "only with the full model" in found.output

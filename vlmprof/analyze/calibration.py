@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
-from vlmprof.analyze.comparison import Comparison, Settings, compare_runs, read_run
+from vlmprof.analyze.comparison import RunComparison, Settings, compare_runs, read_run
 from vlmprof.analyze.conditions import columns_of
 from vlmprof.errors import UserError
 from vlmprof.stats.intervals import MeanInterval, proportion_interval
@@ -85,7 +85,7 @@ def calibrate(folders: Sequence[Where], settings: Settings) -> Calibration:
     )
 
 
-def _row(one: Comparison, columns: Sequence[str]) -> dict[str, Any]:
+def _row(one: RunComparison, columns: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"first": one.names[0], "second": one.names[1], "pairs": len(one.frame)}
     row["alarm"] = one.is_alarming
     for name in columns:
@@ -96,7 +96,7 @@ def _row(one: Comparison, columns: Sequence[str]) -> dict[str, Any]:
     return row
 
 
-def _caveats(found: Sequence[Comparison]) -> list[str]:
+def _caveats(found: Sequence[RunComparison]) -> list[str]:
     differing = sorted({str(name) for one in found for name in one.provenance["column"]})
     said = [f"the runs differ in {', '.join(differing)}: are they of one job on one machine?"] if differing else []
     partial = sum(any("no partner" in caveat for caveat in one.caveats) for one in found)

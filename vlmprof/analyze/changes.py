@@ -54,9 +54,13 @@ class Change:
         return (self.estimates,) if self.relative is None else (self.estimates, self.relative)
 
     def ends(self) -> tuple[Numbers, Numbers]:
-        """Lower and upper ends of the 95 % intervals: of two readings from the lower end of both to the upper."""
+        """Lower and upper ends of the 95 % intervals: of two readings from the lower end of both to the upper.
+
+        Two fractions differ by 1 at most, and so do the ends.
+        """
         found = [reading.ends() for reading in self.readings]
-        return _least([low for low, _ in found]), -_least([-high for _, high in found])
+        low, high = _least([low for low, _ in found]), -_least([-high for _, high in found])
+        return (np.maximum(low, -1.0), np.minimum(high, 1.0)) if self.unit == "fraction" else (low, high)
 
     @property
     def p_values(self) -> Numbers:
@@ -92,7 +96,7 @@ class PairedColumns:
 
 @final
 @dataclass(kw_only=True)
-class Run:
+class ComparedRun:
     """One results folder; its large tables are read once, and only if they are needed."""
 
     folder: Where
@@ -127,8 +131,8 @@ def rows_by_trial(rows: pa.Table) -> dict[str, pa.Table]:
 class Reader:
     """The two runs, and the sentences that gather while they are compared."""
 
-    first: Run
-    second: Run
+    first: ComparedRun
+    second: ComparedRun
     canary: Canary = "both"
     across_devices: bool = False
     draws: int = DRAWS
@@ -136,12 +140,12 @@ class Reader:
     caveats: list[str] = field(default_factory=list)
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[ComparedRun, ...]:
         """Each folder once."""
         return (self.first,) if self.first is self.second else (self.first, self.second)
 
     @property
-    def sides(self) -> tuple[Run, Run]:
+    def sides(self) -> tuple[ComparedRun, ComparedRun]:
         """Both, also where they are one folder."""
         return self.first, self.second
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from vlmprof.analyze.alarms import Alarm, parse_alarm, raised
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.changes import Canary, Change, PairedColumns, Reader, Run, as_text
+from vlmprof.analyze.changes import Canary, Change, ComparedRun, PairedColumns, Reader, as_text
 from vlmprof.analyze.comparability import ENVIRONMENT, IDENTITY, comparable
 from vlmprof.analyze.conditions import Condition, columns_of
 from vlmprof.analyze.configurations import chosen, name_of
@@ -52,7 +52,7 @@ class Settings:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Comparison:
+class RunComparison:
     """Two runs, or configurations of one, in pairs of trials."""
 
     names: tuple[str, str]
@@ -78,7 +78,7 @@ class Comparison:
         return self.alarm is not None and self.alarm.is_raised
 
 
-def compare(first: Where, second: Where | None = None, settings: Settings | None = None) -> Comparison:
+def compare(first: Where, second: Where | None = None, settings: Settings | None = None) -> RunComparison:
     """Compare two results folders, or two configurations of one.
 
     Args:
@@ -95,8 +95,8 @@ def compare(first: Where, second: Where | None = None, settings: Settings | None
     return compare_runs((run, run if second is None else read_run(second)), settings or Settings())
 
 
-def compare_runs(runs: tuple[Run, Run], settings: Settings) -> Comparison:
-    """The same of folders that are read already: the same ``Run`` twice for configurations of one.
+def compare_runs(runs: tuple[ComparedRun, ComparedRun], settings: Settings) -> RunComparison:
+    """The same of folders that are read already: the same ``ComparedRun`` twice for configurations of one.
 
     Raises:
         UserError: as ``compare``.
@@ -114,7 +114,7 @@ def compare_runs(runs: tuple[Run, Run], settings: Settings) -> Comparison:
     alarm = raised(condition, changes) if condition else None
     provenance = _provenance(pairs)
     caveats = [*reader.caveats, *(alarm.caveats if alarm else ()), *_of_both(pairs, provenance, changes, settings)]
-    return Comparison(
+    return RunComparison(
         names=names,
         frame=_frame(pairs, changes, alarm),
         provenance=provenance,
@@ -128,7 +128,7 @@ def compare_runs(runs: tuple[Run, Run], settings: Settings) -> Comparison:
     )
 
 
-def _reader(runs: tuple[Run, Run], settings: Settings) -> Reader:
+def _reader(runs: tuple[ComparedRun, ComparedRun], settings: Settings) -> Reader:
     return Reader(
         first=runs[0],
         second=runs[1],
@@ -138,7 +138,7 @@ def _reader(runs: tuple[Run, Run], settings: Settings) -> Reader:
     )
 
 
-def read_run(folder: Where) -> Run:
+def read_run(folder: Where) -> ComparedRun:
     """The finished trials of a folder.
 
     Raises:
@@ -148,7 +148,7 @@ def read_run(folder: Where) -> Run:
     trials = comparable(tables.read(folder, "trials"))
     if trials.empty:
         raise UserError(f"{folder}: no trial has finished, so there is nothing to compare")
-    return Run(folder=folder, name=str(folder), trials=trials)
+    return ComparedRun(folder=folder, name=str(folder), trials=trials)
 
 
 def _words(configurations: Sequence[str], *, alone: bool) -> tuple[str, str]:
@@ -163,7 +163,7 @@ def _words(configurations: Sequence[str], *, alone: bool) -> tuple[str, str]:
     return of[0], of[1]
 
 
-def _names(runs: Sequence[Run], words: tuple[str, str]) -> tuple[str, str]:
+def _names(runs: Sequence[ComparedRun], words: tuple[str, str]) -> tuple[str, str]:
     if runs[0] is runs[1]:
         return f"'{words[0]}'", f"'{words[1]}'"
     names = [f"{run.name} '{of}'" if of else run.name for run, of in zip(runs, words, strict=True)]

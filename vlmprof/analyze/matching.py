@@ -57,7 +57,9 @@ def matched(first: Chosen, second: Chosen, names: tuple[str, str]) -> Matched:
     for rows, of, name, other in zip((first.rows, second.rows), keys, names, reversed(names), strict=True):
         caveats += _unmatched(rows, [one in common for one in of], name, other)
     if not common:
-        raise UserError(f"{names[0]} and {names[1]} have no configuration in common: {'; '.join(caveats)}")
+        raise UserError(
+            f"{names[0]} and {names[1]} have no configuration in common; name one of each: {'; '.join(caveats)}"
+        )
     at = {one: i for i, one in enumerate(keys[1])}
     pairs = [(i, at[keys[0][i]]) for i in _in_order(first.rows) if keys[0][i] in common]
     return Matched(

@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlmprof.analyze.changes import Run
-from vlmprof.analyze.comparison import Comparison
+from vlmprof.analyze.changes import ComparedRun
+from vlmprof.analyze.comparison import RunComparison
 from vlmprof.analyze.configurations import full_trial_of, full_trials
 from vlmprof.errors import UserError
 from vlmprof.stats.estimates import holm
@@ -78,14 +78,14 @@ class PairDetail:
         return self.moved[self.moved["change"] > 0]
 
 
-def moved_samples(comparison: Comparison) -> pd.DataFrame:
+def moved_samples(comparison: RunComparison) -> pd.DataFrame:
     """The samples of all pairs whose score moved, with the columns of ``MOVED``; of one pair after the other."""
     readers = _readers(comparison)
     frames = [_moved(_joined(*pair, readers), pair) for pair in _trials(comparison)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(MOVED))
 
 
-def pair_detail(comparison: Comparison) -> PairDetail:
+def pair_detail(comparison: RunComparison) -> PairDetail:
     """The detail of a comparison of one pair.
 
     Raises:
@@ -109,15 +109,16 @@ def pair_detail(comparison: Comparison) -> PairDetail:
     )
 
 
-def _trials(comparison: Comparison) -> Iterator[tuple[str, str]]:
+def _trials(comparison: RunComparison) -> Iterator[tuple[str, str]]:
     frame = comparison.frame
     yield from zip(frame["trial_a"].astype(str), frame["trial_b"].astype(str), strict=True)
 
 
+@final
 class _Answers:
     """The answers of the trials of one folder."""
 
-    def __init__(self, run: Run, trials: Sequence[str]) -> None:
+    def __init__(self, run: ComparedRun, trials: Sequence[str]) -> None:
         known = [name for name in ANSWERS if name in schema.SAMPLES.names]  # earlier versions have fewer
         rows = tables.read_columns(run.folder, "samples", ["trial", *known])
         kept = rows.filter(pc.is_in(rows.column("trial"), pa.array(list(trials), pa.string())))
@@ -130,7 +131,7 @@ class _Answers:
         return pd.DataFrame(columns=list(ANSWERS)) if found is None else found
 
 
-def _readers(comparison: Comparison) -> tuple[_Answers, _Answers]:
+def _readers(comparison: RunComparison) -> tuple[_Answers, _Answers]:
     runs = comparison.reader.sides
     wanted = [[str(trial) for trial in comparison.frame[f"trial_{side}"]] for side in "ab"]
     for run, trials in zip(runs, wanted, strict=True):
@@ -177,7 +178,7 @@ def _of_type(name: str, part: pd.DataFrame) -> dict[str, Any]:
         return {**row, "low": np.nan, "high": np.nan, "p": np.nan}
     found = paired_differences(PairedScores(scores=changes[:, None], clusters=codes.astype(np.int64)), draws=0)
     low, high = found.estimates.ends()
-    return {**row, "low": low[0], "high": high[0], "p": found.estimates.p_values()[0]}
+    return {**row, "low": max(-1.0, low[0]), "high": min(1.0, high[0]), "p": found.estimates.p_values()[0]}
 
 
 def _moved(joined: pd.DataFrame, trials: tuple[str, str]) -> pd.DataFrame:
@@ -198,7 +199,7 @@ def _same(first: pd.Series[Any], second: pd.Series[Any]) -> list[float]:
 
 
 def _loyalties(
-    comparison: Comparison, pair: tuple[str, str], readers: tuple[_Answers, _Answers]
+    comparison: RunComparison, pair: tuple[str, str], readers: tuple[_Answers, _Answers]
 ) -> tuple[tuple[Loyalty, ...], list[str]]:
     found, caveats = [], []
     sides = zip(comparison.names, comparison.reader.sides, pair, readers, strict=True)

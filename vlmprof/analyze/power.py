@@ -36,8 +36,9 @@ class Power:
     difference: float
     power: float
     frame: pd.DataFrame
-    """The columns of ``FRAME``: for each group a typical pair (the median of ``samples_needed``) and the worst one, of
-    ``all`` pairs, of those that these samples do not tell apart (``near``), and of those with the ``full`` model."""
+    """The columns of ``FRAME``: for each group a typical pair (the median of ``samples_needed``) and the worst, or the
+    only one, of ``all`` pairs, of those that these samples do not tell apart (``near``), and of those with the ``full``
+    model."""
     caveats: tuple[str, ...]
 
 
@@ -153,7 +154,10 @@ def _rows(
     for of, members in (("all", everything), ("near", near), ("full", with_full)):
         if len(members):
             order = members[np.argsort(needed[members], kind="stable")]
-            for which, pair in (("typical", order[len(order) // 2]), ("worst", order[-1])):
+            chosen = (
+                (("typical", order[len(order) // 2]), ("worst", order[-1])) if len(order) > 1 else (("only", order[0]),)
+            )
+            for which, pair in chosen:
                 row = _row(scored, pairs, int(pair), wish[1], float(needed[pair]))
                 yield {"group": name, "pairs_of": of, "which": which, **row}
 

@@ -20,8 +20,8 @@ from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.caveats import CANARY
 from vlmprof.analyze.changes import (
     Change,
+    ComparedRun,
     Reader,
-    Run,
     as_text,
     fill,
     no_estimates,
@@ -170,11 +170,11 @@ def _fill(change: Change, at: Positions, ratios: LatencyRatios, reader: Reader) 
         reader.say(f"{change.column}: the canary took {100 * shift:+.1f} % in the second (median of pairs)")
 
 
-def _sessions(run: Run, column: str) -> Mapping[str, Sequence[Sequence[float]]]:
+def _sessions(run: ComparedRun, column: str) -> Mapping[str, Sequence[Sequence[float]]]:
     return timing_blocks.sessions_by_trial(run.times[~run.times["canary"]], column)
 
 
-def _canaries(run: Run, column: str) -> Mapping[tuple[str, ...], tuple[Mapping[str, int], CanaryTimes]]:
+def _canaries(run: ComparedRun, column: str) -> Mapping[tuple[str, ...], tuple[Mapping[str, int], CanaryTimes]]:
     by_trial = timing_blocks.canaries_by_trial(run.times, column)
     of_kind: dict[tuple[str, ...], list[str]] = {}
     for row in records(run.trials, CANARY):

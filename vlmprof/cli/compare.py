@@ -20,7 +20,7 @@ from vlmprof.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlmprof.analyze.comparison import Comparison, Settings
+    from vlmprof.analyze.comparison import RunComparison, Settings
 
 app = typer.Typer()
 ALARM = 3
@@ -138,7 +138,7 @@ def _show(folders: list[str], settings: Settings, samples: int, files: tuple[Pat
         raise typer.Exit(ALARM)
 
 
-def _draw(found: Comparison, file: Path) -> None:
+def _draw(found: RunComparison, file: Path) -> None:
     from vlmprof.plots._comparison import draw_comparison
 
     draw_comparison(found, file)
@@ -151,7 +151,7 @@ def _write(rows: pd.DataFrame, file: Path) -> None:
     out.print(f"\nWritten: {file} ({plural(write_rows(rows, file), 'row')})", highlight=False, soft_wrap=True)
 
 
-def _has_answers(found: Comparison) -> bool:
+def _has_answers(found: RunComparison) -> bool:
     """Whether it is of one pair with scores of single samples."""
     return (
         len(found.frame) == 1

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vlmprof.analyze.changes import Change
-from vlmprof.analyze.comparison import Comparison
+from vlmprof.analyze.comparison import RunComparison
 from vlmprof.analyze.configurations import settings_in
 from vlmprof.errors import UserError
 from vlmprof.plots import _style
@@ -24,7 +24,7 @@ TOLD_APART = 0.05
 ENDINGS = (".png", ".svg", ".pdf")
 
 
-def draw_comparison(comparison: Comparison, file: Path) -> None:
+def draw_comparison(comparison: RunComparison, file: Path) -> None:
     """Draw the changes of quality and latency into a file; its name says the format.
 
     Raises:
@@ -50,7 +50,7 @@ def draw_comparison(comparison: Comparison, file: Path) -> None:
         figure.savefig(file)
 
 
-def _pairs(comparison: Comparison, changes: Sequence[Change]) -> list[int]:
+def _pairs(comparison: RunComparison, changes: Sequence[Change]) -> list[int]:
     count = len(comparison.frame)
     if count <= MOST:
         return list(range(count))
@@ -58,7 +58,7 @@ def _pairs(comparison: Comparison, changes: Sequence[Change]) -> list[int]:
     return sorted(int(i) for i in np.argsort(least, kind="stable")[:MOST])
 
 
-def _name(comparison: Comparison, pair: int) -> str:
+def _name(comparison: RunComparison, pair: int) -> str:
     row = comparison.frame.iloc[pair]
     first, second = (settings_in(str(row[f"point_{side}"])) for side in "ab")
     words = []
@@ -68,7 +68,7 @@ def _name(comparison: Comparison, pair: int) -> str:
     return " ".join(words) or str(row["point_a"])
 
 
-def _panel(axis: Axes, change: Change, comparison: Comparison, pairs: Sequence[int]) -> None:
+def _panel(axis: Axes, change: Change, comparison: RunComparison, pairs: Sequence[int]) -> None:
     scale = 100.0 if change.by_ratio or change.unit == "fraction" else 1.0
     low, high = (scale * change.shares(of) for of in change.ends())
     value = scale * change.shares(change.estimates.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,14 @@ from rich.text import Text
 
 from vlmprof.analyze import wording
 from vlmprof.analyze.alarms import FAMILY, reasons
-from vlmprof.analyze.calibration import Calibration
-from vlmprof.analyze.changes import Change
-from vlmprof.analyze.comparison import Comparison
-from vlmprof.analyze.pair_detail import PairDetail
 from vlmprof.stats.intervals import MeanInterval
 from vlmprof.store.schema import knobs_of
+
+if TYPE_CHECKING:
+    from vlmprof.analyze.calibration import Calibration
+    from vlmprof.analyze.changes import Change
+    from vlmprof.analyze.comparison import RunComparison
+    from vlmprof.analyze.pair_detail import PairDetail
 
 MANY = 40
 """From so many pairs on, only those in which something changed surely, or that raise the alarm, have a row."""
@@ -30,7 +32,7 @@ STAR = "* changed, at 5 % for all pairs of the column together (Holm); intervals
 
 
 def comparison_report(
-    comparison: Comparison, detail: PairDetail | None = None, samples: int = 10
+    comparison: RunComparison, detail: PairDetail | None = None, samples: int = 10
 ) -> Iterator[RenderableType]:
     """What to print.
 
@@ -63,7 +65,7 @@ def _table(headers: Sequence[str], left: int = 1) -> Table:
     return table
 
 
-def _pairs(comparison: Comparison) -> Iterator[RenderableType]:
+def _pairs(comparison: RunComparison) -> Iterator[RenderableType]:
     frame, changes, shown = comparison.frame, comparison.changes, _worth_a_row(comparison)
     rest = f", {len(shown)} with a change shown" if len(shown) < len(frame) else ""
     yield _title(f"{comparison.names[0]} → {comparison.names[1]}: {plural(len(frame), 'pair')}{rest}")
@@ -82,7 +84,7 @@ def _pairs(comparison: Comparison) -> Iterator[RenderableType]:
     yield table
 
 
-def _knobs(comparison: Comparison) -> list[str]:
+def _knobs(comparison: RunComparison) -> list[str]:
     """Knobs that any of the trials sets."""
     sides = (comparison.pairs.first, comparison.pairs.second)
     known = dict.fromkeys(knob for rows in sides for knob in knobs_of(str(name) for name in rows.columns))
@@ -91,14 +93,14 @@ def _knobs(comparison: Comparison) -> list[str]:
     ]
 
 
-def _setting(comparison: Comparison, pair: int, knob: str) -> str:
+def _setting(comparison: RunComparison, pair: int, knob: str) -> str:
     """A knob's value in both, ``9 → 1`` where it differs."""
     rows = [side.iloc[pair] for side in (comparison.pairs.first, comparison.pairs.second)]
     first, second = (wording.setting(row, knob) if f"requested_{knob}" in row else "-" for row in rows)
     return first if first == second else f"{first} → {second}"
 
 
-def _worth_a_row(comparison: Comparison) -> list[int]:
+def _worth_a_row(comparison: RunComparison) -> list[int]:
     frame = comparison.frame
     if len(frame) < MANY:
         return list(range(len(frame)))
@@ -147,7 +149,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.3f}" if unit in ("fraction", "") else f"{value:.2f}"
 
 
-def _detail(comparison: Comparison, detail: PairDetail, samples: int) -> Iterator[RenderableType]:
+def _detail(comparison: RunComparison, detail: PairDetail, samples: int) -> Iterator[RenderableType]:
     yield from _tests(comparison)
     headers = ("question type", "samples", "first", "second", "change [95 %]")
     yield _title("By question type")
@@ -170,7 +172,7 @@ def _detail(comparison: Comparison, detail: PairDetail, samples: int) -> Iterato
         yield from ([Text(f"beware: {one.remark}", style="yellow")] if one.remark else [])
 
 
-def _tests(comparison: Comparison) -> Iterator[Text]:
+def _tests(comparison: RunComparison) -> Iterator[Text]:
     row = comparison.frame.iloc[0]
     if pd.isna(row.get("accuracy_drawn_low")):
         return
@@ -210,14 +212,14 @@ def _share(interval: MeanInterval) -> str:
     return wording.with_interval(interval.mean, interval.low, interval.high, "fraction")
 
 
-def _provenance(comparison: Comparison) -> Table:
+def _provenance(comparison: RunComparison) -> Table:
     table = _table(("column", "first", "second"), left=3)
     for _, row in comparison.provenance.iterrows():
         table.add_row(row["column"], row["first"], row["second"])
     return table
 
 
-def _alarm(comparison: Comparison) -> Iterator[Text]:
+def _alarm(comparison: RunComparison) -> Iterator[Text]:
     alarm, condition = comparison.alarm, comparison.condition
     if alarm is None or condition is None:
         return
