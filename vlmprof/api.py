@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, get_args
 from vlmprof.errors import UserError, suggestion
 from vlmprof.job.storage import mounted
 from vlmprof.report.frame_attributes import attributes_of_list, with_attributes
-from vlmprof.results import Results, absolute, load, working_folder
+from vlmprof.results import Results, absolute, load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +134,7 @@ def list_trials(job: JobSource | Job) -> pd.DataFrame:
     import pandas as pd
 
     from vlmprof.store.lost_trials import read_states
+    from vlmprof.store.submitted_job import working_folder
     from vlmprof.trial.columns.identity import identity
     from vlmprof.trial.planned_work import PlannedWork
 
@@ -200,6 +201,7 @@ def run(  # noqa: PLR0913 (keyword-only options)
     elif "ray" not in sys.modules:  # a later run in this process may use Ray
         set_ray_environment(LOCAL, verbose=verbose)
     from vlmprof.monitor.loggers import LoggerOptions
+    from vlmprof.store.submitted_job import working_folder
 
     loggers = LoggerOptions(tensorboard=tensorboard, mlflow=mlflow, wandb=wandb)
     loggers.require()

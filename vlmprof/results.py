@@ -6,8 +6,7 @@ Importing this module loads neither ray nor torch nor pandas: each method import
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from vlmprof.analyze.transfer import Transfer
     from vlmprof.report.export import Exported
     from vlmprof.store.manifest import TableName
-    from vlmprof.store.submitted_job import SubmittedJob
     from vlmprof.trial.resolve import Job
 
 
@@ -456,7 +454,7 @@ class Results:
         """
         from vlmprof.job.strict_yaml import JobText
         from vlmprof.store.filesystem import results_folder
-        from vlmprof.store.submitted_job import JOB, read_job
+        from vlmprof.store.submitted_job import JOB, read_job, working_folder
         from vlmprof.trial.data_check import with_data_checked
         from vlmprof.trial.earlier_job import as_begun
         from vlmprof.trial.resolve import prepare
@@ -487,13 +485,8 @@ class Results:
     def _repr_html_(self) -> str:
         """HTML for a notebook: trials by state, and a table of each front with intervals and units."""
         from vlmprof.report.notebook import results_html
-        from vlmprof.report.pareto_table import read_front
 
-        try:
-            front, problem = read_front(self.where), ""
-        except UserError as error:  # for example trials that did not measure an objective; still show the states
-            front, problem = None, str(error)
-        return results_html(self.where, self.status(), front, problem)
+        return results_html(self.where, self.status())
 
 
 def _names(names: str | Sequence[str]) -> list[str]:
@@ -503,11 +496,3 @@ def _names(names: str | Sequence[str]) -> list[str]:
 def absolute(where: str) -> str:
     """The absolute path of a results folder; a URI as it is."""
     return where if "://" in where else str(Path(where).expanduser().absolute())
-
-
-@contextmanager
-def working_folder(submitted: SubmittedJob) -> Iterator[None]:
-    """Change to the folder that a job's relative paths are resolved against, if that folder still exists."""
-    exists = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
-    with chdir(submitted.cwd) if exists else nullcontext():
-        yield

@@ -143,7 +143,7 @@ def accuracy_change(samples: int, seed: int) -> Change:
     world.knobs, world.accuracy = np.vstack([world.knobs] * 2), np.tile(world.accuracy, 2)
     rng = np.random.default_rng([seed, samples])
     clusters = np.repeat(np.arange(samples), rng.poisson(1.5, samples) + 1)[:samples]
-    scores = world._scores(clusters, rng)
+    scores, _ = world.answers(clusters, rng)
     half = len(world.accuracy) // 2
     found = paired_differences(PairedScores(scores=scores[:, half:] - scores[:, :half], clusters=clusters), draws=0)
     means = scores.mean(axis=0)

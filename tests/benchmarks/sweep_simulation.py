@@ -76,13 +76,14 @@ class SweepWorld:
         """One sweep: answers to ``samples`` questions, and latencies with ``noise`` in all (standard deviation)."""
         rng = np.random.default_rng([seed, samples])
         clusters = np.repeat(np.arange(samples), rng.poisson(QUESTIONS_A_PICTURE - 1, samples) + 1)[:samples]
-        scores, chances = self._scores(clusters, rng)
+        scores, chances = self.answers(clusters, rng)
         sessions = self._sessions(noise, processes, rng)
         middle = np.array([np.mean([np.median(times) for times in each]) for each in sessions])
         paired = PairedScores(scores=scores, clusters=clusters)
         return Measured(paired, middle, log_times(sessions, PROCESS_EFFECT), sessions, chances)
 
-    def _scores(self, clusters: NDArray[np.int64], rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+    def answers(self, clusters: NDArray[np.int64], rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+        """(samples, configurations): scores of questions in these pictures, and the chances that each was right by."""
         samples, configurations = len(clusters), len(self.knobs)
         own = math.sqrt(SHARED) * rng.standard_normal(samples)
         own += math.sqrt(OF_PICTURE) * rng.standard_normal(samples)[clusters]

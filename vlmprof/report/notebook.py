@@ -14,22 +14,26 @@ from vlmprof.analyze.caveats import cautions
 from vlmprof.analyze.comparability import groups
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.status import WORDS, SweepStatus
+from vlmprof.errors import UserError
 from vlmprof.escaping import as_html
+from vlmprof.report.pareto_table import read_front
 from vlmprof.store.schema import knobs_of
 
 MOST_ROWS = 40
 """Most rows of a front that are shown; ``Results.front`` returns all of them."""
 
 
-def results_html(where: str, status: SweepStatus, front: pd.DataFrame | None, problem: str) -> str:
+def results_html(where: str, status: SweepStatus) -> str:
     """An HTML fragment without style sheets or scripts.
 
     Args:
         where: Path or URI of the results.
         status: Status of the sweep.
-        front: Frame from ``report.pareto_table.read_front``; None if there is no front.
-        problem: Why there is no front; empty if there is one.
     """
+    try:
+        front, problem = read_front(where), ""
+    except UserError as error:  # for example trials that did not measure an objective; still show the states
+        front, problem = None, str(error)
     return "\n".join(["<div>", *_head(where, status), *_fronts(front), *_sentences([problem]), "</div>"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -51,3 +53,11 @@ def read_job(where: Where) -> SubmittedJob:
         raise StoreError(f"{results} holds no {JOB}: it was written by an earlier vlmprof; use 'vlmprof run JOB.yaml'")
     runs = [entry for entry in ledger.read(results) if entry["event"] == "sweep"]
     return SubmittedJob(text=content.decode(), cwd=str(runs[-1].get("cwd", "")) if runs else "")
+
+
+@contextmanager
+def working_folder(submitted: SubmittedJob) -> Iterator[None]:
+    """Change to the folder that a job's relative paths are resolved against, if that folder still exists."""
+    exists = bool(submitted.cwd) and Path(submitted.cwd).is_dir()
+    with chdir(submitted.cwd) if exists else nullcontext():
+        yield
