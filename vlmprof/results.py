@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vlmprof.analyze.best import Best
-    from vlmprof.analyze.budgets import Budgets
-    from vlmprof.analyze.changes import Canary
-    from vlmprof.analyze.comparison import RunComparison
-    from vlmprof.analyze.coupling import Coupling
-    from vlmprof.analyze.oracle import Oracle
-    from vlmprof.analyze.paper_table import PaperTables
-    from vlmprof.analyze.power import Power
-    from vlmprof.analyze.router import Routing
+    from vlmprof.analyze.adaptive.oracle import Oracle
+    from vlmprof.analyze.adaptive.router import Routing
+    from vlmprof.analyze.choosing.best import Best
+    from vlmprof.analyze.choosing.budgets import Budgets
+    from vlmprof.analyze.comparing.changes import Canary
+    from vlmprof.analyze.comparing.comparison import RunComparison
+    from vlmprof.analyze.comparing.power import Power
+    from vlmprof.analyze.coupling.coupling import Coupling
+    from vlmprof.analyze.coupling.transfer import Transfer
+    from vlmprof.analyze.papers.paper_table import PaperTables
     from vlmprof.analyze.status import SweepStatus
-    from vlmprof.analyze.transfer import Transfer
     from vlmprof.report.export import Exported
     from vlmprof.store.manifest import TableName
     from vlmprof.trial.resolve import Job
@@ -166,7 +166,7 @@ class Results:
                 that measured what is named, or ``confirm`` where the scores cannot be split.
             StoreError: the folder holds no sweep.
         """
-        from vlmprof.analyze.best import Wanted, best
+        from vlmprof.analyze.choosing.best import Wanted, best
 
         if maximise and minimise:
             raise UserError("maximise and minimise: expected one of the two; bound the other column with where")
@@ -215,7 +215,7 @@ class Results:
             UserError: an unknown column, one of which more is better, a bad number, or nothing was measured.
             StoreError: the folder holds no sweep.
         """
-        from vlmprof.analyze.budgets import BudgetsWanted, budgets
+        from vlmprof.analyze.choosing.budgets import BudgetsWanted, budgets
 
         wanted = BudgetsWanted(
             objective=objective,
@@ -254,7 +254,7 @@ class Results:
             UserError: an unknown row or column, or nothing to show.
             StoreError: the folder holds no sweep.
         """
-        from vlmprof.analyze.paper_table import TableWanted, paper_tables
+        from vlmprof.analyze.papers.paper_table import TableWanted, paper_tables
 
         wanted = TableWanted(
             rows=rows, columns=tuple(_names(columns)), by=tuple(_names(by)), across_models=across_models
@@ -307,13 +307,13 @@ class Results:
 
         Returns:
             ``frame`` has a row for each pair, ``provenance`` what differs besides, ``alarm`` what ``fail_if`` says.
-            Of a single pair ``analyze.pair_detail.pair_detail`` gives the question types and samples that moved.
+            Of one pair ``analyze.comparing.pair_detail.pair_detail`` gives question types and samples that moved.
 
         Raises:
             UserError: a name that nothing has, no configuration in common, or a condition that cannot be tested.
             StoreError: a folder holds no sweep.
         """
-        from vlmprof.analyze.comparison import Settings, compare
+        from vlmprof.analyze.comparing.comparison import Settings, compare
 
         second = other.where if isinstance(other, Results) else other
         settings = Settings(
@@ -336,7 +336,7 @@ class Results:
             UserError: a number out of range, or no two configurations with scores in common.
             StoreError: the folder holds no sweep.
         """
-        from vlmprof.analyze.power import read_power
+        from vlmprof.analyze.comparing.power import read_power
 
         return read_power(self.where, difference, power)
 
@@ -351,7 +351,7 @@ class Results:
             UserError: no such group or time, or no complete grid of two knobs.
             StoreError: the folder holds no sweep.
         """
-        from vlmprof.analyze.coupling import coupling
+        from vlmprof.analyze.coupling.coupling import coupling
 
         return coupling(self.where, by, time)
 
@@ -377,7 +377,7 @@ class Results:
             UserError: no such group or column, a budget or a share out of range, or nothing to choose from.
             StoreError: the folder holds no sweep.
         """
-        from vlmprof.analyze.oracle import oracle
+        from vlmprof.analyze.adaptive.oracle import oracle
 
         budgets = [budget] if isinstance(budget, int | float) else list(budget)
         return oracle(self.where, budgets, by=by, cost=cost, penalty=penalty, violations=violations)
@@ -416,7 +416,7 @@ class Results:
             UserError: fewer than two groups, or no two that may be compared.
             StoreError: a folder holds no sweep.
         """
-        from vlmprof.analyze.transfer import transfer
+        from vlmprof.analyze.coupling.transfer import transfer
 
         places = [one.where if isinstance(one, Results) else absolute(os.fspath(one)) for one in others]
         return transfer([self.where, *places], by=by, time=time, despite=_names(despite))
@@ -434,7 +434,7 @@ class Results:
         Raises:
             UserError: as ``oracle``, or no group in which some samples need the full configuration and some do not.
         """
-        from vlmprof.analyze.router import routing
+        from vlmprof.analyze.adaptive.router import routing
 
         budgets = [budget] if isinstance(budget, int | float) else list(budget)
         return routing(self.where, budgets, by=by, cost=cost)

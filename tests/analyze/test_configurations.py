@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.builders import combined_sweep, read_rows, trial_row
 from vlmprof.analyze.comparability import comparable
+from vlmprof.analyze.comparing.matching import matched
 from vlmprof.analyze.configurations import chosen, full_trials, settings_in
-from vlmprof.analyze.matching import matched
 from vlmprof.errors import UserError
 
 

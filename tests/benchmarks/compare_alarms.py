@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.sections import Report
 from tests.benchmarks.sweep_simulation import GROUPS, SweepWorld
-from vlmprof.analyze.alarms import parse_alarm, raised
-from vlmprof.analyze.changes import Change
+from vlmprof.analyze.comparing.alarms import parse_alarm, raised
+from vlmprof.analyze.comparing.changes import Change
 from vlmprof.stats.latency_change import TimedRun, canary_times, latency_ratios, process_effect
 from vlmprof.stats.paired import paired_differences
 from vlmprof.stats.power import samples_needed

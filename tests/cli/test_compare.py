@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tests.analyze.compared_runs import QUESTIONS, write_run, write_samples
+from tests.analyze.comparing.compared_runs import QUESTIONS, write_run, write_samples
 from vlmprof.cli import compare as command
 from vlmprof.cli.compare import ALARM, app
 from vlmprof.errors import UserError

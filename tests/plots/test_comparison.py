@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from matplotlib.axes import Axes
 
-from tests.analyze.compared_runs import write_run
+from tests.analyze.comparing.compared_runs import write_run
 from tests.builders import trial_row, write_results
-from vlmprof.analyze.comparison import Settings, compare
+from vlmprof.analyze.comparing.comparison import Settings, compare
 from vlmprof.errors import UserError
 from vlmprof.plots import _comparison
 from vlmprof.plots._comparison import draw_comparison

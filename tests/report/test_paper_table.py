@@ -17,7 +17,7 @@ from tests.analyze.test_front_doubt import QUESTIONS, sweep
 from tests.builders import trial_row, write_answers, write_results
 from tests.report.test_hostile_names import HOSTILE
 from vlmprof import load
-from vlmprof.analyze.paper_table import COLUMNS, Cell, PaperColumn, PaperTable, TableWanted, paper_tables
+from vlmprof.analyze.papers.paper_table import COLUMNS, Cell, PaperColumn, PaperTable, TableWanted, paper_tables
 from vlmprof.cli import app
 from vlmprof.errors import StoreError, UserError
 from vlmprof.escaping import as_latex, as_markdown
@@ -110,7 +110,7 @@ def test_what_is_not_told_apart_has_no_dagger(tmp_path):
 def test_holm_looks_at_all_rows(tmp_path):
     """A difference of 2.2 standard errors is told apart alone, and not among forty."""
     from vlmprof.analyze.objectives import Objective
-    from vlmprof.analyze.paper_values import TaskValues
+    from vlmprof.analyze.papers.paper_values import TaskValues
 
     def told(rows):
         difference = np.zeros(rows)

@@ -31,7 +31,7 @@ def show_best(
     across_models: AcrossModels = False,
 ) -> None:
     """Say which configuration is best under a condition, how sure that is, and what certainty costs."""
-    from vlmprof.analyze.best import Wanted, best
+    from vlmprof.analyze.choosing.best import Wanted, best
     from vlmprof.report.best_table import best_report
 
     objective, better = _aim(maximise, minimise)
@@ -77,7 +77,7 @@ def show_budgets(
     plot: Annotated[Path | None, typer.Option(help="Draw the table: a .png, .svg or .pdf file.")] = None,
 ) -> None:
     """Print the best configuration for each budget, and write the table to budgets.parquet and budgets.json."""
-    from vlmprof.analyze.budgets import BudgetsWanted, budgets, write_budgets
+    from vlmprof.analyze.choosing.budgets import BudgetsWanted, budgets, write_budgets
     from vlmprof.report.budgets_table import budgets_report
 
     wanted = BudgetsWanted(

@@ -20,7 +20,7 @@ from vlmprof.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlmprof.analyze.comparison import RunComparison, Settings
+    from vlmprof.analyze.comparing.comparison import RunComparison, Settings
 
 app = typer.Typer()
 ALARM = 3
@@ -76,7 +76,7 @@ def compare_runs(
     runs: Annotated[int, typer.Option(help="With --calibrate JOB: how often the job is run.", min=2)] = 4,
 ) -> None:
     """Compare two runs of a job, or two configurations: what changed, which samples moved, what else differs."""
-    from vlmprof.analyze.comparison import Settings
+    from vlmprof.analyze.comparing.comparison import Settings
 
     settings = Settings(configurations=configurations or (), fail_if=fail_if, canary=canary, across_devices=across)
     if calibrate:
@@ -88,7 +88,7 @@ def compare_runs(
 
 
 def _calibrate(folders: list[str], settings: Settings, runs: int) -> None:
-    from vlmprof.analyze.calibration import calibrate
+    from vlmprof.analyze.comparing.calibration import calibrate
     from vlmprof.report.comparison_table import calibration_report
 
     if len(folders) == 1:
@@ -116,8 +116,8 @@ def _independent_runs(file: str, runs: int) -> list[str]:
 
 
 def _show(folders: list[str], settings: Settings, samples: int, files: tuple[Path | None, ...]) -> None:
-    from vlmprof.analyze.comparison import compare
-    from vlmprof.analyze.pair_detail import moved_samples, pair_detail
+    from vlmprof.analyze.comparing.comparison import compare
+    from vlmprof.analyze.comparing.pair_detail import moved_samples, pair_detail
     from vlmprof.report.comparison_table import comparison_report
     from vlmprof.report.table_files import require_ending
 
@@ -169,7 +169,7 @@ def show_power(
     power: Annotated[float, typer.Option(help="Chance that a difference of this size is told.")] = 0.8,
 ) -> None:
     """Say how many samples a difference of accuracy needs, from the paired variance of the sweep itself."""
-    from vlmprof.analyze.power import read_power
+    from vlmprof.analyze.comparing.power import read_power
     from vlmprof.report.power_table import power_report
 
     for part in power_report(read_power(folder, difference, power)):

@@ -23,7 +23,7 @@ def show_coupling(
     ] = None,
 ) -> None:
     """Say how knobs act together: variance by knob and pair, interactions, the front with one knob held."""
-    from vlmprof.analyze.coupling import coupling
+    from vlmprof.analyze.coupling.coupling import coupling
     from vlmprof.report.coupling_table import coupling_report
 
     found = coupling(folder, by, time)
@@ -48,7 +48,7 @@ def show_transfer(
     ] = "",
 ) -> None:
     """Say how far fronts agree across tasks, models, devices and folders, and what one costs where another holds."""
-    from vlmprof.analyze.transfer import transfer
+    from vlmprof.analyze.coupling.transfer import transfer
     from vlmprof.report.transfer_table import transfer_report
 
     names = [name.strip() for name in despite.split(",") if name.strip()]

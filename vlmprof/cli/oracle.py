@@ -45,7 +45,7 @@ def show_oracle(
         raise UserError(
             f"--export {export}: expected a file that ends in .parquet; --export-json writes JSON to a folder"
         )
-    from vlmprof.analyze.oracle import oracle
+    from vlmprof.analyze.adaptive.oracle import oracle
     from vlmprof.report.oracle_table import oracle_report
 
     found = oracle(folder, _budgets(budget), by=by, cost=cost, penalty=penalty, violations=violations)
@@ -57,7 +57,7 @@ def show_oracle(
 
 
 def _show_routing(folder: str, by: str, cost: str) -> None:
-    from vlmprof.analyze.router import routing
+    from vlmprof.analyze.adaptive.router import routing
     from vlmprof.report.oracle_table import routing_report
 
     for part in routing_report(routing(folder, by=by, cost=cost)):
@@ -66,8 +66,8 @@ def _show_routing(folder: str, by: str, cost: str) -> None:
 
 def _export(folder: str, by: str, to: tuple[Path | None, Path | None, Path | None]) -> None:
     """Write what was asked for: rows, JSON, a benchmark."""
-    from vlmprof.analyze.sample_export import write_json, write_rows
-    from vlmprof.analyze.tabular_benchmark import write_benchmark
+    from vlmprof.analyze.adaptive.sample_export import write_json, write_rows
+    from vlmprof.analyze.adaptive.tabular_benchmark import write_benchmark
 
     rows, json, benchmark = to
     if rows is not None:

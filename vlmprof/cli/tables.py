@@ -34,7 +34,7 @@ def show_table(
     across_models: AcrossModels = False,
 ) -> None:
     """Write a table for a paper: configurations by tasks, with intervals, bold, marks and a caption."""
-    from vlmprof.analyze.paper_table import TableWanted, paper_tables
+    from vlmprof.analyze.papers.paper_table import TableWanted, paper_tables
     from vlmprof.report.paper_table import notes, paper_text
 
     wanted = TableWanted(rows=rows, columns=_names(columns), by=_names(by), across_models=across_models)

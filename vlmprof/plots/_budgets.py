@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vlmprof.analyze.budgets import Budgets, GroupBudgets
+from vlmprof.analyze.choosing.budgets import Budgets, GroupBudgets
 from vlmprof.errors import UserError
 from vlmprof.escaping import visible
 from vlmprof.plots import _style

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vlmprof.analyze.changes import Change
-from vlmprof.analyze.comparison import RunComparison
+from vlmprof.analyze.comparing.changes import Change
+from vlmprof.analyze.comparing.comparison import RunComparison
 from vlmprof.analyze.configurations import settings_in
 from vlmprof.errors import UserError
 from vlmprof.plots import _style

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vlmprof.analyze.coupling import Coupling
+from vlmprof.analyze.coupling.coupling import Coupling
 from vlmprof.errors import UserError
 from vlmprof.escaping import visible
 from vlmprof.plots import _style

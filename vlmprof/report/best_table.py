@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.analyze import wording
-from vlmprof.analyze.best import Best, Choice, misses
 from vlmprof.analyze.caveats import cautions
+from vlmprof.analyze.choosing.best import Best, Choice, misses
+from vlmprof.analyze.choosing.contests import any_column
 from vlmprof.analyze.comparability import model_names
 from vlmprof.analyze.conditions import columns_of, text_of
-from vlmprof.analyze.contests import any_column
 from vlmprof.analyze.objectives import Objective
 from vlmprof.plan.point import words_of
 from vlmprof.stats.intervals import MeanInterval

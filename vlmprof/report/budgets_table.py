@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.analyze import wording
-from vlmprof.analyze.budgets import Budgets, GroupBudgets
+from vlmprof.analyze.choosing.budgets import Budgets, GroupBudgets
 from vlmprof.plan.point import words_of
 
 

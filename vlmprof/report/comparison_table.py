@@ -13,15 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.analyze import wording
-from vlmprof.analyze.alarms import FAMILY, reasons
+from vlmprof.analyze.comparing.alarms import FAMILY, reasons
 from vlmprof.stats.intervals import MeanInterval
 from vlmprof.store.schema import knobs_of
 
 if TYPE_CHECKING:
-    from vlmprof.analyze.calibration import Calibration
-    from vlmprof.analyze.changes import Change
-    from vlmprof.analyze.comparison import RunComparison
-    from vlmprof.analyze.pair_detail import PairDetail
+    from vlmprof.analyze.comparing.calibration import Calibration
+    from vlmprof.analyze.comparing.changes import Change
+    from vlmprof.analyze.comparing.comparison import RunComparison
+    from vlmprof.analyze.comparing.pair_detail import PairDetail
 
 MANY = 40
 """From so many pairs on, only those in which something changed surely, or that raise the alarm, have a row."""

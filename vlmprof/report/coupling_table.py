@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof.analyze.coupling import Coupling
+from vlmprof.analyze.coupling.coupling import Coupling
 
 LISTED = 24
 """So many interactions of an objective are shown; the largest, in standard errors."""

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof.analyze.oracle import Oracle
-from vlmprof.analyze.router import Routing
+from vlmprof.analyze.adaptive.oracle import Oracle
+from vlmprof.analyze.adaptive.router import Routing
 from vlmprof.report.coupling_table import heading, interval, plain_table
 
 NOT_A_METHOD = (

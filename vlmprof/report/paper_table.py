@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from vlmprof.analyze.paper_table import Cell, PaperColumn, PaperTable
+from vlmprof.analyze.papers.paper_table import Cell, PaperColumn, PaperTable
 from vlmprof.errors import UserError, suggestion
 from vlmprof.escaping import as_cell, as_html, as_latex, as_markdown, visible
 
@@ -52,7 +52,7 @@ def paper_text(table: PaperTable, form: str, intervals: str = "half") -> str:
     """A table as text.
 
     Args:
-        table: as ``analyze.paper_table`` gives it.
+        table: as ``analyze.papers.paper_table`` gives it.
         form: one of ``FORMATS``. CSV has the numbers in full, with their ends in columns of their own.
         intervals: ``half`` writes a value as ``61.3 +- 1.2``, ``ends`` as ``61.3 [60.1, 62.5]``, ``none`` alone.
 

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlmprof.analyze.power import Power
+from vlmprof.analyze.comparing.power import Power
 
 PAIRS = {"all": "of all", "near": "not told apart now", "full": "with the full model"}
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmprof.analyze import wording
-from vlmprof.analyze.transfer import Transfer
+from vlmprof.analyze.coupling.transfer import Transfer
 from vlmprof.report.coupling_table import interval, plain_table
 
 OVERLAP = "overlap: shared members over all members of the two fronts; ends: what the doubt of both fronts allows"

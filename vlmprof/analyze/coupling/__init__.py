@@ -1,0 +1,1 @@
+"""How knobs act together, and whether a front holds elsewhere."""
