@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from tests.builders import GPU, read_rows, trial_row, write_results
-from vlmprof.analyze.comparability import comparable, groups, model_names
+from tests.builders import GPU, combined_sweep, read_rows, trial_row, write_results
+from vlmprof.analyze.comparability import comparable, groups, model_names, require_few
 from vlmprof.analyze.objectives import parse_objectives
 from vlmprof.analyze.pareto import pareto
+from vlmprof.errors import UserError
 from vlmprof.plots.plot import render
 from vlmprof.report.pareto_table import front_report, read_front
 from vlmprof.store import tables
@@ -208,3 +209,10 @@ def test_the_front_of_all_models_is_that_of_all_points(tmp_path: Path) -> None:
     for i, (a, m) in enumerate(values):
         beaten = any(x >= a and y <= m and (x > a or y < m) for x, y in values)
         assert front[i + 1] == (not beaten)
+
+
+def test_what_holds_every_pair_together_refuses_very_many_with_the_number_and_a_way_on(tmp_path, monkeypatch):
+    part = read_rows(tmp_path, combined_sweep())
+    require_few(part, "coupling", most=16)
+    with pytest.raises(UserError, match=r"16 configurations, and coupling is given for at most 15.*vlmprof best"):
+        require_few(part, "coupling", most=15)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.builders import trial_row, write_answers, write_results, write_times
 from vlmprof import load
-from vlmprof.analyze.front_doubt import MEANINGS, MOST, with_doubt
+from vlmprof.analyze.front_doubt import MEANINGS, MOST_TOGETHER, with_doubt
 from vlmprof.analyze.pareto import DOUBT, fronts
 from vlmprof.analyze.timing_blocks import read_times, sessions_of
 from vlmprof.cli.results import app
@@ -102,9 +102,9 @@ def test_no_answers_no_doubt_but_a_front(tmp_path):
 
 
 def test_too_many_configurations_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("vlmprof.analyze.front_doubt.MOST", 1)
+    monkeypatch.setattr("vlmprof.analyze.front_doubt.MOST_TOGETHER", 1)
     front, _ = doubt_of(sweep(tmp_path, [0.3, 0.6], [50, 100]))
-    assert MOST == 1000 and front.doubt is not None
+    assert MOST_TOGETHER == 1000 and front.doubt is not None
     assert front.doubt.caveats == ("no doubt is given for 2 configurations in one front, only up to 1",)
 
 

@@ -55,7 +55,7 @@ SMOKES: Mapping[str, Smoke] = {
     ),
     "reading": Smoke(
         arguments=("--sizes", "tiny", "--out", "OUT"),
-        holds=lambda report: all(row["code"] == 0 for row in report["rows"]) and len(report["rows"]) > 4,
+        holds=lambda report: all(row["code"] == 0 for row in report["rows"]) and len(report["rows"]) == 14,
     ),
     "hf_prompts": Smoke(
         arguments=("--tiny", "--device", "cpu", "--models", "internvl", "--limit", "120", "--out", "OUT"),
@@ -67,6 +67,20 @@ SMOKES: Mapping[str, Smoke] = {
             {"overhead", "recorded", "marks", "agreement", "session"} <= set(report) and report["checks"]
         ),
         codes=CODES_OF_CHECKS,
+    ),
+    "choosing": Smoke(
+        arguments=("--worlds", "1", "--draws", "50", "--most-samples", "300", "--out", "OUT"),
+        holds=sections("winner", "chances"),
+    ),
+    "compare_alarms": Smoke(
+        arguments=("--runs", "2", "--sections", "latency", "--out", "OUT"), holds=sections("latency")
+    ),
+    "coupling": Smoke(
+        arguments=("--worlds", "1", "--sections", "alarms,auc", "--most-samples", "300", "--out", "OUT"),
+        holds=sections("alarms", "auc"),
+    ),
+    "simulated_results": Smoke(
+        arguments=("OUT", "--values", "2", "--samples", "30"), holds=lambda report: report["bytes"] > 0, printed=True
     ),
     "doubt": Smoke(
         arguments=(

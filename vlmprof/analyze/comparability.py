@@ -57,6 +57,8 @@ ENVIRONMENT = (
 ON_CPU = "CPU"
 """What the column ``device`` says where no GPU ran; the processor then is the machine."""
 AS_SWEPT = "as swept"
+MOST_TOGETHER = 1000
+"""Configurations of which all pairs are looked at."""
 _LENGTH_SWEPT = f"length {AS_SWEPT}"
 LOST = "lost (a file is gone or damaged; run the job again)"
 
@@ -135,6 +137,24 @@ def groups_named(frame: pd.DataFrame, by: str, folder: object) -> list[tuple[str
         names = "; ".join(sorted(frame["group"].unique()))
         raise UserError(f"{folder}: no group of trials has '{by}' in its name; there are: {names}")
     return found
+
+
+def require_few(part: pd.DataFrame, what: str, most: int = MOST_TOGETHER) -> None:
+    """Refuse more configurations than can be looked at together.
+
+    Args:
+        part: trials of one group, or a part of them.
+        what: what is looked at, for the message.
+        most: so many are allowed.
+
+    Raises:
+        UserError: there are more.
+    """
+    if len(part) > most:
+        raise UserError(
+            f"{len(part):,} configurations, and {what} is given for at most {most:,}, as every one is held against"
+            " every other; 'vlmprof pareto' and 'vlmprof best' take any number"
+        )
 
 
 def machine(row: Mapping[Any, Any] | pd.Series[Any]) -> str:

@@ -147,4 +147,9 @@ def _kept(part: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def name_of(row: pd.Series[Any]) -> str:
     """The settings of a trial as tables write them."""
-    return words_of(str(row["point"])) or "as trained"
+    return named(row["point"])
+
+
+def named(point: object) -> str:
+    """The settings of a column ``point`` as tables write them."""
+    return words_of(str(point)) or "as trained"

@@ -26,8 +26,6 @@ from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
 
 Numbers = NDArray[np.float64]
-MOST = 1000
-"""Configurations of which draws are made: every pair is compared."""
 BY_RATIO = ("ms", "s", "samples/s", "tokens/s", "J", "bytes", "ratio", "FLOP", "tokens")
 """Units of which a percent means the same at any size: differences are those of logarithms."""
 OF_TIME = ("ms", "samples/s", "tokens/s")

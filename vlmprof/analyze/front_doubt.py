@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmprof.analyze.drawn_objectives import MOST, SweepReader, Told, drawn_objective, is_by_ratio, values_of
+from vlmprof.analyze.comparability import MOST_TOGETHER
+from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective, is_by_ratio, values_of
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.pareto import Front, FrontDoubt, FrontSet
 from vlmprof.errors import UserError
@@ -63,8 +64,10 @@ def with_doubt(found: FrontSet, folder: Where, epsilon: Mapping[str, float] | No
 
 def _doubtful(front: Front, reader: SweepReader, epsilon: Mapping[str, float]) -> Front:
     told = Told()
-    if len(front.rows) > MOST:
-        told.caveats.append(f"no doubt is given for {len(front.rows)} configurations in one front, only up to {MOST}")
+    if len(front.rows) > MOST_TOGETHER:
+        told.caveats.append(
+            f"no doubt is given for {len(front.rows)} configurations in one front, only up to {MOST_TOGETHER}"
+        )
         return replace(front, doubt=FrontDoubt(caveats=tuple(told.caveats)))
     try:
         drawn = [drawn_objective(front.rows, one, i, reader, told) for i, one in enumerate(front.objectives)]

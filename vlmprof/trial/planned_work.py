@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import final
@@ -43,6 +44,7 @@ class PlannedWork:
         self._tokens: dict[Hashable, float] = {}
         self._views: dict[Hashable, tuple[Hashable, ...]] = {}
         self._anatomies: dict[ModelSpec, Anatomy] = {}
+        self._works: dict[Hashable, Hashable] = {}
 
     def vision_tokens(self, plan: TrialPlan) -> float:
         """Mean number of vision tokens per sample, as ``resolve.predicted_vision_tokens``.
@@ -76,16 +78,26 @@ class PlannedWork:
 
     def _computes(self, plan: TrialPlan) -> Hashable:
         """Equal for trials that compute the same of equal views of a picture, but for the length."""
-        if plan.model not in self._anatomies:
-            family, checkpoint = family_of(plan.model)
-            self._anatomies[plan.model] = family.describe(checkpoint)
-        of_knobs = []
-        for name, value in plan.point:
+        parts = (part for name, text in plan.point.items if (part := self._work(plan, name, text)) is not None)
+        return load_key(plan), plan.task, plan.task_revision, plan.batch_size, tuple(parts)
+
+    def _work(self, plan: TrialPlan, name: str, text: str) -> Hashable:
+        """What a value of a knob computes, None for what the model does anyway or what is part of another key."""
+        key = plan.model, name, text
+        if key not in self._works:
             knob = registry.load("knobs", name)
-            if name != OUTPUT_TOKENS and not _counts_tokens(name) and not knob.load_argument:
-                work = knob.work(value, self._anatomies[plan.model])
-                of_knobs += [(name, work)] if work is not None else []
-        return load_key(plan), plan.task, plan.task_revision, plan.batch_size, tuple(of_knobs)
+            if name == OUTPUT_TOKENS or _counts_tokens(name) or knob.load_argument:
+                work = None
+            else:
+                work = knob.work(json.loads(text), self._anatomy(plan.model))
+            self._works[key] = None if work is None else (name, work)
+        return self._works[key]
+
+    def _anatomy(self, model: ModelSpec) -> Anatomy:
+        if model not in self._anatomies:
+            family, checkpoint = family_of(model)
+            self._anatomies[model] = family.describe(checkpoint)
+        return self._anatomies[model]
 
 
 def _sees(plan: TrialPlan) -> Hashable:

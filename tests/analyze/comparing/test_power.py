@@ -79,3 +79,16 @@ def test_what_is_left_out_is_said(tmp_path):
     caveats = " ".join(read_power(folder).caveats)
     assert "50 of 200 samples are not scored in all 2 configurations" in caveats
     assert "no trial runs the model without changes" in caveats
+
+
+def test_of_very_many_configurations_some_stand_for_all_and_the_full_one_is_there(tmp_path, monkeypatch):
+    rows = [trial_row({"max_crops": crops}, accuracy=0.5) for crops in (1, 2, 4, 9)]
+    for row in rows:
+        row["effect_max_crops"] = "no-op" if row["knob_max_crops"] == 9 else "effective"
+        scores = {f"s{i}": float((i + int(row["knob_max_crops"])) % 3 > 0) for i in range(40)}
+        write_answers(tmp_path, row["trial"], scores)
+    write_results(tmp_path, rows)
+    monkeypatch.setattr("vlmprof.analyze.comparing.power.MOST_TOGETHER", 3)
+    found = read_power(tmp_path, 0.05, 0.8)
+    assert any("by 3 of 4 configurations, evenly chosen" in sentence for sentence in found.caveats)
+    assert (found.frame["pairs_of"] == "full").any()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vlmprof import registry
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import comparable, groups_named
+from vlmprof.analyze.comparability import comparable, groups_named, require_few
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
 from vlmprof.analyze.score_matrix import COLUMNS, score_matrix
 from vlmprof.errors import UnknownNameError, UserError
@@ -153,6 +153,7 @@ def _choices(name: str, part: pd.DataFrame, samples: pa.Table, cost: str) -> Swe
     rows = part[has].sort_values("trial").reset_index(drop=True)
     if len(rows) < 2:
         raise UserError(f"expected two configurations or more with accuracy and {column}, got {len(rows)}")
+    require_few(rows, "the oracle")
     if not (rows[column] > 0).all():
         raise UserError(f"{column} is not above 0 in all configurations")
     trials = rows["trial"].tolist()

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vlmprof.analyze.comparability import MOST_TOGETHER
 from vlmprof.analyze.conditions import Bound, Condition, columns_of, holds, shortfall
 from vlmprof.analyze.drawn_objectives import (
-    MOST,
     OF_TIME,
     SweepReader,
     Told,
@@ -178,9 +178,9 @@ def _values(rows: pd.DataFrame, objective: Objective, measured: Numbers, costs: 
 def _drawn(
     rows: pd.DataFrame, columns: Mapping[str, Objective], reader: SweepReader, told: Told
 ) -> tuple[dict[str, DrawnObjective], bool]:
-    if len(rows) > MOST:
+    if len(rows) > MOST_TOGETHER:
         told.caveats.append(
-            f"no probabilities are given for {len(rows)} configurations in one group, only up to {MOST}"
+            f"no probabilities are given for {len(rows)} configurations in one group, only up to {MOST_TOGETHER}"
         )
         return _as_measured(rows, columns), False
     try:

@@ -22,7 +22,7 @@ from vlmprof.analyze.comparing.changes import Canary, Change, ComparedRun, Paire
 from vlmprof.analyze.comparing.matching import Matched, matched
 from vlmprof.analyze.comparing.measured_changes import change_of
 from vlmprof.analyze.conditions import Condition, columns_of
-from vlmprof.analyze.configurations import chosen, name_of
+from vlmprof.analyze.configurations import chosen, named
 from vlmprof.errors import UserError
 from vlmprof.stats.estimates import holm
 from vlmprof.stats.resampling import DRAWS
@@ -239,7 +239,7 @@ def _meaning(name: str) -> str:
 
 
 def _points(rows: pd.DataFrame) -> list[str]:
-    return [name_of(row) for _, row in rows.iterrows()]
+    return [named(point) for point in rows["point"]]
 
 
 def _of_change(name: str, change: Change) -> dict[str, Any]:

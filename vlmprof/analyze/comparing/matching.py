@@ -106,8 +106,9 @@ def _distinguishing(both: Sequence[pd.DataFrame], key: Sequence[str]) -> tuple[s
     """Columns by which trials of one key differ on either side."""
     found: dict[str, None] = {}
     for rows in both:
-        repeated = pd.Series(_keys(rows, key), index=rows.index)
-        for _, same in rows.groupby(repeated):
+        keys = pd.Series(_keys(rows, key), index=rows.index)
+        repeated = keys.duplicated(keep=False)
+        for _, same in rows[repeated].groupby(keys[repeated]):
             if len(same) > 1:
                 columns = [name for name in (*KEYS, *IDENTITY) if name in same and name not in key]
                 found |= {name: None for name in columns if same[name].nunique(dropna=False) > 1}

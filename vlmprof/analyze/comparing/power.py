@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmprof.analyze.comparability import comparable, groups
+from vlmprof.analyze.comparability import MOST_TOGETHER, comparable, groups
 from vlmprof.analyze.configurations import full_trials, name_of
 from vlmprof.analyze.score_matrix import COLUMNS, ScoreMatrix, score_matrix
 from vlmprof.errors import UserError
@@ -66,6 +66,9 @@ def read_power(folder: Where, difference: float = 0.01, power: float = 0.8) -> P
     caveats: list[str] = [f"left out: {count} {state}" for state, count in trials.attrs["left_out"].items()]
     for name, part in groups(trials):
         scored = part[part["accuracy"].notna()].reset_index(drop=True)
+        if len(scored) > MOST_TOGETHER:
+            caveats.append(f"{name}: by {MOST_TOGETHER:,} of {len(scored):,} configurations, evenly chosen")
+            scored = _evenly(scored)
         try:
             matrix = score_matrix(samples, scored["trial"].tolist()) if len(scored) > 1 else None
         except UserError as error:
@@ -85,6 +88,17 @@ def read_power(folder: Where, difference: float = 0.01, power: float = 0.8) -> P
     return Power(
         difference=difference, power=power, frame=pd.DataFrame(rows, columns=list(FRAME)), caveats=tuple(caveats)
     )
+
+
+def _evenly(scored: pd.DataFrame) -> pd.DataFrame:
+    """``MOST_TOGETHER`` of them, the full model among them where it is there."""
+    chosen = np.linspace(0, len(scored) - 1, MOST_TOGETHER).round().astype(int)
+    full, _ = _full(scored)
+    if full >= 0 and full not in chosen:
+        chosen[np.abs(chosen - full).argmin()] = full
+    attrs, found = scored.attrs, scored.iloc[chosen].reset_index(drop=True)
+    found.attrs = attrs
+    return found
 
 
 @final

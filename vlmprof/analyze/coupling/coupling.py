@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import comparable, groups_named
+from vlmprof.analyze.comparability import comparable, groups_named, require_few
 from vlmprof.analyze.coupling.full_grid import FullGrid, full_grid, names_of
 from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
@@ -174,6 +174,7 @@ def _measured_grid(part: pd.DataFrame, time: str) -> tuple[FullGrid, list[str]]:
     lacking = int((~whole).sum())
     said = [f"{lacking} of {len(part)} trials lack {' or '.join(wanted)} and are not looked at"] if lacking else []
     kept = part[whole].reset_index(drop=True)
+    require_few(kept, "coupling")
     return full_grid(kept), said
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import ENVIRONMENT, comparable, groups, machine
+from vlmprof.analyze.comparability import ENVIRONMENT, comparable, groups, machine, require_few
 from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.objectives import LATENCY, finite, parse_objectives, quality_column
 from vlmprof.errors import UserError, suggestion
@@ -177,6 +177,7 @@ def _place(
     rows.attrs = part.attrs
     if len(rows) < 2:
         raise UserError(f"expected two configurations or more with {quality} and {time}, got {len(rows)}")
+    require_few(rows, "transfer")
     if len(rows) < len(part):
         told[1].append(
             f"{names[0]}: {len(part) - len(rows)} of {len(part)} trials lack a measurement or repeat a setting"
