@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from vlmprof.errors import UserError
 from vlmprof.job.storage import mounted
@@ -382,20 +382,19 @@ class Results:
         budgets = [budget] if isinstance(budget, int | float) else list(budget)
         return oracle(self.where, budgets, by=by, cost=cost, penalty=penalty, violations=violations)
 
-    def plot_coupling(self, to: str | Path | None = None, by: str = "", time: str = "latency_ms_p50") -> Figure:
-        """The figure of ``coupling``: the effect of each knob at each value of another, with intervals.
+    def draw(self, found: Any, to: str | os.PathLike[str] | None = None) -> Figure:
+        """The figure of what ``best``, ``budgets``, ``compare``, ``coupling`` or ``oracle`` gave.
 
         Args:
+            found: Their result.
             to: Where it is written too, ``.png``, ``.svg`` or ``.pdf``.
-            by: As of ``coupling``; of several groups the first is drawn.
-            time: As of ``coupling``.
 
         Raises:
-            UserError: as ``coupling``, or another ending.
+            UserError: something else, another ending, nothing to draw, or a file that cannot be written.
         """
-        from vlmprof.plots._interaction import draw_interactions
+        from vlmprof.plots._decisions import figure_of
 
-        return draw_interactions(self.coupling(by, time), to)
+        return figure_of(found, None if to is None else os.fspath(to))
 
     def transfer(
         self,

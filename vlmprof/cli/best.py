@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlmprof.cli.output import out
-from vlmprof.cli.results import AcrossModels, Results
+from vlmprof.cli.results import AcrossModels, Figure, Results
 from vlmprof.errors import UserError
 
 app = typer.Typer()
@@ -29,6 +28,7 @@ def show_best(
     ] = False,
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one group, comma-separated.")] = "",
     across_models: AcrossModels = False,
+    figure: Figure = None,
 ) -> None:
     """Say which configuration is best under a condition, how sure that is, and what certainty costs."""
     from vlmprof.analyze.choosing.best import Wanted, best
@@ -44,8 +44,14 @@ def show_best(
         by=_names(by),
         across_models=across_models,
     )
-    for part in best_report(best(folder, wanted)):
+    found = best(folder, wanted)
+    for part in best_report(found):
         out.print(part)
+    if figure is not None:
+        from vlmprof.plots._choice import draw_choice
+
+        draw_choice(found, figure)
+        _written([str(figure)])
 
 
 def _aim(maximise: str, minimise: str) -> tuple[str, str]:
@@ -74,7 +80,7 @@ def show_budgets(
     tolerance: Annotated[str, typer.Option(help="How far above the budget a request may be.")] = "5%",
     by: Annotated[str, typer.Option(help="Columns that must not be mixed in one group, comma-separated.")] = "",
     across_models: AcrossModels = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the table: a .png, .svg or .pdf file.")] = None,
+    figure: Figure = None,
 ) -> None:
     """Print the best configuration for each budget, and write the table to budgets.parquet and budgets.json."""
     from vlmprof.analyze.choosing.budgets import BudgetsWanted, budgets, write_budgets
@@ -97,11 +103,11 @@ def show_budgets(
     named = [*filter(None, [objective, "" if stage == "whole" else stage]), *wanted.by]
     named += ["across-models"] if across_models else []
     _written(write_budgets(found, folder, "-".join(["budgets", *named])))
-    if plot is not None:
+    if figure is not None:
         from vlmprof.plots._budgets import draw_budgets
 
-        draw_budgets(found, plot)
-        _written([str(plot)])
+        draw_budgets(found, figure)
+        _written([str(figure)])
 
 
 def _written(places: Sequence[str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlmprof.cli.output import out
-from vlmprof.cli.results import Results
+from vlmprof.cli.results import Figure, Results
 from vlmprof.errors import UserError
+
+if TYPE_CHECKING:
+    from vlmprof.analyze.adaptive.oracle import Oracle
 
 app = typer.Typer()
 
@@ -29,6 +32,7 @@ def show_oracle(
     router: Annotated[
         bool, typer.Option("--router", help="Say what question type and size of picture predict.")
     ] = False,
+    figure: Figure = None,
     export: Annotated[
         Path | None,
         typer.Option(help="Write a row for each sample of each trial to this .parquet.", show_default=False),
@@ -51,9 +55,18 @@ def show_oracle(
     found = oracle(folder, _budgets(budget), by=by, cost=cost, penalty=penalty, violations=violations)
     for part in oracle_report(found):
         out.print(part)
+    _draw(found, figure)
     _export(folder, by, (export, export_json, export_benchmark))
     if router:
         _show_routing(folder, by, cost)
+
+
+def _draw(found: Oracle, figure: Path | None) -> None:
+    if figure is not None:
+        from vlmprof.plots._rules import draw_rules
+
+        draw_rules(found, figure)
+        out.print(f"\nWritten: {figure}", highlight=False, soft_wrap=True)
 
 
 def _show_routing(folder: str, by: str, cost: str) -> None:

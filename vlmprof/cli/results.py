@@ -22,6 +22,9 @@ Results = Annotated[
 ]
 
 
+Figure = Annotated[Path | None, typer.Option(help="Draw it too: a .png, .svg or .pdf file.", show_default=False)]
+
+
 @app.command("pareto")
 def show_front(
     folder: Results,

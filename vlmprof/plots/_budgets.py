@@ -7,19 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vlmprof.analyze.choosing.budgets import Budgets, GroupBudgets
-from vlmprof.errors import UserError
 from vlmprof.escaping import visible
-from vlmprof.plots import _style
-
-ENDINGS = (".png", ".svg", ".pdf")
+from vlmprof.plots import _figure_file, _style
 
 
-def draw_budgets(found: Budgets, file: Path) -> None:
-    """Write the figure: a panel for each group of comparable trials.
+def draw_budgets(found: Budgets, path: str | Path | None = None) -> Figure:
+    """A panel for each group of comparable trials.
 
     The steps are the quality of what is chosen for a budget, as measured and after the correction for being chosen, the
     latter with its 95 % interval. Where samples have predictions, the violation rate has an axis on the right.
@@ -27,22 +23,12 @@ def draw_budgets(found: Budgets, file: Path) -> None:
     Raises:
         UserError: another ending than ``.png``, ``.svg`` or ``.pdf``, or a file that cannot be written.
     """
-    if file.suffix.lower() not in ENDINGS:
-        raise UserError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}")
+    _figure_file.require_ending(path)
     with _style.applied():
-        figure = Figure(figsize=(_style.WIDTH_INCHES, 3.0 * len(found.tables)), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = _figure_file.new_figure(3.0 * len(found.tables))
         for axes, table in zip(figure.subplots(len(found.tables), squeeze=False)[:, 0], found.tables, strict=True):
             _draw(axes, table, found.wanted.tolerance)
-        _write(figure, file)
-
-
-def _write(figure: Figure, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    except OSError as error:
-        raise UserError(f"the figure cannot be written to {file}: {error.strerror or error}") from None
+        return _figure_file.write(figure, path)
 
 
 def _draw(axes: Axes, table: GroupBudgets, tolerance: float) -> None:

@@ -8,37 +8,34 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vlmprof.analyze.comparing.changes import Change
 from vlmprof.analyze.comparing.comparison import RunComparison
 from vlmprof.analyze.configurations import settings_in
 from vlmprof.errors import UserError
-from vlmprof.plots import _style
+from vlmprof.plots import _figure_file, _style
 
 SHOWN = ("accuracy", "score", "latency_ms_p50")
 MOST = 50
 """Pairs in one figure; of more those with the smallest p-value of any column."""
 TOLD_APART = 0.05
-ENDINGS = (".png", ".svg", ".pdf")
 
 
-def draw_comparison(comparison: RunComparison, file: Path) -> None:
-    """Draw the changes of quality and latency into a file; its name says the format.
+def draw_comparison(comparison: RunComparison, path: str | Path | None = None) -> Figure:
+    """The changes of quality and latency.
 
     Raises:
-        UserError: a name with another ending, or neither quality nor latency is compared.
+        UserError: another ending than ``.png``, ``.svg`` or ``.pdf``, a file that cannot be written, or neither quality
+            nor latency is compared.
     """
-    if file.suffix not in ENDINGS:
-        raise UserError(f"{file}: expected a name that ends in {', '.join(ENDINGS)}")
+    _figure_file.require_ending(path)
     changes = [comparison.changes[name] for name in SHOWN if name in comparison.changes]
     if not changes:
         raise UserError("neither quality nor latency is compared: there is nothing to draw")
     pairs = _pairs(comparison, changes)
     with _style.applied():
-        figure = Figure(figsize=(_style.WIDTH_INCHES, 1.1 + 0.19 * len(pairs)), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = _figure_file.new_figure(1.1 + 0.19 * len(pairs))
         axes = figure.subplots(1, len(changes), sharey=True, squeeze=False)[0]
         for axis, change in zip(axes, changes, strict=True):
             _panel(axis, change, comparison, pairs)
@@ -46,8 +43,7 @@ def draw_comparison(comparison: RunComparison, file: Path) -> None:
         axes[0].invert_yaxis()
         more = f", {len(pairs)} of {len(comparison.frame)} pairs" if len(pairs) < len(comparison.frame) else ""
         figure.suptitle(f"{comparison.names[0]} → {comparison.names[1]}{more}: change and 95 % interval", fontsize=8.5)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+        return _figure_file.write(figure, path)
 
 
 def _pairs(comparison: RunComparison, changes: Sequence[Change]) -> list[int]:

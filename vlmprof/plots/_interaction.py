@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vlmprof.analyze.coupling.coupling import Coupling
-from vlmprof.errors import UserError
 from vlmprof.escaping import visible
-from vlmprof.plots import _style
+from vlmprof.plots import _figure_file, _style
 
 PANEL_INCHES, LEGEND_INCHES = 1.6, 0.16
-ENDINGS = (".png", ".svg", ".pdf")
 _MOST_COLUMNS = 3
 _APART = 0.08
 
@@ -31,26 +28,14 @@ def draw_interactions(found: Coupling, path: str | Path | None = None) -> Figure
     Raises:
         UserError: another ending, or a folder that cannot be written to.
     """
-    if path is not None and Path(path).suffix.lower() not in ENDINGS:
-        raise UserError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
+    _figure_file.require_ending(path)
     first = found.effects["group"].iloc[0]
     effects = found.effects[found.effects["group"] == first]
     panels = [(objective, list(_panels(part))) for objective, part in effects.groupby("objective", sort=False)]
     with _style.applied():
-        figure = Figure(figsize=(_style.WIDTH_INCHES, 4.0))
-        FigureCanvasAgg(figure)
+        figure = _figure_file.new_figure(4.0, constrained=False)
         _draw(figure, visible(str(first)), panels)
-        if path is not None:
-            _write(figure, Path(path))
-    return figure
-
-
-def _write(figure: Figure, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except OSError as error:
-        raise UserError(f"the figure cannot be written to {path}: {error.strerror or error}") from None
+        return _figure_file.write(figure, path)
 
 
 def _panels(part: pd.DataFrame) -> list[pd.DataFrame]:

@@ -130,7 +130,7 @@ def test_no_common_samples_leaves_no_probabilities(tmp_path):
 def test_terminal_and_python(tmp_path):
     folder = swept(tmp_path)
     arguments = ["budgets", str(folder), "--from", "40", "--to", "160", "--step", "40", "--tolerance", "10%"]
-    arguments += ["--plot", str(tmp_path / "figures" / "budgets.png")]
+    arguments += ["--figure", str(tmp_path / "figures" / "budgets.png")]
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
@@ -143,5 +143,5 @@ def test_terminal_and_python(tmp_path):
 
 
 def test_the_figure_has_an_ending_that_can_be_drawn(tmp_path):
-    shown = CliRunner().invoke(app, ["budgets", str(swept(tmp_path)), "--plot", "x.gif"])
+    shown = CliRunner().invoke(app, ["budgets", str(swept(tmp_path)), "--figure", "x.gif"])
     assert isinstance(shown.exception, UserError) and "ends in .png, .svg, .pdf" in str(shown.exception)

@@ -162,15 +162,15 @@ def test_from_python_and_the_command_line(tmp_path):
     folder = coupled(tmp_path)
     results = load(folder)
     assert isinstance(results.coupling().frame, pd.DataFrame)
-    figure = results.plot_coupling(tmp_path / "figure.svg")
+    figure = results.draw(results.coupling(), tmp_path / "figure.svg")
     assert len([axes for axes in figure.axes if axes.get_xlabel()]) == 6
     assert "max_crops" in (tmp_path / "figure.svg").read_text()
-    done = CliRunner().invoke(app, ["coupling", str(folder), "--to", str(tmp_path / "figure.png")])
+    done = CliRunner().invoke(app, ["coupling", str(folder), "--figure", str(tmp_path / "figure.png")])
     assert done.exit_code == 0, done.output
     assert "variance of accuracy" in done.output and "the front with one knob held" in done.output
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     with pytest.raises(UserError, match=r"ends in \.png, \.svg, \.pdf"):
-        results.plot_coupling(tmp_path / "figure.gif")
+        results.draw(results.coupling(), tmp_path / "figure.gif")
 
 
 def test_hostile_names_are_shown_as_text(tmp_path):
