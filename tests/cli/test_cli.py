@@ -115,7 +115,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, tiny_checkpoint: Path, h
     finally:
         driver.kill()
         driver.communicate()
-    assert driver.returncode == 130
+    assert driver.returncode == 130, said
     assert f"Resume: vlmprof run {path}" in said
     assert "Traceback" not in said
 
