@@ -9,8 +9,8 @@ in ``OF_A_MODEL``, and in nothing else of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ import pandas as pd
 from vlmprof.errors import UserError, suggestion
 from vlmprof.store.schema import at_setting, settings_of, split_setting
 
+T = TypeVar("T")
 KEYS = ("model", "task", "split", "device", "timing_batch_size", "timing_output_tokens")
 IDENTITY = (
     "model_fingerprint",
@@ -137,6 +138,29 @@ def groups_named(frame: pd.DataFrame, by: str, folder: object) -> list[tuple[str
         names = "; ".join(sorted(frame["group"].unique()))
         raise UserError(f"{folder}: no group of trials has '{by}' in its name; there are: {names}")
     return found
+
+
+def each_of(
+    chosen: Iterable[tuple[str, pd.DataFrame]], look: Callable[[str, pd.DataFrame], T]
+) -> tuple[list[T], list[str]]:
+    """What is found in each group, and the groups in which nothing can be, with the reason.
+
+    Args:
+        chosen: as ``groups_named`` gives them.
+        look: (name, trials) -> what is found; raises UserError where it cannot be.
+
+    Raises:
+        UserError: nothing is found in any; the message has all reasons.
+    """
+    found, refused = [], []
+    for name, part in chosen:
+        try:
+            found.append(look(name, part))
+        except UserError as error:
+            refused.append(f"{name}: {error}")
+    if not found:
+        raise UserError("; ".join(refused))
+    return found, refused
 
 
 def require_few(part: pd.DataFrame, what: str, most: int = MOST_TOGETHER) -> None:

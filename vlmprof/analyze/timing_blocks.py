@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmprof.errors import UserError, suggestion
 from vlmprof.stats.generation_times import RequestTime, grouped_means, request_medians
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
@@ -38,6 +39,18 @@ TIMES: Mapping[str, Callable[[pd.DataFrame], Any]] = {
     **{f"{stage}_ms_p50": _sum_of(stage) for stage in _STAGES},
 }
 """Column of ``trials`` -> the time of each generation that it is a median of."""
+
+
+def require_time(name: str) -> None:
+    """Refuse a column whose time was not measured generation by generation.
+
+    Raises:
+        UserError: it is none of ``TIMES``.
+    """
+    if name not in TIMES:
+        raise UserError(
+            f"'{name}' is no time that was measured generation by generation{suggestion(name, list(TIMES))}"
+        )
 
 
 def read_times(folder: Where) -> pd.DataFrame:

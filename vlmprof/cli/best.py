@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmprof.cli.output import out
-from vlmprof.cli.results import AcrossModels, Figure, Results
+from vlmprof.cli.results import AcrossModels, Figure, Results, names_in
 from vlmprof.errors import UserError
 
 app = typer.Typer()
@@ -41,7 +41,7 @@ def show_best(
         better=better,
         sure=sure,
         confirm=confirm,
-        by=_names(by),
+        by=tuple(names_in(by)),
         across_models=across_models,
     )
     found = best(folder, wanted)
@@ -60,10 +60,6 @@ def _aim(maximise: str, minimise: str) -> tuple[str, str]:
     if minimise:
         return minimise, "lower"
     return (maximise, "higher") if maximise else ("accuracy", "")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 @app.command("budgets")
@@ -94,7 +90,7 @@ def show_budgets(
         step=step,
         steps=steps,
         tolerance=_share(tolerance),
-        by=_names(by),
+        by=tuple(names_in(by)),
         across_models=across_models,
     )
     found = budgets(folder, wanted)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmprof.cli.output import out
-from vlmprof.cli.results import Figure, Results
+from vlmprof.cli.results import Figure, Results, names_in
 
 app = typer.Typer()
 
@@ -48,6 +48,5 @@ def show_transfer(
     from vlmprof.analyze.coupling.transfer import transfer
     from vlmprof.report.transfer_table import transfer_report
 
-    names = [name.strip() for name in despite.split(",") if name.strip()]
-    for part in transfer_report(transfer(folders, by=by, time=time, despite=names)):
+    for part in transfer_report(transfer(folders, by=by, time=time, despite=names_in(despite))):
         out.print(part)

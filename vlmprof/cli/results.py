@@ -40,7 +40,7 @@ def show_front(
     """Print the Pareto front of a sweep, and write it to pareto.parquet; with options to a file named after them."""
     across_names = {"across_devices": across, "across_models": across_models}
     chosen = {name: True for name, on in across_names.items() if on}
-    _show_front(folder, (_names(objectives), _names(by)), chosen, doubt=doubt, epsilon=_shares(epsilon))
+    _show_front(folder, (names_in(objectives), names_in(by)), chosen, doubt=doubt, epsilon=_shares(epsilon))
 
 
 @app.command("plot")
@@ -58,7 +58,7 @@ def draw_plots(
     if to is None and "://" in folder:
         raise UserError(f"{folder} cannot hold figures; name a folder with --to")
     notes: list[str] = []
-    place, names = to or mounted(folder) / "plots", _names(objectives)
+    place, names = to or mounted(folder) / "plots", names_in(objectives)
     for path in render(folder, place, note=notes.append, across_models=across_models, objectives=names):
         out.print(str(path), highlight=False, soft_wrap=True)
     for remark in notes:
@@ -111,7 +111,7 @@ def _show_front(
 def _shares(text: str) -> dict[str, float]:
     """``accuracy=0.01,latency_ms_p50=2%`` -> column -> number."""
     found = {}
-    for part in _names(text):
+    for part in names_in(text):
         name, _, value = part.partition("=")
         number = value.strip().removesuffix("%")
         try:
@@ -121,5 +121,6 @@ def _shares(text: str) -> dict[str, float]:
     return found
 
 
-def _names(text: str) -> list[str]:
+def names_in(text: str) -> list[str]:
+    """The names of an option that takes several, comma-separated."""
     return [name.strip() for name in text.split(",") if name.strip()]

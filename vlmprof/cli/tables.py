@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmprof.cli.output import err, out
-from vlmprof.cli.results import AcrossModels, Results
+from vlmprof.cli.results import AcrossModels, Results, names_in
 from vlmprof.errors import UserError
 
 app = typer.Typer()
@@ -37,7 +37,9 @@ def show_table(
     from vlmprof.analyze.papers.paper_table import TableWanted, paper_tables
     from vlmprof.report.paper_table import notes, paper_text
 
-    wanted = TableWanted(rows=rows, columns=_names(columns), by=_names(by), across_models=across_models)
+    wanted = TableWanted(
+        rows=rows, columns=tuple(names_in(columns)), by=tuple(names_in(by)), across_models=across_models
+    )
     found = paper_tables(folder, wanted)
     text = "\n".join(paper_text(table, form, intervals) for table in found.tables)
     if to is None:
@@ -74,7 +76,7 @@ def export_tables(
         raise UserError(f"expected one of --csv, --jsonl and --arrow, got {' and '.join(chosen) or 'none'}")
     if to is None and "://" in folder:
         raise UserError(f"{folder} cannot hold exported files; name a folder with --to")
-    found = export(folder, chosen[0], to or mounted(folder) / "export", _names(names), force=force)
+    found = export(folder, chosen[0], to or mounted(folder) / "export", tuple(names_in(names)), force=force)
     for name, path in found.files.items():
         out.print(f"{path}: {found.rows[name]:,} rows", highlight=False, markup=False, soft_wrap=True)
     out.print(f"{found.sidecar}: what the columns mean", highlight=False, markup=False, soft_wrap=True)
@@ -89,7 +91,3 @@ def _write(to: Path, text: str, *, force: bool) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(text, encoding="utf-8")
     out.print(f"Written: {to}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from vlmprof.stats.estimates import NORMAL
 from vlmprof.stats.intervals import MeanInterval
-from vlmprof.stats.uncertain_front import NORMAL, TOLD_APART, DrawnObjective, UncertainFront
+from vlmprof.stats.uncertain_front import TOLD_APART, DrawnObjective, UncertainFront
 
 Mask = NDArray[np.bool_]
 _DRAWS = 400

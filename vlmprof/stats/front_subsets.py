@@ -8,9 +8,10 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmprof.stats.estimates import NORMAL
 from vlmprof.stats.fronts import hypervolumes_of_draws
 from vlmprof.stats.intervals import MeanInterval
-from vlmprof.stats.uncertain_front import MARGIN, NORMAL
+from vlmprof.stats.uncertain_front import MARGIN
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]

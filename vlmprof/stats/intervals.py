@@ -43,6 +43,12 @@ class MeanInterval:
     high: float
 
 
+def columns_of(name: str, interval: MeanInterval | None) -> dict[str, float | None]:
+    """``name``, ``name_low`` and ``name_high`` of a row; None where there is no interval."""
+    mean, low, high = (interval.mean, interval.low, interval.high) if interval else (None, None, None)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
 def mean_interval(scores: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> MeanInterval:
     """The mean of scores from 0 to 1 and its interval; scores of one cluster may depend on each other.
 

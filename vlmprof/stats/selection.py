@@ -17,9 +17,10 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmprof.stats.estimates import NORMAL
 from vlmprof.stats.intervals import Interval, MeanInterval, mean_interval
 from vlmprof.stats.resampling import PairedScores
-from vlmprof.stats.uncertain_front import NORMAL, DrawnObjective
+from vlmprof.stats.uncertain_front import DrawnObjective
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]

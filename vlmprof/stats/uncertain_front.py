@@ -17,6 +17,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmprof.stats.estimates import NORMAL
 from vlmprof.stats.fronts import (
     domination_shares,
     hypervolume,
@@ -30,7 +31,6 @@ Mask = NDArray[np.bool_]
 SURELY = 0.9
 BEATEN = 1.96
 TOLD_APART = 1.96
-NORMAL = 1.96
 BUDGET_NORMAL = 2.24
 """Standard errors to the ends of the best value within a budget: 2.5 % beyond both, as the budget itself, which may be
 kept or not, takes another 2.5 %."""

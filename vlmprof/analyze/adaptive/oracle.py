@@ -21,7 +21,7 @@ from vlmprof.errors import UserError
 from vlmprof.plan.point import words_of
 from vlmprof.stats import adaptive_choice
 from vlmprof.stats.adaptive_choice import ChoiceTable
-from vlmprof.stats.intervals import MeanInterval, mean_interval
+from vlmprof.stats.intervals import MeanInterval, columns_of, mean_interval
 from vlmprof.store.filesystem import Where
 
 BUDGETS = (0.35, 0.5, 0.7, 0.85, 1.0)
@@ -29,7 +29,6 @@ BUDGETS = (0.35, 0.5, 0.7, 0.85, 1.0)
 VIOLATIONS = 0.05
 PENALTY = 10.0
 """Of the reward: a hundredth of the full cost beyond the budget costs ten points of accuracy."""
-_ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))
 
 
 @final
@@ -117,10 +116,6 @@ def _relative(one: SweepChoices) -> ChoiceTable:
     return ChoiceTable(scores=table.scores, costs=table.costs / one.full_cost, clusters=table.clusters, work=table.work)
 
 
-def _spread(name: str, interval: MeanInterval | None) -> dict[str, float | None]:
-    return {f"{name}{end}": getattr(interval, field) if interval else None for end, field in _ENDS}
-
-
 def _headroom(one: SweepChoices, table: ChoiceTable, budget: float, violations: float) -> dict[str, Any]:
     candidates = adaptive_choice.static_candidates(table, budget, violations)
     within = int(table.within(budget).any(axis=0).sum())
@@ -128,16 +123,16 @@ def _headroom(one: SweepChoices, table: ChoiceTable, budget: float, violations: 
     row: dict[str, Any] = {"configurations": within, "static": None, "static_score": None}
     row["oracle_score"] = float(taken.mean()) if within else None
     if not candidates.any():
-        return row | _spread("headroom", None) | {"luck": None} | _spread("repeatable", None)
+        return row | columns_of("headroom", None) | {"luck": None} | columns_of("repeatable", None)
     means = np.where(candidates, table.scores.mean(axis=0), -np.inf)
     best = int(adaptive_choice.best_of_each(means[None], table.costs.mean(axis=0)[None])[0])
     informed = adaptive_choice.side_information(table, budget, candidates)
     return row | {
         "static": words_of(str(one.rows["point"][best])),
         "static_score": float(means[best]),
-        **_spread("headroom", adaptive_choice.headroom(taken, table, candidates)),
+        **columns_of("headroom", adaptive_choice.headroom(taken, table, candidates)),
         "luck": adaptive_choice.luck_alone(table, budget),
-        **_spread("repeatable", adaptive_choice.headroom(informed, table, candidates)),
+        **columns_of("repeatable", adaptive_choice.headroom(informed, table, candidates)),
     }
 
 
@@ -178,11 +173,11 @@ def _policies(one: SweepChoices, table: ChoiceTable, budget: float, penalty: flo
         reward = table.taken(choice, rewards)
         yield {
             "policy": name,
-            **_spread("score", _score_interval(table.taken(choice), table.clusters)),
+            **columns_of("score", _score_interval(table.taken(choice), table.clusters)),
             "cost": float(table.taken(choice, table.costs).mean()),
-            **_spread("violations", mean_interval(beyond.tolist(), table.clusters.tolist())),
-            **_spread("reward", adaptive_choice.mean_of(reward, table.clusters)),
-            **_spread("regret", _regret(best - reward, table.clusters)),
+            **columns_of("violations", mean_interval(beyond.tolist(), table.clusters.tolist())),
+            **columns_of("reward", adaptive_choice.mean_of(reward, table.clusters)),
+            **columns_of("regret", _regret(best - reward, table.clusters)),
         }
 
 

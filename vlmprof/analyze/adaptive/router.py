@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlmprof.analyze.adaptive.sample_choices import SweepChoices, cells_of, sweep_choices
 from vlmprof.errors import UserError
 from vlmprof.stats.adaptive_choice import mean_of
-from vlmprof.stats.intervals import MeanInterval
+from vlmprof.stats.intervals import columns_of
 from vlmprof.stats.roc import auc, crossed_predictions, group_rates, logistic
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
@@ -27,7 +27,6 @@ Numbers = NDArray[np.float64]
 BUDGETS = (0.35, 0.5, 0.7, 0.85)
 _READ = ("trial", "sample", "question_type", "prompt_tokens", "vision_tokens")
 _SIZE = ("picture_width", "picture_height")
-_ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))
 
 
 @final
@@ -75,7 +74,7 @@ def routing(folder: Where, budgets: Sequence[float] = BUDGETS, *, by: str = "", 
         for name, scores in predicted.items():
             area = auc(scores, needing, one.table.clusters)
             about = {"group": one.name, "predictor": name}
-            rows.append(about | _spread("auc", area) | {"samples": len(needing), "needing": int(needing.sum())})
+            rows.append(about | columns_of("auc", area) | {"samples": len(needing), "needing": int(needing.sum())})
             floors += [about | row for row in _floor(one, cheap, scores, budgets)]
     if not rows:
         raise UserError("; ".join(refused))
@@ -85,10 +84,6 @@ def routing(folder: Where, budgets: Sequence[float] = BUDGETS, *, by: str = "", 
         captions=tuple(dict.fromkeys(captions)),
         caveats=tuple(dict.fromkeys([*caveats, *refused])),
     )
-
-
-def _spread(name: str, interval: MeanInterval | None) -> dict[str, float | None]:
-    return {f"{name}{end}": getattr(interval, field) if interval else None for end, field in _ENDS}
 
 
 def _read(folder: Where) -> pa.Table:
@@ -163,6 +158,6 @@ def _floor(one: SweepChoices, cheap: int, predicted: Numbers, budgets: Sequence[
             "share": exact,
             "score": float(scores.mean()),
             "random": float(random.mean()),
-            **_spread("gain", mean_of(scores - random, table.clusters)),
+            **columns_of("gain", mean_of(scores - random, table.clusters)),
             "within": bool(costs[cheap] <= budget),
         }

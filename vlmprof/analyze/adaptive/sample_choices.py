@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vlmprof import registry
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import comparable, groups_named, require_few
+from vlmprof.analyze.comparability import comparable, each_of, groups_named, require_few
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
 from vlmprof.analyze.score_matrix import COLUMNS, score_matrix
 from vlmprof.errors import UnknownNameError, UserError
@@ -123,14 +123,7 @@ def sweep_choices(folder: Where, by: str = "", cost: str = "") -> list[SweepChoi
     frame = comparable(trials)
     chosen = groups_named(frame, by, folder)
     samples = tables.read_columns(folder, "samples", _READ)
-    found, refused = [], []
-    for name, part in chosen:
-        try:
-            found.append(_choices(name, part, samples, cost))
-        except UserError as error:
-            refused.append(f"{name}: {error}")
-    if not found:
-        raise UserError("; ".join(refused))
+    found, refused = each_of(chosen, lambda name, part: _choices(name, part, samples, cost))
     left_out = tuple(f"left out: {count} {state}" for state, count in frame.attrs["left_out"].items())
     first = found[0]
     said = (*first.caveats, *(f"not looked at: {one}" for one in refused), *left_out)

@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 
 from vlmprof.analyze import timing_blocks
 from vlmprof.analyze.caveats import cautions
-from vlmprof.analyze.comparability import comparable, groups_named, require_few
+from vlmprof.analyze.comparability import comparable, each_of, groups_named, require_few
 from vlmprof.analyze.coupling.full_grid import FullGrid, full_grid, names_of
 from vlmprof.analyze.drawn_objectives import SweepReader, Told, drawn_objective
 from vlmprof.analyze.objectives import LATENCY, QUALITY, finite, parse_objectives
 from vlmprof.analyze.score_matrix import read_scores
-from vlmprof.errors import UserError, suggestion
+from vlmprof.errors import UserError
 from vlmprof.plan.point import words_of
 from vlmprof.stats import factorial
 from vlmprof.stats.distributions import student_quantile
-from vlmprof.stats.estimates import holm
+from vlmprof.stats.estimates import NORMAL, holm
 from vlmprof.stats.front_subsets import kept_front
 from vlmprof.stats.fronts import non_dominated
+from vlmprof.stats.intervals import columns_of
 from vlmprof.stats.resampling import DRAWS, cluster_sums, log_times, mean_covariance, mean_draws
-from vlmprof.stats.uncertain_front import NORMAL
 from vlmprof.store import tables
 from vlmprof.store.filesystem import Where
 from vlmprof.store.tables import schema_of
@@ -97,26 +97,14 @@ def coupling(folder: Where, by: str = "", time: str = LATENCY) -> Coupling:
         StoreError: the folder holds no sweep.
         UserError: no such group or time, or no group with a complete grid of two knobs that was scored or timed.
     """
-    if time not in timing_blocks.TIMES:
-        raise UserError(f"'{time}' is no time that was measured generation by generation{_near(time)}")
+    timing_blocks.require_time(time)
     frame = comparable(tables.read(folder, "trials"))
     chosen = groups_named(frame, by, folder)
-    found, refused = [], []
-    for name, part in chosen:
-        try:
-            found.append(_of_group(folder, name, part, time))
-        except UserError as error:
-            refused.append(f"{name}: {error}")
-    if not found:
-        raise UserError("; ".join(refused))
+    found, refused = each_of(chosen, lambda name, part: _of_group(folder, name, part, time))
     left_out = [f"{count} {state}" for state, count in frame.attrs["left_out"].items()]
     joined = _joined(found)
     said = [*joined.caveats, *frame.attrs["mixed"], *(f"no coupling of {one}" for one in refused)]
     return replace(joined, caveats=(*said, *([f"left out: {', '.join(left_out)}"] if left_out else [])))
-
-
-def _near(time: str) -> str:
-    return suggestion(time, list(timing_blocks.TIMES))
 
 
 def _joined(found: Sequence[Coupling]) -> Coupling:
@@ -336,12 +324,6 @@ def _conditional_fronts(folder: Where, grid: FullGrid, time: str) -> tuple[list[
             on_front = np.flatnonzero(members)[non_dominated(costs[members])]
             row: dict[str, Any] = {"knob": knob, "value": label, "on_front": len(on_front), "of": int(members.sum())}
             for name, interval in (("hypervolume_kept", kept and kept.share), ("accuracy_lost", kept and kept.loss)):
-                row |= {f"{name}{end}": value for end, value in _ends(interval)}
+                row |= columns_of(name, interval)
             found.append(row | {"points": "; ".join(words_of(str(rows["point"][i])) for i in on_front)})
     return found, []
-
-
-def _ends(interval: Any) -> list[tuple[str, float | None]]:
-    if interval is None:
-        return [("", None), ("_low", None), ("_high", None)]
-    return [("", interval.mean), ("_low", interval.low), ("_high", interval.high)]

@@ -129,16 +129,11 @@ def transfer(folders: Sequence[Where], *, by: str = "", time: str = LATENCY, des
 
 
 def _check(time: str, despite: Sequence[str]) -> None:
-    if time not in timing_blocks.TIMES:
-        raise UserError(f"'{time}' is no time that was measured generation by generation{_near(time)}")
+    timing_blocks.require_time(time)
     known = [*ALIKE, *(name for names in OF.values() for name in names)]
     for name in despite:
         if name not in known:
             raise UserError(f"'{name}' is nothing that has to be equal{suggestion(name, known)}")
-
-
-def _near(time: str) -> str:
-    return suggestion(time, list(timing_blocks.TIMES))
 
 
 def _places(

@@ -19,9 +19,8 @@ from vlmprof.analyze.choosing.contests import GroupContest, group_contest, split
 from vlmprof.analyze.drawn_objectives import SweepReader, values_of
 from vlmprof.analyze.objectives import Objective
 from vlmprof.analyze.papers.paper_blocks import Block, Key
-from vlmprof.stats.estimates import Estimates, holm
+from vlmprof.stats.estimates import NORMAL, Estimates, holm
 from vlmprof.stats.selection import NOBODY, optimism
-from vlmprof.stats.uncertain_front import NORMAL
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
